@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One immutable Config for the agent, made once from flags, environment and file; nobody reads the environment later.
+
+A setting is looked up as flag, then environment variable, then file, then default. Environment names are ztunnel's
+where it has one, so that a ztunnel DaemonSet's environment works unchanged. Every field says its unit and the reason
+for its default.
+"""
+
+import dataclasses
+import ipaddress
+import os.path
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from nodeagent.errors import ConfigError
+
+
+def setting(default: Any, env: str, help: str) -> Any:  # noqa: A002 - click's and argparse's word for it
+    """A field that can be set by flag (`--field-name`), by the environment variable `env`, and by the file."""
+    return dataclasses.field(default=default, metadata={"env": env, "help": help})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    # -- who we are ----------------------------------------------------------------------------------------------
+    node: str = setting("", "NODE_NAME", "Name of this node, as pods carry it in spec.nodeName. Required.")
+    cluster: str = setting("Kubernetes", "CLUSTER_ID", "Cluster id, sent as `clusterid` to xDS and CA.")
+    network: str = setting("", "NETWORK", "Network of this node's pods in a multi-network mesh.")
+    trust_domain: str = setting("cluster.local", "TRUST_DOMAIN", "Trust domain of the mesh.")
+    pod_name: str = setting("", "POD_NAME", "Name of the agent's own pod; istiod checks it against the token.")
+    pod_namespace: str = setting("istio-system", "POD_NAMESPACE", "Namespace of the agent's own pod.")
+    service_account: str = setting("ztunnel", "SERVICE_ACCOUNT", "Service account of the agent's own pod.")
+    instance_ip: str = setting("", "INSTANCE_IP", "IP of the agent's own pod (default: 1.1.1.1, as ztunnel does).")
+    # -- control plane -------------------------------------------------------------------------------------------
+    xds_address: str = setting(
+        "https://istiod.istio-system.svc:15012", "XDS_ADDRESS", "xDS server, https://host:port or http://host:port."
+    )
+    ca_address: str = setting("", "CA_ADDRESS", "CA server (default: the xDS server).")
+    server_name: str = setting(
+        "", "ALT_XDS_HOSTNAME", "Name that the control plane's certificate must carry, if not the address's host."
+    )
+    root_certificate: str = setting(
+        "/var/run/secrets/istio/root-cert.pem", "XDS_ROOT_CA", "PEM file of the roots that verify xDS and CA; re-read."
+    )
+    token: str = setting(
+        "/var/run/secrets/tokens/istio-token", "AUTH_TOKEN", "File with the bearer token; re-read for every use."
+    )
+    certificate_seconds: int = setting(86400, "SECRET_TTL", "Lifetime asked for workload certificates, seconds or 24h.")
+    # -- pods of this node ---------------------------------------------------------------------------------------
+    pods_file: str = setting("", "NODEAGENT_PODS", "YAML file of local pods: namespace, name, netns; re-read.")
+    adoption_seconds: int = setting(
+        10, "NODEAGENT_ADOPTION", "How long connections that were open before enrolment are taken over, seconds."
+    )
+    # -- workers -------------------------------------------------------------------------------------------------
+    workers: int = setting(0, "NODEAGENT_WORKERS", "Tunnel workers (0: one per two cores, at least one; at most 4).")
+    worker_uid: int = setting(15008, "NODEAGENT_WORKER_UID", "User id of the workers; nothing else should run as it.")
+    drain_seconds: float = setting(
+        5.0, "CONNECTION_TERMINATION_DEADLINE", "How long a stopping worker waits for its connections."
+    )
+    policy_wait_seconds: float = setting(
+        2.0, "NODEAGENT_POLICY_WAIT", "How long a connection waits for a policy or certificate before it is denied."
+    )
+    pool_idle_seconds: float = setting(300.0, "POOL_UNUSED_RELEASE_TIMEOUT", "Idle tunnels are closed after this.")
+    pool_streams: int = setting(100, "POOL_MAX_STREAMS_PER_CONNECTION", "Streams on one tunnel before another opens.")
+    connect_seconds: float = setting(10.0, "NODEAGENT_CONNECT_TIMEOUT", "Deadline of a TCP connect.")
+    handshake_seconds: float = setting(10.0, "NODEAGENT_HANDSHAKE_TIMEOUT", "Deadline of a TLS handshake.")
+    max_connections: int = setting(
+        50000, "NODEAGENT_MAX_CONNECTIONS", "Connections of one worker; beyond it new ones are reset and counted."
+    )
+    # -- this machine --------------------------------------------------------------------------------------------
+    run_dir: str = setting("/run/nodeagent", "NODEAGENT_RUN_DIR", "Sockets, proxy namespace and last good state.")
+    bpffs: str = setting("/sys/fs/bpf", "NODEAGENT_BPFFS", "Where bpffs is mounted; pins go into nodeagent/ there.")
+    stats_address: str = setting("[::]:15020", "NODEAGENT_STATS", "Address of /metrics; empty: none.")
+    ready_address: str = setting("[::]:15021", "NODEAGENT_READY", "Address of /healthz/ready; empty: none.")
+    same_node: str = setting("tunnel", "NODEAGENT_SAME_NODE", "How pods of one node talk: tunnel.")
+    # -- seeing it -----------------------------------------------------------------------------------------------
+    log_format: str = setting("text", "LOG_FORMAT", "Log lines as `text` or `json`.")
+    log_level: str = setting("info", "NODEAGENT_LOG", "debug, info, warning or error.")
+    access_log: str = setting("-", "NODEAGENT_ACCESS_LOG", "File of the access log; `-`: standard output; empty: none.")
+
+    @property
+    def admin_socket(self) -> str:
+        return os.path.join(self.run_dir, "admin.sock")
+
+    @property
+    def state_file(self) -> str:
+        return os.path.join(self.run_dir, "state")
+
+
+def make_config(
+    flags: Mapping[str, object], environment: Mapping[str, str], file_values: Mapping[str, object]
+) -> Config:
+    """Pure. `flags` and `file_values` are keyed by field name; flags that were not given are None.
+
+    Raises ConfigError naming the source (flag, variable or file) of the first value that cannot be.
+    """
+    unknown = sorted(set(file_values) - {field.name for field in dataclasses.fields(Config)})
+    if unknown:
+        raise ConfigError(
+            f"configuration file: unknown setting {unknown[0]!r}", check="Settings: nodeagent agent --help."
+        )
+    types = get_type_hints(Config)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        env = field.metadata["env"]
+        for origin, raw in (
+            (flag, flags.get(field.name)),
+            (env, environment.get(env)),
+            (f"configuration file: {field.name}", file_values.get(field.name)),
+        ):
+            if raw is not None:
+                values[field.name] = _parse(origin, raw, types[field.name])
+                break
+    return _validated(Config(**values))
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _parse(origin: str, raw: object, kind: type) -> object:
+    try:
+        if kind is str:
+            if not isinstance(raw, str):
+                raise ValueError("a text is expected")
+            return raw
+        return kind(_number(raw))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{origin}: {raw!r}: {error}") from error
+
+
+def _number(raw: object) -> float:
+    """A number of anything, or a duration such as 30s, 5m, 24h."""
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        return raw
+    if not isinstance(raw, str):
+        raise ValueError("a number is expected")  # noqa: TRY004 - caught beside the other bad values
+    text = raw.strip()
+    for unit in ("ms", "s", "m", "h", "d"):
+        if text.endswith(unit):
+            return float(text[: -len(unit)]) * _UNITS[unit]
+    return float(text)
+
+
+def _validated(config: Config) -> Config:
+    """Raises ConfigError for values that have the right type and cannot work."""
+    if not config.node:
+        raise ConfigError("the node's name is not set", check="Give --node or set NODE_NAME.")
+    if not 0 <= config.workers <= 4:
+        raise ConfigError(f"--workers: {config.workers} is not 0 to 4", check="The kernel programs have four slots.")
+    if config.worker_uid <= 0:
+        raise ConfigError("--worker-uid: a worker never runs as root", check="Choose an id that nothing else uses.")
+    if config.same_node != "tunnel":
+        raise ConfigError(f"--same-node: {config.same_node!r} is not a mode", check="Possible: tunnel.")
+    if config.log_format not in {"text", "json"}:
+        raise ConfigError(f"--log-format: {config.log_format!r} is not text or json")
+    if config.log_level not in {"debug", "info", "warning", "error"}:
+        raise ConfigError(f"--log-level: {config.log_level!r} is not debug, info, warning or error")
+    if config.instance_ip:
+        try:
+            ipaddress.ip_address(config.instance_ip)
+        except ValueError as error:
+            raise ConfigError(f"--instance-ip: {error}") from error
+    for name in ("certificate_seconds", "drain_seconds", "connect_seconds", "handshake_seconds", "pool_streams"):
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be more than 0")
+    if not Path(config.run_dir).is_absolute() or not Path(config.bpffs).is_absolute():
+        raise ConfigError("--run-dir and --bpffs: absolute paths are expected")
+    return config

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mesh as one node knows it: workloads, services and policies by name and by address.
+
+One writer applies changes, between decisions; a decision reads without waiting. Every value is replaced whole, so a
+reader never sees half a policy. The order hazards of delta xDS are harmless here: a workload may name a service or a
+policy that has not come yet, and one address may belong to two workloads while a pod is being replaced (the last one
+that came is found, and the removal of the older one does not hide it).
+"""
+
+from collections.abc import Hashable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.policy import Policy, PolicyScope
+from nodeagent.model.workload import Service, Workload
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one xDS response did, in the order in which it must be applied: policies first, so that no workload is
+    seen with a policy list it cannot resolve although both came together.
+    """
+
+    policies: tuple[Policy, ...] = ()
+    services: tuple[Service, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    removed_policies: tuple[str, ...] = ()
+    removed_services: tuple[str, ...] = ()
+    removed_workloads: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, field) for field in self.__struct_fields__)
+
+
+class Mesh:
+    """Indexes over the three kinds of resource. `generation` grows with each applied change."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.workloads: dict[str, Workload] = {}
+        self.services: dict[str, Service] = {}
+        self.policies: dict[str, Policy] = {}
+        # Each inner dict is an ordered set: the last key is the workload that came last.
+        self._by_address: dict[tuple[str, Ip], dict[str, None]] = {}
+        self._by_vip: dict[tuple[str, Ip], dict[str, None]] = {}
+        self._blocks: dict[tuple[str, Cidr], dict[str, None]] = {}
+        self._endpoints: dict[str, dict[str, None]] = {}
+        self._by_scope: dict[str, dict[str, Policy]] = {}
+
+    def apply(self, changes: Changes) -> None:
+        for policy in changes.policies:
+            self._remove_policy(policy.key)
+            self.policies[policy.key] = policy
+            if policy.scope is not PolicyScope.WORKLOAD_SELECTOR:
+                self._by_scope.setdefault(_scope_of(policy), {})[policy.key] = policy
+        for service in changes.services:
+            self._remove_service(service.key)
+            self._add_service(service)
+        for workload in changes.workloads:
+            self._remove_workload(workload.uid)
+            self._add_workload(workload)
+        for key in changes.removed_workloads:
+            self._remove_workload(key)
+        for key in changes.removed_services:
+            self._remove_service(key)
+        for key in changes.removed_policies:
+            self._remove_policy(key)
+        self.generation += 1
+
+    def workload_at(self, network: str, ip: Ip) -> Workload | None:
+        """The workload that owns this address; host-network workloads share theirs and are never found."""
+        uids = self._by_address.get((network, ip))
+        return self.workloads[next(reversed(uids))] if uids else None
+
+    def services_at(self, network: str, ip: Ip) -> tuple[Service, ...]:
+        """Services with this address: by exact address, else by the longest block that holds it."""
+        keys = self._by_vip.get((network, ip))
+        if keys is None and self._blocks:
+            holding = [
+                (block.bits, keys)
+                for (net, block), keys in self._blocks.items()
+                if net == network and block.contains(ip)
+            ]
+            keys = max(holding, key=lambda found: found[0])[1] if holding else None
+        return tuple(self.services[key] for key in keys) if keys else ()
+
+    def endpoints(self, service_key: str) -> Iterator[Workload]:
+        """Every workload that names this Service, healthy or not, in the order of arrival."""
+        return (self.workloads[uid] for uid in self._endpoints.get(service_key, ()))
+
+    def policies_for(self, workload: Workload) -> tuple[tuple[Policy, ...], tuple[str, ...]]:
+        """Policies that apply to `workload` as a destination, and the names it lists that have not arrived."""
+        found = [*self._by_scope.get("", {}).values(), *self._by_scope.get(workload.namespace, {}).values()]
+        missing = []
+        for key in workload.policies:
+            policy = self.policies.get(key)
+            if policy is None:
+                missing.append(key)
+            elif policy.scope is PolicyScope.WORKLOAD_SELECTOR:
+                found.append(policy)
+        return tuple(found), tuple(missing)
+
+    def workloads_on(self, node: str) -> Iterator[Workload]:
+        return (workload for workload in self.workloads.values() if workload.node == node)
+
+    def known_addresses(self, network: str) -> Iterator[Ip]:
+        """Every address of this network that a packet may be steered for: workloads and services."""
+        yield from (ip for net, ip in self._by_address if net == network)
+        yield from (ip for net, ip in self._by_vip if net == network)
+
+    def everything(self) -> Changes:
+        """The whole state as one change, for a worker that starts."""
+        return Changes(tuple(self.policies.values()), tuple(self.services.values()), tuple(self.workloads.values()))
+
+    def _add_workload(self, workload: Workload) -> None:
+        self.workloads[workload.uid] = workload
+        if not workload.is_host_network:
+            for ip in workload.addresses:
+                self._by_address.setdefault((workload.network, ip), {})[workload.uid] = None
+        for key in workload.services:
+            self._endpoints.setdefault(key, {})[workload.uid] = None
+
+    def _remove_workload(self, uid: str) -> None:
+        workload = self.workloads.pop(uid, None)
+        if workload is None:
+            return
+        for ip in workload.addresses:
+            _discard(self._by_address, (workload.network, ip), uid)
+        for key in workload.services:
+            _discard(self._endpoints, key, uid)
+
+    def _add_service(self, service: Service) -> None:
+        self.services[service.key] = service
+        for vip in service.vips:
+            if vip.block is not None:
+                self._blocks.setdefault((vip.network, vip.block), {})[service.key] = None
+            else:
+                self._by_vip.setdefault((vip.network, vip.ip), {})[service.key] = None
+
+    def _remove_service(self, key: str) -> None:
+        service = self.services.pop(key, None)
+        if service is None:
+            return
+        for vip in service.vips:
+            if vip.block is not None:
+                _discard(self._blocks, (vip.network, vip.block), key)
+            else:
+                _discard(self._by_vip, (vip.network, vip.ip), key)
+
+    def _remove_policy(self, key: str) -> None:
+        policy = self.policies.pop(key, None)
+        if policy is not None and policy.scope is not PolicyScope.WORKLOAD_SELECTOR:
+            self._by_scope.get(_scope_of(policy), {}).pop(key, None)
+
+
+def _scope_of(policy: Policy) -> str:
+    """The namespace whose workloads it applies to; empty means all."""
+    return "" if policy.scope is PolicyScope.GLOBAL else policy.namespace
+
+
+def _discard(index: dict[_Key, dict[str, None]], key: _Key, member: str) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.pop(member, None)
+        if not members:
+            del index[key]
+
+
+def split(changes: Changes, limit: int) -> Iterator[Changes]:
+    """The same change in pieces of at most `limit` values, in the order that `Changes` promises."""
+    piece: dict[str, tuple[object, ...]] = {}
+    room = limit
+    for field in changes.__struct_fields__:
+        values = getattr(changes, field)
+        while values:
+            taken, values = values[:room], values[room:]
+            piece[field] = taken
+            room -= len(taken)
+            if room == 0:
+                yield Changes(**piece)  # type: ignore[arg-type]
+                piece, room = {}, limit
+    if piece:
+        yield Changes(**piece)  # type: ignore[arg-type]

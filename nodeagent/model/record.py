@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one connection leaves behind: the single source of metrics, access log, open-connections table."""
+
+import enum
+from typing import Self
+
+import msgspec
+
+from nodeagent.model.address import Ip, Port
+from nodeagent.model.identity import Identity
+from nodeagent.model.workload import Workload
+
+
+class Direction(enum.StrEnum):
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+
+
+class Transport(enum.StrEnum):
+    """How the bytes crossed the network."""
+
+    HBONE = "HBONE"
+    TCP = "TCP"
+
+
+class Party(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One end, as far as it is known. Labels of metrics and log come from here and nowhere else."""
+
+    workload: str = ""
+    """Pod name, as the log names it."""
+    namespace: str = ""
+    workload_name: str = ""
+    """Owner's name, the `*_workload` label."""
+    canonical_name: str = ""
+    canonical_revision: str = ""
+    cluster: str = ""
+    region: str = ""
+    zone: str = ""
+
+    @classmethod
+    def of(cls, workload: Workload) -> Self:
+        return cls(
+            workload.name,
+            workload.namespace,
+            workload.workload_name,
+            workload.canonical_name,
+            workload.canonical_revision,
+            workload.cluster,
+            workload.region,
+            workload.zone,
+        )
+
+
+class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One accepted connection (for HBONE inbound: one stream). Written to while it lives, immutable once emitted."""
+
+    id: int
+    """Unique within its worker."""
+    direction: Direction
+    started: float
+    """Unix time in seconds."""
+    source_ip: Ip
+    source_port: int
+    original_ip: Ip
+    original_port: int
+    """Where the client connected to: a pod, a Service address, or, inbound, this pod."""
+    destination_ip: Ip = Ip("")
+    destination_port: int = 0
+    """The endpoint that was chosen; the application's real port."""
+    hop: str = ""
+    """`ip:15008` of the tunnel, when there is one."""
+    service: str = ""
+    """`ns/hostname` when a Service was addressed."""
+    source: Party = Party()
+    destination: Party = Party()
+    source_identity: Identity | None = None
+    """Only what TLS proved: our own certificate outbound, the peer's inbound."""
+    destination_identity: Identity | None = None
+    transport: Transport = Transport.TCP
+    sent_bytes: int = 0
+    """Client to application."""
+    received_bytes: int = 0
+    """Application to client."""
+    seconds: float = 0.0
+    """Age at the end."""
+    reason: str = ""
+    """Value of a Reason; empty while open."""
+    policy: str = ""
+    """`ns/name` of the policy that decided, when one did."""
+    error: str = ""
+    """One line for the log when `reason` alone does not tell enough."""
+    keeps_source_port: bool = True
+    """False when the application sees another port than the client's (it was taken)."""

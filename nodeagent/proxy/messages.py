@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent and a worker say to each other.
+
+Two Unix stream sockets. On the *control* socket both write frames: 4 bytes length (big endian), then one message,
+msgpack-encoded. File descriptors travel as SCM_RIGHTS with the first byte of the frame that owns them, in the order
+that the message's docstring gives; every other message carries none. On the *report* socket only the worker writes,
+without ever blocking: what does not fit is dropped and counted in the next `Lost`.
+
+State is compiled: the agent has decoded, checked and encoded it once, the worker only applies it.
+"""
+
+import msgspec
+
+from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Changes
+from nodeagent.model.record import ConnectionRecord
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker's part of Config; durations in seconds. Field meanings are those of nodeagent.config."""
+
+    node: str
+    cluster: str
+    network: str
+    trust_domain: str
+    drain_seconds: float
+    policy_wait_seconds: float
+    pool_idle_seconds: float
+    pool_streams: int
+    connect_seconds: float
+    handshake_seconds: float
+    max_connections: int
+
+
+# ---- agent to worker ---------------------------------------------------------------------------------------------
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """First message. Descriptors: listening sockets for outbound, HBONE, inbound plaintext, in this order."""
+
+    config: WorkerConfig
+
+
+class Apply(msgspec.Struct, frozen=True, tag=True):
+    """A piece of a change; the last piece of a generation has `is_last`, and is answered by Applied."""
+
+    changes: Changes
+    generation: int
+    is_last: bool
+
+
+class LocalPods(msgspec.Struct, frozen=True, tag=True):
+    """Replaces the set of addresses of enrolled pods of this node: only these are served, as source or destination."""
+
+    addresses: frozenset[Ip]
+
+
+class Certificate(msgspec.Struct, frozen=True, tag=True):
+    """Descriptors: a memfd with the private key and the chain (PEM), a memfd with the roots (PEM)."""
+
+    identity: Identity
+    serial: str
+    not_after: float
+    """Unix time, seconds."""
+
+
+class ForgetCertificate(msgspec.Struct, frozen=True, tag=True):
+    identity: Identity
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Stop accepting (the listeners' descriptors are closed), GOAWAY, end at the deadline at the latest, then exit 0."""
+
+    seconds: float
+
+
+class ListConnections(msgspec.Struct, frozen=True, tag=True):
+    request: int
+
+
+ToWorker = Start | Apply | LocalPods | Certificate | ForgetCertificate | Drain | ListConnections
+
+# ---- worker to agent, control socket -----------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Privileges dropped, listeners taken, loop running."""
+
+    pid: int
+
+
+class Applied(msgspec.Struct, frozen=True, tag=True):
+    generation: int
+
+
+class Connections(msgspec.Struct, frozen=True, tag=True):
+    """A part of the answer to ListConnections; the last part has `is_last`."""
+
+    request: int
+    records: tuple[ConnectionRecord, ...]
+    is_last: bool
+
+
+FromWorker = Ready | Applied | Connections
+
+# ---- worker to agent, report socket ------------------------------------------------------------------------------
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True):
+    record: ConnectionRecord
+
+
+class Closed(msgspec.Struct, frozen=True, tag=True):
+    record: ConnectionRecord
+
+
+class Counters(msgspec.Struct, frozen=True, tag=True):
+    """Totals since the worker started, sent about once a second: tunnels opened, handshakes failed, bugs caught..."""
+
+    totals: dict[str, int]
+
+
+class Lost(msgspec.Struct, frozen=True, tag=True):
+    """Reports that did not fit since the worker started."""
+
+    reports: int
+
+
+Report = Opened | Closed | Counters | Lost
+
+MAX_FRAME_BYTES = 16 << 20
+"""A bound against a corrupt length, far above one policy or one piece of a change."""
