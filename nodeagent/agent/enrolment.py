@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pods of this node are enrolled: those that xDS places here with HBONE and whose namespace we can enter.
+
+The list of network namespaces comes from the file of `--pods-file`; a CNI plugin will give the same list later. Pure but
+for `read_pods`, which parses the file.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from nodeagent.errors import ConfigError
+from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Mesh
+from nodeagent.model.pod import LocalPod
+from nodeagent.model.workload import TunnelProtocol, Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class EnrolledPod:
+    pod: LocalPod
+    workload: Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class NotEnrolled:
+    namespace: str
+    name: str
+    reason: str
+    """NOT_IN_MESH, UNKNOWN_WORKLOAD, HOST_NETWORK, NO_ADDRESS or NO_NETNS (operations.md words where it has one)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Enrolment:
+    enrolled: tuple[EnrolledPod, ...] = ()
+    others: tuple[NotEnrolled, ...] = ()
+
+    @property
+    def addresses(self) -> frozenset[Ip]:
+        return frozenset(ip for pod in self.enrolled for ip in pod.workload.addresses)
+
+    @property
+    def identities(self) -> frozenset[Identity]:
+        return frozenset(pod.workload.identity for pod in self.enrolled)
+
+
+def decide_enrolment(mesh: Mesh, node: str, pods: Iterable[LocalPod]) -> Enrolment:
+    """Pure. Every local pod and every HBONE workload of this node appears once, enrolled or with the reason why not."""
+    here = {(workload.namespace, workload.name): workload for workload in mesh.workloads_on(node)}
+    enrolled: list[EnrolledPod] = []
+    others: list[NotEnrolled] = []
+    for pod in sorted(set(pods)):
+        workload = here.pop((pod.namespace, pod.name), None)
+        obstacle = _obstacle(workload)
+        if workload is not None and not obstacle:
+            enrolled.append(EnrolledPod(pod, workload))
+        else:
+            others.append(NotEnrolled(pod.namespace, pod.name, obstacle))
+    others += [
+        NotEnrolled(workload.namespace, workload.name, "NO_NETNS")
+        for workload in here.values()
+        if not _obstacle(workload)
+    ]
+    return Enrolment(tuple(enrolled), tuple(others))
+
+
+def _obstacle(workload: Workload | None) -> str:
+    if workload is None:
+        return "UNKNOWN_WORKLOAD"
+    if workload.is_host_network:
+        return "HOST_NETWORK"
+    if workload.protocol is not TunnelProtocol.HBONE:
+        return "NOT_IN_MESH"
+    return "" if workload.addresses else "NO_ADDRESS"
+
+
+def read_pods(path: str) -> tuple[LocalPod, ...]:
+    """The file of `--pods-file`: a YAML list of `{namespace, name, netns}`.
+
+    Raises ConfigError naming the file and, for a bad entry, its place; the caller keeps the list it had.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return tuple(msgspec.convert(yaml.safe_load(text) or [], list[LocalPod], strict=True))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--pods-file: {path}: {error}", check="Is the path right and the file readable?") from error
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(
+            f"--pods-file: {path}: {' '.join(str(error).split())}",
+            check="Expected: a YAML list of entries with namespace, name and netns.",
+        ) from error

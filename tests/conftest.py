@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privilege: a marked test is skipped, saying why, where it cannot run; REQUIRE=kernel,e2e turns that into a failure."""
+
+import os
+import shutil
+
+import pytest
+
+_NEEDS_ROOT = ("kernel", "e2e", "interop")
+
+
+def _obstacle(marker: str) -> str:
+    if os.geteuid() != 0:
+        return "needs root"
+    if marker == "interop" and not envoy_binary():
+        return "needs Envoy: `make test` installs it, or set NODEAGENT_ENVOY"
+    return ""
+
+
+def envoy_binary() -> str:
+    return os.environ.get("NODEAGENT_ENVOY") or shutil.which("envoy") or ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = os.environ.get("REQUIRE", "").split(",")
+    for marker in _NEEDS_ROOT:
+        if item.get_closest_marker(marker) is None:
+            continue
+        obstacle = _obstacle(marker)
+        if obstacle and marker in required:
+            pytest.fail(f"{marker} tests are required here: {obstacle}")
+        if obstacle:
+            pytest.skip(f"{marker}: {obstacle}")
+
+
+@pytest.fixture
+def envoy() -> str:
+    """Path of the Envoy binary; the `interop` marker has made sure that there is one."""
+    return envoy_binary()
