@@ -7,6 +7,10 @@ that the message's docstring gives; every other message carries none. On the *re
 without ever blocking: what does not fit is dropped and counted in the next `Lost`.
 
 State is compiled: the agent has decoded, checked and encoded it once, the worker only applies it.
+
+A worker outlives its agent. It goes on with the state it has and keeps knocking at the rendezvous socket that
+`--reconnect` named; the connection that is accepted there is its control socket from then on. It says Hello, the
+agent answers with Resync, LocalPods, certificates as far as it has them, and the whole mesh in pieces.
 """
 
 import msgspec
@@ -50,6 +54,15 @@ class Apply(msgspec.Struct, frozen=True, tag=True):
     is_last: bool
 
 
+class Resync(msgspec.Struct, frozen=True, tag=True):
+    """Answer to Hello: the pieces up to the next `is_last` are the whole mesh; what is not in them is gone.
+
+    Certificates are left alone: an agent that has just started has no keys yet, and those of the worker are valid.
+    """
+
+    config: WorkerConfig
+
+
 class LocalPods(msgspec.Struct, frozen=True, tag=True):
     """Replaces the set of addresses of enrolled pods of this node: only these are served, as source or destination."""
 
@@ -70,7 +83,7 @@ class ForgetCertificate(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Stop accepting (the listeners' descriptors are closed), GOAWAY, end at the deadline at the latest, then exit 0."""
+    """Stop accepting (close the listeners' descriptors), GOAWAY, end at the deadline at the latest, then exit 0."""
 
     seconds: float
 
@@ -79,7 +92,7 @@ class ListConnections(msgspec.Struct, frozen=True, tag=True):
     request: int
 
 
-ToWorker = Start | Apply | LocalPods | Certificate | ForgetCertificate | Drain | ListConnections
+ToWorker = Start | Apply | Resync | LocalPods | Certificate | ForgetCertificate | Drain | ListConnections
 
 # ---- worker to agent, control socket -----------------------------------------------------------------------------
 
@@ -88,6 +101,20 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """Privileges dropped, listeners taken, loop running."""
 
     pid: int
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """First message after a reconnect.
+
+    Descriptors: the three listening sockets as in Start, then the agent's end of a fresh report socket.
+    """
+
+    pid: int
+    slot: int
+    generation: int
+    """The last one that was applied whole; 0 before the first."""
+    identities: tuple[Identity, ...]
+    """For which it holds certificates, so that the agent can have the superfluous ones forgotten."""
 
 
 class Applied(msgspec.Struct, frozen=True, tag=True):
@@ -102,7 +129,7 @@ class Connections(msgspec.Struct, frozen=True, tag=True):
     is_last: bool
 
 
-FromWorker = Ready | Applied | Connections
+FromWorker = Ready | Hello | Applied | Connections
 
 # ---- worker to agent, report socket ------------------------------------------------------------------------------
 
@@ -122,7 +149,7 @@ class Counters(msgspec.Struct, frozen=True, tag=True):
 
 
 class Lost(msgspec.Struct, frozen=True, tag=True):
-    """Reports that did not fit since the worker started."""
+    """Reports that did not fit, or found no agent for too long, since the worker started."""
 
     reports: int
 

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's one loop: raw epoll, timers in a heap, work at the end of a turn. Nothing in it may block.
+
+It is also the one place where a defect of ours is caught: the traceback is logged, `bugs` is counted, and the one
+watcher whose callback raised is told to break down; every other connection goes on.
+"""
+
+import heapq
+import itertools
+import logging
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+FAILED = select.EPOLLERR
+HUNG_UP = select.EPOLLHUP
+
+_MAX_EVENTS = 256
+"""Per turn: enough to share flushes and few enough that a slice of state is never far away."""
+_COMPACT_ABOVE = 1024
+"""Cancelled timers are swept when they are more than this and more than half of the heap."""
+
+log = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Something with a descriptor or a timer in the loop."""
+
+    def ready(self, events: int) -> None:
+        """The descriptor has events; spurious calls are possible and must be harmless."""
+
+    def crashed(self) -> None:
+        """A callback of this watcher raised: release everything, tell nobody but the record."""
+
+
+class Timer:
+    """A deadline that can be called off. Cancelling twice, or after it fired, does nothing."""
+
+    __slots__ = ("_loop", "action", "owner")
+
+    def __init__(self, loop: "Loop", owner: Watcher, action: Callable[[], None]) -> None:
+        self._loop = loop
+        self.owner: Watcher | None = owner
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        if self.action is not None:
+            self.action = self.owner = None
+            self._loop.timer_cancelled()
+
+
+class Loop:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.now = clock()
+        """Monotonic seconds at the start of this turn; cheaper than a call per use."""
+        self.bugs = 0
+        self._epoll = select.epoll()
+        self._watchers: dict[int, Watcher] = {}
+        self._added: set[int] = set()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._sequence = itertools.count()
+        self._cancelled = 0
+        self._at_end: list[tuple[Watcher, Callable[[], None]]] = []
+        self._stopped = False
+
+    # ---- descriptors -----------------------------------------------------------------------------------------------
+
+    def watch(self, fd: int, events: int, watcher: Watcher) -> None:
+        self._epoll.register(fd, events)
+        self._watchers[fd] = watcher
+        # A number that was closed and opened again in this turn may still have an event of its former owner queued;
+        # taken for its own, it would make a connect in progress look finished.
+        self._added.add(fd)
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Before the descriptor is closed. Forgetting one that is not watched does nothing."""
+        if self._watchers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    # ---- time ------------------------------------------------------------------------------------------------------
+
+    def after(self, seconds: float, owner: Watcher, action: Callable[[], None]) -> Timer:
+        timer = Timer(self, owner, action)
+        heapq.heappush(self._timers, (self.now + seconds, next(self._sequence), timer))
+        return timer
+
+    def timer_cancelled(self) -> None:
+        self._cancelled += 1
+        if self._cancelled > _COMPACT_ABOVE and self._cancelled * 2 > len(self._timers):
+            self._timers = [row for row in self._timers if row[2].action is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    def at_end_of_turn(self, owner: Watcher, action: Callable[[], None]) -> None:
+        """Runs `action` once, after all events of this turn; what it schedules in turn runs in the same round."""
+        self._at_end.append((owner, action))
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self._stopped = False
+        while not self._stopped:
+            self.turn()
+
+    def stop(self) -> None:
+        """Ends run() after this turn."""
+        self._stopped = True
+
+    def turn(self, at_most_seconds: float | None = None) -> None:
+        """Waits for events or the next timer, then does everything that is due."""
+        events = self._epoll.poll(self._patience(at_most_seconds), _MAX_EVENTS)
+        self.now = self._clock()
+        self._added.clear()
+        added, watchers = self._added, self._watchers
+        for fd, mask in events:
+            watcher = watchers.get(fd)
+            if watcher is None or fd in added:
+                continue
+            self._run(watcher, watcher.ready, mask)
+        self._run_timers()
+        self._run_ends()
+
+    def _patience(self, at_most: float | None) -> float:
+        if self._at_end:
+            return 0
+        while self._timers and self._timers[0][2].action is None:
+            heapq.heappop(self._timers)
+            self._cancelled -= 1
+        if not self._timers:
+            return -1 if at_most is None else at_most
+        # A millisecond is epoll's unit; rounding down would spin through the last one.
+        wait = max(0.0, self._timers[0][0] - self._clock()) + 0.001
+        return wait if at_most is None else min(wait, at_most)
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= self.now:
+            timer = heapq.heappop(self._timers)[2]
+            action, owner = timer.action, timer.owner
+            if action is None or owner is None:
+                self._cancelled -= 1
+                continue
+            timer.action = timer.owner = None
+            self._run(owner, action)
+
+    def _run_ends(self) -> None:
+        while self._at_end:
+            due, self._at_end = self._at_end, []
+            for owner, action in due:
+                self._run(owner, action)
+
+    def _run(self, owner: Watcher, action: Callable[..., None], *arguments: int) -> None:
+        try:
+            action(*arguments)
+        except Exception:
+            self.bugs += 1
+            log.exception("a defect of nodeagent, please report it: in %s", type(owner).__name__)
+            try:
+                owner.crashed()
+            except Exception:
+                self.bugs += 1
+                log.exception("and another while it broke down")

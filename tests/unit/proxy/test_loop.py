@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events, timers and the one place that catches defects."""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from nodeagent.proxy.loop import READ, Loop
+
+
+class Clock:
+    """Time as the test says it."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Recorder:
+    def __init__(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        self.events: list[int] = []
+        self.is_crashed = False
+        self._on_ready = on_ready
+
+    def ready(self, events: int) -> None:
+        self.events.append(events)
+        self._on_ready()
+
+    def crashed(self) -> None:
+        self.is_crashed = True
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+def test_a_readable_socket_wakes_its_watcher(pair: tuple[socket.socket, socket.socket]) -> None:
+    loop, watcher = Loop(), Recorder()
+    loop.watch(pair[0].fileno(), READ, watcher)
+    pair[1].send(b"x")
+    loop.turn(1)
+    assert watcher.events == [READ]
+    loop.forget(pair[0].fileno())
+    loop.turn(0)
+    assert watcher.events == [READ]
+
+
+def test_a_defect_breaks_one_watcher_and_is_counted(
+    pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    loop, broken, sound = Loop(), Recorder(fail), Recorder()
+    loop.watch(pair[0].fileno(), READ, broken)
+    loop.watch(pair[1].fileno(), READ, sound)
+    pair[0].send(b"x")
+    pair[1].send(b"x")
+    with caplog.at_level(logging.ERROR):
+        loop.turn(1)
+    assert broken.is_crashed
+    assert not sound.is_crashed
+    assert sound.events == [READ]
+    assert loop.bugs == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_number_reused_within_a_turn_does_not_inherit_its_events() -> None:
+    """Both sockets are readable; the first callback replaces the second's watcher under the same number."""
+    loop, heir = Loop(), Recorder()
+    a, b = socket.socketpair()
+    c, d = socket.socketpair()
+    seen: list[Recorder] = []
+
+    def replace_other(own: socket.socket, other: socket.socket) -> Callable[[], None]:
+        def act() -> None:
+            if not seen:
+                seen.append(heir)
+                loop.forget(other.fileno())
+                loop.watch(other.fileno(), READ, heir)
+
+        return act
+
+    loop.watch(a.fileno(), READ, Recorder(replace_other(a, c)))
+    loop.watch(c.fileno(), READ, Recorder(replace_other(c, a)))
+    b.send(b"x")
+    d.send(b"x")
+    loop.turn(1)
+    assert heir.events == []
+    loop.turn(1)
+    assert heir.events == [READ]
+    for each in (a, b, c, d):
+        each.close()
+
+
+def test_timers_fire_in_order_and_not_after_cancel() -> None:
+    clock = Clock()
+    loop, owner, fired = Loop(clock), Recorder(), list[str]()
+    loop.after(2, owner, lambda: fired.append("second"))
+    loop.after(1, owner, lambda: fired.append("first"))
+    cancelled = loop.after(1.5, owner, lambda: fired.append("never"))
+    cancelled.cancel()
+    cancelled.cancel()
+    clock.seconds += 3
+    loop.turn(0)
+    assert fired == ["first", "second"]
+
+
+def test_many_cancelled_timers_are_swept() -> None:
+    clock = Clock()
+    loop, owner, fired = Loop(clock), Recorder(), list[int]()
+    loop.after(50, owner, lambda: fired.append(1))
+    for _ in range(5000):
+        loop.after(100, owner, lambda: fired.append(2)).cancel()
+    assert len(loop._timers) < 2000
+    clock.seconds += 200
+    loop.turn(0)
+    assert fired == [1]
+
+
+def test_work_at_the_end_of_a_turn_runs_once_and_may_add_more() -> None:
+    loop, owner, order = Loop(), Recorder(), list[str]()
+
+    def first() -> None:
+        order.append("first")
+        loop.at_end_of_turn(owner, lambda: order.append("added"))
+
+    loop.at_end_of_turn(owner, first)
+    loop.turn(0)
+    loop.turn(0)
+    assert order == ["first", "added"]
