@@ -20,8 +20,9 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one xDS response did, in the order in which it must be applied: policies first, so that no workload is
-    seen with a policy list it cannot resolve although both came together.
+    """What one xDS response did, in the order in which it must be applied.
+
+    Policies first, so that no workload is seen with a policy list it cannot resolve although both came together.
     """
 
     policies: tuple[Policy, ...] = ()
@@ -47,8 +48,10 @@ class Mesh:
         self._by_address: dict[tuple[str, Ip], dict[str, None]] = {}
         self._by_vip: dict[tuple[str, Ip], dict[str, None]] = {}
         self._blocks: dict[tuple[str, Cidr], dict[str, None]] = {}
+        self._by_hostname: dict[str, dict[str, None]] = {}
         self._endpoints: dict[str, dict[str, None]] = {}
         self._by_scope: dict[str, dict[str, Policy]] = {}
+        self._changed: dict[str, int] = {}
 
     def apply(self, changes: Changes) -> None:
         for policy in changes.policies:
@@ -77,15 +80,29 @@ class Mesh:
 
     def services_at(self, network: str, ip: Ip) -> tuple[Service, ...]:
         """Services with this address: by exact address, else by the longest block that holds it."""
-        keys = self._by_vip.get((network, ip))
-        if keys is None and self._blocks:
-            holding = [
-                (block.bits, keys)
-                for (net, block), keys in self._blocks.items()
-                if net == network and block.contains(ip)
-            ]
-            keys = max(holding, key=lambda found: found[0])[1] if holding else None
-        return tuple(self.services[key] for key in keys) if keys else ()
+        exact = self.services_at_ip(network, ip)
+        if exact:
+            return exact
+        holding = self.services_at_block(network, ip)
+        longest = max((bits for bits, _ in holding), default=0)
+        return tuple(service for bits, service in holding if bits == longest)
+
+    def services_at_ip(self, network: str, ip: Ip) -> tuple[Service, ...]:
+        """Services that have exactly this address, in the order of arrival."""
+        return tuple(self.services[key] for key in self._by_vip.get((network, ip), ()))
+
+    def services_at_block(self, network: str, ip: Ip) -> tuple[tuple[int, Service], ...]:
+        """Services with a block that holds this address, each with the length of its prefix."""
+        return tuple(
+            (block.bits, self.services[key])
+            for (net, block), keys in self._blocks.items()
+            if net == network and block.contains(ip)
+            for key in keys
+        )
+
+    def services_named(self, hostname: str) -> tuple[Service, ...]:
+        """Services with this hostname, one per namespace at most, in the order of arrival."""
+        return tuple(self.services[key] for key in self._by_hostname.get(hostname, ()))
 
     def endpoints(self, service_key: str) -> Iterator[Workload]:
         """Every workload that names this Service, healthy or not, in the order of arrival."""
@@ -102,6 +119,10 @@ class Mesh:
             elif policy.scope is PolicyScope.WORKLOAD_SELECTOR:
                 found.append(policy)
         return tuple(found), tuple(missing)
+
+    def changed(self, service_key: str) -> int:
+        """Another number after each change of this Service or of its endpoints: what was derived of both is outdated."""
+        return self._changed.get(service_key, 0)
 
     def workloads_on(self, node: str) -> Iterator[Workload]:
         return (workload for workload in self.workloads.values() if workload.node == node)
@@ -122,6 +143,7 @@ class Mesh:
                 self._by_address.setdefault((workload.network, ip), {})[workload.uid] = None
         for key in workload.services:
             self._endpoints.setdefault(key, {})[workload.uid] = None
+            self._changed[key] = self.generation + 1
 
     def _remove_workload(self, uid: str) -> None:
         workload = self.workloads.pop(uid, None)
@@ -131,9 +153,12 @@ class Mesh:
             _discard(self._by_address, (workload.network, ip), uid)
         for key in workload.services:
             _discard(self._endpoints, key, uid)
+            self._changed[key] = self.generation + 1
 
     def _add_service(self, service: Service) -> None:
         self.services[service.key] = service
+        self._changed[service.key] = self.generation + 1
+        self._by_hostname.setdefault(service.hostname, {})[service.key] = None
         for vip in service.vips:
             if vip.block is not None:
                 self._blocks.setdefault((vip.network, vip.block), {})[service.key] = None
@@ -144,6 +169,8 @@ class Mesh:
         service = self.services.pop(key, None)
         if service is None:
             return
+        self._changed.pop(key, None)
+        _discard(self._by_hostname, service.hostname, key)
         for vip in service.vips:
             if vip.block is not None:
                 _discard(self._blocks, (vip.network, vip.block), key)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which endpoints of a Service may serve one client: ready, reachable, with the port, and as near as the Service asks.
+
+Scopes and modes as in ztunnel (src/state.rs: load_balance), except that what this agent cannot reach (another network,
+an endpoint known only by a DNS name) is left out before ranking instead of failing when it is drawn.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import TypeAlias
+
+import msgspec
+
+from nodeagent.model.address import Ip, is_ipv6
+from nodeagent.model.mesh import Mesh
+from nodeagent.model.workload import BalancingMode, Scope, Service, ServicePort, Workload
+
+
+class Candidates(msgspec.Struct, frozen=True):
+    endpoints: tuple[Workload, ...]
+    cumulative: tuple[int, ...]
+    """Sums of the endpoints' capacities up to each, so that drawing one is a bisection."""
+
+
+Pick: TypeAlias = Callable[[Sequence[Workload], Sequence[int]], Workload]
+"""Draws one of the workloads by the cumulative weights of `Candidates`; never called without any. The worker's is
+`lambda workloads, cumulative: random.choices(workloads, cum_weights=cumulative)[0]`."""
+
+FindCandidates: TypeAlias = Callable[[Service, int, Workload, Mesh], Candidates]
+
+
+def candidates(service: Service, port: int, source: Workload, mesh: Mesh) -> Candidates:
+    """Endpoints of `service` that a connection from `source` to its port `port` may be sent to, perhaps none."""
+    usable = [endpoint for endpoint in mesh.endpoints(service.key) if obstacle(service, port, source, endpoint) is None]
+    if service.balancing.mode in {BalancingMode.STRICT, BalancingMode.FAILOVER}:
+        usable = _nearest(service, source, usable)
+    return Candidates(tuple(usable), tuple(accumulate(endpoint.capacity for endpoint in usable)))
+
+
+def obstacle(service: Service, port: int, source: Workload, endpoint: Workload) -> str | None:
+    """Why `endpoint` cannot serve, in words that complete "1 endpoint is ..."; None when it can."""
+    if not endpoint.is_healthy and not service.balancing.takes_unhealthy:
+        return "not ready"
+    if endpoint.network != source.network:
+        return f"on network {endpoint.network!r}, which needs a gateway"
+    if endpoint.capacity == 0:
+        return "of weight 0"
+    if not any(accepts(service, ip) for ip in endpoint.addresses):
+        return "without a usable address"
+    if target_port(service, port, endpoint) == 0:
+        return f"without port {port}"
+    return None
+
+
+def target_port(service: Service, port: int, endpoint: Workload) -> int:
+    """Port of the application behind the Service's `port`: the endpoint's own list first. 0 when neither tells."""
+    own = _lookup(endpoint.services.get(service.key, ()), port)
+    if own:
+        return own
+    shared = _lookup(service.ports, port)
+    if shared:
+        return shared
+    # A waypoint with an application tunnel takes any port; its tunnel tells it which one was meant.
+    return port if endpoint.application_tunnel_port else 0
+
+
+def lists_port(service: Service, port: int) -> bool:
+    return any(listed.service_port == port for listed in service.ports)
+
+
+def accepts(service: Service, ip: Ip) -> bool:
+    """False for the family that the Service excludes."""
+    return service.prefers_ipv6 is None or is_ipv6(ip) is service.prefers_ipv6
+
+
+def _lookup(ports: Iterable[ServicePort], port: int) -> int:
+    for listed in ports:
+        if listed.service_port == port:
+            return listed.target_port
+    return 0
+
+
+def _nearest(service: Service, source: Workload, endpoints: Sequence[Workload]) -> list[Workload]:
+    """STRICT: those that share every scope with the client. FAILOVER: those that share the longest prefix of them."""
+    scopes = service.balancing.scopes
+    shared = [(_shared_scopes(scopes, source, endpoint), endpoint) for endpoint in endpoints]
+    if service.balancing.mode is BalancingMode.STRICT:
+        return [endpoint for count, endpoint in shared if count == len(scopes)]
+    most = max((count for count, _ in shared), default=0)
+    return [endpoint for count, endpoint in shared if count == most]
+
+
+def _shared_scopes(scopes: Sequence[Scope], source: Workload, endpoint: Workload) -> int:
+    for count, scope in enumerate(scopes):
+        attribute = _ATTRIBUTES[scope]
+        if getattr(source, attribute) != getattr(endpoint, attribute):
+            return count
+    return len(scopes)
+
+
+_ATTRIBUTES = {
+    Scope.REGION: "region",
+    Scope.ZONE: "zone",
+    Scope.SUBZONE: "subzone",
+    Scope.NODE: "node",
+    Scope.CLUSTER: "cluster",
+    Scope.NETWORK: "network",
+}
+
+
+class Balancer:
+    """Remembers the candidates of each Service until it or one of its endpoints changes.
+
+    Filtering a thousand endpoints takes a hundred times as long as the rest of a decision; remembering by Service
+    rather than by the mesh's generation keeps that rare in a mesh where something always changes.
+    """
+
+    _LIMIT = 4096
+    """Answers kept. A node's pods rarely use more (Service, port) pairs; beyond it the memory begins anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | int, ...], tuple[int, Candidates]] = {}
+
+    def candidates(self, service: Service, port: int, source: Workload, mesh: Mesh) -> Candidates:
+        """The same as the function of this name, for every input of one mesh."""
+        changed = mesh.changed(service.key)
+        key = (service.key, port, *(getattr(source, attribute) for attribute in _ATTRIBUTES.values()))
+        known = self._known.get(key)
+        if known is not None and known[0] == changed:
+            return known[1]
+        if len(self._known) >= self._LIMIT:
+            self._known.clear()
+        found = candidates(service, port, source, mesh)
+        self._known[key] = changed, found
+        return found

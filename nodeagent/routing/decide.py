@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a new outbound connection goes: ztunnel's algorithm (src/proxy/outbound.rs: build_request) as a pure function.
+
+1. A port of the proxy itself on loopback is refused.
+2. The target is a workload's address, else a Service's: by exact address, else by the best block.
+3. A Service with a waypoint: a tunnel to the waypoint, which learns the client's own target.
+4. A Service without: one endpoint is drawn; PASSTHROUGH keeps the target; no endpoint is a refusal.
+5. A workload that was addressed by its own address and has a waypoint: as in 3.
+6. An HBONE workload is reached by a tunnel to its port 15008, any other by plain TCP.
+7. What nobody knows goes where it was going.
+
+Waypoints are not sent through themselves. A destination in another network needs a tunnel within a tunnel through its
+gateway, which is not built: it is refused with NO_GATEWAY.
+"""
+
+from collections import Counter
+from typing import assert_never
+
+import msgspec
+
+from nodeagent.model.address import Ip, is_ipv6, join_host_port
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Mesh
+from nodeagent.model.reason import Reason
+from nodeagent.model.workload import BalancingMode, GatewayAddress, Service, TunnelProtocol, Workload
+from nodeagent.routing.candidates import FindCandidates, Pick, accepts, candidates, lists_port, obstacle, target_port
+from nodeagent.routing.lookup import find_gateway, find_service
+from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
+
+
+def decide(
+    target: Target, source: Workload, mesh: Mesh, pick: Pick, find_candidates: FindCandidates = candidates
+) -> Route:
+    """Total: every input has a Route, and a refusal says why.
+
+    Args:
+        target: where the client connected to.
+        source: the local workload that did.
+        mesh: what is known at this moment.
+        pick: draws an endpoint; see Pick.
+        find_candidates: `candidates`, or a Balancer's, which remembers.
+    """
+    if target.port in PROXY_PORTS and (target.ip.startswith("127.") or target.ip == "::1"):
+        return Refuse(reason=Reason.SELF_CALL, detail=f"{_show(target)} is a listener of the proxy")
+    draw = _Draw(target, source, mesh, pick, find_candidates)
+    workload = mesh.workload_at(source.network, target.ip)
+    if workload is not None:
+        return draw.to_workload(workload)
+    service = find_service(mesh, source.network, target.ip, source.namespace)
+    if service is not None:
+        return draw.to_service(service)
+    return Direct(ip=target.ip, port=target.port)
+
+
+class _Draw:
+    """The steps of one decision; holds its arguments, so that they are not passed through every step."""
+
+    def __init__(
+        self, target: Target, source: Workload, mesh: Mesh, pick: Pick, find_candidates: FindCandidates
+    ) -> None:
+        self._target, self._source, self._mesh = target, source, mesh
+        self._pick, self._find_candidates = pick, find_candidates
+
+    def to_workload(self, workload: Workload) -> Route:
+        """The client named the workload by its own address."""
+        if workload.waypoint is not None and not self._is_from(workload.waypoint):
+            return self._to_waypoint(workload.waypoint, None)
+        return self._to_endpoint(workload, self._target.ip, self._target.port, None)
+
+    def to_service(self, service: Service) -> Route:
+        if service.waypoint is not None and not self._is_from(service.waypoint):
+            return self._to_waypoint(service.waypoint, service)
+        if service.balancing.mode is BalancingMode.PASSTHROUGH:
+            return Direct(ip=self._target.ip, port=self._target.port, service=service)
+        if not lists_port(service, self._target.port):
+            return Refuse(
+                reason=Reason.NO_SERVICE_PORT,
+                detail=f"service {service.key} has no port {self._target.port}",
+                service=service,
+            )
+        endpoint = self._drawn(service, self._target.port)
+        if isinstance(endpoint, Refuse):
+            return endpoint
+        port = target_port(service, self._target.port, endpoint)
+        return self._to_endpoint(endpoint, _address_of(endpoint, service, self._target.ip), port, service)
+
+    def _to_endpoint(self, endpoint: Workload, ip: Ip, port: int, service: Service | None) -> Route:
+        if endpoint.protocol is TunnelProtocol.TCP:
+            return Direct(ip=ip, port=port, destination=endpoint, service=service)
+        return Tunnel(
+            ip=ip,
+            authority=join_host_port(ip, port),
+            expected=_expected(endpoint, service),
+            destination=endpoint,
+            service=service,
+            port_at_destination=port,
+            host=service.hostname if service else "",
+        )
+
+    def _to_waypoint(self, gateway: GatewayAddress, addressed: Service | None) -> Route:
+        """To a waypoint it is always HBONE, whatever protocol its workloads state: its GatewayAddress has the port."""
+        hop = self._instance_of(gateway)
+        if isinstance(hop, Refuse):
+            return Refuse(reason=hop.reason, detail=f"waypoint {_name(gateway)}: {hop.detail}", service=addressed)
+        return Tunnel(
+            ip=hop.ip,
+            port=hop.port,
+            authority=_show(self._target),
+            expected=hop.expected,
+            destination=hop.workload,
+            service=addressed,
+            port_at_destination=self._target.port,
+            host=addressed.hostname if addressed else "",
+            is_to_waypoint=True,
+        )
+
+    def _instance_of(self, gateway: GatewayAddress) -> "_Hop | Refuse":
+        """A gateway named by its address keeps the family of that address; by name, it follows the client's."""
+        like = gateway.ip or self._target.ip
+        match find_gateway(self._mesh, gateway, self._source.namespace):
+            case None:
+                return Refuse(reason=Reason.NO_GATEWAY, detail="it is not known")
+            case Service() as service:
+                instance = self._drawn(service, gateway.hbone_port)
+                if isinstance(instance, Refuse):
+                    return instance
+                port = target_port(service, gateway.hbone_port, instance)
+                return _Hop(_address_of(instance, service, like), port, instance, _expected(instance, service))
+            case Workload() as workload:
+                if workload.network != self._source.network:
+                    return Refuse(reason=Reason.NO_GATEWAY, detail=f"it is on network {workload.network!r}")
+                return _Hop(_address_of(workload, None, like), gateway.hbone_port, workload, _expected(workload, None))
+            case unreachable:
+                assert_never(unreachable)
+
+    def _drawn(self, service: Service, port: int) -> Workload | Refuse:
+        found = self._find_candidates(service, port, self._source, self._mesh)
+        if found.endpoints:
+            return self._pick(found.endpoints, found.cumulative)
+        return _refusal(service, port, self._source, self._mesh)
+
+    def _is_from(self, gateway: GatewayAddress) -> bool:
+        """True when the source is an instance of this waypoint: sent to itself, its traffic would never arrive."""
+        found = find_gateway(self._mesh, gateway, self._source.namespace)
+        if isinstance(found, Service):
+            return found.key in self._source.services
+        return found is not None and found.uid == self._source.uid
+
+
+class _Hop(msgspec.Struct, frozen=True):
+    """An instance of a waypoint, and how to reach it."""
+
+    ip: Ip
+    port: int
+    workload: Workload
+    expected: frozenset[Identity]
+
+
+def _address_of(endpoint: Workload, service: Service | None, like: Ip) -> Ip:
+    """The endpoint's address of the family of `like`, else its first; never of a family that the Service excludes."""
+    usable = [ip for ip in endpoint.addresses if service is None or accepts(service, ip)]
+    return next((ip for ip in usable if is_ipv6(ip) is is_ipv6(like)), usable[0])
+
+
+def _expected(endpoint: Workload, service: Service | None) -> frozenset[Identity]:
+    """Who may answer: the endpoint, or whom the Service names instead; names that are no identity are skipped."""
+    names = service.subject_alt_names if service else ()
+    return frozenset({endpoint.identity, *filter(None, map(_parse_identity, names))})
+
+
+def _parse_identity(name: str) -> Identity | None:
+    try:
+        return Identity.parse(name)
+    except ValueError:
+        return None
+
+
+def _refusal(service: Service, port: int, source: Workload, mesh: Mesh) -> Refuse:
+    """Counts why each endpoint was left out, since "no healthy endpoint" alone sends the reader looking."""
+    obstacles = Counter(
+        obstacle(service, port, source, endpoint) or "too far" for endpoint in mesh.endpoints(service.key)
+    )
+    told = ", ".join(f"{count} {words}" for words, count in sorted(obstacles.items())) or "it has none"
+    is_remote = bool(obstacles) and all("needs a gateway" in words for words in obstacles)
+    return Refuse(
+        reason=Reason.NO_GATEWAY if is_remote else Reason.NO_HEALTHY_ENDPOINT,
+        detail=f"service {service.key} has no endpoint for port {port}: {told}",
+        service=service,
+    )
+
+
+def _show(target: Target) -> str:
+    return join_host_port(target.ip, target.port)
+
+
+def _name(gateway: GatewayAddress) -> str:
+    return gateway.service or join_host_port(gateway.ip, gateway.hbone_port)
