@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Delta ADS as a client speaks it, without I/O: a method says what happened and returns what to do, in order.
+
+The rules (wire.md §2.2 and §2.8):
+
+- A stream begins with one subscription for each type, to everything (wildcard). It tells what is held from earlier
+  streams, or from disk, so that only the difference comes back.
+- Each answer is applied, then acknowledged. A resource that cannot be used is refused by name, with the reason; the
+  others of the same answer are applied all the same, and what was held under the refused name stays in force.
+- A removal carries only a name: it removes what was held under that name, be it a workload or a service.
+- What an answer repeats without a change is not reported as a change.
+- Synced is who has acknowledged an answer of each type (an empty one too). A first answer with a refused resource does
+  not count: the control plane is to be heard once without an error before anybody relies on the state.
+
+An empty first answer is not an order to delete everything. On a resumed stream
+- an answer without resources and without removals means "nothing has changed";
+- removals are computed by the control plane from the names we sent, so one that came up empty (a cache not yet filled,
+  the wrong cluster, an empty directory) removes all we hold. Addresses are the judge: a mesh without a single workload
+  or service is none. An answer that would leave us without any address is refused, and the stream is abandoned: nothing
+  of it is applied, and the next stream asks again with the same names, so that a control plane which has found its
+  state answers with the exact difference. A mesh that really was emptied while we were away is therefore served from
+  the last good state until anything is in it again;
+- policies alone may well be emptied: the last one was deleted. Such an answer waits for the judgement about the
+  addresses of its stream.
+Removals later on a stream are believed: they are about what this control plane itself has sent or confirmed.
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from nodeagent.model.mesh import Changes
+from nodeagent.model.policy import Policy
+from nodeagent.model.workload import Service, Workload
+
+MAX_REASON_TEXT = 4096
+"""Characters of a refusal: it is one log line of the control plane. What does not fit is counted."""
+
+
+class Kind(enum.Enum):
+    """A subscribed type; the value is its type URL."""
+
+    ADDRESS = "type.googleapis.com/istio.workload.Address"
+    AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A decoded resource. `name` is the key of `value` (a workload's uid, a service's or policy's key)."""
+
+    name: str
+    version: str
+    value: Workload | Service | Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A resource that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One DeltaDiscoveryResponse, decoded."""
+
+    kind: Kind
+    nonce: str
+    resources: tuple[Resource, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class LastGood(msgspec.Struct, frozen=True):
+    """All that is held: enough to serve, and to resume. Versions are by name; istiod gives policies an empty one."""
+
+    everything: Changes
+    address_versions: dict[str, str]
+    policy_versions: dict[str, str]
+
+
+# ---- commands ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """The first request of a type on a stream; it carries the node."""
+
+    kind: Kind
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    kind: Kind
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A NACK; `reason` is for the control plane's log and for ours."""
+
+    kind: Kind
+    nonce: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """End this stream and come back later."""
+
+    reason: str
+
+
+Command = Subscribe | Apply | Acknowledge | Refuse | Abandon
+
+
+class Delta:
+    """What is held, and the conversation about it. `held` is what an earlier process left."""
+
+    def __init__(self, held: LastGood | None = None) -> None:
+        self._held: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
+        if held is not None:
+            self._restore(held)
+        self._acknowledged: set[Kind] = set()
+        # Of the current stream:
+        self._unanswered: set[Kind] = set()
+        self._waiting: list[Answer] = []
+        """Answers about policies that wait for the judgement about addresses, in order."""
+
+    @property
+    def is_synced(self) -> bool:
+        """An answer of each type was acknowledged since the start of this process; never taken back."""
+        return len(self._acknowledged) == len(Kind)
+
+    def count(self, kind: Kind) -> int:
+        return len(self._held[kind])
+
+    def last_good(self) -> LastGood:
+        addresses = [resource.value for resource in self._held[Kind.ADDRESS].values()]
+        policies = [resource.value for resource in self._held[Kind.AUTHORIZATION].values()]
+        return LastGood(
+            Changes(
+                policies=tuple(value for value in policies if isinstance(value, Policy)),
+                services=tuple(value for value in addresses if isinstance(value, Service)),
+                workloads=tuple(value for value in addresses if isinstance(value, Workload)),
+            ),
+            address_versions=self._versions(Kind.ADDRESS),
+            policy_versions=self._versions(Kind.AUTHORIZATION),
+        )
+
+    def stream_opened(self) -> list[Command]:
+        self._unanswered = set(Kind)
+        self._waiting = []
+        return [Subscribe(kind, self._versions(kind)) for kind in Kind]
+
+    def answered(self, answer: Answer) -> list[Command]:
+        if answer.kind is Kind.ADDRESS:
+            return self._addresses_answered(answer)
+        if self._waiting or (self._is_first(answer) and Kind.ADDRESS in self._unanswered and self._would_empty(answer)):
+            self._waiting.append(answer)
+            return []
+        return self._absorb(answer)
+
+    def _addresses_answered(self, answer: Answer) -> list[Command]:
+        if self._is_first(answer) and self._would_empty(answer):
+            reason = f"the first answer removes all {len(self._held[answer.kind])} addresses that are held"
+            return [Refuse(answer.kind, answer.nonce, reason), Abandon(reason)]
+        commands = self._absorb(answer)
+        while self._waiting:
+            commands += self._absorb(self._waiting.pop(0))
+        return commands
+
+    def _is_first(self, answer: Answer) -> bool:
+        return answer.kind in self._unanswered
+
+    def _would_empty(self, answer: Answer) -> bool:
+        """Whether something is held of this type, and nothing would be afterwards. Conflicting names are kept."""
+        held = self._held[answer.kind]
+        return bool(held) and not answer.resources and held.keys() <= set(answer.removed)
+
+    def _absorb(self, answer: Answer) -> list[Command]:
+        self._unanswered.discard(answer.kind)
+        contradicted = _contradicted(answer)
+        changes = self._update(answer, {rejected.name for rejected in contradicted})
+        commands: list[Command] = [Apply(changes)] if changes else []
+        rejected = (*answer.rejected, *contradicted)
+        if rejected:
+            return [*commands, Refuse(answer.kind, answer.nonce, _joined(rejected))]
+        self._acknowledged.add(answer.kind)
+        return [*commands, Acknowledge(answer.kind, answer.nonce)]
+
+    def _update(self, answer: Answer, left_out: set[str]) -> Changes:
+        held = self._held[answer.kind]
+        added: list[Workload | Service | Policy] = []
+        gone: list[Resource] = []
+        for resource in answer.resources:
+            if resource.name in left_out:
+                continue
+            before = held.get(resource.name)
+            held[resource.name] = resource
+            if before is None or before.value != resource.value:
+                added.append(resource.value)
+            if before is not None and type(before.value) is not type(resource.value):
+                gone.append(before)  # a workload and a service may have had the same name, one after the other
+        for name in answer.removed:
+            if name not in left_out and name in held:
+                gone.append(held.pop(name))
+        return Changes(
+            policies=tuple(value for value in added if isinstance(value, Policy)),
+            services=tuple(value for value in added if isinstance(value, Service)),
+            workloads=tuple(value for value in added if isinstance(value, Workload)),
+            removed_policies=tuple(one.name for one in gone if isinstance(one.value, Policy)),
+            removed_services=tuple(one.name for one in gone if isinstance(one.value, Service)),
+            removed_workloads=tuple(one.name for one in gone if isinstance(one.value, Workload)),
+        )
+
+    def _restore(self, held: LastGood) -> None:
+        addresses, policies = self._held[Kind.ADDRESS], self._held[Kind.AUTHORIZATION]
+        for workload in held.everything.workloads:
+            addresses[workload.uid] = Resource(workload.uid, held.address_versions.get(workload.uid, ""), workload)
+        for service in held.everything.services:
+            addresses[service.key] = Resource(service.key, held.address_versions.get(service.key, ""), service)
+        for policy in held.everything.policies:
+            policies[policy.key] = Resource(policy.key, held.policy_versions.get(policy.key, ""), policy)
+
+    def _versions(self, kind: Kind) -> dict[str, str]:
+        return {name: resource.version for name, resource in self._held[kind].items()}
+
+
+def _contradicted(answer: Answer) -> list[Rejected]:
+    """Names that one answer both sends and removes, or sends twice: there is no order inside an answer."""
+    times = Counter(resource.name for resource in answer.resources)
+    removed = set(answer.removed)
+    return [
+        Rejected(name, "sent and removed in one response" if name in removed else "sent twice in one response")
+        for name, sent in times.items()
+        if sent > 1 or name in removed
+    ]
+
+
+def _joined(rejected: tuple[Rejected, ...]) -> str:
+    """`name: reason; name: reason`, as ztunnel writes it, cut at a whole reason."""
+    text = ""
+    for index, one in enumerate(rejected):
+        part = f"{'; ' if index else ''}{one.name}: {one.reason}"
+        if index and len(text) + len(part) > MAX_REASON_TEXT:
+            return f"{text}; and {len(rejected) - index} more"
+        text += part[:MAX_REASON_TEXT]
+    return text
