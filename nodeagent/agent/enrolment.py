@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which pods of this node are enrolled: those that xDS places here with HBONE and whose namespace we can enter.
 
-The list of network namespaces comes from the file of `--pods-file`; a CNI plugin will give the same list later. Pure but
-for `read_pods`, which parses the file.
+The list of network namespaces comes from the file of `--pods-file`; a CNI plugin will give the same list later. Pure
+but for `read_pods`, which parses the file.
 """
 
 import dataclasses

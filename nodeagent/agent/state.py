@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every worker must know: the mesh, the addresses of enrolled pods, certificates. One place, told to all alike.
+
+A change goes to the subscriber (the fleet) as the messages of proxy/messages.py, at once and in order; a worker that
+comes later gets `everything()`, which says the same.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Protocol
+
+from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Changes, Mesh, split
+from nodeagent.proxy.messages import Apply, Certificate, ForgetCertificate, LocalPods, ToWorker
+
+PIECE_VALUES = 64
+"""Values of one Apply: a worker applies a piece between two batches of traffic, so it must be short."""
+
+Subscriber = Callable[[ToWorker, tuple[int, ...]], None]
+
+
+class Bundle(Protocol):
+    """A certificate as certs/ fetched it; PEM bytes, chain with the leaf first."""
+
+    key_pem: bytes
+    chain_pem: bytes
+    roots_pem: bytes
+    serial: str
+    not_after: datetime
+
+
+class NodeState:
+    def __init__(self) -> None:
+        self.mesh = Mesh()
+        self.local: frozenset[Ip] = frozenset()
+        self.certificates: dict[Identity, Bundle] = {}
+        self._subscriber: Subscriber = lambda _message, _descriptors: None
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+
+    def apply(self, changes: Changes) -> int:
+        """Returns the generation that carries the change."""
+        self.mesh.apply(changes)
+        for message in _pieces(changes, self.mesh.generation):
+            self._subscriber(message, ())
+        return self.mesh.generation
+
+    def set_local(self, addresses: frozenset[Ip]) -> None:
+        if addresses != self.local:
+            self.local = addresses
+            self._subscriber(LocalPods(addresses), ())
+
+    def set_certificate(self, identity: Identity, bundle: Bundle) -> None:
+        self.certificates[identity] = bundle
+        with _certificate(identity, bundle) as (message, descriptors):
+            self._subscriber(message, descriptors)
+
+    def forget_certificate(self, identity: Identity) -> None:
+        self.certificates.pop(identity, None)
+        self._subscriber(ForgetCertificate(identity), ())
+
+    def send_everything(self, send: Subscriber) -> None:
+        """Certificates first: a worker serves as soon as it knows its pods."""
+        for identity, bundle in self.certificates.items():
+            with _certificate(identity, bundle) as (certificate, descriptors):
+                send(certificate, descriptors)
+        for message in _pieces(self.mesh.everything(), self.mesh.generation):
+            send(message, ())
+        send(LocalPods(self.local), ())
+
+
+def _pieces(changes: Changes, generation: int) -> Iterator[Apply]:
+    """At least one piece, even of nothing: its `is_last` is what a worker answers."""
+    pieces = list(split(changes, PIECE_VALUES)) or [Changes()]
+    for number, piece in enumerate(pieces, 1):
+        yield Apply(piece, generation, is_last=number == len(pieces))
+
+
+@contextlib.contextmanager
+def _certificate(identity: Identity, bundle: Bundle) -> Iterator[tuple[Certificate, tuple[int, ...]]]:
+    """The message with its two memfds, which live until the block ends (channels duplicate them)."""
+    descriptors: list[int] = []
+    try:
+        for contents in (bundle.key_pem + bundle.chain_pem, bundle.roots_pem):
+            descriptors.append(os.memfd_create("nodeagent-certificate", os.MFD_CLOEXEC))
+            os.write(descriptors[-1], contents)
+        yield Certificate(identity, bundle.serial, bundle.not_after.timestamp()), tuple(descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
