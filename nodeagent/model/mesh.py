@@ -116,8 +116,8 @@ class Mesh:
             policy = self.policies.get(key)
             if policy is None:
                 missing.append(key)
-            elif policy.scope is PolicyScope.WORKLOAD_SELECTOR:
-                found.append(policy)
+            elif policy.scope is PolicyScope.WORKLOAD_SELECTOR or _scope_of(policy) not in {"", workload.namespace}:
+                found.append(policy)  # named is enough, whatever its scope; the others are in the list already
         return tuple(found), tuple(missing)
 
     def changed(self, service_key: str) -> int:
