@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line per connection with ztunnel's field names and format (wire.md §1.15), as text or JSON. Formatting is pure.
+
+ztunnel's fields come first and are exactly its own; a refused or broken connection adds `reason`, `policy` and `check`,
+which name what the error alone does not: the counted reason, the policy that decided, and what to look at.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+
+from nodeagent.model.address import join_host_port
+from nodeagent.model.reason import Reason
+from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
+from nodeagent.telemetry.escape import bare, bounded, quoted
+from nodeagent.telemetry.labels import OPEN_FLAG, reason_of
+
+_BARE_FIELDS = frozenset({"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent", "bytes_recv"})
+
+_LAST_SECOND = 253_402_300_799.0
+"""The end of year 9999, which datetime cannot pass."""
+
+
+class AccessLog:
+    """`write` gets each line, with its newline; it must neither block nor raise (see LineWriter)."""
+
+    def __init__(self, write: Callable[[str], None], *, as_json: bool = False, tells_openings: bool = False) -> None:
+        """`tells_openings`: also a line when a connection opens, at level debug."""
+        self._write, self._format, self._tells_openings = write, format_json if as_json else format_text, tells_openings
+
+    def opened(self, record: ConnectionRecord) -> None:
+        if self._tells_openings:
+            self._write(self._format(record.started, "debug", "connection opened", dict(_ends(record))))
+
+    def closed(self, record: ConnectionRecord) -> None:
+        level, message = level_and_message(record)
+        self._write(self._format(record.started + record.seconds, level, message, fields_of(record)))
+
+
+def level_and_message(record: ConnectionRecord) -> tuple[str, str]:
+    """As ztunnel: `connection failed` is a refusal before anything was chosen; else how it ended tells the level."""
+    reason = reason_of(record)
+    if reason is None or reason.flag == OPEN_FLAG:
+        return "info", "connection complete"
+    return ("error", "connection complete") if record.destination_ip else ("warn", "connection failed")
+
+
+def fields_of(record: ConnectionRecord) -> dict[str, str | int]:
+    """Of an ended connection, in ztunnel's order. Absent is what is not known."""
+    fields: dict[str, str | int] = dict(_ends(record))
+    # As this node's pod sees it: what a client sent, what a server answered.
+    sent, received = record.sent_bytes, record.received_bytes
+    if record.direction is Direction.INBOUND:
+        sent, received = received, sent
+    fields |= {"bytes_sent": sent, "bytes_recv": received, "duration": _milliseconds(record.seconds)}
+    reason = reason_of(record)
+    if reason is not None and reason is not Reason.CLOSED:
+        # The record's own word: of a reason that this release does not know, the name must not get lost.
+        fields["error"] = record.error or reason.check or record.reason
+        fields["reason"] = record.reason
+        fields |= {"policy": record.policy} if record.policy else {}
+        fields |= {"check": reason.check} if reason.check and reason.check != fields["error"] else {}
+    return fields
+
+
+def format_text(time: float, level: str, message: str, fields: dict[str, str | int]) -> str:
+    pairs = " ".join(
+        f"{name}={bare(str(value)) if name in _BARE_FIELDS else quoted(str(value))}" for name, value in fields.items()
+    )
+    return f"{timestamp(time)}\t{level}\taccess\t{message}\t{pairs}\n"
+
+
+def format_json(time: float, level: str, message: str, fields: dict[str, str | int]) -> str:
+    """ASCII only: every other character is escaped, so nothing in a line can talk to a terminal."""
+    line: dict[str, str | int] = {"level": level, "time": timestamp(time), "scope": "access", "message": message}
+    line |= {name: bounded(value) if isinstance(value, str) else value for name, value in fields.items()}
+    return json.dumps(line, separators=(",", ":")) + "\n"
+
+
+def timestamp(time: float) -> str:
+    """RFC 3339 in UTC with microseconds, from Unix time; what cannot be a date (it came from a worker) is clamped."""
+    moment = dt.datetime.fromtimestamp(min(max(0.0, time), _LAST_SECOND), dt.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(min(max(0.0, seconds), _LAST_SECOND) * 1000)}ms"
+
+
+def _ends(record: ConnectionRecord) -> Iterator[tuple[str, str | int]]:
+    has_tls = record.transport is Transport.HBONE
+    yield "src.addr", join_host_port(record.source_ip, record.source_port)
+    yield from _party("src", record.source, str(record.source_identity or "") if has_tls else "")
+    target = join_host_port(
+        record.destination_ip or record.original_ip, record.destination_port or record.original_port
+    )
+    yield "dst.addr", record.hop or target
+    if record.hop:
+        yield "dst.hbone_addr", target
+    if record.service:
+        yield "dst.service", record.service.partition("/")[2]
+    yield from _party("dst", record.destination, str(record.destination_identity or "") if has_tls else "")
+    yield "direction", str(record.direction)
+
+
+def _party(side: str, party: Party, identity: str) -> Iterator[tuple[str, str]]:
+    named = (
+        ("workload", party.workload or party.canonical_name),
+        ("namespace", party.namespace),
+        ("identity", identity),
+        ("cluster", party.cluster),
+    )
+    return ((f"{side}.{name}", value) for name, value in named if value)

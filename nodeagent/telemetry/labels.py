@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The traffic labels of Istio's TCP metrics, from one ConnectionRecord: names and values as ztunnel writes them.
+
+Pure. Cardinality: every value is an owner's name, a Service, an identity or a closed set, never an address, a port or a
+pod's own name; so the number of series grows with pairs of workloads that talk, not with connections.
+"""
+
+from typing import NamedTuple
+
+from nodeagent.model.identity import Identity
+from nodeagent.model.reason import Reason
+from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
+from nodeagent.telemetry.escape import bounded
+
+UNKNOWN = "unknown"
+
+TRAFFIC_LABELS = (
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+)
+LOCALITY_LABELS = ("source_region", "source_zone", "destination_region", "destination_zone")
+
+OPEN_FLAG = "-"
+"""response_flags of a connection that did not fail (yet)."""
+
+_REASONS: dict[str, Reason] = {reason.value: reason for reason in Reason}
+
+
+class TrafficLabels(NamedTuple):
+    """One series. `values` stand in the order of TRAFFIC_LABELS, `locality` in that of LOCALITY_LABELS or is empty."""
+
+    values: tuple[str, ...]
+    locality: tuple[str, ...]
+
+    def pairs(self) -> dict[str, str]:
+        named = dict(zip(TRAFFIC_LABELS, self.values, strict=True))
+        if self.locality:
+            named.update(zip(LOCALITY_LABELS, self.locality, strict=True))
+        return named
+
+
+def labels_of(record: ConnectionRecord) -> TrafficLabels:
+    """Labels of an open or ended connection; the flag is the reason's, `-` while it is open."""
+    service, service_namespace, service_name = _service(record.service)
+    values = (
+        reporter_of(record),
+        *_party(record.source, record.source_identity),
+        service,
+        service_namespace,
+        service_name,
+        *_party(record.destination, record.destination_identity),
+        "tcp",
+        flag_of(record),
+        "mutual_tls" if record.transport is Transport.HBONE else UNKNOWN,
+    )
+    values = tuple(map(bounded, values))  # so that no worker, whatever it is told, can fill the agent's memory
+    places = (record.source.region, record.source.zone, record.destination.region, record.destination.zone)
+    return TrafficLabels(values, tuple(bounded(place or UNKNOWN) for place in places) if any(places) else ())
+
+
+def anonymous(labels: TrafficLabels) -> TrafficLabels:
+    """The same without any name: where connections are counted when there are too many series."""
+    kept = {"reporter", "request_protocol", "response_flags", "connection_security_policy"}
+    pairs = zip(TRAFFIC_LABELS, labels.values, strict=True)
+    return TrafficLabels(tuple(value if name in kept else UNKNOWN for name, value in pairs), ())
+
+
+def reporter_of(record: ConnectionRecord) -> str:
+    return "source" if record.direction is Direction.OUTBOUND else "destination"
+
+
+def flag_of(record: ConnectionRecord) -> str:
+    reason = reason_of(record)
+    return reason.flag if reason is not None else OPEN_FLAG
+
+
+def reason_of(record: ConnectionRecord) -> Reason | None:
+    """None while the connection is open. A name that this release does not know (a worker of another one) is a bug."""
+    if not record.reason:
+        return None
+    return _REASONS.get(record.reason, Reason.BUG)
+
+
+def _party(party: Party, identity: Identity | None) -> tuple[str, ...]:
+    """workload, canonical service and revision, namespace, principal, app, version, cluster."""
+    name, revision = party.canonical_name or UNKNOWN, party.canonical_revision or UNKNOWN
+    return (
+        party.workload_name or UNKNOWN,
+        name,
+        revision,
+        party.namespace or UNKNOWN,
+        str(identity) if identity is not None else UNKNOWN,
+        name,
+        revision,
+        party.cluster or UNKNOWN,
+    )
+
+
+def _service(key: str) -> tuple[str, str, str]:
+    """Hostname, namespace and name of `ns/hostname`.
+
+    A Kubernetes Service is named by the first label of its hostname, anything else, as Istio has it, by all of it.
+    """
+    namespace, _, hostname = key.partition("/")
+    if not hostname:
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    first, _, rest = hostname.partition(".")
+    return hostname, namespace, first if rest.startswith(f"{namespace}.svc.") else hostname

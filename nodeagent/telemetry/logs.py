@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Set-up of the process log: one line an event on standard error, in Istio's text form or as JSON.
+
+A traceback follows its line indented by a tab in the text form, so that no line of it can pass for an event.
+"""
+
+import json
+import logging
+import sys
+from typing import TextIO
+
+from nodeagent.telemetry.access_log import timestamp
+from nodeagent.telemetry.escape import one_line
+
+_LEVELS = {"WARNING": "warn", "CRITICAL": "error"}
+
+
+def set_up_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
+    """`log_format` is `text` or `json`, `level` is `debug`, `info`, `warning` or `error`. Replaces what was set up."""
+    output = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    output.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(output)
+    root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+
+
+class TextLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{timestamp(record.created)}\t{_level(record)}\t{_scope(record)}\t{one_line(record.getMessage())}"
+        trace = _trace(self, record)
+        return line + "".join(f"\n\t{one_line(row)}" for row in trace.splitlines())
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "level": _level(record),
+            "time": timestamp(record.created),
+            "scope": _scope(record),
+            "message": record.getMessage(),
+        }
+        trace = _trace(self, record)
+        return json.dumps(line | {"trace": trace} if trace else line, separators=(",", ":"))
+
+
+def _level(record: logging.LogRecord) -> str:
+    return _LEVELS.get(record.levelname, record.levelname.lower())
+
+
+def _scope(record: logging.LogRecord) -> str:
+    return record.name.removeprefix("nodeagent.")
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return formatter.formatException(record.exc_info) if record.exc_info else ""

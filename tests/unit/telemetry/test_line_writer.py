@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines arrive in order; a rotation loses none; a reader that is stuck stops nobody."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import ConfigError
+from nodeagent.telemetry.line_writer import LineWriter
+
+
+def test_lines_arrive_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    path.write_text("before\n")
+    with LineWriter(str(path)) as writer:
+        for number in range(1000):
+            writer.write(f"{number}\n")
+    assert path.read_text() == "before\n" + "".join(f"{number}\n" for number in range(1000))
+    assert writer.lost == 0
+
+
+def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
+    path, rotated = tmp_path / "access.log", tmp_path / "access.log.1"
+    writer = LineWriter(str(path))
+    path.rename(rotated)
+    writer.reopen()
+    writer.write("after\n")
+    writer.close()
+    assert rotated.read_text() == ""
+    assert path.read_text() == "after\n"
+
+
+def test_a_stuck_reader_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = LineWriter(str(pipe), max_lines=10)
+    for _ in range(1000):
+        writer.write("x" * 1000 + "\n")  # far more than the pipe and the queue hold; returns nevertheless
+    assert writer.lost > 0
+    os.close(reader)
+    writer.close()
+
+
+def test_a_failing_write_is_told_once_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = LineWriter(str(pipe))
+    os.close(reader)
+    for _ in range(200):
+        writer.write("line\n")
+    writer.close()
+    assert writer.lost == 200
+    assert [record.message for record in caplog.records] == [
+        f"access log {pipe}: [Errno 32] Broken pipe; lines are dropped until it works again"
+    ]
+
+
+def test_a_file_that_cannot_be_opened_is_the_operators_to_correct(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory") as caught:
+        LineWriter(str(tmp_path / "missing" / "access.log"))
+    assert "directory exist" in caught.value.check
+
+
+def test_after_close_lines_are_counted_not_written(tmp_path: Path) -> None:
+    writer = LineWriter(str(tmp_path / "access.log"))
+    writer.close()
+    writer.close()
+    writer.write("late\n")
+    assert writer.lost == 1

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/metrics has the names that dashboards ask for, in both formats."""
+
+from collections.abc import Callable
+
+import pytest
+
+from nodeagent.model.record import ConnectionRecord
+from nodeagent.telemetry.metrics import Exposition, Readings
+from nodeagent.telemetry.traffic import TrafficMetrics
+
+RecordOf = Callable[..., ConnectionRecord]
+
+_READINGS = Readings(
+    version="1.2.3",
+    kernel_packets={"STEERED": 12, "SPOOFED_SOURCE": 1},
+    xds_terminations={"Reconnect": 2},
+    xds_messages={"type.googleapis.com/istio.workload.Address": 5},
+    xds_message_bytes={"type.googleapis.com/istio.workload.Address": 500},
+    worker_totals={"tunnels_opened": 4},
+    worker_restarts=1,
+    reports_lost=3,
+    access_log_lines_lost=6,
+    pods_captured=2,
+    pods_pending=1,
+    mesh_resources={"workload": 4},
+    mesh_generation=9,
+    certificate_expiry={"spiffe://cluster.local/ns/shop/sa/web": 1_800_000_000.0},
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'istio_build{component="ztunnel",tag="nodeagent-1.2.3"} 1.0',
+        'istio_xds_connection_terminations_total{reason="Reconnect"} 2.0',
+        'istio_xds_message_total{url="type.googleapis.com/istio.workload.Address"} 5.0',
+        'istio_xds_message_bytes_total{url="type.googleapis.com/istio.workload.Address"} 500.0',
+        "workload_manager_active_proxy_count 2.0",
+        "workload_manager_pending_proxy_count 1.0",
+        'nodeagent_kernel_packets_total{reason="SPOOFED_SOURCE"} 1.0',
+        'nodeagent_worker_events_total{event="tunnels_opened"} 4.0',
+        "nodeagent_worker_restarts_total 1.0",
+        "nodeagent_reports_lost_total 3.0",
+        "nodeagent_access_log_lines_lost_total 6.0",
+        "nodeagent_bugs_total 0.0",
+        'nodeagent_mesh_resources{kind="workload"} 4.0',
+        "nodeagent_mesh_generation 9.0",
+        'nodeagent_certificate_expiry_timestamp_seconds{identity="spiffe://cluster.local/ns/shop/sa/web"} 1.8e+09',
+        'istio_tcp_sockets_open{reporter="source"} 1.0',
+    ],
+)
+def test_scrape(line: str, record_of: RecordOf) -> None:
+    traffic = TrafficMetrics()
+    traffic.opened(record_of())
+    body, content_type = Exposition(traffic, lambda: _READINGS).render("")
+    assert content_type.startswith("text/plain")
+    assert line in body.decode().splitlines()
+
+
+def test_openmetrics_when_asked_for(record_of: RecordOf) -> None:
+    traffic = TrafficMetrics()
+    traffic.opened(record_of())
+    body, content_type = Exposition(traffic, lambda: _READINGS).render("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_values_are_read_at_scrape_and_not_before() -> None:
+    reads: list[None] = []
+
+    def read() -> Readings:
+        reads.append(None)
+        return _READINGS
+
+    exposition = Exposition(TrafficMetrics(), read)
+    assert reads == []
+    exposition.render("")
+    assert len(reads) == 1
+    assert b"process_open_fds" in exposition.render("")[0]

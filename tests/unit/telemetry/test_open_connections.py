@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every connection is told once, whatever got lost on the way."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nodeagent.model.record import ConnectionRecord
+from nodeagent.telemetry.access_log import AccessLog
+from nodeagent.telemetry.labels import labels_of
+from nodeagent.telemetry.open_connections import OpenConnections
+from nodeagent.telemetry.traffic import TrafficMetrics
+
+RecordOf = Callable[..., ConnectionRecord]
+
+
+class Seen:
+    """The table with what it told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.metrics = TrafficMetrics()
+        self.table = OpenConnections(self.metrics, AccessLog(self.lines.append))
+
+    @property
+    def reasons(self) -> list[str]:
+        return [found[1] if (found := re.search(r'reason="(\w+)"', line)) else "closed" for line in self.lines]
+
+    def counted(self, name: str, labels: dict[str, str]) -> float:
+        registry = CollectorRegistry()
+        registry.register(self.metrics)
+        return registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def total(seen: Seen, record_of: RecordOf) -> Callable[[str], float]:
+    """Of an Istio counter, over the series of open or well-ended connections."""
+    return lambda name: seen.counted(f"istio_tcp_{name}_total", labels_of(record_of()).pairs())
+
+
+def test_opened_and_closed(seen: Seen, record_of: RecordOf, total: Callable[[str], float]) -> None:
+    seen.table.opened(0, record_of())
+    assert len(seen.table) == 1
+    seen.table.closed(0, record_of(reason="closed", sent_bytes=3, received_bytes=4))
+    assert len(seen.table) == 0
+    assert seen.reasons == ["closed"]
+    assert (total("connections_opened"), total("connections_closed")) == (1, 1)
+    assert (total("received_bytes"), total("sent_bytes")) == (3, 4)
+
+
+def test_closed_without_opening_counts_both(seen: Seen, record_of: RecordOf, total: Callable[[str], float]) -> None:
+    denied = record_of(reason="policy_denied")
+    seen.table.closed(0, denied)
+    assert total("connections_opened") == 1
+    assert seen.counted("istio_tcp_connections_failed_total", labels_of(denied).pairs()) == 1
+    assert seen.counted("istio_tcp_sockets_open", {"reporter": "source"}) == 0
+    assert seen.reasons == ["policy_denied"]
+
+
+def test_the_same_id_of_two_workers_is_two_connections(seen: Seen, record_of: RecordOf) -> None:
+    seen.table.opened(0, record_of())
+    seen.table.opened(1, record_of())
+    assert len(seen.table) == 2
+
+
+def test_a_dead_workers_connections_end_with_its_death(
+    seen: Seen, record_of: RecordOf, total: Callable[[str], float]
+) -> None:
+    record = record_of(id=1)
+    seen.table.opened(0, record)
+    seen.table.opened(0, record_of(id=2))
+    seen.table.opened(1, record_of(id=3))
+    seen.table.observed(0, (record_of(id=1, sent_bytes=10), record_of(id=2)), now=record.started + 1)
+    assert seen.table.worker_lost(0, now=record.started + 2) == 2
+    assert len(seen.table) == 1
+    assert seen.reasons == ["worker_lost", "worker_lost"]
+    assert "bytes_sent=10 " in seen.lines[0]
+    assert 'duration="2000ms"' in seen.lines[0]
+    assert total("received_bytes") == 10
+
+
+def test_bytes_of_a_long_connection_are_counted_once(
+    seen: Seen, record_of: RecordOf, total: Callable[[str], float]
+) -> None:
+    seen.table.opened(0, record_of())
+    for sent, received in ((5, 0), (5, 7), (4, 9), (20, 10)):  # the third list is older than the second
+        seen.table.observed(0, (record_of(sent_bytes=sent, received_bytes=received),), now=0.0)
+    seen.table.closed(0, record_of(reason="closed", sent_bytes=21, received_bytes=11))
+    assert (total("received_bytes"), total("sent_bytes")) == (21, 11)
+
+
+def test_a_connection_that_its_worker_forgot_is_lost_the_second_time(seen: Seen, record_of: RecordOf) -> None:
+    seen.table.opened(0, record_of())
+    seen.table.observed(0, (), now=0.0)
+    assert seen.reasons == []
+    seen.table.observed(0, (record_of(),), now=0.0)
+    seen.table.observed(0, (), now=0.0)
+    assert seen.reasons == []
+    seen.table.observed(0, (), now=0.0)
+    assert seen.reasons == ["lost"]
+    assert len(seen.table) == 0

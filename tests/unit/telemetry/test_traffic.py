@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters as Istio's dashboards read them."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from nodeagent.model.record import ConnectionRecord, Direction
+from nodeagent.telemetry.labels import labels_of
+from nodeagent.telemetry.traffic import TrafficMetrics
+
+RecordOf = Callable[..., ConnectionRecord]
+
+
+def _value(metrics: TrafficMetrics, name: str, **labels: str) -> float | None:
+    return _registry(metrics).get_sample_value(name, labels)
+
+
+def _registry(metrics: TrafficMetrics) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    return registry
+
+
+def _traffic(metrics: TrafficMetrics, name: str, record: ConnectionRecord) -> float | None:
+    return _value(metrics, f"istio_tcp_{name}_total", **labels_of(record).pairs())
+
+
+def test_one_connection_in_every_counter(record_of: RecordOf) -> None:
+    metrics = TrafficMetrics()
+    record = record_of()
+    metrics.opened(record)
+    assert _value(metrics, "istio_tcp_sockets_open", reporter="source") == 1
+    metrics.progressed(record, sent_bytes=10, received_bytes=200)
+    metrics.closed(record_of(reason="closed"))
+    names = (
+        "connections_opened",
+        "connections_closed",
+        "sent_bytes",
+        "received_bytes",
+        "connections_failed",
+    )
+    assert [_traffic(metrics, name, record) for name in names] == [1, 1, 200, 10, 0]
+    assert _value(metrics, "istio_tcp_sockets_open", reporter="source") == 0
+    assert _value(metrics, "nodeagent_connections_total", reason="closed", direction="outbound") == 1
+
+
+def test_both_reporters_count_the_answer_as_sent(record_of: RecordOf) -> None:
+    metrics = TrafficMetrics()
+    for direction in Direction:
+        record = record_of(direction=direction)
+        metrics.progressed(record, sent_bytes=1, received_bytes=50)
+        assert _traffic(metrics, "sent_bytes", record) == 50
+        assert _traffic(metrics, "received_bytes", record) == 1
+
+
+def test_a_failure_is_counted_under_its_flag_and_its_reason(record_of: RecordOf) -> None:
+    metrics = TrafficMetrics()
+    failed = record_of(direction=Direction.INBOUND, reason="tls_unknown_ca")
+    metrics.opened(record_of(direction=Direction.INBOUND))
+    metrics.closed(failed)
+    assert labels_of(failed).pairs()["response_flags"] == "TLS_FAILURE"
+    assert _traffic(metrics, "connections_failed", failed) == 1
+    assert _traffic(metrics, "connections_closed", failed) == 1
+    assert _value(metrics, "nodeagent_connections_total", reason="tls_unknown_ca", direction="inbound") == 1
+
+
+def test_an_ending_that_is_no_failure_is_not_counted_as_one(record_of: RecordOf) -> None:
+    metrics = TrafficMetrics()
+    metrics.closed(record_of(reason="drained"))
+    assert _traffic(metrics, "connections_failed", record_of()) == 0
+
+
+def test_too_many_label_sets_fall_into_one_without_names(record_of: RecordOf) -> None:
+    metrics = TrafficMetrics(max_series=2)
+    for number in range(5):
+        metrics.opened(record_of(service=f"shop/host-{number}.example.com"))
+    lines = [
+        line
+        for line in generate_latest(_registry(metrics)).decode().splitlines()
+        if line.startswith("istio_tcp_connections_opened_total{")
+    ]
+    assert sorted(float(line.rsplit(" ", 1)[1]) for line in lines) == [1, 1, 3]
+    assert _value(metrics, "nodeagent_nameless_connections_total") == 3
