@@ -83,7 +83,7 @@ def xds_upstream(config: Config) -> Upstream:
 
 
 def ca_upstream(config: Config) -> Upstream:
-    """Raises ConfigError for an address that is none, and for plain text, where anybody could give us roots of theirs."""
+    """Raises ConfigError for an address that is none, and for plain text, where anybody could give us roots."""
     upstream = _parse("--ca-address", config.ca_address or config.xds_address, config)
     if not upstream.is_tls:
         raise ConfigError(

@@ -212,9 +212,8 @@ class Delta:
                 added.append(resource.value)
             if before is not None and type(before.value) is not type(resource.value):
                 gone.append(before)  # a workload and a service may have had the same name, one after the other
-        for name in answer.removed:
-            if name not in left_out and name in held:
-                gone.append(held.pop(name))
+        # The set: a name may be removed twice in one answer, and is popped once.
+        gone += [held.pop(name) for name in sorted(set(answer.removed) - left_out) if name in held]
         return Changes(
             policies=tuple(value for value in added if isinstance(value, Policy)),
             services=tuple(value for value in added if isinstance(value, Service)),

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Responses of delta xDS -> answers with values of model/; and requests from commands.
+
+A resource is decoded whole or rejected by name with a reason; it is never half used. The strictness is deliberate
+where ztunnel is lenient: what it drops silently (a StringMatch without a type, an impossible block) widens a policy.
+The rules are in decode_address.py and decode_policy.py, the common ones here: the bytes parse, the type is the one
+asked for, and the name is the key of what is inside, because a removal will carry nothing but the name.
+"""
+
+from collections.abc import Callable
+from typing import assert_never
+
+from google.protobuf.message import DecodeError
+
+from nodeagent.model.policy import Policy
+from nodeagent.model.workload import Service, Workload
+from nodeagent.proto import xds_pb2
+from nodeagent.xds.bad_resource import BadResource
+from nodeagent.xds.decode_address import decode_address
+from nodeagent.xds.decode_policy import decode_policy
+from nodeagent.xds.delta import Acknowledge, Answer, Kind, Refuse, Rejected, Resource, Subscribe
+
+_DECODERS: dict[Kind, Callable[[bytes], Workload | Service | Policy]] = {
+    Kind.ADDRESS: decode_address,
+    Kind.AUTHORIZATION: decode_policy,
+}
+
+
+def read_response(response: xds_pb2.DeltaDiscoveryResponse) -> Answer | None:
+    """None for a type that nobody subscribed to. Bad resources are in `rejected`; this never raises."""
+    try:
+        kind = Kind(response.type_url)
+    except ValueError:
+        return None
+    resources: list[Resource] = []
+    rejected: list[Rejected] = []
+    for message in response.resources:
+        try:
+            resources.append(_read_resource(kind, message))
+        except BadResource as error:
+            rejected.append(Rejected(error.name, error.reason))
+    return Answer(kind, response.nonce, tuple(resources), tuple(rejected), tuple(response.removed_resources))
+
+
+def _read_resource(kind: Kind, message: xds_pb2.Resource) -> Resource:
+    if message.resource.type_url != kind.value:
+        raise BadResource(message.name, f"is of type {message.resource.type_url!r}")
+    return Resource(message.name, message.version, decode_resource(kind, message.name, message.resource.value))
+
+
+def decode_resource(kind: Kind, name: str, value: bytes) -> Workload | Service | Policy:
+    """Raises BadResource, with `name`, for bytes that are not a usable resource of this kind and name."""
+    try:
+        decoded = _DECODERS[kind](value)
+    except DecodeError as error:
+        raise BadResource(name, "cannot be parsed") from error
+    except ValueError as error:
+        raise BadResource(name, str(error)) from error
+    key = decoded.uid if isinstance(decoded, Workload) else decoded.key
+    if key != name:
+        raise BadResource(name, f"describes {key!r}")
+    return decoded
+
+
+def write_request(command: Subscribe | Acknowledge | Refuse, node: xds_pb2.Node) -> xds_pb2.DeltaDiscoveryRequest:
+    """`node` goes with subscriptions only."""
+    match command:
+        case Subscribe():
+            return xds_pb2.DeltaDiscoveryRequest(
+                node=node, type_url=command.kind.value, initial_resource_versions=command.versions
+            )
+        case Acknowledge():
+            return xds_pb2.DeltaDiscoveryRequest(type_url=command.kind.value, response_nonce=command.nonce)
+        case Refuse():
+            return xds_pb2.DeltaDiscoveryRequest(
+                type_url=command.kind.value,
+                response_nonce=command.nonce,
+                error_detail=xds_pb2.Status(message=command.reason),
+            )
+        case unreachable:
+            assert_never(unreachable)
