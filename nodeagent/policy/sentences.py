@@ -26,10 +26,10 @@ _PORT_STRICT = "converted_peer_authentication_"
 def headline(policy: Policy) -> str:
     """One line: what it does, and to whom."""
     verb = "Allows" if policy.action is Action.ALLOW else "Denies"
-    dry = " (dry run: it is evaluated and told, never enforced)" if policy.is_dry_run else ""
+    dry = " (dry run: told, never enforced)" if policy.is_dry_run else ""
     if not policy.rules:
         if policy.action is Action.ALLOW:
-            return f"Allows nothing by itself {_reach(policy)}: only what another ALLOW policy allows gets in{dry}"
+            return f"Allows nothing by itself {_reach(policy)}: only what another one allows gets in{dry}"
         return f"Denies nothing: it has no rules{dry}"
     return f"{verb} connections {_reach(policy)}{dry}"
 
@@ -45,14 +45,14 @@ def _describe_rule(rule: Rule) -> str:
     if any(_is_never(clause) for clause in rule.clauses):
         return "never: a condition of layer 7 was left out, and what remains of it matches nothing"
     said = [_describe_clause(clause) for clause in rule.clauses if clause.matches]
-    return "when " + " and ".join(said) if said else "always"
+    return "when " + ", and ".join(said) if said else "always"
 
 
 def _describe_clause(clause: Clause) -> str:
     alternatives = [_describe_match(match) for match in clause.matches if _describe_match(match)]
     if len(alternatives) == 1:
         return alternatives[0]
-    return "either " + ", or ".join(alternatives)
+    return "either " + " or ".join(f"({alternative})" for alternative in alternatives)
 
 
 def _describe_match(match: Match) -> str:
