@@ -125,12 +125,10 @@ Command = Subscribe | Apply | Acknowledge | Refuse | Abandon
 
 
 class Delta:
-    """What is held, and the conversation about it. `held` is what an earlier process left."""
+    """What is held, and the conversation about it."""
 
-    def __init__(self, held: LastGood | None = None) -> None:
+    def __init__(self) -> None:
         self._held: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
-        if held is not None:
-            self._restore(held)
         self._acknowledged: set[Kind] = set()
         # Of the current stream:
         self._unanswered: set[Kind] = set()
@@ -157,6 +155,16 @@ class Delta:
             address_versions=self._versions(Kind.ADDRESS),
             policy_versions=self._versions(Kind.AUTHORIZATION),
         )
+
+    def restored(self, held: LastGood) -> None:
+        """What an earlier process left; before the first stream."""
+        addresses, policies = self._held[Kind.ADDRESS], self._held[Kind.AUTHORIZATION]
+        for workload in held.everything.workloads:
+            addresses[workload.uid] = Resource(workload.uid, held.address_versions.get(workload.uid, ""), workload)
+        for service in held.everything.services:
+            addresses[service.key] = Resource(service.key, held.address_versions.get(service.key, ""), service)
+        for policy in held.everything.policies:
+            policies[policy.key] = Resource(policy.key, held.policy_versions.get(policy.key, ""), policy)
 
     def stream_opened(self) -> list[Command]:
         self._unanswered = set(Kind)
@@ -222,15 +230,6 @@ class Delta:
             removed_services=tuple(one.name for one in gone if isinstance(one.value, Service)),
             removed_workloads=tuple(one.name for one in gone if isinstance(one.value, Workload)),
         )
-
-    def _restore(self, held: LastGood) -> None:
-        addresses, policies = self._held[Kind.ADDRESS], self._held[Kind.AUTHORIZATION]
-        for workload in held.everything.workloads:
-            addresses[workload.uid] = Resource(workload.uid, held.address_versions.get(workload.uid, ""), workload)
-        for service in held.everything.services:
-            addresses[service.key] = Resource(service.key, held.address_versions.get(service.key, ""), service)
-        for policy in held.everything.policies:
-            policies[policy.key] = Resource(policy.key, held.policy_versions.get(policy.key, ""), policy)
 
     def _versions(self, kind: Kind) -> dict[str, str]:
         return {name: resource.version for name, resource in self._held[kind].items()}
