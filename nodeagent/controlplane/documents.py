@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML text -> documents, in which every value knows its line.
+
+Built from the parser's events and not by yaml's own constructors, because these forget lines, keep the last of two
+equal keys, recurse (a deep file would end the process) and make dates out of strings. Plain scalars are read as
+Kubernetes reads them (YAML 1.1 without base 60 and dates). Pure: whatever the text, the answer is documents or one
+YamlError, nothing else.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import yaml
+
+_Loader: type[yaml.CSafeLoader] | type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+MAX_DEPTH = 64
+"""Kubernetes objects nest about fifteen deep."""
+_CORE_TAG = "tag:yaml.org,2002:"
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLEANS = {
+    spelling: value
+    for words, value in ((("true", "yes", "on", "y"), True), (("false", "no", "off", "n"), False))
+    for word in words
+    for spelling in (word, word.capitalize(), word.upper())
+}
+# Base 60 is left out: 12:30 is a text to Kubernetes.
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_MAX_DIGITS = 40
+"""Longer numbers stay text: int() of a million digits takes a minute, and no field is that large."""
+
+
+class YamlError(ValueError):
+    """The text is not YAML. `line` is 1-based."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scalar:
+    value: str | int | float | bool | None
+    text: str
+    line: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sequence:
+    items: list["Value"]
+    line: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mapping:
+    entries: dict[str, "Value"]
+    lines: dict[str, int]
+    """Line of each key."""
+    line: int
+
+
+Value: TypeAlias = Scalar | Sequence | Mapping
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    root: Value
+    line: int
+    text: str
+    problems: list[tuple[int, str]]
+    """Line and text of what YAML allows and we do not: a key twice, a key that is no text, an unknown tag."""
+
+
+def parse_documents(text: str) -> list[Document]:
+    """Empty documents are left out. Raises YamlError."""
+    lines = text.splitlines(keepends=True)
+    found: list[tuple[int, Value, list[tuple[int, str]]]] = []
+    try:
+        events = yaml.parse(text, Loader=_Loader)
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                problems: list[tuple[int, str]] = []
+                found.append((_line(event) - 1, _Builder(problems).build(events), problems))
+    except yaml.YAMLError as error:
+        raise _mapped(error) from error
+    starts = [start for start, _, _ in found] + [len(lines)]
+    return [
+        Document(root, root.line, "".join(lines[start:following]), problems)
+        for (start, root, problems), following in zip(found, starts[1:], strict=True)
+        if not (isinstance(root, Scalar) and root.value is None)
+    ]
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _mapped(error: yaml.YAMLError) -> YamlError:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
+    around = getattr(error, "context", None)
+    return YamlError(f"{what} ({around})" if around else str(what), mark.line + 1 if mark else 1)
+
+
+@dataclasses.dataclass(slots=True)
+class _Open:
+    """A collection whose end has not come. `key` is the pending key of a mapping."""
+
+    value: Sequence | Mapping
+    anchor: str | None
+    key: tuple[str, int] | None = None
+    merged: list[Value] = dataclasses.field(default_factory=list)
+
+
+class _Builder:
+    """One document's tree, with a stack of its own instead of recursion."""
+
+    def __init__(self, problems: list[tuple[int, str]]) -> None:
+        self._problems = problems
+        self._open: list[_Open] = []
+        self._anchors: dict[str, Value] = {}
+        self._root: Value | None = None
+
+    def build(self, events: Iterator[yaml.Event]) -> Value:
+        for event in events:
+            if isinstance(event, yaml.DocumentEndEvent):
+                break
+            self._took(event)
+        return self._root or Scalar(None, "", 1)
+
+    def _took(self, event: yaml.Event) -> None:
+        line = _line(event)
+        match event:
+            case yaml.ScalarEvent():
+                scalar = Scalar(self._resolve(event, line), event.value, line)
+                self._named(event.anchor, scalar)
+                self._add(scalar)
+            case yaml.AliasEvent():
+                # An anchor is known from its end on, so that nothing can contain itself.
+                if event.anchor not in self._anchors:
+                    raise YamlError(f"alias *{event.anchor} has no anchor before it, or is inside of it", line)
+                self._add(self._anchors[event.anchor])
+            case yaml.SequenceStartEvent():
+                self._begin(_Open(Sequence([], line), event.anchor), event.tag, line)
+            case yaml.MappingStartEvent():
+                self._begin(_Open(Mapping({}, {}, line), event.anchor), event.tag, line)
+            case yaml.CollectionEndEvent():
+                closed = self._open.pop()
+                _merge(closed)
+                self._named(closed.anchor, closed.value)
+                self._add(closed.value)
+            case _:
+                pass
+
+    def _begin(self, collection: _Open, tag: str | None, line: int) -> None:
+        if len(self._open) >= MAX_DEPTH:
+            raise YamlError(f"nested more than {MAX_DEPTH} deep", line)
+        if tag is not None and not tag.startswith(_CORE_TAG):
+            self._problems.append((line, f"tag {tag} means nothing here"))
+        self._open.append(collection)
+
+    def _named(self, anchor: str | None, value: Value) -> None:
+        if anchor is not None:
+            self._anchors[anchor] = value
+
+    def _add(self, value: Value) -> None:
+        if not self._open:
+            self._root = value
+            return
+        into = self._open[-1]
+        if isinstance(into.value, Sequence):
+            into.value.items.append(value)
+        elif into.key is None:
+            into.key = self._key(value)
+        else:
+            key, line = into.key
+            into.key = None
+            self._enter(into, into.value, key, line, value)
+
+    def _key(self, value: Value) -> tuple[str, int]:
+        if isinstance(value, Scalar):
+            return value.text, value.line
+        self._problems.append((value.line, "a key has to be a text"))
+        return "", value.line
+
+    def _enter(self, into: _Open, mapping: Mapping, key: str, line: int, value: Value) -> None:
+        if key == "<<":
+            into.merged.extend(value.items if isinstance(value, Sequence) else [value])
+        elif key in mapping.entries:
+            self._problems.append((line, f"key {key!r} occurs twice, first in line {mapping.lines[key]}"))
+        else:
+            mapping.entries[key] = value
+            mapping.lines[key] = line
+
+    def _resolve(self, event: yaml.ScalarEvent, line: int) -> str | int | float | bool | None:
+        if event.implicit[0] or event.tag in {_CORE_TAG + "int", _CORE_TAG + "bool", _CORE_TAG + "float"}:
+            return _plain(event.value)
+        if event.tag is not None and not event.implicit[1] and not event.tag.startswith(_CORE_TAG):
+            self._problems.append((line, f"tag {event.tag} means nothing here"))
+        return None if event.tag == _CORE_TAG + "null" else str(event.value)
+
+
+def _merge(closed: _Open) -> None:
+    """`<<: *defaults`: keys that the mapping does not have itself."""
+    if not isinstance(closed.value, Mapping):
+        return
+    for source in closed.merged:
+        if isinstance(source, Mapping):
+            for key, value in source.entries.items():
+                closed.value.entries.setdefault(key, value)
+                closed.value.lines.setdefault(key, source.lines[key])
+
+
+def _plain(text: str) -> str | int | float | bool | None:
+    if text in _NULLS:
+        return None
+    if text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if len(text) <= _MAX_DIGITS:
+        if _INTEGER.fullmatch(text):
+            return _integer(text.replace("_", ""))
+        if _FLOAT.fullmatch(text):
+            return float(text.replace("_", ""))
+    return text
+
+
+def _integer(text: str) -> int | str:
+    digits = text.lstrip("+-")
+    octal = digits[1:].lstrip("o") if len(digits) > 1 and digits[0] == "0" and digits[1] not in "xXbB" else ""
+    try:
+        if octal:
+            return int(octal, 8) * (-1 if text.startswith("-") else 1)
+        return int(text, 0)
+    except ValueError:  # underscores alone, as in 0x__
+        return text

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One YAML mapping being read: typed access to its fields, and a finding for each that does not fit.
+
+A field of the wrong type rejects the object, as the API server would; reading goes on, so that all findings of an
+object come at once. Pure.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from nodeagent.controlplane.documents import Mapping, Scalar, Sequence, Value
+from nodeagent.controlplane.finding import Report
+from nodeagent.model.address import Cidr, Ip, Port, parse_ip
+
+_Parsed = TypeVar("_Parsed")
+_PREFIX = re.compile(r"[^/%]+(?:/(?:0|[1-9]\d{0,2}))?", re.ASCII)
+_PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
+
+
+class Fields:
+    """`path` is where the mapping stands in its object, such as `spec.rules[0]`."""
+
+    def __init__(self, mapping: Mapping, path: str, report: Report) -> None:
+        self.mapping = mapping
+        self.path = path
+        self.report = report
+        self._asked: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        """Written, and not as null."""
+        self._asked.add(name)
+        return self._value(name) is not None
+
+    def line(self, name: str) -> int:
+        return self.mapping.lines.get(name, self.mapping.line)
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self._value(name)
+        if value is None:
+            return default
+        if isinstance(value, Scalar) and isinstance(value.value, str):
+            return value.value
+        self.wrong(name, "a text is expected" + _quotes(value))
+        return default
+
+    def flag(self, name: str) -> bool:
+        value = self._value(name)
+        if value is None:
+            return False
+        if isinstance(value, Scalar) and isinstance(value.value, bool):
+            return value.value
+        self.wrong(name, "true or false is expected")
+        return False
+
+    def port(self, name: str) -> Port | None:
+        value = self._value(name)
+        if value is None:
+            return None
+        if isinstance(value, Scalar) and is_port(value.value):
+            return Port(int(value.text, 0))
+        self.wrong(name, f"{_shown(value)} is not a port", check="Ports are numbers from 1 to 65535.")
+        return None
+
+    def port_or_name(self, name: str) -> Port | str | None:
+        value = self._value(name)
+        if isinstance(value, Scalar) and isinstance(value.value, str) and value.value:
+            return value.value
+        return self.port(name)
+
+    def choice(self, name: str, choices: dict[str, _Parsed], default: _Parsed) -> _Parsed:
+        text = self.text(name)
+        if not text:
+            return default
+        if text not in choices:
+            self.wrong(name, f"{text!r} is not one of {', '.join(choices)}", check="Case matters.")
+            return default
+        return choices[text]
+
+    def within(self, name: str) -> "Fields | None":
+        """The mapping below `name`; None when it is not written."""
+        value = self._value(name)
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            return Fields(value, self._below(name), self.report)
+        self.wrong(name, "fields are expected, not " + _shown(value))
+        return None
+
+    def each(self, name: str) -> Iterator["Fields"]:
+        """The mappings of a list."""
+        for at, value in enumerate(self._list(name)):
+            path = f"{self._below(name)}[{at}]"
+            if isinstance(value, Mapping):
+                yield Fields(value, path, self.report)
+            else:
+                self.report.reject(value.line, f"{path}: fields are expected, not {_shown(value)}", _SEE_API)
+
+    def parsed(self, name: str, parse: Callable[[str], _Parsed]) -> tuple[_Parsed, ...]:
+        """A list of texts, each through `parse`, whose ValueError becomes the finding."""
+        found: list[_Parsed] = []
+        for at, value in enumerate(self._list(name)):
+            path = f"{self._below(name)}[{at}]"
+            if not (isinstance(value, Scalar) and isinstance(value.value, str)):
+                self.report.reject(value.line, f"{path}: a text is expected{_quotes(value)}", _SEE_API)
+                continue
+            if not value.value:
+                self.report.reject(value.line, f"{path}: an empty value matches nothing", "Remove it or fill it in.")
+                continue
+            try:
+                found.append(parse(value.value))
+            except ValueError as error:
+                self.report.reject(value.line, f"{path}: {error}", "Correct the value.")
+        return tuple(found)
+
+    def texts(self, name: str) -> dict[str, str]:
+        """A mapping of texts, such as labels."""
+        below = self.within(name)
+        return {key: below.text(key) for key in below.mapping.entries} if below is not None else {}
+
+    def refuse_others(self, check: str) -> None:
+        """Every field that nobody asked for: a misspelt field of a policy is a rule that would not be enforced."""
+        for name in self.mapping.entries:
+            if name not in self._asked:
+                self.wrong(name, "there is no such field", check=check, code="MN0212")
+
+    def warn_others(self, check: str) -> None:
+        """As `refuse_others`, where an unknown field is harmless."""
+        for name in self.mapping.entries:
+            if name not in self._asked:
+                self.report.warn(self.line(name), f"{self._below(name)}: this field is not used", check, "MN0212")
+
+    def wrong(self, name: str, message: str, *, check: str = "", code: str = "IST0106") -> None:
+        self.report.reject(self.line(name), f"{self._below(name)}: {message}", check or _SEE_API, code)
+
+    def _below(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def _value(self, name: str) -> Value | None:
+        self._asked.add(name)
+        value = self.mapping.entries.get(name)
+        return None if isinstance(value, Scalar) and value.value is None else value
+
+    def _list(self, name: str) -> list[Value]:
+        value = self._value(name)
+        if value is None:
+            return []
+        if isinstance(value, Sequence):
+            return value.items
+        self.wrong(name, "a list is expected, not " + _shown(value))
+        return []
+
+
+_SEE_API = "See the Kubernetes or Istio reference of this kind."
+
+
+def is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535
+
+
+def parse_port(text: str) -> Port:
+    """From text, where the API wants text (AuthorizationPolicy). Raises ValueError.
+
+    0 is refused although Istio takes it: no connection has it, so a DENY with it would silently do nothing.
+    """
+    if not _PORT.fullmatch(text) or int(text) > 65535:
+        raise ValueError(f"{text!r} is not a port from 1 to 65535")
+    return Port(int(text))
+
+
+def parse_block(text: str) -> Cidr:
+    """An address or CIDR. Stricter than ipaddress: no netmasks, no zones. Raises ValueError."""
+    if not _PREFIX.fullmatch(text):
+        raise ValueError(f"{text!r} is not an address or CIDR block")
+    try:
+        return Cidr.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an address or CIDR block") from error
+
+
+def parse_address(text: str) -> Ip:
+    """Raises ValueError."""
+    try:
+        return parse_ip(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an IP address") from error
+
+
+def _quotes(value: Value) -> str:
+    if isinstance(value, Scalar) and not isinstance(value.value, str):
+        return f'; YAML reads {value.text} as something else, so write it in quotes: "{value.text}"'
+    return f", not {_shown(value)}"
+
+
+def _shown(value: Value) -> str:
+    match value:
+        case Scalar():
+            return repr(value.text)
+        case Sequence():
+            return "a list"
+        case Mapping():
+            return "fields"

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects of the mesh directory, as far as the mesh needs them. Code that holds one never checks it again.
+
+Names are Kubernetes' and Istio's. A value that means "not written" is empty or None. `origin` says where the object
+stands, for findings that only show when objects are seen together.
+"""
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from nodeagent.model.address import Cidr, Ip, Port
+from nodeagent.model.policy import Action, ServiceAccountMatch, StringMatch
+
+
+class Origin(msgspec.Struct, frozen=True):
+    file: str
+    line: int
+
+
+class Key(msgspec.Struct, frozen=True, order=True):
+    """What makes two documents the same object. The API version is no part of it: v1 and v1beta1 are one object."""
+
+    kind: str
+    namespace: str
+    """Empty for cluster-wide kinds."""
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    key: Key
+    origin: Origin
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    created: str = ""
+    """metadata.creationTimestamp; RFC 3339 in UTC, so it sorts as text."""
+
+    @property
+    def name(self) -> str:
+        return self.key.name
+
+    @property
+    def namespace(self) -> str:
+        return self.key.namespace
+
+    @property
+    def age(self) -> tuple[bool, str, str, str]:
+        """Sorts the oldest first: by timestamp, then file, then name; an object without timestamp is the youngest."""
+        return (not self.created, self.created, self.origin.file, self.name)
+
+
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+
+
+class PodPhase(enum.StrEnum):
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    node: str = ""
+    service_account: str = "default"
+    is_host_network: bool = False
+    ips: tuple[Ip, ...] = ()
+    phase: PodPhase = PodPhase.RUNNING
+    is_ready: bool = True
+    named_ports: dict[str, Port] = {}
+    """TCP container ports by name; the first of a name counts."""
+    workload_name: str = ""
+    """Name of the Deployment, CronJob or whatever owns it; its own name without an owner."""
+
+
+class PortSpec(msgspec.Struct, frozen=True):
+    name: str
+    port: Port
+    target_port: int
+    """0: see `target_name`."""
+    target_name: str = ""
+    app_protocol: str = ""
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """ExternalName Services are parsed and carry no addresses; they are not translated."""
+
+    meta: Meta
+    is_external_name: bool = False
+    is_headless: bool = False
+    selector: dict[str, str] = {}
+    ips: tuple[Ip, ...] = ()
+    ip_families: tuple[str, ...] = ()
+    ports: tuple[PortSpec, ...] = ()
+    is_node_local: bool = False
+    """internalTrafficPolicy: Local."""
+    traffic_distribution: str | None = None
+    """As written, in lower case; None when the annotations decide."""
+    publishes_not_ready: bool = False
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    addresses: tuple[Ip, ...]
+    is_ready: bool
+    pod: str = ""
+    """`namespace/name` when the endpoint is a pod, which then stands for itself."""
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    ports: tuple[tuple[str, Port], ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+
+    @property
+    def service(self) -> str:
+        """Name of its Service; empty when it belongs to none."""
+        return self.meta.labels.get("kubernetes.io/service-name", "")
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    principals: tuple[StringMatch, ...] = ()
+    not_principals: tuple[StringMatch, ...] = ()
+    namespaces: tuple[StringMatch, ...] = ()
+    not_namespaces: tuple[StringMatch, ...] = ()
+    service_accounts: tuple[ServiceAccountMatch, ...] = ()
+    not_service_accounts: tuple[ServiceAccountMatch, ...] = ()
+    ip_blocks: tuple[Cidr, ...] = ()
+    not_ip_blocks: tuple[Cidr, ...] = ()
+    layer7: tuple[str, ...] = ()
+    """Names of the fields that only a layer 7 proxy can judge."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    ports: tuple[Port, ...] = ()
+    not_ports: tuple[Port, ...] = ()
+    layer7: tuple[str, ...] = ()
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One `when`. Only the fields of its key are filled; none for a layer 7 key."""
+
+    key: str
+    source: Source = Source()
+    operation: Operation = Operation()
+    destination_ips: tuple[Cidr, ...] = ()
+    not_destination_ips: tuple[Cidr, ...] = ()
+    is_layer7: bool = False
+
+
+class PolicyRule(msgspec.Struct, frozen=True, kw_only=True):
+    sources: tuple[Source, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def layer7(self) -> tuple[str, ...]:
+        """Layer 7 attributes anywhere in the rule."""
+        names = [name for source in self.sources for name in source.layer7]
+        names += [name for operation in self.operations for name in operation.layer7]
+        names += [condition.key for condition in self.conditions if condition.is_layer7]
+        return tuple(dict.fromkeys(names))
+
+
+class AuthorizationPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    action: Action | None = Action.ALLOW
+    """None: an action that only a waypoint has (AUDIT, CUSTOM)."""
+    selector: dict[str, str] | None = None
+    is_for_waypoint: bool = False
+    """It has targetRefs."""
+    is_dry_run: bool = False
+    rules: tuple[PolicyRule, ...] = ()
+
+
+class MtlsMode(enum.StrEnum):
+    UNSET = "UNSET"
+    DISABLE = "DISABLE"
+    PERMISSIVE = "PERMISSIVE"
+    STRICT = "STRICT"
+
+
+class PeerAuthentication(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    selector: dict[str, str] = {}
+    """Empty: the whole namespace, or the whole mesh in the root namespace."""
+    mode: MtlsMode = MtlsMode.UNSET
+    port_modes: dict[Port, MtlsMode] = {}
+
+
+class Enrolment(enum.StrEnum):
+    LABEL = "label"
+    """istio.io/dataplane-mode on the pod or its namespace."""
+    ANNOTATION = "annotation"
+    """ambient.istio.io/redirection on the pod alone, which istio-cni writes in a cluster."""
+
+
+class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    trust_domain: str = "cluster.local"
+    root_namespace: str = "istio-system"
+    enrolment: Enrolment = Enrolment.LABEL
+    network: str = ""
+    cluster: str = "Kubernetes"
+    cluster_domain: str = "cluster.local"
+
+
+MeshObject: TypeAlias = (
+    Namespace | Node | Pod | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication | MeshConfig
+)
+"""Each has `meta`; which one it is decides `meta.key.kind`."""
+
+DEFAULT_MESH = MeshConfig(meta=Meta(key=Key("MeshConfig", "", "default"), origin=Origin("", 0)))

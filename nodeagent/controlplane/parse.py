@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents -> objects with findings: which kind it is, what it is called, and who reads the rest.
+
+A document whose kind or name cannot be told is a finding of its own; one of a kind that the mesh does not use is
+ignored with a warning. `kind: List`, as kubectl writes it, is opened. Pure.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+
+from nodeagent.controlplane.documents import Document, Mapping, Sequence, Value
+from nodeagent.controlplane.fields import Fields
+from nodeagent.controlplane.finding import Finding, Report
+from nodeagent.controlplane.objects import Key, MeshObject, Meta, Namespace, Node, Origin
+from nodeagent.controlplane.parse_mesh import parse_mesh_config
+from nodeagent.controlplane.parse_pod import parse_pod
+from nodeagent.controlplane.parse_policy import parse_authorization_policy, parse_peer_authentication
+from nodeagent.controlplane.parse_service import parse_endpoint_slice, parse_service
+
+_Reader = Callable[[Fields, Meta], MeshObject]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parsed:
+    """One object of a file. Without `value` it was rejected, or (`is_ignored`) is of a kind that is not used."""
+
+    key: Key | None
+    """None when the object could not be named."""
+    value: MeshObject | None
+    findings: tuple[Finding, ...]
+    line: int
+    text: str
+    """The whole document it stands in, kept so that a restart can return to it."""
+    is_ignored: bool = False
+
+
+_READERS: dict[str, tuple[str, _Reader]] = {
+    "Namespace": ("", lambda _fields, meta: Namespace(meta=meta)),
+    "Node": ("", lambda _fields, meta: Node(meta=meta)),
+    "Pod": ("", parse_pod),
+    "Service": ("", parse_service),
+    "EndpointSlice": ("discovery.k8s.io", parse_endpoint_slice),
+    "AuthorizationPolicy": ("security.istio.io", parse_authorization_policy),
+    "PeerAuthentication": ("security.istio.io", parse_peer_authentication),
+}
+"""Kind -> API group and reader. A kind of another group (Knative's Service) is another kind."""
+_CLUSTER_WIDE = frozenset({"Namespace", "Node", "MeshConfig"})
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
+_WRITE = "An object has apiVersion, kind and metadata.name."
+
+
+def parse_document(document: Document, file: str) -> list[Parsed]:
+    """The objects of one document: one, or those of a List."""
+    if not isinstance(document.root, Mapping):
+        return [_unnamed(document, file, document.line, "an object is expected")]
+    kind = Fields(document.root, "", Report(file, "")).text("kind")
+    items = document.root.entries.get("items")
+    if kind.endswith("List") and isinstance(items, Sequence):
+        return list(_each(items, document, file))
+    return [_parse_object(document.root, document, file)]
+
+
+def _each(items: Sequence, document: Document, file: str) -> Iterator[Parsed]:
+    for value in items.items:
+        if isinstance(value, Mapping):
+            yield _parse_object(value, document, file)
+        else:
+            yield _unnamed(document, file, value.line, "an object is expected")
+
+
+def _parse_object(root: Mapping, document: Document, file: str) -> Parsed:
+    report = Report(file, "")
+    fields = Fields(root, "", report)
+    version, kind = fields.text("apiVersion"), fields.text("kind")
+    if kind == "MeshConfig":
+        reader: _Reader | None = parse_mesh_config
+    else:
+        group, reader = _READERS.get(kind, ("", None))
+        if version.rpartition("/")[0] != group:
+            reader = None
+    if not kind or not (version or kind == "MeshConfig"):
+        return _unnamed(document, file, root.line, "kind or apiVersion is missing")
+    key = _name(fields, kind)
+    if key is None:
+        name = "/".join(filter(None, (version, kind)))
+        return _unnamed(document, file, root.line, f"metadata of {name}: a valid name is missing")
+    report.subject = str(key)
+    if reader is None:
+        _ignore(report, root.line, version, kind)
+        return Parsed(key, None, tuple(report.findings), root.line, document.text, is_ignored=True)
+    for line, problem in document.problems:
+        report.reject(line, problem, "Which one counts is a guess that nobody should make.", "MN0003")
+    value = reader(fields, _meta(fields, key, Origin(file, root.line)))
+    return Parsed(key, None if report.is_rejected else value, tuple(report.findings), root.line, document.text)
+
+
+def _name(fields: Fields, kind: str) -> Key | None:
+    """The report of `fields` has no subject yet, so its findings are dropped with it; the caller writes one."""
+    metadata = _below(fields.mapping, "metadata")
+    if metadata is None:
+        return Key(kind, "", "default") if kind == "MeshConfig" else None
+    named = Fields(metadata, "metadata", Report("", ""))
+    name, namespace = named.text("name"), named.text("namespace")
+    if kind in _CLUSTER_WIDE:
+        namespace = ""
+    elif kind in _READERS or namespace:
+        namespace = namespace or "default"
+    if kind == "MeshConfig":
+        name = name or "default"
+    is_valid = _NAME.fullmatch(name) and (not namespace or _LABEL.fullmatch(namespace)) and not named.report.findings
+    return Key(kind, namespace, name) if is_valid else None
+
+
+def _below(mapping: Mapping, name: str) -> Mapping | None:
+    value: Value | None = mapping.entries.get(name)
+    return value if isinstance(value, Mapping) else None
+
+
+def _meta(fields: Fields, key: Key, origin: Origin) -> Meta:
+    metadata = fields.within("metadata")
+    if metadata is None:
+        return Meta(key=key, origin=origin)
+    return Meta(
+        key=key,
+        origin=origin,
+        labels=metadata.texts("labels"),
+        annotations=metadata.texts("annotations"),
+        created=metadata.text("creationTimestamp"),
+    )
+
+
+def _ignore(report: Report, line: int, version: str, kind: str) -> None:
+    if kind == "ServiceAccount":
+        report.inform(line, "not needed here: a pod's serviceAccountName is enough", "Nothing to do.", "MN0006")
+        return
+    report.warn(
+        line,
+        f"{version} {kind} is not used by this control plane and is ignored",
+        f"Used are {', '.join(_READERS)} and MeshConfig.",
+        "MN0006",
+    )
+
+
+def _unnamed(document: Document, file: str, line: int, message: str) -> Parsed:
+    report = Report(file, "")
+    report.reject(line, message, _WRITE, "MN0005")
+    return Parsed(None, None, tuple(report.findings), line, document.text)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MeshConfig: what Istio keeps in a ConfigMap, as one document. Fields stand at the top or under `spec`. Pure."""
+
+import re
+
+from nodeagent.controlplane.fields import Fields
+from nodeagent.controlplane.objects import Enrolment, MeshConfig, Meta
+
+_DOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9._]{0,251}[a-z0-9])?", re.ASCII)
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_TOKEN = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251})?", re.ASCII)
+_KNOWN = "Fields: trustDomain, rootNamespace, enrolment, network, cluster, clusterDomain."
+
+
+def parse_mesh_config(fields: Fields, meta: Meta) -> MeshConfig:
+    spec = fields.within("spec") or fields
+    for envelope in ("apiVersion", "kind", "metadata", "spec"):
+        fields.has(envelope)
+    mesh = MeshConfig(
+        meta=meta,
+        trust_domain=_matching(spec, "trustDomain", _DOMAIN, "cluster.local"),
+        root_namespace=_matching(spec, "rootNamespace", _NAMESPACE, "istio-system"),
+        enrolment=spec.choice("enrolment", {value.value: value for value in Enrolment}, Enrolment.LABEL),
+        network=_matching(spec, "network", _TOKEN, ""),
+        cluster=_matching(spec, "cluster", _TOKEN, "Kubernetes"),
+        cluster_domain=_matching(spec, "clusterDomain", _DOMAIN, "cluster.local"),
+    )
+    spec.warn_others(_KNOWN)
+    return mesh
+
+
+def _matching(fields: Fields, name: str, pattern: re.Pattern[str], default: str) -> str:
+    text = fields.text(name, default)
+    if text and not pattern.fullmatch(text):
+        fields.wrong(name, f"{text!r} is not possible", check="Letters, digits, dots and dashes.")
+    return text

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods. Pure.
+
+Files are written by people, so what only a kubelet writes may be missing: a Pod without phase runs, a Pod without
+conditions is ready.
+"""
+
+import re
+
+from nodeagent.controlplane.fields import Fields, parse_address
+from nodeagent.controlplane.objects import Meta, Pod, PodPhase
+from nodeagent.model.address import Ip, Port
+
+_CRON_JOB = re.compile(r"(.+)-\d{8,10}", re.ASCII)
+_ACCOUNT = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
+
+
+def parse_pod(fields: Fields, meta: Meta) -> Pod:
+    spec, status, metadata = fields.within("spec"), fields.within("status"), fields.within("metadata")
+    return Pod(
+        meta=meta,
+        node=spec.text("nodeName") if spec else "",
+        service_account=_service_account(spec) if spec else "default",
+        is_host_network=bool(spec and spec.flag("hostNetwork")),
+        ips=_ips(status) if status else (),
+        phase=status.choice("phase", {str(phase): phase for phase in PodPhase}, PodPhase.RUNNING)
+        if status
+        else PodPhase.RUNNING,
+        is_ready=_is_ready(status, metadata),
+        named_ports=_named_ports(spec) if spec else {},
+        workload_name=_workload_name(meta, metadata) if metadata else meta.name,
+    )
+
+
+def _service_account(spec: Fields) -> str:
+    # serviceAccount is the older name of the same field.
+    name = spec.text("serviceAccountName") or spec.text("serviceAccount") or "default"
+    if not _ACCOUNT.fullmatch(name):
+        spec.wrong("serviceAccountName", f"{name!r} is not the name of a service account")
+    return name
+
+
+def _ips(status: Fields) -> tuple[Ip, ...]:
+    texts = [(entry, entry.text("ip")) for entry in status.each("podIPs")]
+    if not texts and status.has("podIP"):
+        texts = [(status, status.text("podIP"))]
+    found: list[Ip] = []
+    for entry, text in texts:
+        try:
+            found.append(parse_address(text))
+        except ValueError as error:
+            entry.wrong("podIP" if entry is status else "ip", str(error))
+    return tuple(dict.fromkeys(found))
+
+
+def _is_ready(status: Fields | None, metadata: Fields | None) -> bool:
+    if metadata and metadata.has("deletionTimestamp"):
+        return False
+    if status is None or not status.has("conditions"):
+        return True
+    return any(
+        condition.text("type") == "Ready" and condition.text("status") == "True"
+        for condition in status.each("conditions")
+    )
+
+
+def _named_ports(spec: Fields) -> dict[str, Port]:
+    ports: dict[str, Port] = {}
+    for container in spec.each("containers"):
+        for entry in container.each("ports"):
+            port = entry.port("containerPort")
+            if port and entry.text("protocol", "TCP") == "TCP":
+                ports.setdefault(entry.text("name"), port)
+    ports.pop("", None)
+    return ports
+
+
+def _workload_name(meta: Meta, metadata: Fields) -> str:
+    """As Istio guesses it, from names alone: nobody looks up the ReplicaSet."""
+    if "service.istio.io/workload-name" in meta.labels:
+        return meta.labels["service.istio.io/workload-name"]
+    owner = next((owner for owner in metadata.each("ownerReferences") if owner.flag("controller")), None)
+    if owner is None or not metadata.text("generateName"):
+        return meta.name
+    name, kind = owner.text("name"), owner.text("kind")
+    if kind == "ReplicaSet":
+        return name.removesuffix("-" + meta.labels.get("pod-template-hash", ""))
+    cron = _CRON_JOB.fullmatch(name) if kind == "Job" else None
+    return cron.group(1) if cron else name
