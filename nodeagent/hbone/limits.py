@@ -49,9 +49,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         # A peer may use the defaults until it has read our SETTINGS, so less could not be enforced fairly.
-        assert DEFAULT_WINDOW <= self.stream_window <= MAX_WINDOW
-        assert DEFAULT_WINDOW <= self.connection_window <= MAX_WINDOW
-        assert DEFAULT_FRAME <= self.max_frame <= LARGEST_FRAME
+        for window in (self.stream_window, self.connection_window):
+            if not DEFAULT_WINDOW <= window <= MAX_WINDOW:
+                raise ValueError(f"a window of {window} bytes")
+        if not DEFAULT_FRAME <= self.max_frame <= LARGEST_FRAME:
+            raise ValueError(f"frames of {self.max_frame} bytes")
 
     @classmethod
     def of(cls, role: Role) -> Self:

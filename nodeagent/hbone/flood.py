@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a peer may make us do for nothing. Each limit ends a known way to burn a worker's time (see limits.py).
+
+There is no clock in this room: budgets are refilled when we send a PING, which the worker does on a timer, and idle
+frames are also earned by what makes honest peers send them: streams that were served, DATA that was sent.
+"""
+
+from nodeagent.hbone.error import H2Error
+from nodeagent.hbone.frames import ErrorCode
+from nodeagent.hbone.limits import Limits
+from nodeagent.model.reason import Reason
+
+PER_SENT_FRAME = 4
+"""A peer answers a DATA frame with two WINDOW_UPDATEs at most (stream, connection); twice that is generous."""
+PER_SERVED_STREAM = 10
+"""Late updates, a late reset, an interim answer."""
+MOST_EARNED = 100_000
+"""Kept over an interval: enough for every update that can answer a full window of small frames."""
+
+
+class Patience:
+    """Of one connection."""
+
+    __slots__ = ("_limits", "_wasted", "idle_left")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.idle_left = limits.idle_frames
+        """Idle frames that are still put up with; earned in place where that is hot."""
+        self._wasted = 0
+
+    def idle_frame(self) -> None:
+        """A frame came that serves no stream. Raises H2Error when there were too many."""
+        self.idle_left -= 1
+        if self.idle_left < 0:
+            raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that serve no stream")
+
+    def stream_served(self) -> None:
+        self.idle_left += PER_SERVED_STREAM
+
+    def stream_wasted(self, reason: Reason = Reason.H2_FAILED) -> None:
+        """A stream came to nothing: reset before its answer, refused, broken. Raises H2Error after too many."""
+        self._wasted += 1
+        if self._wasted > self._limits.wasted_streams:
+            words = "too many streams" if reason is Reason.H2_TOO_MANY_STREAMS else "too many streams came to nothing"
+            raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, words, reason=reason)
+
+    def interval_passed(self) -> None:
+        self.idle_left = min(max(self.idle_left, self._limits.idle_frames), MOST_EARNED)
+        self._wasted = 0

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes on their way out, in order: small frames in a list, payload in a big buffer that the process lends.
+
+Payload lands by recvmsg_into behind 9-byte gaps in the buffer, so no byte of it is copied before it is encrypted, and
+all streams of a connection share one flush per turn. An idle connection owns no buffer: it is borrowed for the first
+payload of a turn and goes back when it was encrypted. tests/bench has the numbers.
+"""
+
+from nodeagent.hbone.frames import DATA, DEFAULT_FRAME, HEADER, HEADER_BYTES
+
+_NOTHING = memoryview(b"")
+
+
+class BufferPool:
+    """Send buffers of the process. Keeps a few for the next turn, the rest is freed."""
+
+    __slots__ = ("_free", "_keep", "size")
+
+    def __init__(self, size: int = 1 << 20, keep: int = 8) -> None:
+        """`size`: four reads of 256 KiB a turn. `keep`: connections that are dirty in one turn, mostly one or two."""
+        self.size = size
+        self._keep = keep
+        self._free: list[memoryview] = []
+
+    def borrow(self) -> memoryview:
+        return self._free.pop() if self._free else memoryview(bytearray(self.size))
+
+    def give_back(self, buffer: memoryview) -> None:
+        if len(self._free) < self._keep:
+            self._free.append(buffer)
+
+
+POOL = BufferPool()
+"""The process's own; a worker has one thread."""
+
+
+class Outbox:
+    """Of one connection. The order is: buffer, then queue."""
+
+    __slots__ = ("_buffer", "_pool", "_queue", "_reserved", "_used", "queued_bytes")
+
+    def __init__(self, pool: BufferPool = POOL) -> None:
+        self._pool = pool
+        self._buffer: memoryview | None = None
+        self._used = 0
+        self._reserved = 0
+        self._queue: list[bytes] = []
+        self.queued_bytes = 0
+        """Small frames that wait outside the buffer."""
+
+    def append(self, frame: bytes) -> None:
+        """A whole frame, behind everything that is pending."""
+        stop = self._used + len(frame)
+        if self._buffer is not None and not self._queue and stop <= self._pool.size:
+            self._buffer[self._used : stop] = frame
+            self._used = stop
+        else:
+            self._queue.append(frame)
+            self.queued_bytes += len(frame)
+
+    def reserve(self, at_most: int, frame: int) -> list[memoryview]:
+        """Views behind gaps, each at most `frame` long; empty when what is pending must be taken first."""
+        size = self._pool.size
+        if self._buffer is None:
+            if self.queued_bytes > size >> 1:
+                return []
+            self._borrow()
+        elif self._queue:
+            return []
+        buffer, start = self._buffer, self._used + HEADER_BYTES
+        if buffer is None or size - start < min(at_most, DEFAULT_FRAME):
+            return []  # a sliver at the end would cost a system call of its own
+        if at_most <= frame and at_most <= size - start:
+            self._reserved = at_most
+            return [buffer[start : start + at_most]]
+        views = []
+        self._reserved = 0
+        while at_most > 0 and start < size:
+            length = min(frame, at_most, size - start)
+            views.append(buffer[start : start + length])
+            self._reserved += length
+            at_most -= length
+            start += length + HEADER_BYTES
+        return views
+
+    def commit(self, stream_id: int, n: int, frame: int) -> int:
+        """Writes the headers in front of `n` bytes that landed; `frame` as given to `reserve`. Returns the frames."""
+        assert n <= self._reserved  # noqa: S101 - else bytes of another connection would go out
+        self._reserved = 0
+        if not n:
+            if not self._used:
+                self._give_back()
+            return 0
+        buffer, at, frames = self._buffer, self._used, 0
+        while buffer is not None and n > 0:
+            length = min(n, frame)
+            HEADER.pack_into(buffer, at, length >> 8, length & 0xFF, DATA, 0, stream_id)
+            at += HEADER_BYTES + length
+            n -= length
+            frames += 1
+        self._used = at
+        return frames
+
+    def pending(self) -> memoryview:
+        """What goes out next; empty when there is nothing."""
+        if self._buffer is not None:
+            if self._used:
+                return self._buffer[: self._used]
+            self._give_back()
+        if not self._queue:
+            return _NOTHING
+        if len(self._queue) > 1:
+            self._queue = [b"".join(self._queue)]
+        return memoryview(self._queue[0])
+
+    def taken(self) -> None:
+        """What the last `pending` showed is encrypted."""
+        if self._buffer is not None:
+            self._give_back()
+        else:
+            self._queue = []
+            self.queued_bytes = 0
+
+    def _borrow(self) -> None:
+        """The queue moves to the front of the buffer: what follows may share its flush."""
+        self._buffer = self._pool.borrow()
+        queue, self._queue, self.queued_bytes = self._queue, [], 0
+        for frame in queue:
+            self.append(frame)
+
+    def _give_back(self) -> None:
+        if self._buffer is not None:
+            self._pool.give_back(self._buffer)
+        self._buffer = None
+        self._used = 0

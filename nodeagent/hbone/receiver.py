@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving half: bytes to frames, and DATA to the slices that the relay sends on.
+
+- Batches are cut anywhere. Payload of DATA is passed on as far as it came; of any other frame the beginning is kept
+  until it is whole.
+- rules.py judges a frame by its header, control.py and blocks.py say what the frames other than DATA do.
+- What is wrong with the connection raises H2Error. Stream errors (RFC 9113 §5.4.2) are RST_STREAM and an event; where
+  the RFC leaves the choice, a violation that no honest peer commits ends the connection.
+- PRIORITY, unknown frames and unknown settings are ignored, and counted (flood.py).
+
+Hot path: `_frames` handles whole DATA frames inline: per frame one unpack, one look-up, two subtractions and one slice;
+no call, no object but the slice (0.5 us instead of 2.0). Everything else takes the slow lane, which is also right for
+those: the tests cut every batch to prove it.
+"""
+
+from nodeagent.hbone import frames
+from nodeagent.hbone.blocks import HeaderFrames
+from nodeagent.hbone.control import ControlFrames
+from nodeagent.hbone.error import H2Error
+from nodeagent.hbone.events import Received
+from nodeagent.hbone.frames import (
+    DATA,
+    END_STREAM,
+    HEADER,
+    HEADER_BYTES,
+    MAX_WINDOW,
+    PREFACE,
+    STREAM_ID_MASK,
+    ErrorCode,
+    unpack_word,
+)
+from nodeagent.hbone.limits import Role
+from nodeagent.hbone.rules import check_order, payload_needed, protocol_error
+from nodeagent.hbone.state import ConnectionState
+from nodeagent.hbone.stream import Stream
+
+
+class Receiver:
+    """Of one connection. `feed` is its only entry."""
+
+    __slots__ = (
+        "_control",
+        "_ends",
+        "_headers",
+        "_left",
+        "_padding",
+        "_partial",
+        "_preface_left",
+        "_settings_seen",
+        "_state",
+        "_stream",
+    )
+
+    def __init__(self, state: ConnectionState) -> None:
+        self._state = state
+        self._headers = HeaderFrames(state)
+        self._control = ControlFrames(state)
+        self._preface_left = PREFACE if state.role is Role.SERVER else b""
+        self._settings_seen = False
+        self._partial = bytearray()
+        """The beginning of a frame that cannot be acted on yet, header included."""
+        self._left = 0
+        """Payload still to come of the frame that has begun, padding included; it goes to `_stream` or nowhere."""
+        self._padding = 0
+        """Of `_left`, at its end."""
+        self._stream: Stream | None = None
+        self._ends = False
+
+    def feed(self, plain: memoryview, events: Received) -> None:
+        """Raises H2Error."""
+        position, end = 0, len(plain)
+        if self._preface_left:
+            position = self._check_preface(plain)
+        while position < end:
+            if self._left:
+                position = self._take_payload(plain, position, events)
+            elif self._partial:
+                position = self._complete(plain, position, events)
+            else:
+                position = self._frames(plain, position, events)
+
+    def _check_preface(self, plain: memoryview) -> int:
+        n = min(len(plain), len(self._preface_left))
+        if plain[:n] != self._preface_left[:n]:
+            raise protocol_error("the peer does not speak HTTP/2")
+        self._preface_left = self._preface_left[n:]
+        return n
+
+    # -- framing
+
+    def _frames(self, plain: memoryview, position: int, events: Received) -> int:
+        """From a frame's first byte: all whole frames, and the beginning of the last. Returns how far it came."""
+        end = len(plain)
+        unpack = HEADER.unpack_from
+        streams = self._state.streams
+        connection = self._state.inbound
+        data = events.data
+        headers = self._headers
+        while end - position >= HEADER_BYTES:
+            high, low, kind, flags, stream_id = unpack(plain, position)
+            length = high << 8 | low
+            start = position + HEADER_BYTES
+            stop = start + length
+            if kind == DATA and flags <= END_STREAM and stop <= end and length and headers.block is None:
+                stream = streams.get(stream_id)
+                if (
+                    stream is not None
+                    and stream.may_receive
+                    and length <= stream.inbound.left
+                    and length <= connection.left
+                ):
+                    stream.inbound.left -= length
+                    connection.left -= length
+                    slices = data.get(stream_id)
+                    if slices is None:
+                        data[stream_id] = [plain[start:stop]]
+                    else:
+                        slices.append(plain[start:stop])
+                    position = stop
+                    if flags:
+                        self._state.end_received(stream, events)
+                    continue
+            needed = self._needed(kind, flags, stream_id & STREAM_ID_MASK, length)
+            if end - start < needed:
+                break
+            self._begin(kind, flags, stream_id, length, bytes(plain[start : start + needed]), events)
+            position = start + needed
+            if self._left:
+                return position
+        self._partial += plain[position:end]
+        return end
+
+    def _complete(self, plain: memoryview, position: int, events: Received) -> int:
+        """Goes on with the frame whose beginning was kept."""
+        partial = self._partial
+        wanted = HEADER_BYTES
+        while True:
+            missing = wanted - len(partial)
+            if missing > 0:
+                taken = plain[position : position + missing]
+                partial += taken
+                position += len(taken)
+                if len(taken) < missing:
+                    return position
+            high, low, kind, flags, stream_id = HEADER.unpack_from(partial)
+            length = high << 8 | low
+            needed = self._needed(kind, flags, stream_id & STREAM_ID_MASK, length)
+            if len(partial) == HEADER_BYTES + needed:
+                self._partial = bytearray()
+                self._begin(kind, flags, stream_id, length, bytes(partial[HEADER_BYTES:]), events)
+                return position
+            wanted = HEADER_BYTES + needed
+
+    def _needed(self, kind: int, flags: int, stream_id: int, length: int) -> int:
+        """How much of the payload must be there before `_begin`."""
+        block = self._headers.block
+        check_order(kind, flags, stream_id, settings_seen=self._settings_seen, block_of=block.stream_id if block else 0)
+        return payload_needed(kind, flags, length, self._state.limits)
+
+    def _begin(self, kind: int, flags: int, stream_id: int, length: int, head: bytes, events: Received) -> None:
+        """`head` is what `_needed` asked for; the rest of the frame's payload goes to `_take_payload`."""
+        stream_id &= STREAM_ID_MASK
+        self._left, self._stream, self._padding, self._ends = length - len(head), None, 0, False
+        match kind:
+            case frames.DATA:
+                self._data_began(flags, stream_id, length, head, events)
+            case frames.HEADERS:
+                self._headers.headers_received(flags, stream_id, head, events)
+            case frames.CONTINUATION:
+                self._headers.continuation_received(flags, head, events)
+            case frames.RST_STREAM:
+                self._control.reset_received(stream_id, unpack_word(head), events)
+            case frames.SETTINGS:
+                self._settings_seen = True
+                self._control.settings_received(flags, head)
+            case frames.PING:
+                self._control.ping_received(flags, head, events)
+            case frames.GOAWAY:
+                self._control.goaway_received(head, events)
+            case frames.WINDOW_UPDATE:
+                self._control.window_update_received(stream_id, unpack_word(head) & MAX_WINDOW, events)
+            case _:  # PRIORITY and what we do not know (§4.1, §5.3.2)
+                self._state.patience.idle_frame()
+
+    # -- DATA, the slow lane
+
+    def _data_began(self, flags: int, stream_id: int, length: int, head: bytes, events: Received) -> None:
+        state = self._state
+        padding = head[0] if head else 0
+        if padding > self._left:
+            raise protocol_error("padding longer than the frame")
+        if length > state.inbound.left:
+            raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window")
+        state.inbound.left -= length
+        stream = state.streams.get(stream_id)
+        if stream is None:
+            self._late_data_began(stream_id, length)
+            return
+        if stream.remote_ended:
+            raise H2Error(ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
+        if length > stream.inbound.left:
+            raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "more than the stream's window")
+        stream.inbound.left -= length
+        if not stream.may_receive:
+            self._state.break_stream(stream, ErrorCode.PROTOCOL_ERROR, events)
+            return
+        if padding or head:
+            state.delivered(stream, padding + len(head))
+        self._padding, self._stream, self._ends = padding, stream, bool(flags & END_STREAM)
+        if self._left == padding and not self._ends:
+            state.patience.idle_frame()  # no payload in it
+        if not self._left:
+            self._payload_ended(events)
+
+    def _late_data_began(self, stream_id: int, length: int) -> None:
+        """For a stream that is gone: allowed as far as our own reset may have crossed it."""
+        state = self._state
+        if self._state.is_idle(stream_id):
+            raise protocol_error("DATA on an idle stream")
+        state.late_bytes -= length
+        if state.late_bytes < 0:
+            raise H2Error(ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
+        state.credit(length)
+        if not length:
+            state.patience.idle_frame()
+
+    def _take_payload(self, plain: memoryview, position: int, events: Received) -> int:
+        """Passes on, or drops, what is here of the frame that has begun."""
+        taken = min(self._left, len(plain) - position)
+        payload = min(taken, self._left - self._padding)
+        stream = self._stream
+        # A stream that was reset since the frame began was credited for all of it then.
+        if stream is not None and payload > 0 and self._state.streams.get(stream.id) is stream:
+            events.data.setdefault(stream.id, []).append(plain[position : position + payload])
+        self._left -= taken
+        if not self._left:
+            self._payload_ended(events)
+        return position + taken
+
+    def _payload_ended(self, events: Received) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None and self._ends and self._state.streams.get(stream.id) is stream:
+            self._state.end_received(stream, events)
