@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A certificate authority for tests. Keys are made when a test runs and live in memory, or in its tmp_path."""
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_serials = itertools.count(1000)
+
+
+def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+class TinyCa:
+    """A root, or an intermediate below `parent`. Signs whatever it is asked for."""
+
+    def __init__(self, name: str = "Test Root", parent: "TinyCa | None" = None) -> None:
+        self.parent = parent
+        self.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        signer = parent or self
+        now = datetime.now(UTC)
+        self.certificate = (
+            self._builder(self.name, self._key.public_key(), now - timedelta(days=1), now + timedelta(days=3650))
+            .issuer_name(signer.name)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(
+                x509.KeyUsage(
+                    digital_signature=False,
+                    content_commitment=False,
+                    key_encipherment=False,
+                    data_encipherment=False,
+                    key_agreement=False,
+                    key_cert_sign=True,
+                    crl_sign=True,
+                    encipher_only=False,
+                    decipher_only=False,
+                ),
+                critical=True,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(signer._key, hashes.SHA256())
+        )
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def intermediate(self, name: str = "Test Intermediate") -> "TinyCa":
+        return TinyCa(name, parent=self)
+
+    def sign(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        names: Sequence[x509.GeneralName],
+        *,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> str:
+        """A leaf, PEM."""
+        now = datetime.now(UTC)
+        builder = self._builder(
+            x509.Name([]), key, not_before or now - timedelta(minutes=2), not_after or now + timedelta(days=1)
+        ).issuer_name(self.name)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+        )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def sign_request(
+        self,
+        csr_pem: str,
+        uri: str,
+        *,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> str:
+        """What istiod does: the name is what the caller says, the key is the request's."""
+        key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        return self.sign(key, [x509.UniformResourceIdentifier(uri)], not_before=not_before, not_after=not_after)
+
+    def server(self, *dns_names: str) -> tuple[bytes, bytes]:
+        """Key and certificate of a server, PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return _pem_key(key), self.sign(key.public_key(), [x509.DNSName(name) for name in dns_names]).encode()
+
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, not_before: datetime, not_after: datetime
+    ) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .public_key(key)
+            .serial_number(next(_serials))
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+        )
+
+
+@pytest.fixture
+def tiny_ca() -> TinyCa:
+    return TinyCa()
+
+
+@pytest.fixture
+def make_ca() -> type[TinyCa]:
+    """For tests that need more than one."""
+    return TinyCa
