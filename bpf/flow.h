@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The tables of connections that pass directly (flows) and of hairpins: one key for both directions
+ * of a connection.
+ *
+ * What arrives from outside never writes or deletes a flow: it can be spoofed. from_pod has checked
+ * the source.
+ */
+#pragma once
+#include "maps.h"
+#include "parse.h"
+
+enum flow_kind {
+	FLOW_ALLOWED = 1,  /* by the verdict table, which is asked again when policies change */
+	FLOW_EXCLUDED = 2, /* by the exclusion list */
+	FLOW_ADOPTED = 3,  /* open before the pod was enrolled */
+};
+
+/* Any total order will do, as long as both directions agree: the last word differs most often. */
+static __always_inline bool is_second(const struct packet *packet)
+{
+	const struct address *a = &packet->source, *b = &packet->destination;
+
+	if (a->word[3] != b->word[3])
+		return a->word[3] < b->word[3];
+	if (a->word[2] != b->word[2])
+		return a->word[2] < b->word[2];
+	if (a->word[1] != b->word[1])
+		return a->word[1] < b->word[1];
+	if (a->word[0] != b->word[0])
+		return a->word[0] < b->word[0];
+	return packet->source_port < packet->destination_port;
+}
+
+static __always_inline struct flow_key flow_key_of(const struct packet *packet)
+{
+	struct flow_key key;
+
+	if (is_second(packet)) {
+		key.first = packet->destination;
+		key.second = packet->source;
+		key.first_port = packet->destination_port;
+		key.second_port = packet->source_port;
+	} else {
+		key.first = packet->source;
+		key.second = packet->destination;
+		key.first_port = packet->source_port;
+		key.second_port = packet->destination_port;
+	}
+	return key;
+}
+
+static __always_inline struct flow *find_flow(const struct packet *packet)
+{
+	struct flow_key key = flow_key_of(packet);
+
+	return flows.lookup(&key);
+}
+
+static __always_inline void add_flow(const struct packet *packet, enum flow_kind kind,
+				     u32 generation)
+{
+	struct flow_key key = flow_key_of(packet);
+	struct flow flow = {
+		.generation = generation,
+		.kind = kind,
+		.from_second = is_second(packet),
+	};
+
+	flows.update(&key, &flow);
+}
+
+static __always_inline void delete_flow(const struct packet *packet)
+{
+	struct flow_key key = flow_key_of(packet);
+
+	flows.delete(&key);
+}
+
+static __always_inline void add_hairpin(const struct packet *packet)
+{
+	struct flow_key key = flow_key_of(packet);
+	u32 one = 1;
+
+	hairpins.update(&key, &one);
+}
+
+static __always_inline void delete_hairpin(const struct packet *packet)
+{
+	struct flow_key key = flow_key_of(packet);
+
+	hairpins.delete(&key);
+}
+
+static __always_inline bool is_hairpin(const struct packet *packet)
+{
+	struct flow_key key = flow_key_of(packet);
+
+	return hairpins.lookup(&key) != NULL;
+}

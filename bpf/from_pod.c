@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* from_pod: TC ingress of an enrolled pod's host-side device; sees every packet that the pod sends.
+ *
+ * Only a SYN is decided; everything else belongs to a flow, to a proxy socket, or to nobody.
+ * Nobody's packet towards the mesh is answered with a reset (by the proxy's stack), never passed in
+ * plain text.
+ *
+ *  #  packet, first row that fits                       reason
+ *  1  mark PROXY                                        PROXY_PASSAGE        clear it, pass
+ *  2  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
+ *     cut short, options, fragment, extension headers   one each             drop
+ *  3  source address is not this device's               SPOOFED_SOURCE       drop
+ *  4  SYN-ACK, proxy socket                             PROXY_ANSWERED       to proxy, forget flow
+ *  5  not SYN, flow of the current generation           LOCAL_FLOW           mark LOCAL
+ *  6  not SYN, proxy socket                             PROXY_FLOW           to proxy
+ *  7  not SYN, to an address of the node                NODE_FLOW            pass
+ *  8  not SYN, flow of an old generation, still good    FLOW_RENEWED         renew, mark LOCAL
+ *  9  not SYN, flow of an old generation                REVOKED              to proxy: reset
+ * 10  not SYN, to neither local pod nor known address   OUTSIDE_FLOW         pass
+ * 11  not SYN, not RST, adoption window open            ADOPTED              add flow, mark LOCAL
+ * 12  not SYN                                           UNKNOWN_FLOW         to proxy: reset
+ * 13  SYN to an address of the node                     NODE_ADDRESS         pass
+ * 14  SYN to an excluded address or port                EXCLUDED             add flow if known
+ * 15  SYN to a local enrolled pod, verdict is allow     LOCAL_ALLOWED        add flow, mark LOCAL
+ * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, forget flow
+ * 17  SYN to a known address                            STEERED              to proxy, forget flow
+ * 18  SYN                                               UNKNOWN_DESTINATION  pass
+ *     the same, only registered ones may be reached     NOT_REGISTERED       drop
+ *
+ * Rows 8 and 15 ask the table of verdicts between this node's pods. As long as nothing fills such a
+ * table no connection is allowed by it: row 15 does not apply, row 8 renews what needs no verdict
+ * (adopted, excluded). What is marked LOCAL passes, and to_pod lets it in. "To proxy" is
+ * bpf_redirect_peer, which keeps the mark and exists at TC ingress only: OUT in rows 4 and 6, where
+ * a socket exists, else OUT_NEW.
+ */
+#include "flow.h"
+#include "steer.h"
+
+static __always_inline bool is_mesh_address(struct address *address)
+{
+	return pods.lookup(address) || known.lookup(address);
+}
+
+/* Two look-ups in one trie: the block for every port, and the block for this port. */
+static __always_inline bool is_excluded(const struct packet *packet)
+{
+	struct exclusion_key key = {
+		.prefix_bits = 32 + 128,
+		.address = packet->destination,
+	};
+
+	if (excluded.lookup(&key))
+		return true;
+	key.port = packet->destination_port;
+	return excluded.lookup(&key) != NULL;
+}
+
+/* Rows 4 to 12. */
+static __always_inline enum reason judge_running(struct __sk_buff *skb, struct packet *packet,
+						 struct settings *given, u64 adopt_until)
+{
+	bool is_syn_ack = (packet->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+	struct flow *flow;
+
+	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
+	 * left-over. */
+	if (is_syn_ack && has_socket(skb, packet, given->proxy_namespace)) {
+		delete_flow(packet);
+		return REASON_PROXY_ANSWERED;
+	}
+	flow = find_flow(packet);
+	if (flow && flow->generation == given->generation)
+		return REASON_LOCAL_FLOW;
+	if (has_socket(skb, packet, given->proxy_namespace))
+		return REASON_PROXY_FLOW;
+	if (node_addresses.lookup(&packet->destination))
+		return REASON_NODE_FLOW;
+	if (flow && flow->kind != FLOW_ALLOWED) {
+		flow->generation = given->generation;
+		return REASON_FLOW_RENEWED;
+	}
+	if (flow)
+		return REASON_REVOKED;
+	if (!is_mesh_address(&packet->destination))
+		return REASON_OUTSIDE_FLOW;
+	if (!(packet->flags & TCP_RST) && bpf_ktime_get_ns() < adopt_until) {
+		add_flow(packet, FLOW_ADOPTED, given->generation);
+		return REASON_ADOPTED;
+	}
+	return REASON_UNKNOWN_FLOW;
+}
+
+/* Rows 13 to 18. */
+static __always_inline enum reason judge_syn(struct packet *packet, struct settings *given)
+{
+	if (node_addresses.lookup(&packet->destination))
+		return REASON_NODE_ADDRESS;
+	if (is_excluded(packet)) {
+		if (is_mesh_address(&packet->destination))
+			add_flow(packet, FLOW_EXCLUDED, given->generation);
+		return REASON_EXCLUDED;
+	}
+	if (pods.lookup(&packet->destination)) {
+		delete_flow(packet);
+		delete_hairpin(packet);
+		return REASON_LOCAL_STEERED;
+	}
+	if (known.lookup(&packet->destination)) {
+		delete_flow(packet);
+		return REASON_STEERED;
+	}
+	return given->registry_only ? REASON_NOT_REGISTERED : REASON_UNKNOWN_DESTINATION;
+}
+
+static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct settings *given)
+{
+	struct packet packet = {};
+	struct source_key key = {};
+	struct source *source;
+	enum reason bad;
+
+	if ((skb->mark & MARK_BITS) == MARK_PROXY)
+		return REASON_PROXY_PASSAGE;
+	bad = parse(skb, &packet);
+	if (bad)
+		return bad;
+	key.device = skb->ifindex;
+	key.address = packet.source;
+	source = sources.lookup(&key);
+	if (!source)
+		return REASON_SPOOFED_SOURCE;
+	if (!is_syn(&packet))
+		return judge_running(skb, &packet, given, source->adopt_until);
+	return judge_syn(&packet, given);
+}
+
+int from_pod(struct __sk_buff *skb)
+{
+	struct settings *given = read_settings();
+	enum reason why = given ? judge_from_pod(skb, given) : UNDECIDED;
+	int verdict = verdict_of(why);
+
+	count(why);
+	count_pod(skb->ifindex, why);
+	switch (why) {
+	case REASON_PROXY_PASSAGE:
+		set_mark(skb, 0);
+		return verdict;
+	case REASON_LOCAL_FLOW:
+	case REASON_FLOW_RENEWED:
+	case REASON_ADOPTED:
+	case REASON_LOCAL_ALLOWED:
+		set_mark(skb, MARK_LOCAL);
+		return verdict;
+	case REASON_PROXY_ANSWERED:
+	case REASON_PROXY_FLOW:
+		set_mark(skb, MARK_OUT);
+		break;
+	default:
+		if (verdict != TC_ACT_REDIRECT)
+			return verdict;
+		set_mark(skb, MARK_OUT_NEW);
+	}
+	return bpf_redirect_peer(given->proxy_device, 0);
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* from_proxy: TC ingress of na0, the node's end of the pair; sees every packet that the proxy
+ * sends.
+ *
+ * It limits what a worker can forge: any source towards a local enrolled pod, a local enrolled
+ * pod's address towards anything, and nothing else.
+ *
+ *  #  packet, first row that fits                       reason  1  not TCP, not IP, VLAN
+ * PROXY_NOT_TCP        drop
+ *     cut short, options, fragment, extension headers   one each             drop
+ *  2  SYN between two local enrolled pods                                    forget hairpin, go on
+ * 3  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod  4  from a
+ * local enrolled pod's address               INTO_NODE            into the stack  5  else
+ * FOREIGN_SOURCE       drop
+ *
+ * Both write the MACs. Row 4 marks PROXY and puts the packet on the ingress of that pod's device:
+ * the node's stack, its reverse-path checks, NAT and NetworkPolicy see ordinary traffic of the pod.
+ * A hairpin's answer goes there too, because the node must undo its NAT.
+ */
+#include "flow.h"
+#include "steer.h"
+
+struct ethernet_macs {
+	u8 destination[MAC_BYTES];
+	u8 source[MAC_BYTES];
+};
+
+static __always_inline int write_macs(struct __sk_buff *skb, const u8 *destination,
+				      const u8 *source)
+{
+	struct ethernet_macs macs;
+
+	__builtin_memcpy(macs.destination, destination, MAC_BYTES);
+	__builtin_memcpy(macs.source, source, MAC_BYTES);
+	return bpf_skb_store_bytes(skb, 0, &macs, sizeof(macs), 0);
+}
+
+/* With INTO_POD and INTO_NODE, `by` is the pod whose device is meant. */
+static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struct pod **by)
+{
+	struct packet packet = {};
+	enum reason bad = skb->vlan_present ? REASON_NOT_IP : parse(skb, &packet);
+	struct pod *source, *destination;
+	bool opens;
+
+	if (bad == REASON_NOT_IP || bad == REASON_NOT_TCP)
+		return REASON_PROXY_NOT_TCP;
+	if (bad)
+		return bad;
+	source = pods.lookup(&packet.source);
+	destination = pods.lookup(&packet.destination);
+	opens = is_syn(&packet);
+	if (opens && source && destination)
+		delete_hairpin(&packet);
+	if (destination && (opens || !source || !is_hairpin(&packet))) {
+		*by = destination;
+		return REASON_INTO_POD;
+	}
+	*by = source;
+	return source ? REASON_INTO_NODE : REASON_FOREIGN_SOURCE;
+}
+
+int from_proxy(struct __sk_buff *skb)
+{
+	struct pod *pod = NULL;
+	enum reason why = judge_from_proxy(skb, &pod);
+
+	count(why);
+	if (verdict_of(why) != TC_ACT_REDIRECT || !pod)
+		return TC_ACT_SHOT;
+	if (why == REASON_INTO_POD) {
+		if (write_macs(skb, pod->pod_mac, pod->gateway_mac))
+			return TC_ACT_SHOT;
+		bpf_skb_change_type(skb, PACKET_HOST);
+		set_mark(skb, 0);
+		return bpf_redirect_peer(pod->device, 0);
+	}
+	if (write_macs(skb, pod->gateway_mac, pod->pod_mac))
+		return TC_ACT_SHOT;
+	set_mark(skb, MARK_PROXY);
+	return bpf_redirect(pod->device, BPF_F_INGRESS);
+}

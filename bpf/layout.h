@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The shapes of map keys and values: the only declaration, for C and for Python
+ * (nodeagent/kernel/layout.py).
+ *
+ * Grammar: u8 to u64, be16, be32, a struct declared above, and arrays of these; one field per line;
+ * padding is a named field that is always zero. This file and maps.h are hashed into the pin
+ * directory's name: a change is a new generation of maps. Addresses and ports are in network order
+ * everywhere; IPv4 is ::ffff:a.b.c.d.
+ */
+#pragma once
+
+typedef __be16 be16;
+typedef __be32 be32;
+
+struct address {
+	be32 word[4];
+};
+_Static_assert(sizeof(struct address) == 16, "address");
+
+struct settings {
+	u32 proxy_device;    /* ifindex of na0 */
+	u32 proxy_namespace; /* id of the proxy namespace as the node's namespace counts */
+	u32 generation;	     /* of the policies behind the flow table */
+	u32 slots;	     /* 0 to SLOTS: listener slots in use, from 0 on */
+	u32 registry_only;   /* 1: unknown destinations are dropped */
+};
+_Static_assert(sizeof(struct settings) == 20, "settings");
+
+struct source_key {
+	u32 device; /* ifindex of the pod's device on the node */
+	struct address address;
+};
+_Static_assert(sizeof(struct source_key) == 20, "source_key");
+
+struct source {
+	u64 adopt_until; /* nanoseconds of CLOCK_MONOTONIC: end of the adoption window */
+};
+_Static_assert(sizeof(struct source) == 8, "source");
+
+struct pod {
+	u32 device;	   /* ifindex of the pod's device on the node */
+	u8 gateway_mac[6]; /* what the pod sends to: the bridge's, or the device's own */
+	u8 pod_mac[6];	   /* its eth0's */
+};
+_Static_assert(sizeof(struct pod) == 16, "pod");
+
+struct pod_count {
+	u64 outbound; /* connections of the pod that were steered */
+	u64 inbound;  /* connections to the pod that were steered */
+	u64 dropped;  /* packets from and to the pod that were dropped */
+};
+_Static_assert(sizeof(struct pod_count) == 24, "pod_count");
+
+struct exclusion_key { /* a row of an LPM trie: the first prefix_bits bits of the rest count */
+	u32 prefix_bits;
+	be16 port; /* 0: every port */
+	u16 zero;
+	struct address address;
+};
+_Static_assert(sizeof(struct exclusion_key) == 24, "exclusion_key");
+
+struct flow_key { /* one key for both directions: see flow.h for which end is the first */
+	struct address first;
+	struct address second;
+	be16 first_port;
+	be16 second_port;
+};
+_Static_assert(sizeof(struct flow_key) == 36, "flow_key");
+
+struct flow {
+	u32 generation; /* of the settings when it was last judged */
+	u8 kind;	/* enum flow_kind */
+	u8 from_second; /* 1: the connection was opened by the second end */
+	u16 zero;
+};
+_Static_assert(sizeof(struct flow) == 8, "flow");

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The maps: key, value, who writes, who reads, why this size. All are pinned at PIN_DIRECTORY/maps,
+ * which the loader defines; one that exists there is used as it is, so that flows, counters and
+ * pods outlive an upgrade.
+ *
+ * Python reads these declarations for the types (nodeagent/kernel/layout.py): one MAP per entry,
+ * literal numbers.
+ */
+#pragma once
+#include "layout.h"
+#include "reasons.h"
+
+#define MAP(type, key, value, name, entries, flags) \
+	BPF_F_TABLE(type ":" PIN_DIRECTORY "/maps/" #name, key, value, name, entries, flags)
+#define ON_DEMAND 1 /* BPF_F_NO_PREALLOC: memory as entries come, not all at once */
+
+/* clang-format off */
+
+/* 0 -> what the agent tells all programs. Written by the agent, read by all. */
+MAP("array", u32, struct settings, settings, 1, 0);
+
+/* A pod's device and one of its addresses -> adoption window. What is not here is not this pod's
+ * address. Written by the agent, read by from_pod. 1024: 250 pods (the largest kubelets) with four
+ * addresses. */
+MAP("hash", struct source_key, struct source, sources, 1024, 0);
+
+/* Address of an enrolled pod of this node -> its device and MACs.
+ * Written by the agent, read by all but at_proxy. Size as sources. */
+MAP("hash", struct address, struct pod, pods, 1024, 0);
+
+/* ifindex of a pod's device -> what was steered and dropped there. The agent makes and removes
+ * entries, from_pod and to_pod count. 1024: as sources, and entries per CPU are small. */
+MAP("percpu_hash", u32, struct pod_count, pod_counts, 1024, 0);
+
+/* Address of a workload or Service of the mesh -> 1. Written by the agent, read by from_pod.
+ * 131072: beyond the largest meshes that Istio claims (100,000 addresses); memory only as they
+ * come. */
+MAP("hash", struct address, u32, known, 131072, ON_DEMAND);
+
+/* Address of the node's namespace, link-local ones included -> 1. Written by the agent, read by
+ * from_pod. 4096: some CNIs give each pod's device a link-local address. */
+MAP("hash", struct address, u32, node_addresses, 4096, ON_DEMAND);
+
+/* Port and address block that are left alone -> 1. Written by the agent, read by from_pod for each
+ * SYN. 1024: lists of this kind are written by hand. */
+MAP("lpm_trie", struct exclusion_key, u32, excluded, 1024, ON_DEMAND);
+
+/* Connection that passes directly and has a mesh peer -> why. Written and read by from_pod, never
+ * by what arrives from outside. LRU: nothing tells when a connection ends. 65536: all ports of one
+ * pod to one address, 8 MB; an entry that is pushed out costs its connection (UNKNOWN_FLOW). */
+MAP("lru_hash", struct flow_key, struct flow, flows, 65536, 0);
+
+/* Connection between two pods of this node that came through the node's NAT -> 1: its answers go
+ * the same way. Written by to_pod and from_proxy, read by from_proxy. LRU; 16384: hairpins are
+ * rare. */
+MAP("lru_hash", struct flow_key, u32, hairpins, 16384, 0);
+
+/* enum listener times SLOTS plus slot -> listening socket of a worker. Written by the agent from
+ * the node's namespace, read by at_proxy and, for SYN cookies, by to_pod. 12: LISTENERS * SLOTS. */
+MAP("sockmap", u32, u64, listeners, 12, 0);
+
+/* enum reason -> packets. Written by all, read by the agent. 64: REASON_ROOM. */
+MAP("percpu_array", u32, u64, reason_counts, 64, 0);
+
+/* clang-format on */
+
+enum listener { LISTENER_OUTBOUND, LISTENER_HBONE, LISTENER_PLAINTEXT, LISTENERS };
+enum { SLOTS = 4 }; /* workers of a node; at_proxy and to_pod try them in straight-line code */
+_Static_assert(LISTENERS *SLOTS == 12 && REASON_ROOM == 64, "sizes above");
+
+static __always_inline struct settings *read_settings(void)
+{
+	u32 only = 0;
+
+	return settings.lookup(&only);
+}
+
+static __always_inline void count(enum reason why)
+{
+	u32 row = why;
+	u64 *packets = reason_counts.lookup(&row);
+
+	if (packets)
+		*packets += 1; /* per CPU: no other writer */
+}
+
+/* The pod's own share, on connections and drops only: a packet of a running connection costs no
+ * further look-up. */
+static __always_inline void count_pod(u32 device, enum reason why)
+{
+	bool is_outbound = why == REASON_STEERED || why == REASON_LOCAL_STEERED;
+	bool is_inbound = why == REASON_INBOUND;
+	struct pod_count *own;
+
+	if (!is_outbound && !is_inbound && verdict_of(why) != TC_ACT_SHOT)
+		return;
+	own = pod_counts.lookup(&device);
+	if (!own)
+		return;
+	if (is_outbound)
+		own->outbound += 1;
+	else if (is_inbound)
+		own->inbound += 1;
+	else
+		own->dropped += 1;
+}

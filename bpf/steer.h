@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* The crossing between the node's namespace and the proxy's: marks, the tag, sockets of the proxy,
+ * its listeners. */
+#pragma once
+#include "maps.h"
+#include "parse.h"
+
+/* Marks live only between our programs: transmission and every change of namespace clear them,
+ * except for bpf_redirect_peer from from_pod to at_proxy, so neither pods nor workers can forge
+ * one. The bits are those that kube-proxy, portmap, Calico, Cilium, AWS and Tailscale leave alone.
+ */
+enum mark {
+	MARK_BITS = 0x100f,
+	MARK_OUT = 0x1001,     /* from_pod -> at_proxy: the proxy has a socket */
+	MARK_LOCAL = 0x1002,   /* from_pod -> to_pod: let it in */
+	MARK_PROXY = 0x1003,   /* from_proxy -> from_pod: the proxy's own packet */
+	MARK_OUT_NEW = 0x1005, /* from_pod -> at_proxy: no socket; for the outbound listener */
+};
+
+enum {
+	HBONE_PORT = NET16(15008),
+	PACKET_HOST = 0,
+	MAC_BYTES = 6,
+};
+
+/* Destination MAC of a packet that to_pod sends to a listener although it is no SYN: a mark would
+ * not survive the transmission to na0. Locally administered. */
+#define TAG_BYTES 0x02, 'm', 'e', 's', 'h', 0x01
+
+static __always_inline void set_mark(struct __sk_buff *skb, u32 mark)
+{
+	/* clang 14 else merges this write with a neighbour's: "invalid bpf_context access". */
+	asm volatile("" : "+r"(skb));
+	skb->mark = (skb->mark & ~(u32)MARK_BITS) | mark;
+}
+
+/* The kernel's socket of this 4-tuple in a network namespace, SYN_RECV and TIME_WAIT included; to
+ * be released. */
+static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb,
+						    const struct packet *packet, u64 netns)
+{
+	struct bpf_sock_tuple tuple = {};
+
+	if (packet->is_ipv6) {
+		__builtin_memcpy(tuple.ipv6.saddr, &packet->source, sizeof(packet->source));
+		__builtin_memcpy(tuple.ipv6.daddr, &packet->destination,
+				 sizeof(packet->destination));
+		tuple.ipv6.sport = packet->source_port;
+		tuple.ipv6.dport = packet->destination_port;
+		return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), netns, 0);
+	}
+	tuple.ipv4.saddr = packet->source.word[3];
+	tuple.ipv4.daddr = packet->destination.word[3];
+	tuple.ipv4.sport = packet->source_port;
+	tuple.ipv4.dport = packet->destination_port;
+	return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), netns, 0);
+}
+
+/* Does a connection of this namespace own the packet? Listeners do not count: they are taken from
+ * our own map only. */
+static __always_inline bool has_socket(struct __sk_buff *skb, const struct packet *packet,
+				       u64 netns)
+{
+	struct bpf_sock *socket = find_socket(skb, packet, netns);
+	bool is_connection;
+
+	if (!socket)
+		return false;
+	is_connection = socket->state != BPF_TCP_LISTEN;
+	bpf_sk_release(socket);
+	return is_connection;
+}
+
+/* The slot that at_proxy tries first for this connection; to_pod asks the same one about SYN
+ * cookies. */
+static __always_inline u32 first_slot(struct __sk_buff *skb, u32 slots)
+{
+	return slots ? bpf_get_hash_recalc(skb) % slots : 0;
+}
+
+/* The listener in the slot `further` places after `slot`, or NULL; to be released. */
+static __always_inline struct bpf_sock *find_listener(enum listener kind, u32 slot, u32 further,
+						      u32 slots)
+{
+	u32 wrapped = slot + further < slots ? slot + further : slot + further - slots;
+	u32 row = kind * SLOTS + wrapped;
+
+	if (further >= slots)
+		return NULL;
+	return (struct bpf_sock *)listeners.lookup(&row);
+}
+
+static __always_inline enum listener inbound_listener(const struct packet *packet)
+{
+	return packet->destination_port == HBONE_PORT ? LISTENER_HBONE : LISTENER_PLAINTEXT;
+}

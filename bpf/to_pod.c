@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/* to_pod: TC egress of an enrolled pod's host-side device; the one guard for everything inbound.
+ *
+ * It stands behind every NAT and every other device of the node, so NodePort, hostPort, VIPs and
+ * hairpins cannot get round it. Only from_proxy's delivery (bpf_redirect_peer) does, and the
+ * kernel's bridge or route never.
+ *
+ *  #  packet, first row that fits                       reason
+ *  1  ICMP error about a connection of the proxy        ICMP_ERROR           to proxy
+ *  2  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
+ *     cut short, options, fragment, extension headers   one each             drop
+ *  3  mark LOCAL                                        LOCAL_DELIVERED      pass
+ *  4  SYN made by the node (ingress_ifindex is 0)       NODE_PROBE           pass
+ *  5  SYN                                               INBOUND              to proxy, add hairpin
+ *  6  not SYN, proxy socket                             INBOUND_FLOW         to proxy
+ *  7  not SYN, made by the node                         NODE_ANSWER          pass
+ *  8  ACK that a listener's SYN cookie explains         SYN_COOKIE           tag, to proxy
+ *  9  else                                              INBOUND_OTHER        pass
+ *
+ * Row 1 comes first because the node makes such errors itself (its own uplink's MTU). Row 6 comes
+ * before 7 because the node answers the proxy's connections itself. A pod or the wire cannot forge
+ * an ingress_ifindex of 0. Row 5 adds a hairpin when the source is an enrolled pod of this node: it
+ * came through the node's NAT. "To proxy" is bpf_redirect to na0, a transmission: it clears the
+ * mark.
+ */
+#include "flow.h"
+#include "steer.h"
+
+struct cookie_ack {
+	u8 ip[40];
+	struct tcp_header tcp;
+	u32 ip_bytes;
+};
+
+static __always_inline bool explains(struct cookie_ack *ack, struct bpf_sock *listener)
+{
+	bool is_ours;
+
+	if (!listener)
+		return false;
+	is_ours = ack->ip_bytes == sizeof(struct ipv6_header)
+			  ? !bpf_tcp_check_syncookie(listener, ack->ip, sizeof(struct ipv6_header),
+						     &ack->tcp, sizeof(ack->tcp))
+			  : !bpf_tcp_check_syncookie(listener, ack->ip, sizeof(struct ipv4_header),
+						     &ack->tcp, sizeof(ack->tcp));
+	bpf_sk_release(listener);
+	return is_ours;
+}
+
+/* The ACK that ends a SYN-cookie handshake has no request socket; only its listener can tell. The
+ * slots are tried as at_proxy tries them.
+ */
+static __always_inline bool ends_cookie_handshake(struct __sk_buff *skb,
+						  const struct packet *packet, u32 slots)
+{
+	struct cookie_ack ack = {};
+	enum listener kind = inbound_listener(packet);
+	u32 slot = first_slot(skb, slots);
+
+	if ((packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_ACK)
+		return false;
+	if (bpf_skb_load_bytes(skb, packet->transport, &ack.tcp, sizeof(ack.tcp)))
+		return false;
+	if (packet->is_ipv6) {
+		ack.ip_bytes = sizeof(struct ipv6_header);
+		if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, ack.ip, sizeof(struct ipv6_header)))
+			return false;
+	} else if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, ack.ip, sizeof(struct ipv4_header))) {
+		return false;
+	}
+	return explains(&ack, find_listener(kind, slot, 0, slots)) ||
+	       explains(&ack, find_listener(kind, slot, 1, slots)) ||
+	       explains(&ack, find_listener(kind, slot, 2, slots)) ||
+	       explains(&ack, find_listener(kind, slot, 3, slots));
+}
+
+static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct settings *given)
+{
+	struct packet packet = {};
+	enum reason bad = parse(skb, &packet);
+
+	if (packet.is_icmp_error && has_socket(skb, &packet, given->proxy_namespace))
+		return REASON_ICMP_ERROR;
+	if (bad)
+		return bad;
+	if ((skb->mark & MARK_BITS) == MARK_LOCAL)
+		return REASON_LOCAL_DELIVERED;
+	if (is_syn(&packet)) {
+		if (skb->ingress_ifindex == 0)
+			return REASON_NODE_PROBE;
+		if (pods.lookup(&packet.source))
+			add_hairpin(&packet);
+		return REASON_INBOUND;
+	}
+	if (has_socket(skb, &packet, given->proxy_namespace))
+		return REASON_INBOUND_FLOW;
+	if (skb->ingress_ifindex == 0)
+		return REASON_NODE_ANSWER;
+	if (ends_cookie_handshake(skb, &packet, given->slots))
+		return REASON_SYN_COOKIE;
+	return REASON_INBOUND_OTHER;
+}
+
+int to_pod(struct __sk_buff *skb)
+{
+	struct settings *given = read_settings();
+	enum reason why = given ? judge_to_pod(skb, given) : UNDECIDED;
+	int verdict = verdict_of(why);
+	u8 tag[MAC_BYTES] = {TAG_BYTES};
+
+	count(why);
+	count_pod(skb->ifindex, why);
+	if (verdict != TC_ACT_REDIRECT)
+		return verdict;
+	if (why == REASON_SYN_COOKIE && bpf_skb_store_bytes(skb, 0, tag, sizeof(tag), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(given->proxy_device, 0);
+}
