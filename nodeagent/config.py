@@ -8,12 +8,13 @@ for its default.
 
 import dataclasses
 import ipaddress
-import os.path
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from nodeagent.errors import ConfigError
+from nodeagent.model.address import split_host_port
 
 
 def setting(default: Any, env: str, help: str) -> Any:  # noqa: A002 - click's and argparse's word for it
@@ -81,11 +82,11 @@ class Config:
 
     @property
     def admin_socket(self) -> str:
-        return os.path.join(self.run_dir, "admin.sock")
+        return str(Path(self.run_dir) / "admin.sock")
 
     @property
     def state_file(self) -> str:
-        return os.path.join(self.run_dir, "state")
+        return str(Path(self.run_dir) / "state")
 
 
 def make_config(
@@ -95,7 +96,7 @@ def make_config(
 
     Raises ConfigError naming the source (flag, variable or file) of the first value that cannot be.
     """
-    unknown = sorted(set(file_values) - {field.name for field in dataclasses.fields(Config)})
+    unknown = sorted(set(file_values) - {field.name for field in dataclasses.fields(Config)}, key=str)
     if unknown:
         raise ConfigError(
             f"configuration file: unknown setting {unknown[0]!r}", check="Settings: nodeagent agent --help."
@@ -103,10 +104,9 @@ def make_config(
     types = get_type_hints(Config)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
-        flag = "--" + field.name.replace("_", "-")
         env = field.metadata["env"]
         for origin, raw in (
-            (flag, flags.get(field.name)),
+            (_flag(field.name), flags.get(field.name)),
             (env, environment.get(env)),
             (f"configuration file: {field.name}", file_values.get(field.name)),
         ):
@@ -120,27 +120,49 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _parse(origin: str, raw: object, kind: type) -> object:
-    try:
-        if kind is str:
-            if not isinstance(raw, str):
-                raise ValueError("a text is expected")
+    if kind is str:
+        if isinstance(raw, str):
             return raw
-        return kind(_number(raw))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{origin}: {raw!r}: {error}") from error
+        raise ConfigError(f"{origin}: {raw!r}: a text is expected")
+    number = _number(raw)
+    if number is None:
+        raise ConfigError(f"{origin}: {raw!r} is neither a number nor a duration such as 500ms, 30s, 5m, 24h")
+    if kind is int and number != int(number):
+        raise ConfigError(f"{origin}: {raw!r}: a whole number is expected")
+    return kind(number)
 
 
-def _number(raw: object) -> float:
-    """A number of anything, or a duration such as 30s, 5m, 24h."""
-    if isinstance(raw, int | float) and not isinstance(raw, bool):
-        return raw
-    if not isinstance(raw, str):
-        raise ValueError("a number is expected")  # noqa: TRY004 - caught beside the other bad values
-    text = raw.strip()
-    for unit in ("ms", "s", "m", "h", "d"):
-        if text.endswith(unit):
-            return float(text[: -len(unit)]) * _UNITS[unit]
-    return float(text)
+def _number(raw: object) -> float | None:
+    """A finite number of anything, or a duration in seconds; None when it is neither."""
+    text, scale = str(raw).strip(), 1.0
+    if isinstance(raw, str):
+        for unit in ("ms", "s", "m", "h", "d"):
+            if text.endswith(unit):
+                text, scale = text.removesuffix(unit), _UNITS[unit]
+                break
+    elif isinstance(raw, bool) or not isinstance(raw, int | float):
+        return None
+    try:
+        number = float(text) * scale
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+_CHOICES = {
+    "same_node": ("tunnel",),
+    "log_format": ("text", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+_POSITIVE = (
+    "certificate_seconds",
+    "drain_seconds",
+    "connect_seconds",
+    "handshake_seconds",
+    "pool_streams",
+    "max_connections",
+)
+_NOT_NEGATIVE = ("adoption_seconds", "policy_wait_seconds", "pool_idle_seconds")
 
 
 def _validated(config: Config) -> Config:
@@ -151,20 +173,32 @@ def _validated(config: Config) -> Config:
         raise ConfigError(f"--workers: {config.workers} is not 0 to 4", check="The kernel programs have four slots.")
     if config.worker_uid <= 0:
         raise ConfigError("--worker-uid: a worker never runs as root", check="Choose an id that nothing else uses.")
-    if config.same_node != "tunnel":
-        raise ConfigError(f"--same-node: {config.same_node!r} is not a mode", check="Possible: tunnel.")
-    if config.log_format not in {"text", "json"}:
-        raise ConfigError(f"--log-format: {config.log_format!r} is not text or json")
-    if config.log_level not in {"debug", "info", "warning", "error"}:
-        raise ConfigError(f"--log-level: {config.log_level!r} is not debug, info, warning or error")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ConfigError(f"{_flag(name)}: {getattr(config, name)!r} is not {' or '.join(choices)}")
+    for name in (*_POSITIVE, *_NOT_NEGATIVE):
+        if getattr(config, name) < 0 or (name in _POSITIVE and not getattr(config, name)):
+            raise ConfigError(f"{_flag(name)}: must be {'more than 0' if name in _POSITIVE else '0 or more'}")
+    _validate_addresses(config)
+    if not Path(config.run_dir).is_absolute() or not Path(config.bpffs).is_absolute():
+        raise ConfigError("--run-dir and --bpffs: absolute paths are expected")
+    return config
+
+
+def _validate_addresses(config: Config) -> None:
+    """The control plane's addresses are parsed by who dials them."""
     if config.instance_ip:
         try:
             ipaddress.ip_address(config.instance_ip)
         except ValueError as error:
             raise ConfigError(f"--instance-ip: {error}") from error
-    for name in ("certificate_seconds", "drain_seconds", "connect_seconds", "handshake_seconds", "pool_streams"):
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be more than 0")
-    if not Path(config.run_dir).is_absolute() or not Path(config.bpffs).is_absolute():
-        raise ConfigError("--run-dir and --bpffs: absolute paths are expected")
-    return config
+    for name in ("stats_address", "ready_address"):
+        try:
+            if getattr(config, name):
+                split_host_port(getattr(config, name))
+        except ValueError as error:
+            raise ConfigError(f"{_flag(name)}: {error}", check="Expected: address:port, or nothing.") from error
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

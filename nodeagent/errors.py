@@ -55,7 +55,10 @@ class PortInUse(NotPossible):
 
 
 class StateFileUnwritable(NotPossible):
-    check = "Is the disk full, or the directory read-only? The agent goes on, but a restart without a control plane would start empty."
+    check = (
+        "Is the disk full, or the directory read-only? The agent goes on, "
+        "but a restart without a control plane would start empty."
+    )
 
 
 class KernelError(NotPossible):

@@ -72,7 +72,7 @@ def split_host_port(text: str) -> tuple[str, Port]:
 
 
 class Cidr(msgspec.Struct, frozen=True, array_like=True):
-    """An address block. `network` is 16 bytes (IPv4 mapped), already masked; `bits` counts from the first of the 128."""
+    """An address block: `network` is 16 bytes (IPv4 mapped), already masked; `bits` counts from the first of 128."""
 
     network: bytes
     bits: int
@@ -80,8 +80,10 @@ class Cidr(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def parse(cls, text: str) -> Self:
         """From `10.0.0.0/8`, `fd00::/8` or a single address; host bits are masked. Raises ValueError."""
-        block = ipaddress.ip_network(text, strict=False)
-        return cls._of(block)
+        address, slash, bits = text.partition("/")
+        if "%" in address or (slash and not (bits.isascii() and bits.isdigit())):  # ip_network() takes masks as well
+            raise ValueError(f"{text!r} is not an address or a CIDR block")
+        return cls._of(ipaddress.ip_network(text, strict=False))
 
     @classmethod
     def unpack(cls, packed: bytes, length: int) -> Self:

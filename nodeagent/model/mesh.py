@@ -28,9 +28,9 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     policies: tuple[Policy, ...] = ()
     services: tuple[Service, ...] = ()
     workloads: tuple[Workload, ...] = ()
-    removed_policies: tuple[str, ...] = ()
-    removed_services: tuple[str, ...] = ()
     removed_workloads: tuple[str, ...] = ()
+    removed_services: tuple[str, ...] = ()
+    removed_policies: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return any(getattr(self, field) for field in self.__struct_fields__)
@@ -121,7 +121,7 @@ class Mesh:
         return tuple(found), tuple(missing)
 
     def changed(self, service_key: str) -> int:
-        """Another number after each change of this Service or of its endpoints: what was derived of both is outdated."""
+        """Another number after each change of this Service or its endpoints: what was derived of them is outdated."""
         return self._changed.get(service_key, 0)
 
     def workloads_on(self, node: str) -> Iterator[Workload]:
@@ -153,7 +153,10 @@ class Mesh:
             _discard(self._by_address, (workload.network, ip), uid)
         for key in workload.services:
             _discard(self._endpoints, key, uid)
-            self._changed[key] = self.generation + 1
+            if key in self.services or key in self._endpoints:
+                self._changed[key] = self.generation + 1
+            else:
+                self._changed.pop(key, None)
 
     def _add_service(self, service: Service) -> None:
         self.services[service.key] = service

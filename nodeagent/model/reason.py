@@ -7,6 +7,7 @@ third says what to look at.
 """
 
 import enum
+from typing import Self
 
 
 class Reason(enum.Enum):
@@ -15,7 +16,7 @@ class Reason(enum.Enum):
     flag: str
     check: str
 
-    def __new__(cls, value: str, flag: str, check: str) -> "Reason":
+    def __new__(cls, value: str, flag: str, check: str) -> Self:
         row = object.__new__(cls)
         row._value_ = value
         row.flag = flag
@@ -72,6 +73,7 @@ class Reason(enum.Enum):
     PING_TIMEOUT = ("ping_timeout", "CONNECT", "The peer stopped answering HTTP/2 PING.")
     CONNECTION_LIMIT = ("connection_limit", "CONNECT", "Too many connections for this worker; see its limits.")
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")
+    POD_REMOVED = ("pod_removed", "-", "The pod left this node or the mesh, and its connections with it.")
     WORKER_LOST = ("worker_lost", "CONNECT", "The worker died; its connections were reset.")
     BUG = ("bug", "CONNECT", "A defect of nodeagent: the log has the traceback. Please report it.")
     LOST = ("lost", "CONNECT", "A defect of nodeagent: the connection was not accounted for. Please report it.")

@@ -6,7 +6,7 @@ from typing import Self
 
 import msgspec
 
-from nodeagent.model.address import Ip, Port
+from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.workload import Workload
 

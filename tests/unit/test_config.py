@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration: who wins, what a duration is, and one clear message for each value that cannot be."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.config import Config, make_config
+from nodeagent.errors import ConfigError
+
+FIELDS = dataclasses.fields(Config)
+
+
+def made(flags: dict[str, Any] | None = None, environment: dict[str, str] | None = None, **file: Any) -> Config:
+    return make_config({"node": "n"} | (flags or {}), environment or {}, file)
+
+
+def test_every_field_says_what_it_is_and_has_a_variable_of_its_own() -> None:
+    assert all(len(field.metadata["help"]) > 10 for field in FIELDS)
+    assert len({field.metadata["env"] for field in FIELDS}) == len(FIELDS)
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if field.name != "node"], ids=lambda field: field.name)
+def test_a_setting_without_a_source_has_its_default(field: "dataclasses.Field[Any]") -> None:
+    assert getattr(made(), field.name) == field.default
+
+
+@pytest.mark.parametrize(
+    ("flag", "environment", "file", "found"),
+    [
+        pytest.param(None, None, None, "Kubernetes", id="default"),
+        pytest.param(None, None, "f", "f", id="file"),
+        pytest.param(None, "e", "f", "e", id="environment before file"),
+        pytest.param("x", "e", "f", "x", id="flag before environment"),
+        pytest.param("", "e", "f", "", id="an empty flag is given"),
+        pytest.param(None, "", "f", "", id="an empty variable is given"),
+    ],
+)
+def test_the_nearest_source_wins(flag: str | None, environment: str | None, file: str | None, found: str) -> None:
+    variables = {} if environment is None else {"CLUSTER_ID": environment}
+    settings = {} if file is None else {"cluster": file}
+    assert made({"cluster": flag}, variables, **settings).cluster == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "seconds"),
+    [("24h", 86400), ("30s", 30), (" 5m ", 300), ("1d", 86400), ("90", 90), (90, 90), (90.0, 90), ("1.5h", 5400)],
+)
+def test_a_duration_is_a_number_with_or_without_its_unit(raw: object, seconds: int) -> None:
+    found = made({"certificate_seconds": raw}).certificate_seconds
+    assert found == seconds
+    assert isinstance(found, int)
+
+
+def test_a_duration_may_be_a_fraction_where_that_means_something() -> None:
+    assert made({"drain_seconds": "250ms"}).drain_seconds == 0.25
+    assert made(environment={"CONNECTION_TERMINATION_DEADLINE": "2.5"}).drain_seconds == 2.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "file", "said"),
+    [
+        ({"node": ""}, {}, {}, "the node's name is not set"),
+        ({}, {}, {"colour": 1}, "configuration file: unknown setting 'colour'"),
+        ({}, {}, {1: 1, "colour": 1}, "configuration file: unknown setting 1"),
+        ({"workers": "many"}, {}, {}, "--workers: 'many' is neither a number nor a duration"),
+        ({}, {"NODEAGENT_WORKERS": ""}, {}, "NODEAGENT_WORKERS: '' is neither"),
+        ({}, {}, {"workers": True}, "configuration file: workers: True is neither"),
+        ({}, {}, {"workers": [1]}, "configuration file: workers: [1] is neither"),
+        ({}, {}, {"drain_seconds": 10**400}, "is neither a number"),
+        ({"workers": "1.5"}, {}, {}, "--workers: '1.5': a whole number is expected"),
+        ({"workers": "inf"}, {}, {}, "--workers: 'inf' is neither"),
+        ({"drain_seconds": "nan"}, {}, {}, "--drain-seconds: 'nan' is neither"),
+        ({"drain_seconds": "5x"}, {}, {}, "--drain-seconds: '5x' is neither"),
+        ({"drain_seconds": "s"}, {}, {}, "--drain-seconds: 's' is neither"),
+        ({}, {}, {"cluster": 5}, "configuration file: cluster: 5: a text is expected"),
+        ({"workers": 5}, {}, {}, "--workers: 5 is not 0 to 4"),
+        ({"workers": -1}, {}, {}, "--workers: -1 is not 0 to 4"),
+        ({"worker_uid": 0}, {}, {}, "--worker-uid: a worker never runs as root"),
+        ({"same_node": "fast"}, {}, {}, "--same-node: 'fast' is not tunnel"),
+        ({"log_format": "xml"}, {}, {}, "--log-format: 'xml' is not text or json"),
+        ({"log_level": "loud"}, {}, {}, "--log-level: 'loud' is not debug or info or warning or error"),
+        ({"instance_ip": "here"}, {}, {}, "--instance-ip: 'here' does not appear"),
+        ({"stats_address": "15020"}, {}, {}, "--stats-address: '15020' is not host:port"),
+        ({"ready_address": "::1:80"}, {}, {}, "--ready-address: '::1:80': an IPv6 address needs brackets"),
+        ({"certificate_seconds": 0}, {}, {}, "--certificate-seconds: must be more than 0"),
+        ({"drain_seconds": "-1s"}, {}, {}, "--drain-seconds: must be more than 0"),
+        ({"max_connections": 0}, {}, {}, "--max-connections: must be more than 0"),
+        ({"policy_wait_seconds": -1}, {}, {}, "--policy-wait-seconds: must be 0 or more"),
+        ({"run_dir": "here"}, {}, {}, "--run-dir and --bpffs: absolute paths"),
+        ({"bpffs": ""}, {}, {}, "--run-dir and --bpffs: absolute paths"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_clear_message(
+    flags: dict[str, object], environment: dict[str, str], file: dict[Any, object], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config({"node": "n"} | flags, environment, file)
+    assert str(caught.value).startswith(said) or said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.check
+    assert caught.value.exit_code == 2
+
+
+@given(
+    name=st.sampled_from([field.name for field in FIELDS]),
+    raw=st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()) | st.binary(),
+    source=st.sampled_from(["flag", "file"]),
+)
+def test_any_value_makes_a_config_or_a_config_error(name: str, raw: object, source: str) -> None:
+    given_values = {name: raw}
+    flags, file = (given_values, {}) if source == "flag" else ({}, given_values)
+    with contextlib.suppress(ConfigError):
+        assert isinstance(make_config({"node": "n"} | flags, {}, file), Config)
+
+
+def test_nothing_may_be_listened_on_when_the_address_is_empty() -> None:
+    config = made({"stats_address": "", "ready_address": ""})
+    assert (config.stats_address, config.ready_address) == ("", "")
+
+
+def test_the_files_of_the_run_directory() -> None:
+    config = made({"run_dir": "/run/x"})
+    assert (config.admin_socket, config.state_file) == ("/run/x/admin.sock", "/run/x/state")
