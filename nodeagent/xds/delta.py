@@ -174,7 +174,7 @@ class Delta:
     def answered(self, answer: Answer) -> list[Command]:
         if answer.kind is Kind.ADDRESS:
             return self._addresses_answered(answer)
-        if self._waiting or (self._is_first(answer) and Kind.ADDRESS in self._unanswered and self._would_empty(answer)):
+        if self._waiting or (self._is_first(answer) and self._would_empty(answer) and self._is_unjudged()):
             self._waiting.append(answer)
             return []
         return self._absorb(answer)
@@ -190,6 +190,10 @@ class Delta:
 
     def _is_first(self, answer: Answer) -> bool:
         return answer.kind in self._unanswered
+
+    def _is_unjudged(self) -> bool:
+        """Whether there are addresses to judge this stream by, and it has not spoken of them yet."""
+        return bool(self._held[Kind.ADDRESS]) and Kind.ADDRESS in self._unanswered
 
     def _would_empty(self, answer: Answer) -> bool:
         """Whether something is held of this type, and nothing would be afterwards. Conflicting names are kept."""
