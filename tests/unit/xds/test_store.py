@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nodeagent.errors import StateFileUnwritable
+from nodeagent.model.address import Cidr, Port, parse_ip
+from nodeagent.model.mesh import Changes
+from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
+from nodeagent.model.workload import GatewayAddress, Service, ServicePort, Vip, Workload
+from nodeagent.xds.delta import LastGood
+from nodeagent.xds.store import MAGIC, MAX_AGE_SECONDS, Saver, Store
+
+if TYPE_CHECKING:
+    from tests.unit.xds.conftest import Until
+
+NOW = 1_800_000_000.0
+
+STATE = LastGood(
+    Changes(
+        policies=(
+            Policy(
+                name="deny",
+                namespace="shop",
+                scope=PolicyScope.WORKLOAD_SELECTOR,
+                action=Action.DENY,
+                rules=(
+                    Rule(
+                        (
+                            Clause(
+                                (
+                                    Match(
+                                        principals=(StringMatch(MatchKind.SUFFIX, "/sa/x"),),
+                                        source_ips=(Cidr.parse("10.0.0.0/8"),),
+                                        not_destination_ports=(Port(80),),
+                                    ),
+                                )
+                            ),
+                        )
+                    ),
+                ),
+            ),
+        ),
+        services=(
+            Service(
+                name="cart",
+                namespace="shop",
+                hostname="cart.shop",
+                vips=(Vip("n", parse_ip("10.0.0.1")), Vip("", block=Cidr.parse("fd00::/64"))),
+                ports=(ServicePort(Port(80), 8080),),
+            ),
+        ),
+        workloads=(
+            Workload(
+                uid="web",
+                name="web",
+                namespace="shop",
+                addresses=(parse_ip("fd00::1"),),
+                waypoint=GatewayAddress(Port(15008), service="shop/wp"),
+                services={"shop/cart.shop": (ServicePort(Port(80), 8080),)},
+            ),
+        ),
+    ),
+    address_versions={"web": "1", "shop/cart.shop": "2"},
+    policy_versions={"shop/deny": ""},
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "state"), cluster="c", node="node-a")
+
+
+def test_what_was_saved_is_loaded(store: Store) -> None:
+    store.save(STATE, NOW)
+
+    saved = store.load(NOW + 60)
+
+    assert saved is not None
+    assert saved.last_good == STATE
+    assert saved.saved_at == NOW
+
+
+def test_the_file_is_for_its_owner_alone_whatever_the_umask(store: Store) -> None:
+    before = os.umask(0)
+    try:
+        store.save(STATE, NOW)
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+
+
+def test_no_state_is_no_complaint(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    assert store.load(NOW) is None
+    assert caplog.records == []
+
+
+def _rewrite(store: Store, change: Callable[[bytes], bytes]) -> None:
+    store.path.write_bytes(change(store.path.read_bytes()))
+
+
+def _with_body(body: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        pytest.param(lambda s: _rewrite(s, lambda _: b""), "another format", id="empty"),
+        pytest.param(lambda s: _rewrite(s, lambda _: b"\0" * 4096), "another format", id="zeros after a power cut"),
+        pytest.param(lambda s: _rewrite(s, lambda old: old[: len(MAGIC) + 5]), "checksum", id="cut in the checksum"),
+        pytest.param(lambda s: _rewrite(s, lambda old: old[:-1]), "checksum", id="cut short"),
+        pytest.param(lambda s: _rewrite(s, lambda old: old[:-1] + b"\x7f"), "checksum", id="a byte changed"),
+        pytest.param(
+            lambda s: _rewrite(s, lambda old: old.replace(b" 1\n", b" 2\n", 1)), "version", id="newer version"
+        ),
+        pytest.param(lambda s: _rewrite(s, lambda _: _with_body(b"\xc1")), "", id="right checksum of no msgpack"),
+        pytest.param(
+            lambda s: _rewrite(s, lambda _: _with_body(msgspec.msgpack.encode({"cluster": 1}))), "str", id="wrong shape"
+        ),
+        pytest.param(lambda s: s.path.chmod(0o644), "others", id="readable by others"),
+        pytest.param(lambda s: s.path.chmod(0o620), "others", id="writable by the group"),
+        pytest.param(lambda s: s.path.symlink_to(s.path.rename(f"{s.path}.real")), "symbolic links", id="link"),
+        pytest.param(lambda s: s.path.rename(f"{s.path}.old").parent.joinpath("state").mkdir(), "", id="directory"),
+        pytest.param(lambda s: os.mkfifo(s.path.rename(f"{s.path}.old").with_suffix(""), 0o600), "regular", id="pipe"),
+    ],
+)
+def test_an_unusable_file_is_ignored_with_a_warning_that_names_it(
+    store: Store, spoil: Callable[[Store], object], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(STATE, NOW)
+    spoil(store)
+
+    assert store.load(NOW) is None
+
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert str(store.path) in record.getMessage()
+    assert not why or any(one in record.getMessage() for one in why.split("|"))
+
+
+def test_state_of_another_node_or_cluster_is_foreign(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.save(STATE, NOW)
+
+    assert Store(str(store.path), cluster="c", node="node-b").load(NOW) is None
+    assert Store(str(store.path), cluster="d", node="node-a").load(NOW) is None
+    assert "of node 'node-a' in cluster 'c'" in caplog.text
+
+
+def test_old_state_is_not_used(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.save(STATE, NOW)
+
+    assert store.load(NOW + MAX_AGE_SECONDS) is not None
+    assert store.load(NOW + MAX_AGE_SECONDS + 1) is None
+    assert "7 days old" in caplog.text
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.binary(max_size=300))
+def test_no_content_makes_it_raise(store: Store, content: bytes) -> None:
+    """The checksum is right, so that the decoder is reached."""
+    descriptor = os.open(store.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.write(descriptor, _with_body(content))
+    os.close(descriptor)
+
+    assert store.load(NOW) is None
+
+
+def test_a_crash_while_saving_leaves_the_old_state(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(STATE, NOW)
+    monkeypatch.setattr(Path, "replace", _disk_full)
+
+    with pytest.raises(StateFileUnwritable, match="No space left"):
+        store.save(LastGood(Changes(), {}, {}), NOW)
+
+    saved = store.load(NOW)
+    assert saved is not None
+    assert saved.last_good == STATE
+    assert list(store.path.parent.iterdir()) == [store.path]
+
+
+def test_what_lies_in_the_way_of_the_new_file_is_not_followed(store: Store, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    Path(f"{store.path}.new").symlink_to(victim)
+
+    store.save(STATE, NOW)
+
+    assert victim.read_text() == "precious"
+    assert store.load(NOW) is not None
+
+
+def test_a_missing_directory_is_unwritable_and_says_what_to_check(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "state"
+
+    with pytest.raises(StateFileUnwritable, match=str(path)) as caught:
+        Store(str(path), cluster="c", node="n").save(STATE, NOW)
+
+    assert "disk full" in caught.value.check
+
+
+def _disk_full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+class SlowStore(Store):
+    """Fails as often as it is told to."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, cluster="c", node="n")
+        self.failures_left = 0
+        self.saved: list[LastGood] = []
+
+    def save(self, last_good: LastGood, now: float) -> None:  # noqa: ARG002 - the signature of Store
+        if self.failures_left:
+            self.failures_left -= 1
+            raise StateFileUnwritable("disk full")
+        self.saved.append(last_good)
+
+
+def _state(number: int) -> LastGood:
+    return LastGood(Changes(), {str(number): ""}, {})
+
+
+def test_a_burst_of_changes_is_one_write_of_the_last_state(tmp_path: Path, until: "Until") -> None:
+    store, current = SlowStore(str(tmp_path / "state")), 0
+    saver = Saver(store, lambda: _state(current), pick=lambda: 0.5, interval=0.02)
+
+    async def scene() -> None:
+        nonlocal current
+        task = asyncio.ensure_future(saver.run())
+        while current < 10:
+            current += 1
+            saver.note_change()
+            await asyncio.sleep(0)
+        await until(lambda: bool(store.saved))
+        saver.note_change()
+        await until(lambda: len(store.saved) == 2)
+        task.cancel()
+
+    asyncio.run(scene())
+    assert store.saved == [_state(10), _state(10)]
+    assert (saver.writes, saver.failures, saver.error) == (2, 0, "")
+
+
+def test_a_full_disk_is_told_once_counted_and_tried_again(
+    tmp_path: Path, until: "Until", caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SlowStore(str(tmp_path / "state"))
+    store.failures_left = 4
+    saver = Saver(store, lambda: _state(1), pick=lambda: 0.5, interval=0.001)
+
+    async def scene() -> None:
+        task = asyncio.ensure_future(saver.run())
+        saver.note_change()
+        await until(lambda: saver.error == "disk full")
+        await until(lambda: saver.writes == 1)
+        task.cancel()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(scene())
+    assert (saver.writes, saver.failures, saver.error) == (1, 4, "")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
