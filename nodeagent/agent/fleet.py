@@ -15,9 +15,9 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from nodeagent.agent.channel import Channel
 from nodeagent.agent.roster import living_workers, write_roster
@@ -27,7 +27,6 @@ from nodeagent.config import Config
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.steering import ListenerKind, Steering
 from nodeagent.model.identity import Identity
-from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.proxy.framing import encode_frame
 from nodeagent.proxy.messages import (
@@ -49,6 +48,8 @@ from nodeagent.proxy.messages import (
     ToWorker,
     WorkerConfig,
 )
+from nodeagent.telemetry.open_connections import OpenConnections
+from nodeagent.telemetry.totals import Totals
 
 log = logging.getLogger(__name__)
 
@@ -61,24 +62,20 @@ KINDS = (ListenerKind.OUTBOUND, ListenerKind.HBONE, ListenerKind.PLAINTEXT)
 """Order of the descriptors in Start and Hello."""
 
 
-class Recorder(Protocol):
-    """What becomes of records: metrics and access log."""
-
-    def opened(self, record: ConnectionRecord) -> None: ...
-
-    def closed(self, record: ConnectionRecord) -> None: ...
-
-
 class WorkerFleet:
-    def __init__(self, config: Config, steering: Steering, state: NodeState, recorder: Recorder) -> None:
+    def __init__(
+        self, config: Config, steering: Steering, state: NodeState, connections: OpenConnections, totals: Totals
+    ) -> None:
         self.workers: dict[int, Worker] = {}
-        self.restarts = 0
-        self._config, self._steering, self._state, self._recorder = config, steering, state, recorder
+        self.restarts: Counter[int] = Counter()
+        """Workers that died, by slot."""
+        self._config, self._steering, self._state = config, steering, state
+        self._connections, self._totals = connections, totals
         self._settings = WorkerConfig(**{name: getattr(config, name) for name in WorkerConfig.__struct_fields__})
         self.slots = config.workers or max(1, (os.cpu_count() or 1) // 2)
         self._arrivals: dict[int, asyncio.Future[Worker]] = {}
         self._progress = asyncio.Event()
-        self._lists: dict[int, tuple[set[int], list[ConnectionRecord]]] = {}
+        self._lists: dict[int, tuple[set[int], list[tuple[int, ConnectionRecord]]]] = {}
         self._last_request = 0
         state.subscribe(self._broadcast)
 
@@ -102,18 +99,31 @@ class WorkerFleet:
     def is_ready(self) -> bool:
         return len(self.workers) == self.slots and all(worker.is_ready for worker in self.workers.values())
 
+    async def started(self, timeout_seconds: float) -> bool:
+        """Whether every slot has a worker that is ready, within the time."""
+        return await self._progressed(lambda: self.is_ready, timeout_seconds)
+
     async def applied(self, generation: int, timeout_seconds: float) -> bool:
         """Whether every worker has applied `generation` within the time."""
         return await self._progressed(
             lambda: all(worker.generation >= generation for worker in self.workers.values()), timeout_seconds
         )
 
-    async def connections(self, timeout_seconds: float = 2.0) -> list[ConnectionRecord]:
-        """Open connections of all workers; of one that does not answer in time, what it had answered."""
+    async def connections(self, timeout_seconds: float = 2.0) -> list[tuple[int, ConnectionRecord]]:
+        """Open connections with their worker's slot; of one that does not answer in time, what it had answered."""
+        return await self._list({slot for slot, worker in self.workers.items() if worker.is_ready}, timeout_seconds)
+
+    async def observe(self, timeout_seconds: float = 2.0) -> None:
+        """Brings the bytes of long connections into the metrics."""
+        for worker in tuple(self.workers.values()):
+            if worker.is_ready:
+                found = await self._list({worker.slot}, timeout_seconds)
+                self._connections.observed(worker.pid, tuple(record for _, record in found), time.time())
+
+    async def _list(self, asked: set[int], timeout_seconds: float) -> list[tuple[int, ConnectionRecord]]:
         self._last_request += 1
         request = self._last_request
-        asked = {slot for slot, worker in self.workers.items() if worker.is_ready}
-        records: list[ConnectionRecord] = []
+        records: list[tuple[int, ConnectionRecord]] = []
         self._lists[request] = (asked, records)
         for slot in tuple(asked):
             self.workers[slot].send(ListConnections(request))
@@ -137,6 +147,9 @@ class WorkerFleet:
     async def _keep(self, slot: int) -> None:
         """Keeps a worker in this slot, for ever."""
         worker = await self._adopt(slot)
+        if worker is not None:
+            found = await self._list({slot}, ADOPTION_SECONDS)
+            self._connections.observed(worker.pid, tuple(record for _, record in found), time.time())
         listeners = worker.listeners if worker else await asyncio.to_thread(self._make_listeners)
         failures = 0
         while True:
@@ -185,18 +198,15 @@ class WorkerFleet:
         worker.let_go()
         del self.workers[worker.slot]
         self._progress.set()
-        self.restarts += 1
+        self.restarts[worker.slot] += 1
+        self._totals.ended(worker.pid)
         log.error(
             "worker %d (pid %d) %s; %d open connections were reset, a new worker takes its place",
             worker.slot,
             worker.pid,
             f"was killed: {worker.broken}" if worker.broken else "ended",
-            len(worker.open_records),
+            self._connections.worker_lost(worker.pid, time.time()),
         )
-        for record in worker.open_records.values():
-            record.reason = Reason.WORKER_LOST.value
-            record.seconds = time.time() - record.started
-            self._recorder.closed(record)
 
     # ---- what workers say, and are told --------------------------------------------------------------------------
 
@@ -209,7 +219,7 @@ class WorkerFleet:
                 self._progress.set()
             case Connections(request, records, is_last):
                 asked, found = self._lists.get(request, (set(), []))
-                found.extend(records)
+                found.extend((worker.slot, record) for record in records)
                 if is_last:
                     asked.discard(worker.slot)
                     self._progress.set()
@@ -225,13 +235,11 @@ class WorkerFleet:
     def _reported(self, worker: Worker, message: Report) -> None:
         match message:
             case Opened(record):
-                worker.open_records[record.id] = record
-                self._recorder.opened(record)
+                self._connections.opened(worker.pid, record)
             case Closed(record):
-                worker.open_records.pop(record.id, None)
-                self._recorder.closed(record)
+                self._connections.closed(worker.pid, record)
             case Counters(totals):
-                worker.counters = totals
+                self._totals.reported(worker.pid, totals)
             case Lost(reports):
                 worker.reports_lost = reports
 

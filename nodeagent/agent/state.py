@@ -8,9 +8,8 @@ comes later gets `everything()`, which says the same.
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from datetime import datetime
-from typing import Protocol
 
+from nodeagent.certs.bundle import CertificateBundle
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh, split
@@ -22,21 +21,11 @@ PIECE_VALUES = 64
 Subscriber = Callable[[ToWorker, tuple[int, ...]], None]
 
 
-class Bundle(Protocol):
-    """A certificate as certs/ fetched it; PEM bytes, chain with the leaf first."""
-
-    key_pem: bytes
-    chain_pem: bytes
-    roots_pem: bytes
-    serial: str
-    not_after: datetime
-
-
 class NodeState:
     def __init__(self) -> None:
         self.mesh = Mesh()
         self.local: frozenset[Ip] = frozenset()
-        self.certificates: dict[Identity, Bundle] = {}
+        self.certificates: dict[Identity, CertificateBundle] = {}
         self._subscriber: Subscriber = lambda _message, _descriptors: None
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -49,12 +38,15 @@ class NodeState:
             self._subscriber(message, ())
         return self.mesh.generation
 
-    def set_local(self, addresses: frozenset[Ip]) -> None:
+    def set_local(self, addresses: frozenset[Ip]) -> int:
+        """Returns the generation whose Applied says that the workers know these addresses."""
         if addresses != self.local:
             self.local = addresses
             self._subscriber(LocalPods(addresses), ())
+            return self.apply(Changes())  # nothing but a number to wait for
+        return self.mesh.generation
 
-    def set_certificate(self, identity: Identity, bundle: Bundle) -> None:
+    def set_certificate(self, identity: Identity, bundle: CertificateBundle) -> None:
         self.certificates[identity] = bundle
         with _certificate(identity, bundle) as (message, descriptors):
             self._subscriber(message, descriptors)
@@ -81,7 +73,7 @@ def _pieces(changes: Changes, generation: int) -> Iterator[Apply]:
 
 
 @contextlib.contextmanager
-def _certificate(identity: Identity, bundle: Bundle) -> Iterator[tuple[Certificate, tuple[int, ...]]]:
+def _certificate(identity: Identity, bundle: CertificateBundle) -> Iterator[tuple[Certificate, tuple[int, ...]]]:
     """The message with its two memfds, which live until the block ends (channels duplicate them)."""
     descriptors: list[int] = []
     try:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from nodeagent.agent.channel import Channel
 from nodeagent.model.identity import Identity
-from nodeagent.model.record import ConnectionRecord
 from nodeagent.proxy.framing import FrameBroken, FrameReader, encode_frame
 from nodeagent.proxy.messages import FromWorker, Hello, Report, ToWorker
 
@@ -29,9 +28,7 @@ class Worker:
         self.is_ready = False
         self.generation = 0
         """The last one that it has applied whole."""
-        self.counters: dict[str, int] = {}
         self.reports_lost = 0
-        self.open_records: dict[int, ConnectionRecord] = {}
         self.held: frozenset[Identity] = frozenset()
         """Certificates that it brought along from a former agent."""
         self.gone = asyncio.Event()

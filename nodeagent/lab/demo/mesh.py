@@ -1,25 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo's mesh directory: ordinary Kubernetes and Istio objects, written for the lab's addresses."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
 
+from nodeagent.lab.topology import PodPlace
+
 Object = dict[str, object]
-
-
-@dataclasses.dataclass(frozen=True)
-class PodPlace:
-    """A pod of the lab as the mesh directory describes it."""
-
-    namespace: str
-    name: str
-    service_account: str
-    node: str
-    ips: tuple[str, ...]
-    labels: dict[str, str]
 
 
 README = """\
@@ -48,15 +37,16 @@ def node(name: str, zone: str) -> Object:
 
 
 def pod(place: PodPlace) -> Object:
+    spec = place.spec
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(place.name, place.namespace, place.labels),
-        "spec": {"nodeName": place.node, "serviceAccountName": place.service_account},
+        "metadata": _metadata(spec.name, spec.namespace, dict(spec.labels)),
+        "spec": {"nodeName": spec.node, "serviceAccountName": spec.service_account},
         "status": {
             "phase": "Running",
-            "podIP": place.ips[0],
-            "podIPs": [{"ip": ip} for ip in place.ips],
+            "podIP": str(place.ips[0]),
+            "podIPs": [{"ip": str(ip)} for ip in place.ips],
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the kernel, the workers and the certificates in step with the mesh and the list of local pods.
+
+The order is what makes a change safe. A pod that comes is captured only when the workers know it, so that its first
+connection is served; a pod that goes is let go by the kernel first, so that no connection of it meets a worker that has
+forgotten it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from nodeagent.agent.enrolment import EnrolledPod, Enrolment, decide_enrolment, read_pods
+from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.state import NodeState
+from nodeagent.config import Config
+from nodeagent.errors import ConfigError, KernelError
+from nodeagent.kernel.steering import Steering, Wanted, WantedPod
+from nodeagent.model.identity import Identity
+from nodeagent.model.pod import LocalPod
+
+log = logging.getLogger(__name__)
+
+FIRST_WORKERS_SECONDS = 15.0
+"""Start of a worker on a busy machine; afterwards pods are captured even without one: their SYNs wait, fail closed."""
+APPLIED_SECONDS = 2.0
+"""A worker applies a change between batches of traffic; one that takes longer is not waited for."""
+PODS_FILE_SECONDS = 0.2
+"""Between looks at the pods file; it lies on a tmpfs, and a stat costs microseconds."""
+REPAIR_SECONDS = 30.0
+"""Even without news the kernel is compared with what is wanted this often: somebody may have removed a filter."""
+RETRY_SECONDS = 1.0
+
+
+class Capture:
+    def __init__(
+        self,
+        config: Config,
+        steering: Steering,
+        state: NodeState,
+        fleet: WorkerFleet,
+        want_certificates: Callable[[frozenset[Identity]], None],
+        is_mesh_known: Callable[[], bool],
+    ) -> None:
+        """`is_mesh_known`: xDS has answered, or the last good state was restored."""
+        self.enrolment = Enrolment()
+        self.pods_error = ""
+        self.kernel_error = ""
+        self.is_settled = False
+        """The kernel has what is wanted, at least once."""
+        self._config, self._steering, self._state, self._fleet = config, steering, state, fleet
+        self._want_certificates, self._is_mesh_known = want_certificates, is_mesh_known
+        self._pods: tuple[LocalPod, ...] = ()
+        self._captured: tuple[EnrolledPod, ...] = ()
+        self._wake = asyncio.Event()
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """Something that matters here has changed: the mesh, the node's devices, the fleet."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        await self._fleet.started(FIRST_WORKERS_SECONDS)
+        while True:
+            try:
+                async with asyncio.timeout(REPAIR_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if not self._is_mesh_known():
+                continue  # a predecessor's captures must not be undone for want of news
+            try:
+                await self._settle()
+            except KernelError as error:
+                if str(error) != self.kernel_error:
+                    log.error("%s; tried again every %g s. %s", error, RETRY_SECONDS, error.check)
+                self.kernel_error = str(error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._wake.set()
+            else:
+                self.kernel_error = ""
+                self.is_settled = True
+
+    async def watch_pods_file(self) -> None:
+        """Reads the pods file again whenever it changes; a broken one is reported, and the last good list stays."""
+        seen: tuple[int, ...] = ()
+        while True:
+            state = _stamp(self._config.pods_file)
+            if state != seen:
+                seen = state
+                self._read_pods()
+            await asyncio.sleep(PODS_FILE_SECONDS)
+
+    def _read_pods(self) -> None:
+        try:
+            self._pods = read_pods(self._config.pods_file)
+        except ConfigError as error:
+            self.pods_error = str(error)
+            log.error("%s; the last good list stays in force. %s", error, error.check)
+        else:
+            self.pods_error = ""
+            self.look_again()
+
+    async def _settle(self) -> None:
+        enrolment = decide_enrolment(self._state.mesh, self._config.node, self._pods)
+        self._want_certificates(enrolment.identities)
+        staying = tuple(pod for pod in self._captured if pod in enrolment.enrolled)
+        if staying != self._captured:
+            await self._reconcile(staying)
+        generation = self._state.set_local(enrolment.addresses)
+        if not await self._fleet.applied(generation, APPLIED_SECONDS):
+            log.warning("not every worker has applied generation %d within %g s", generation, APPLIED_SECONDS)
+        await self._reconcile(enrolment.enrolled)
+        self.enrolment = enrolment
+
+    async def _reconcile(self, pods: tuple[EnrolledPod, ...]) -> None:
+        wanted = Wanted(
+            pods=tuple(
+                WantedPod(pod.pod.namespace, pod.pod.name, pod.pod.netns, pod.workload.addresses) for pod in pods
+            ),
+            known=frozenset(self._state.mesh.known_addresses(self._config.network)),
+            adoption_seconds=self._config.adoption_seconds,
+        )
+        for step in await asyncio.to_thread(self._steering.reconcile, wanted):
+            log.info("kernel: %s", step)
+        self._captured = pods
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Changes whenever the file does; empty when it cannot be read."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent seen from outside: what its parts know at this moment, for the admin socket, /metrics and readiness.
+
+Only reads; nothing here decides. Made anew for each question, so there is no second copy to fall behind.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from nodeagent.admin.state import (
+    AgentState,
+    Captured,
+    CertificateState,
+    CertificateView,
+    ComponentState,
+    Health,
+    KernelCount,
+    OpenConnection,
+    PodView,
+    WorkerView,
+)
+from nodeagent.agent.capture import Capture
+from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.state import NodeState
+from nodeagent.certs.keeper import CertificateKeeper
+from nodeagent.config import Config
+from nodeagent.errors import KernelError
+from nodeagent.kernel.reasons import reasons
+from nodeagent.kernel.steering import Steering
+from nodeagent.telemetry.line_writer import LineWriter
+from nodeagent.telemetry.metrics import Readings
+from nodeagent.telemetry.open_connections import OpenConnections
+from nodeagent.telemetry.totals import Totals
+from nodeagent.version import VERSION
+from nodeagent.xds.client import XdsClient
+
+_NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK"})
+"""Why a local pod is rightly left alone; every other reason is one that should go away."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    config: Config
+    state: NodeState
+    steering: Steering
+    fleet: WorkerFleet
+    capture: Capture
+    xds: XdsClient
+    keeper: CertificateKeeper
+    open_connections: OpenConnections
+    totals: Totals
+    lines: LineWriter | None
+    started: float = dataclasses.field(default_factory=time.time)
+
+    def obstacles(self) -> list[str]:
+        """Why new connections of this node's pods could suffer; empty when the agent is ready."""
+        found = []
+        if not self.fleet.is_ready:
+            found.append("not every tunnel worker is running")
+        if not self.xds.is_ready:
+            found.append("the mesh is not known: no answer from the control plane yet, and no saved state")
+        if not self.capture.is_settled:
+            found.append("the kernel does not have yet what is wanted" + _because(self.capture.kernel_error))
+        without = self.capture.enrolment.identities - self.state.certificates.keys()
+        if without:
+            found.append(f"no certificate yet for {', '.join(sorted(map(str, without)))}")
+        return found
+
+    def agent_state(self) -> AgentState:
+        return AgentState(
+            version=VERSION,
+            node=self.config.node,
+            network=self.config.network,
+            started=self.started,
+            now=time.time(),
+            mesh=self.state.mesh,
+            components=tuple(self._components()),
+            pods=tuple(self._pods()),
+            certificates=tuple(self._certificates()),
+            workers=tuple(self._workers()),
+            kernel=tuple(self._kernel()),
+            rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
+        )
+
+    async def connections(self) -> list[OpenConnection]:
+        return [OpenConnection(slot, record) for slot, record in await self.fleet.connections()]
+
+    def readings(self) -> Readings:
+        xds, pods = self.xds.status, list(self._pods())
+        return Readings(
+            version=VERSION,
+            kernel_packets=self._counters(),
+            xds_terminations=xds.terminations,
+            xds_messages={kind.value: counts.messages for kind, counts in xds.kinds.items()},
+            xds_message_bytes={kind.value: counts.message_bytes for kind, counts in xds.kinds.items()},
+            worker_totals=self.totals.sums(),
+            worker_restarts=self.fleet.restarts.total(),
+            reports_lost=sum(worker.reports_lost for worker in self.fleet.workers.values()),
+            access_log_lines_lost=self.lines.lost if self.lines else 0,
+            pods_captured=sum(pod.captured is Captured.YES for pod in pods),
+            pods_pending=sum(pod.captured is Captured.PENDING for pod in pods),
+            mesh_resources={
+                "workload": len(self.state.mesh.workloads),
+                "service": len(self.state.mesh.services),
+                "policy": len(self.state.mesh.policies),
+            },
+            mesh_generation=self.state.mesh.generation,
+            certificate_expiry={
+                str(identity): bundle.not_after.timestamp() for identity, bundle in self.state.certificates.items()
+            },
+            certificate_failures=self.keeper.failures,
+        )
+
+    def _components(self) -> Iterator[ComponentState]:
+        kernel_error, pods_error = self.capture.kernel_error, self.capture.pods_error
+        state = Health.FAILED if kernel_error else Health.OK if self.capture.is_settled else Health.DEGRADED
+        yield ComponentState("kernel", state, self.started, kernel_error or "programs and maps as wanted")
+        if pods_error:
+            yield ComponentState("pods-file", Health.DEGRADED, self.started, pods_error)
+        xds = self.xds.status
+        if xds.connected_since:
+            yield ComponentState("xds", Health.OK, xds.connected_since, f"following {xds.address}")
+        else:
+            told = f"{xds.last_error or f'connecting to {xds.address}'}; the last good state stays in force"
+            yield ComponentState("xds", Health.DEGRADED, xds.last_change or self.started, told)
+        refused = [row for row in self.keeper.status() if row.last_error]
+        told = refused[0].last_error if refused else "every request was answered"
+        yield ComponentState("ca", Health.DEGRADED if refused else Health.OK, self.started, told)
+        if xds.state_error:
+            yield ComponentState("state-file", Health.DEGRADED, self.started, xds.state_error)
+
+    def _pods(self) -> Iterator[PodView]:
+        known = {(pod.namespace, pod.name): pod for pod in self.steering.pods()}
+        for enrolled in self.capture.enrolment.enrolled:
+            pod, workload = enrolled.pod, enrolled.workload
+            seen = known.get((pod.namespace, pod.name))
+            reason = seen.reason if seen else "PENDING"
+            yield PodView(
+                namespace=pod.namespace,
+                pod=pod.name,
+                ips=workload.addresses,
+                netns=pod.netns,
+                captured=Captured.PENDING if reason else Captured.YES,
+                reason=reason,
+                identity=workload.identity,
+                device=f"{seen.device} ({seen.ifindex})" if seen and seen.device else "",
+                hits=seen.hits if seen else 0,
+            )
+        for other in self.capture.enrolment.others:
+            captured = Captured.NO if other.reason in _NEVER_CAPTURED else Captured.PENDING
+            yield PodView(namespace=other.namespace, pod=other.name, captured=captured, reason=other.reason)
+
+    def _certificates(self) -> Iterator[CertificateView]:
+        for row in self.keeper.status():
+            yield CertificateView(
+                identity=row.identity,
+                state=CertificateState(row.state.value),
+                serial=row.serial,
+                not_before=row.not_before or 0.0,
+                not_after=row.not_after or 0.0,
+                rotates=row.next_try or 0.0,
+                last_error=row.last_error,
+            )
+
+    def _workers(self) -> Iterator[WorkerView]:
+        for slot in range(self.fleet.slots):
+            worker = self.fleet.workers.get(slot)
+            if worker is None:
+                yield WorkerView(slot=slot, pid=0, state="gone", since=0.0)
+                continue
+            yield WorkerView(
+                slot=slot,
+                pid=worker.pid,
+                state="ready" if worker.is_ready else "starting",
+                since=worker.started,
+                restarts=self.fleet.restarts[slot],
+                connections=self.open_connections.count(worker.pid),
+                generation=worker.generation,
+            )
+
+    def _kernel(self) -> Iterator[KernelCount]:
+        words = {row.name: row for row in reasons()}
+        for name, packets in self._counters().items():
+            if packets:
+                yield KernelCount(name, packets, words[name].words, is_drop=words[name].is_drop)
+
+    def _counters(self) -> dict[str, int]:
+        try:
+            return self.steering.counters()
+        except KernelError:
+            return {}  # the pins are not there yet, or somebody took them: `kernel` above says so
+
+
+def _because(error: str) -> str:
+    return f": {error}" if error else ""

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nodeagent agent`: builds the parts, runs them in one TaskGroup, leaves in order.
+
+Leaving (SIGTERM, SIGINT, a crash alike) takes nothing away: workers, proxy namespace, programs and pins stay for the
+next agent. `nodeagent cleanup` is what removes them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+
+from nodeagent.admin.http import HttpServer
+from nodeagent.admin.probes import ReadyServer, StatsServer
+from nodeagent.admin.routes import make_routes
+from nodeagent.admin.server import AdminServer
+from nodeagent.agent.capture import Capture
+from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.instance import only_instance
+from nodeagent.agent.picture import Picture
+from nodeagent.agent.state import NodeState
+from nodeagent.certs.client import CaClient
+from nodeagent.certs.keeper import CertificateKeeper
+from nodeagent.config import Config
+from nodeagent.errors import NodeagentError
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.watch import watch_network
+from nodeagent.model.mesh import Changes
+from nodeagent.telemetry.access_log import AccessLog
+from nodeagent.telemetry.line_writer import LineWriter
+from nodeagent.telemetry.metrics import Exposition
+from nodeagent.telemetry.open_connections import OpenConnections
+from nodeagent.telemetry.totals import Totals
+from nodeagent.telemetry.traffic import TrafficMetrics
+from nodeagent.xds.client import XdsClient
+from nodeagent.xds.store import Store
+
+log = logging.getLogger(__name__)
+
+OBSERVE_SECONDS = 15.0
+"""Between looks at open connections, which bring the bytes of long ones into the metrics: a usual scrape interval."""
+
+
+def run_agent(config: Config, *, takeover: bool) -> None:
+    """Returns after SIGTERM or SIGINT. Raises NodeagentError for what keeps an agent from running here."""
+    with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines:
+        agent = Agent(config, lines)
+        with asyncio.Runner() as runner:
+            try:
+                runner.run(agent.run())
+            except* NodeagentError as failures:
+                raise _first(failures) from failures
+
+
+class Agent:
+    def __init__(self, config: Config, lines: LineWriter | None) -> None:
+        self._config, self._lines = config, lines
+        self._state = NodeState()
+        self._steering = Steering(bpffs=config.bpffs, run_dir=config.run_dir)
+        traffic = TrafficMetrics()
+        access_log = AccessLog(lines.write if lines else lambda _line: None, as_json=config.log_format == "json")
+        self._connections, self._totals = OpenConnections(traffic, access_log), Totals()
+        self._fleet = WorkerFleet(config, self._steering, self._state, self._connections, self._totals)
+        store = Store(config.state_file, cluster=config.cluster, node=config.node)
+        self._xds = XdsClient(config, store, self._mesh_changed)
+        self._keeper = CertificateKeeper(CaClient(config), self._state.set_certificate, self._state.forget_certificate)
+        self._capture = Capture(
+            config, self._steering, self._state, self._fleet, self._keeper.wanted, lambda: self._xds.is_ready
+        )
+        self._picture = Picture(
+            config=config,
+            state=self._state,
+            steering=self._steering,
+            fleet=self._fleet,
+            capture=self._capture,
+            xds=self._xds,
+            keeper=self._keeper,
+            open_connections=self._connections,
+            totals=self._totals,
+            lines=lines,
+        )
+        self._exposition = Exposition(traffic, self._picture.readings)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        main = asyncio.current_task()
+        assert main is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop, main, number)
+        if self._lines is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._lines.reopen)
+        try:
+            await self._run_parts()
+        except asyncio.CancelledError:
+            log.info("stopped; workers, programs and pins stay for the next agent")
+
+    async def _run_parts(self) -> None:
+        servers = list(self._servers())
+        for server in servers:
+            server.listen()  # what may be refused comes first: a port in use must not leave half an agent
+        await asyncio.to_thread(self._steering.start)
+        async with asyncio.TaskGroup() as parts:
+            for server in servers:
+                parts.create_task(server.run(), name=type(server).__name__)
+            parts.create_task(self._fleet.run(), name="workers")
+            parts.create_task(self._xds.run(), name="xds")
+            parts.create_task(self._keeper.run(), name="certificates")
+            parts.create_task(self._capture.watch_pods_file(), name="pods file")
+            parts.create_task(self._capture.run(), name="capture")
+            parts.create_task(watch_network(self._capture.look_again), name="netlink")
+            parts.create_task(self._observe(), name="observe")
+            log.info("agent of node %s started", self._config.node)
+
+    def _servers(self) -> Iterator[AdminServer | HttpServer]:
+        config, picture = self._config, self._picture
+        yield AdminServer(config.admin_socket, make_routes(picture.agent_state, picture.connections))
+        if config.stats_address:
+            yield StatsServer(config.stats_address, self._exposition.render)
+        if config.ready_address:
+            yield ReadyServer(config.ready_address, picture.obstacles)
+
+    def _mesh_changed(self, changes: Changes) -> None:
+        self._state.apply(changes)
+        self._capture.look_again()
+
+    async def _observe(self) -> None:
+        while True:
+            await asyncio.sleep(OBSERVE_SECONDS)
+            await self._fleet.observe()
+
+    def _told_to_stop(self, main: "asyncio.Task[None]", number: int) -> None:
+        log.info("told to stop by %s", signal.Signals(number).name)
+        main.cancel()
+
+
+@contextlib.contextmanager
+def _access_log_lines(config: Config) -> Iterator[LineWriter | None]:
+    if not config.access_log:
+        yield None
+        return
+    with LineWriter(config.access_log) as lines:
+        yield lines
+
+
+def _first(failures: BaseExceptionGroup[NodeagentError]) -> NodeagentError:
+    """The first one says it: the others are of parts that failed for the same cause or were stopped by it."""
+    failure: BaseException = failures
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    assert isinstance(failure, NodeagentError)
+    return failure

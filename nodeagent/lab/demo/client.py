@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client's side of application.py: plain sockets made inside a pod's namespace, as any program of the pod would."""
+
+import contextlib
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from nodeagent.lab.demo.application import CHUNK, pattern
+from nodeagent.lab.namespaces import Pod
+from nodeagent.model.address import Ip
+
+PATIENCE_SECONDS = 10.0
+"""Longer than any claim allows; a socket that waits for ever would hang the tour instead of failing it."""
+
+
+def connect(source: Pod, ip: Ip, port: int, *, seconds: float = PATIENCE_SECONDS) -> socket.socket:
+    """The connection is blocking, with a deadline for each operation. Raises OSError as its system call does."""
+    connection = source.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
+    connection.settimeout(seconds)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.connect((ip, port))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def ask(source: Pod, ip: Ip, port: int, request: str, *, seconds: float = PATIENCE_SECONDS) -> str:
+    """One request, the answer's text up to the end of the stream. Raises OSError when refused or reset."""
+    with connect(source, ip, port, seconds=seconds) as connection:
+        connection.sendall(f"{request}\n".encode())
+        return read_all(connection).decode("ascii", "replace").strip()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    received = bytearray()
+    while some := connection.recv(CHUNK):
+        received += some
+    return bytes(received)
+
+
+def is_served(source: Pod, ip: Ip, port: int, *, seconds: float = 3.0) -> bool:
+    """Whether the application answered; a refusal, a reset and silence are all no."""
+    try:
+        return bool(ask(source, ip, port, "WHO", seconds=seconds))
+    except OSError:
+        return False
+
+
+def upload(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, float]:
+    """Sends `length` bytes, ends the stream. Returns (digest sent, digest the application computed, seconds)."""
+    payload = pattern(2, length)
+    sent = f"{length} {hashlib.sha256(payload).hexdigest()}"
+    with connect(source, ip, port, seconds=60) as connection:
+        began = time.monotonic()
+        connection.sendall(b"DIGEST\n")
+        connection.sendall(payload)
+        connection.shutdown(socket.SHUT_WR)
+        told = read_all(connection).decode().strip()
+        return sent, told, time.monotonic() - began
+
+
+def download(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, float]:
+    """Receives `length` bytes. Returns (digest expected, digest received, seconds)."""
+    expected = f"{length} {hashlib.sha256(pattern(1, length)).hexdigest()}"
+    digest, received = hashlib.sha256(), 0
+    with connect(source, ip, port, seconds=60) as connection:
+        began = time.monotonic()
+        connection.sendall(f"SOURCE {length}\n".encode())
+        while some := connection.recv(CHUNK):
+            digest.update(some)
+            received += len(some)
+        seconds = time.monotonic() - began
+    return expected, f"{received} {digest.hexdigest()}", seconds
+
+
+class Echo:
+    """An open connection that is used again and again."""
+
+    def __init__(self, source: Pod, ip: Ip, port: int) -> None:
+        self._connection = connect(source, ip, port)
+        self._connection.sendall(b"ECHO\n")
+
+    def exchange(self, word: bytes = b"still here") -> None:
+        """Raises OSError when the connection is gone or answers something else."""
+        self._connection.sendall(word)
+        received = b""
+        while len(received) < len(word):
+            some = self._connection.recv(len(word) - len(received))
+            if not some:
+                raise ConnectionResetError("the stream ended")
+            received += some
+        if received != word:
+            raise OSError(f"echo of {word!r} was {received!r}")
+
+    def seconds_until_cut(self, within_seconds: float) -> float | None:
+        """Seconds until the other end cut it while nothing was sent; None when it is still open after that time."""
+        self._connection.settimeout(within_seconds)
+        began = time.monotonic()
+        try:
+            self._connection.recv(1)
+        except TimeoutError:
+            return None
+        except OSError:
+            pass
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Traffic:
+    """Traffic that goes on while something is done to the mesh: one open connection, and ever new ones."""
+
+    def __init__(self, source: Pod, ip: Ip, port: int, pause_seconds: float = 0.02) -> None:
+        self._source, self._ip, self._port, self._pause = source, ip, port, pause_seconds
+        self.served = 0
+        self.exchanges = 0
+        self.failures: list[str] = []
+        self.slowest = 0.0
+        self._stop = threading.Event()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Traffic"]:
+        threads = [threading.Thread(target=work, daemon=True) for work in (self._connect_again, self._stay_connected)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(PATIENCE_SECONDS)
+
+    def wait_for_more(self, connections: int, within_seconds: float = 10.0) -> None:
+        """Until that many more connections were served, or the time is over (the failures then say why)."""
+        goal, deadline = self.served + connections, time.monotonic() + within_seconds
+        while self.served < goal and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _connect_again(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                answer = ask(self._source, self._ip, self._port, "WHO")
+            except OSError as error:
+                self.failures.append(f"new connection: {type(error).__name__}: {error}")
+            else:
+                self.served += 1 if answer else 0
+                if not answer:
+                    self.failures.append("new connection: ended without an answer")
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self._stop.wait(self._pause)
+
+    def _stay_connected(self) -> None:
+        try:
+            echo = Echo(self._source, self._ip, self._port)
+            while not self._stop.is_set():
+                echo.exchange()
+                self.exchanges += 1
+                self._stop.wait(self._pause)
+            echo.close()
+        except OSError as error:
+            self.failures.append(f"open connection after {self.exchanges} exchanges: {type(error).__name__}: {error}")

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's stage: the lab, a control plane, an agent on each node, applications in the pods, and how to look at them.
+
+node-a   web  api  batch        web: shop/web          batch: backoffice/batch
+node-b   db   legacy  legacy2   db: shop/db            legacy, legacy2: outside the mesh
+"""
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from nodeagent.errors import NotPossible
+from nodeagent.kernel.pins import read_counters
+from nodeagent.lab.demo import mesh
+from nodeagent.lab.demo.claims import eventually
+from nodeagent.lab.demo.client import connect
+from nodeagent.lab.lab import Lab
+from nodeagent.lab.machine import State, difference, network_state
+from nodeagent.lab.namespaces import RUN_DIR, Pod
+from nodeagent.lab.topology import PodSpec, Topology
+from nodeagent.model.address import Ip
+
+PORT = 8080
+OTHER_PORT = 9090
+OUR_DEVICE = "na0"
+"""The one thing that a node's namespace gets; facts about it (its sysctls exist with it) are no difference."""
+XDS_PORT = 15012
+SERVICE_IPS = ("10.96.0.10", "fd00:96::10")
+NODES = ("node-a", "node-b")
+START_SECONDS = 30.0
+"""Until an agent has captured its pods; a second on an idle machine."""
+_AMBIENT = {"shop": True, "backoffice": True, "legacy": False}
+_PODS = (
+    ("web", "shop", "web", "node-a"),
+    ("api", "shop", "api", "node-a"),
+    ("batch", "backoffice", "batch", "node-a"),
+    ("db", "shop", "db", "node-b"),
+    ("legacy", "legacy", "default", "node-b"),
+    ("legacy2", "legacy", "default", "node-b"),
+)
+
+
+def topology() -> Topology:
+    pods = [
+        PodSpec(name=name, node=node, namespace=namespace, service_account=account, labels={"app": name})
+        for name, namespace, account, node in _PODS
+    ]
+    return Topology.of(NODES, pods)
+
+
+class Stage:
+    """Everything that the claims touch. Made by `running`."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.directory = lab.directory / "demo"
+        self.mesh_directory = self.directory / "mesh.d"
+        self.state_directory = self.directory / "control-plane"
+        self.service_ips = tuple(Ip(ip) for ip in SERVICE_IPS)
+        self.agents: dict[str, subprocess.Popen[bytes]] = {}
+        self.control_plane: subprocess.Popen[bytes]
+        self._nodes_before: dict[str, State] = {}
+
+    # ---- setting it ------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Everything but control plane and agents: files, applications, and how the nodes look without us."""
+        self.directory.mkdir(mode=0o755)
+        self.mesh_directory.mkdir()
+        self.write("00-cluster.yaml", self._cluster())
+        self.write("10-pods.yaml", [mesh.pod(pod.place) for pod in self.lab.pods.values()])
+        self.write(
+            "20-services.yaml",
+            [mesh.service("db", "shop", {"app": "db"}, SERVICE_IPS, {80: PORT})],
+        )
+        for pod in self.lab.pods.values():
+            self._start_application(pod)
+        for name in NODES:
+            self._nodes_before[name] = self.lab.nodes[name].call(network_state)
+
+    def start_control_plane(self) -> None:
+        self.control_plane = self.lab.control.spawn(
+            _nodeagent(
+                "control-plane",
+                "--config-dir",
+                self.mesh_directory,
+                "--state-dir",
+                self.state_directory,
+                "--listen",
+                f"{self.lab.control.ipv4}:{XDS_PORT}",
+            ),
+            stdout=self._log("control-plane"),
+            stderr=subprocess.STDOUT,
+        )
+        root = self.state_directory / "root-cert.pem"
+        eventually(lambda: root.exists() and self._accepts(), START_SECONDS, "the control plane listens")
+
+    def start_agent(self, name: str) -> None:
+        """Starts the agent of a node and waits until it has captured its pods."""
+        node = self.lab.nodes[name]
+        token = subprocess.run(
+            _nodeagent("token", "--node", name, "--state-dir", self.state_directory), check=True, capture_output=True
+        ).stdout
+        root = (self.state_directory / "root-cert.pem").read_bytes()
+        node.call(lambda: (RUN_DIR / "token").write_bytes(token))
+        node.call(lambda: (RUN_DIR / "root-cert.pem").write_bytes(root))
+        options = {
+            "node": name,
+            "xds-address": f"https://{self.lab.control.ipv4}:{XDS_PORT}",
+            "root-certificate": RUN_DIR / "root-cert.pem",
+            "token": RUN_DIR / "token",
+            "pods-file": RUN_DIR / "pods.yaml",
+            "access-log": RUN_DIR / "access.log",
+            "log-format": "json",
+            "workers": 1,
+        }
+        words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+        self.agents[name] = node.spawn(
+            _nodeagent("agent", *words), stdout=self._log(name), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+        eventually(lambda: self._is_ready(name), START_SECONDS, f"the agent of {name} is ready (log: {name}.log)")
+
+    def _cluster(self) -> list[mesh.Object]:
+        nodes = [mesh.node(name, f"zone-{name[-1]}") for name in NODES]
+        return [*(mesh.namespace(name, ambient=ambient) for name, ambient in _AMBIENT.items()), *nodes]
+
+    def _start_application(self, pod: Pod) -> None:
+        script = Path(__file__).with_name("application.py")
+        process = pod.spawn(
+            [sys.executable, "-S", "-E", script, str(PORT), str(OTHER_PORT)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        if not select.select([process.stdout], [], [], START_SECONDS)[0] or process.stdout.readline() != b"ready\n":
+            raise NotPossible(f"the application of pod {pod.name} did not start")
+
+    def _accepts(self) -> bool:
+        try:
+            self.lab.control.connect(self.lab.control.ipv4, XDS_PORT, seconds=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _is_ready(self, name: str) -> bool:
+        if self.agents[name].poll() is not None:
+            raise NotPossible(f"the agent of {name} ended", check=f"See {self.directory / name}.log.")
+        try:
+            with self.lab.nodes[name].connect("127.0.0.1", 15021, seconds=2) as probe:
+                probe.sendall(b"GET /healthz/ready HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+                return probe.recv(100).startswith(b"HTTP/1.1 200")
+        except OSError:
+            return False
+
+    def _log(self, name: str) -> int:
+        """Descriptor of `<name>.log`, opened to append: a restarted part goes on in the same file."""
+        return os.open(self.directory / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    # ---- what claims do --------------------------------------------------------------------------------------------
+
+    def pod(self, name: str) -> Pod:
+        return self.lab.pods[name]
+
+    def write(self, name: str, objects: Sequence[mesh.Object]) -> None:
+        """A file of mesh.d, replaced in one step; without objects it is removed."""
+        path = self.mesh_directory / name
+        if objects:
+            mesh.write(path, objects)
+        else:
+            path.unlink(missing_ok=True)
+
+    def renew_certificates(self) -> None:
+        for name in NODES:
+            self.ask(name, "certs", "--renew")
+
+    def kill_worker(self, pid: int) -> None:
+        os.kill(pid, 9)
+
+    def marker_sender(self, source: Pod, ip: Ip, marker: bytes) -> "MarkerSender":
+        return MarkerSender(source, ip, marker)
+
+    # ---- what claims look at ---------------------------------------------------------------------------------------
+
+    def ask(self, node: str, *words: str) -> dict[str, Any]:
+        """The JSON of a nodeagent command on that node."""
+        result = self.lab.nodes[node].run(_nodeagent(*words, "-o", "json"))
+        if result.returncode not in {0, 1} or not result.stdout:
+            raise NotPossible(f"nodeagent {' '.join(words)} on {node}: {result.stderr.strip()}")
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+    def packets(self, node: str) -> Mapping[str, int]:
+        """The kernel's counters by reason, read from the map itself and not from the agent."""
+        return self.lab.nodes[node].call(lambda: read_counters("/sys/fs/bpf"))
+
+    def attached(self, node: str) -> dict[str, list[str]]:
+        """Names of programs by device and hook, as the kernel lists its filters."""
+        return self.lab.nodes[node].call(_attached)
+
+    def worker_pids(self, node: str) -> list[int]:
+        return [worker["pid"] for worker in self.ask(node, "status")["workers"]]
+
+    def certificate_serials(self, node: str) -> list[str]:
+        rows = self.ask(node, "certs")["certificates"]
+        return [row["serial"] for row in rows if row["type"] == "Leaf"]
+
+    def access_lines(self, node: str) -> list[dict[str, Any]]:
+        """The access log of a node, oldest first; a line that is being written is not there yet."""
+        complete, _, _ = self.lab.nodes[node].read(RUN_DIR / "access.log").rpartition(b"\n")
+        return [json.loads(line) for line in complete.splitlines()]
+
+    def access_line(self, node: str, source_ip: str, source_port: int) -> dict[str, Any]:
+        """The line of the connection from this address, waited for. Raises ClaimFalse."""
+        wanted = f"[{source_ip}]:{source_port}" if ":" in source_ip else f"{source_ip}:{source_port}"
+        found: list[dict[str, Any]] = []
+
+        def written() -> bool:
+            found[:] = [line for line in self.access_lines(node) if line.get("src.addr") == wanted]
+            return bool(found)
+
+        eventually(written, 5, f"the access log of {node} has a line from {wanted}")
+        return found[-1]
+
+    def last_refusal(self, node: str, sources: set[str]) -> dict[str, Any]:
+        refused = [
+            line
+            for line in self.access_lines(node)
+            if "error" in line and str(line.get("src.addr", "")).rpartition(":")[0].strip("[]") in sources
+        ]
+        return refused[-1] if refused else {}
+
+    def findings(self) -> list[str]:
+        """What the control plane has to say about mesh.d, a line each with file and line."""
+        path = self.state_directory / "findings.json"
+        if not path.exists():
+            return []
+        return [
+            f"{row['file']}:{row['line']}: {row['message']}"
+            for row in json.loads(path.read_text(encoding="utf-8"))["findings"]
+        ]
+
+    def node_differences(self, node: str) -> list[str]:
+        return difference(self._nodes_before[node], self.lab.nodes[node].call(network_state), except_device=OUR_DEVICE)
+
+    def shell_words(self, node: str) -> str:
+        """What a visitor types in front of a command that shall run on this node."""
+        place = self.lab.nodes[node]
+        program = Path(sys.executable).with_name("nodeagent")
+        return f"nsenter --net={place.netns} --mount={place.mounts} {program}"
+
+    def invite(self) -> None:
+        """A policy to begin with, for the visitor to edit."""
+        self.write(
+            "30-policy.yaml", [mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(namespaces=["backoffice"])])]
+        )
+
+    def node_netns_inode(self, node: str) -> int:
+        inode: int = self.lab.nodes[node].netns.stat().st_ino
+        return inode
+
+    def gateway_mac(self, pod: str) -> bytes:
+        """What the pod's packets are sent to: the node's end of its veth pair."""
+        place = self.lab.pods[pod]
+        with self.lab.nodes[place.node].socket(socket.AF_PACKET, socket.SOCK_RAW) as probe:
+            probe.bind((place.device, 0))
+            address: bytes = probe.getsockname()[4]
+            return address
+
+
+class MarkerSender:
+    """Sends a marker over one open connection after another until stopped, whatever happens to them."""
+
+    def __init__(self, source: Pod, ip: Ip, marker: bytes) -> None:
+        self._source, self._ip, self._marker = source, ip, marker
+        self._stop = threading.Event()
+        self._first = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._first.wait(10)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError), connect(self._source, self._ip, PORT) as connection:
+                connection.sendall(b"DIGEST\n")
+                while not self._stop.is_set():
+                    connection.sendall(self._marker * 100)
+                    self._first.set()
+                    time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Stage]:
+    """The whole stage, removed at the end of the block."""
+    with Lab(topology()) as lab:
+        yield Stage(lab)
+
+
+def _attached() -> dict[str, list[str]]:
+    """In the calling thread's namespace."""
+    found: dict[str, list[str]] = {}
+    with IPRoute() as ip:
+        for link in ip.get_links():
+            for hook, parent in (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3)):
+                for row in ip.get_filters(index=link["index"], parent=parent):
+                    options = row.get_attr("TCA_OPTIONS")
+                    name = options.get_attr("TCA_BPF_NAME") if options is not None else None
+                    if name is not None:
+                        found.setdefault(f"{link.get_attr('IFLA_IFNAME')} {hook}", []).append(str(name))
+    return found
+
+
+def _nodeagent(*words: str | Path) -> list[str]:
+    """The command line of this very program, for a child process."""
+    return [sys.executable, "-m", "nodeagent.cli.main", *(str(word) for word in words)]

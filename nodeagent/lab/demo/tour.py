@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tour: every promise of the product as a claim, in the order in which they are shown."""
+
+from nodeagent.lab.demo import failure_claims, machine_claims, policy_claims, traffic_claims
+from nodeagent.lab.demo.claims import Claim
+from nodeagent.lab.demo.stage import Stage
+
+TOUR: tuple[Claim[Stage], ...] = (
+    Claim("captured: the application sees the client's real address and port", traffic_claims.captured),
+    Claim("encrypted: nothing in plain text between the nodes, TLS 1.3 to 15008", traffic_claims.encrypted),
+    Claim("identified: both ends know both identities", traffic_claims.identified),
+    Claim("same node: policy and real addresses there too", traffic_claims.same_node),
+    Claim("service: an address of a Service leads to its pods", traffic_claims.service),
+    Claim("whole: 256 MiB each way arrive unchanged", traffic_claims.whole),
+    Claim("endings: half-close and reset arrive as such", traffic_claims.endings),
+    Claim("outside the mesh: reachable as before", traffic_claims.outside_untouched),
+    Claim("policies: ALLOW and DENY by principal, namespace, address block and port", policy_claims.policies),
+    Claim("plaintext: refused under STRICT, served under PERMISSIVE", policy_claims.plaintext),
+    Claim("policy edit: in force for new connections, and an open one is cut", policy_claims.edit_enforced),
+    Claim("invalid edit: refused with file and line, the old rule stays", policy_claims.invalid_refused),
+    Claim("spoofed source: dropped and counted by name", machine_claims.spoofing_dropped),
+    Claim("node untouched: no firewall rule, ip rule, route or sysctl of ours", machine_claims.node_untouched),
+    Claim("worker confined: no capability, no way into the node's namespace", machine_claims.worker_confined),
+    Claim("certificates renewed under traffic: no connection lost", failure_claims.rotation),
+    Claim("control plane killed: traffic goes on; back: changes flow again", failure_claims.control_plane_dies),
+    Claim("agent killed: traffic goes on; restarted: workers adopted, nothing lost", failure_claims.agent_dies),
+    Claim("worker killed: no plain text, new connections wait and are served", failure_claims.worker_dies),
+    Claim("node still untouched after all this", machine_claims.node_untouched),
+)
+LAST = "machine as before: links, namespaces, tc, bpffs, cgroups and rules"
+"""The claim that can only be judged when everything is gone."""
