@@ -45,8 +45,9 @@ def obstacle(service: Service, port: int, source: Workload, endpoint: Workload) 
         return f"on network {endpoint.network!r}, which needs a gateway"
     if endpoint.capacity == 0:
         return "of weight 0"
-    if not any(accepts(service, ip) for ip in endpoint.addresses):
-        return "without a usable address"
+    if not usable_addresses(service, endpoint):
+        is_named = not endpoint.addresses and endpoint.hostname
+        return "known only by a DNS name, which is not resolved" if is_named else "without a usable address"
     if target_port(service, port, endpoint) == 0:
         return f"without port {port}"
     return None
@@ -68,9 +69,11 @@ def lists_port(service: Service, port: int) -> bool:
     return any(listed.service_port == port for listed in service.ports)
 
 
-def accepts(service: Service, ip: Ip) -> bool:
-    """False for the family that the Service excludes."""
-    return service.prefers_ipv6 is None or is_ipv6(ip) is service.prefers_ipv6
+def usable_addresses(service: Service, endpoint: Workload) -> Sequence[Ip]:
+    """Those of the family that the Service asks for."""
+    if service.prefers_ipv6 is None:
+        return endpoint.addresses
+    return [ip for ip in endpoint.addresses if is_ipv6(ip) is service.prefers_ipv6]
 
 
 def _lookup(ports: Iterable[ServicePort], port: int) -> int:

@@ -23,7 +23,15 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
 from nodeagent.model.reason import Reason
 from nodeagent.model.workload import BalancingMode, GatewayAddress, Service, TunnelProtocol, Workload
-from nodeagent.routing.candidates import FindCandidates, Pick, accepts, candidates, lists_port, obstacle, target_port
+from nodeagent.routing.candidates import (
+    FindCandidates,
+    Pick,
+    candidates,
+    lists_port,
+    obstacle,
+    target_port,
+    usable_addresses,
+)
 from nodeagent.routing.lookup import find_gateway, find_service
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
@@ -42,17 +50,17 @@ def decide(
     """
     if target.port in PROXY_PORTS and (target.ip.startswith("127.") or target.ip == "::1"):
         return Refuse(reason=Reason.SELF_CALL, detail=f"{_show(target)} is a listener of the proxy")
-    draw = _Draw(target, source, mesh, pick, find_candidates)
+    decision = _Decision(target, source, mesh, pick, find_candidates)
     workload = mesh.workload_at(source.network, target.ip)
     if workload is not None:
-        return draw.to_workload(workload)
+        return decision.to_workload(workload)
     service = find_service(mesh, source.network, target.ip, source.namespace)
     if service is not None:
-        return draw.to_service(service)
+        return decision.to_service(service)
     return Direct(ip=target.ip, port=target.port)
 
 
-class _Draw:
+class _Decision:
     """The steps of one decision; holds its arguments, so that they are not passed through every step."""
 
     def __init__(
@@ -115,7 +123,7 @@ class _Draw:
         )
 
     def _instance_of(self, gateway: GatewayAddress) -> "_Hop | Refuse":
-        """A gateway named by its address keeps the family of that address; by name, it follows the client's."""
+        """One that is named by its address keeps the family of that address; by name, it follows the client's."""
         like = gateway.ip or self._target.ip
         match find_gateway(self._mesh, gateway, self._source.namespace):
             case None:
@@ -129,7 +137,7 @@ class _Draw:
             case Workload() as workload:
                 if workload.network != self._source.network:
                     return Refuse(reason=Reason.NO_GATEWAY, detail=f"it is on network {workload.network!r}")
-                return _Hop(_address_of(workload, None, like), gateway.hbone_port, workload, _expected(workload, None))
+                return _Hop(gateway.ip, gateway.hbone_port, workload, _expected(workload, None))
             case unreachable:
                 assert_never(unreachable)
 
@@ -156,9 +164,9 @@ class _Hop(msgspec.Struct, frozen=True):
     expected: frozenset[Identity]
 
 
-def _address_of(endpoint: Workload, service: Service | None, like: Ip) -> Ip:
+def _address_of(endpoint: Workload, service: Service, like: Ip) -> Ip:
     """The endpoint's address of the family of `like`, else its first; never of a family that the Service excludes."""
-    usable = [ip for ip in endpoint.addresses if service is None or accepts(service, ip)]
+    usable = usable_addresses(service, endpoint)
     return next((ip for ip in usable if is_ipv6(ip) is is_ipv6(like)), usable[0])
 
 
