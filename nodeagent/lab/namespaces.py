@@ -19,6 +19,7 @@ import yaml
 
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.lab.inside import call_inside
+from nodeagent.lab.machine import State, network_state
 from nodeagent.lab.topology import PodPlace
 from nodeagent.model.address import Ip
 from nodeagent.model.pod import LocalPod
@@ -110,6 +111,10 @@ class Namespace:
     ) -> Socket:
         """A socket that belongs to this namespace and can be used from anywhere in the calling process."""
         return self.call(lambda: Socket(family, kind, protocol))
+
+    def network_state(self) -> State:
+        """Firewall, ip rules, routes and sysctls of this namespace, to be compared by machine.difference."""
+        return self.call(network_state)
 
     def reap(self) -> None:
         """Waits for what was started here; the lab calls it when it has ended every process."""

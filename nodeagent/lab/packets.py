@@ -12,6 +12,7 @@ import msgspec
 
 TCP = 6
 UDP = 17
+HBONE_PORT = 15008
 _ETHERNET = 14
 _APPLICATION_DATA = b"\x17\x03\x03"  # RFC 8446 §5.1: type and the version every TLS 1.3 record claims
 _HANDSHAKE = 0x16
@@ -85,6 +86,15 @@ class Seen(msgspec.Struct):
     @property
     def markers(self) -> int:
         return self.count().markers
+
+    @property
+    def hbone_bytes(self) -> int:
+        return self.count(port=HBONE_PORT).bytes
+
+    @property
+    def tls_records(self) -> int:
+        """To and from the HBONE port."""
+        return self.count(port=HBONE_PORT).tls_records
 
 
 class Tally:

@@ -22,7 +22,8 @@ Result = TypeVar("Result")
 
 UPLINK_DEVICE = device_name(UPLINK)
 BRIDGE_DEVICE = device_name(BRIDGE)
-POD_DEVICE = device_name("eth0")
+POD_DEVICE = "eth0"
+"""Without the prefix, since a pod's programs look for it; it is only ever seen inside the pod's own namespace."""
 GATEWAY = ("169.254.1.1", "fe80::ee")
 """What every pod has as its next hop. It is on the node's side of each veth, so no proxy ARP is needed."""
 

@@ -67,15 +67,9 @@ class Tap:
             self._process.kill()
             self._process.wait()
 
-    def snapshot(self) -> Seen:
-        """Everything that crossed before the call, while the tap goes on."""
-        return self._ask(capture.SNAPSHOT)
-
     def result(self) -> Seen:
-        """Everything that crossed, after the `with` block."""
-        if self._result is None:
-            raise RuntimeError("the tap's result exists after its `with` block; snapshot() tells it inside")
-        return self._result
+        """Everything that crossed before the call: inside the block so far, after it in all."""
+        return self._ask(capture.SNAPSHOT) if self._result is None else self._result
 
     def _ask(self, word: bytes) -> Seen:
         try:
