@@ -26,14 +26,18 @@ _COMPACT_ABOVE = 1024
 log = logging.getLogger(__name__)
 
 
-class Watcher(Protocol):
-    """Something with a descriptor or a timer in the loop."""
+class Breakable(Protocol):
+    """Whose code the loop calls."""
+
+    def crashed(self) -> None:
+        """A callback of this one raised: release everything, tell nobody but the record."""
+
+
+class Watcher(Breakable, Protocol):
+    """Something with a descriptor in the loop."""
 
     def ready(self, events: int) -> None:
         """The descriptor has events; spurious calls are possible and must be harmless."""
-
-    def crashed(self) -> None:
-        """A callback of this watcher raised: release everything, tell nobody but the record."""
 
 
 class Timer:
@@ -41,9 +45,9 @@ class Timer:
 
     __slots__ = ("_loop", "action", "owner")
 
-    def __init__(self, loop: "Loop", owner: Watcher, action: Callable[[], None]) -> None:
+    def __init__(self, loop: "Loop", owner: Breakable, action: Callable[[], None]) -> None:
         self._loop = loop
-        self.owner: Watcher | None = owner
+        self.owner: Breakable | None = owner
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
@@ -64,7 +68,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._sequence = itertools.count()
         self._cancelled = 0
-        self._at_end: list[tuple[Watcher, Callable[[], None]]] = []
+        self._at_end: list[tuple[Breakable, Callable[[], None]]] = []
         self._stopped = False
 
     # ---- descriptors -----------------------------------------------------------------------------------------------
@@ -84,9 +88,14 @@ class Loop:
         if self._watchers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    @property
+    def watched(self) -> int:
+        """Descriptors."""
+        return len(self._watchers)
+
     # ---- time ------------------------------------------------------------------------------------------------------
 
-    def after(self, seconds: float, owner: Watcher, action: Callable[[], None]) -> Timer:
+    def after(self, seconds: float, owner: Breakable, action: Callable[[], None]) -> Timer:
         timer = Timer(self, owner, action)
         heapq.heappush(self._timers, (self.now + seconds, next(self._sequence), timer))
         return timer
@@ -98,7 +107,7 @@ class Loop:
             heapq.heapify(self._timers)
             self._cancelled = 0
 
-    def at_end_of_turn(self, owner: Watcher, action: Callable[[], None]) -> None:
+    def at_end_of_turn(self, owner: Breakable, action: Callable[[], None]) -> None:
         """Runs `action` once, after all events of this turn; what it schedules in turn runs in the same round."""
         self._at_end.append((owner, action))
 
@@ -123,7 +132,7 @@ class Loop:
             watcher = watchers.get(fd)
             if watcher is None or fd in added:
                 continue
-            self._run(watcher, watcher.ready, mask)
+            self.guarded(watcher, watcher.ready, mask)
         self._run_timers()
         self._run_ends()
 
@@ -135,27 +144,32 @@ class Loop:
             self._cancelled -= 1
         if not self._timers:
             return -1 if at_most is None else at_most
-        # A millisecond is epoll's unit; rounding down would spin through the last one.
-        wait = max(0.0, self._timers[0][0] - self._clock()) + 0.001
+        wait = self._timers[0][0] - self._clock()
+        if wait <= 0:
+            return 0
+        wait += 0.001  # epoll's unit; rounding down would spin through the last millisecond
         return wait if at_most is None else min(wait, at_most)
 
     def _run_timers(self) -> None:
+        due: list[Timer] = []
         while self._timers and self._timers[0][0] <= self.now:
-            timer = heapq.heappop(self._timers)[2]
+            due.append(heapq.heappop(self._timers)[2])
+        for timer in due:  # collected first: what a timer starts with no delay waits for the next turn
             action, owner = timer.action, timer.owner
             if action is None or owner is None:
                 self._cancelled -= 1
                 continue
             timer.action = timer.owner = None
-            self._run(owner, action)
+            self.guarded(owner, action)
 
     def _run_ends(self) -> None:
         while self._at_end:
             due, self._at_end = self._at_end, []
             for owner, action in due:
-                self._run(owner, action)
+                self.guarded(owner, action)
 
-    def _run(self, owner: Watcher, action: Callable[..., None], *arguments: int) -> None:
+    def guarded(self, owner: Breakable, action: Callable[..., None], *arguments: object) -> None:
+        """Calls `action`; when it raises, only `owner` breaks down."""
         try:
             action(*arguments)
         except Exception:

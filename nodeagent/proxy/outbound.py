@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections of local pods to the world: who is it, where does it go, a stream or a socket there, then the relay.
+
+The client was accepted by steering's grace and waits; nothing is read from it before the other end has answered, so a
+stream that the peer never processed can be tried again, and every refusal is a reset.
+"""
+
+import socket
+from typing import assert_never
+
+from nodeagent.errors import PeerError
+from nodeagent.hbone.baggage import build_baggage
+from nodeagent.hbone.events import Response
+from nodeagent.hbone.forwarded import build_forwarded
+from nodeagent.hbone.frames import ErrorCode
+from nodeagent.hbone.headers import ConnectRequest
+from nodeagent.model.address import Ip, join_host_port
+from nodeagent.model.reason import Reason
+from nodeagent.model.record import Direction, Party, Transport
+from nodeagent.model.workload import Service, Workload
+from nodeagent.proxy.carried import reset_reason
+from nodeagent.proxy.dial import Dial
+from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.holds import Hold
+from nodeagent.proxy.loop import Timer
+from nodeagent.proxy.pool import Pool, PoolKey
+from nodeagent.proxy.relay import SocketRelay
+from nodeagent.proxy.shared import Shared, pick_workload
+from nodeagent.proxy.sockets import local_address
+from nodeagent.proxy.stream import StreamRelay
+from nodeagent.proxy.tunnel import Tunnel
+from nodeagent.routing.candidates import Balancer
+from nodeagent.routing.decide import decide
+from nodeagent.routing.route import Direct, Refuse, Target
+from nodeagent.routing.route import Tunnel as ToTunnel
+
+_ATTEMPTS = 3
+"""Streams that the peer says it has not processed (RFC 9113 §8.7), or a tunnel that died before any answer."""
+_MOST_TUNNELS = 8
+"""Asked for in vain, before a peer that takes no streams at all is given up."""
+_ANSWER_SECONDS = 1.0
+"""Beyond the peer's own deadlines for its policy and its application."""
+
+
+class Outbound:
+    """Owner of the outbound listener's connections."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.pool = Pool(shared)
+        self.balancer = Balancer()
+
+    def accepted(self, sock: socket.socket, client: tuple[Ip, int]) -> None:
+        is_full = self.shared.is_full
+        try:
+            target = local_address(sock)
+        except OSError:  # reset before we looked
+            target = (Ip(""), 0)
+        guard = self.shared.connections.begin(Direction.OUTBOUND, client, target)
+        connection = OutboundConnection(self, sock, guard)
+        if is_full:
+            connection.refuse(Reason.CONNECTION_LIMIT)
+        else:
+            self.shared.loop.guarded(connection, connection.begin)
+
+
+class OutboundConnection:
+    """Until the relay takes over."""
+
+    def __init__(self, outbound: Outbound, sock: socket.socket, guard: ConnectionGuard) -> None:
+        self._outbound, self._shared = outbound, outbound.shared
+        self._guard, self._record = guard, guard.record
+        self._socket: socket.socket | None = sock
+        self._key: PoolKey | None = None
+        self._request: ConnectRequest | None = None
+        self._tunnel: Tunnel | None = None
+        self._stream_id = 0
+        self._attempts = self._asked = 0
+        self._hold: Hold | None = None
+        self._dial: Dial | None = None
+        self._timer: Timer | None = None
+        guard.ender = self.refuse
+        # Only to hear that the client has given up: errors and hang-ups are told without asking.
+        self._shared.loop.watch(sock.fileno(), 0, self)
+
+    # ---- the way to the peer ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        source = self._shared.state.local_workload(self._record.source_ip)
+        if source is None:
+            self.refuse(Reason.UNKNOWN_SOURCE)
+            return
+        self._record.source = Party.of(source)
+        target = Target(self._record.original_ip, self._record.original_port)
+        route = decide(target, source, self._shared.state.mesh, pick_workload, self._outbound.balancer.candidates)
+        match route:
+            case Refuse():
+                self._describe(None, route.service)
+                self.refuse(route.reason, route.detail)
+            case Direct():
+                self._describe(route.destination, route.service)
+                self._record.destination_ip, self._record.destination_port = route.ip, route.port
+                self._go_directly((route.ip, route.port))
+            case ToTunnel():
+                self._describe(route.destination, route.service)
+                self._go_by_tunnel(source, route)
+            case unreachable:
+                assert_never(unreachable)
+
+    def _describe(self, destination: Workload | None, service: Service | None) -> None:
+        if destination is not None:
+            self._record.destination = Party.of(destination)
+        if service is not None:
+            self._record.service = service.key
+
+    def _go_directly(self, destination: tuple[Ip, int]) -> None:
+        source = (self._record.source_ip, self._record.source_port)
+        self._dial = Dial(self._shared.loop, source, destination, self._shared.state.config.connect_seconds, self)
+
+    def _go_by_tunnel(self, source: Workload, route: ToTunnel) -> None:
+        record, config = self._record, self._shared.state.config
+        record.destination_ip, record.destination_port = route.ip, route.port_at_destination
+        record.hop = join_host_port(route.ip, route.port)
+        record.transport = Transport.HBONE
+        self._key = PoolKey(record.source_ip, source.identity, route.ip, route.port, route.expected)
+        self._request = ConnectRequest(
+            authority=route.authority,
+            baggage=build_baggage(source, config.cluster),
+            forwarded=build_forwarded(record.source_ip, record.source_port, route.host),
+        )
+        self._hold = self._shared.holds.wait(
+            self, config.policy_wait_seconds, self._with_certificate, self._without_certificate
+        )
+
+    def _with_certificate(self) -> bool:
+        if self._key is None:
+            return True
+        try:
+            self._shared.state.certificates.client_context(self._key.identity)
+        except PeerError:
+            return False
+        self._ask_pool(self._key)
+        return True
+
+    def _without_certificate(self) -> None:
+        self.refuse(Reason.CERTIFICATE_MISSING, f"for {self._key.identity}" if self._key else "")
+
+    def _ask_pool(self, key: PoolKey) -> None:
+        self._asked += 1
+        if self._asked > _MOST_TUNNELS:
+            self.refuse(Reason.HBONE_REFUSED, "the peer takes no streams")
+        else:
+            self._outbound.pool.request(key, self)
+
+    def tunnel_ready(self, tunnel: Tunnel) -> None:
+        if self._socket is None or self._request is None or self._key is None:
+            return
+        stream_id = tunnel.open(self._request, self)
+        if stream_id is None:  # the peer takes fewer streams than we had thought
+            self._ask_pool(self._key)
+            return
+        self._attempts += 1
+        self._tunnel, self._stream_id = tunnel, stream_id
+        self._record.source_identity, self._record.destination_identity = self._key.identity, tunnel.peer
+        config = self._shared.state.config
+        seconds = config.connect_seconds + config.policy_wait_seconds + _ANSWER_SECONDS
+        self._timer = self._shared.loop.after(seconds, self, self._not_answered)
+
+    def tunnel_failed(self, reason: Reason, error: str) -> None:
+        if not self._try_again(reason):
+            self.refuse(reason, error)
+
+    # ---- Dialler, for a direct connection --------------------------------------------------------------------------
+
+    def connected(self, sock: socket.socket, keeps_port: bool) -> None:  # noqa: FBT001 - Dialler's signature
+        self._record.keeps_source_port = keeps_port
+        client = self._hand_over()
+        if client is None:
+            sock.close()
+            return
+        SocketRelay(self._shared.loop, client, sock, self._guard)
+        self._guard.established()
+
+    def not_connected(self, reason: Reason, error: str) -> None:
+        self.refuse(reason, error)
+
+    # ---- Carried, until the answer ---------------------------------------------------------------------------------
+
+    def responded(self, response: Response) -> None:
+        tunnel, stream_id = self._tunnel, self._stream_id
+        if tunnel is None:
+            return
+        if not 200 <= response.status < 300:
+            reason = Reason.HBONE_DENIED if response.status == 401 else Reason.HBONE_REFUSED
+            self.refuse(reason, f"http status: {response.status}")
+            return
+        client = self._hand_over()
+        if client is None:
+            return
+        relay = StreamRelay(self._shared.loop, tunnel, stream_id, client, self._guard, is_outbound=True)
+        tunnel.adopt(stream_id, relay)
+        self._guard.established()
+
+    def payload(self, views: list[memoryview]) -> None:
+        """Only after an answer, and then the relay has taken over, or the connection was refused."""
+
+    def ended(self) -> None:
+        """As payload."""
+
+    def was_reset(self, code: int) -> None:
+        self._tunnel = None
+        if code == ErrorCode.REFUSED_STREAM and self._try_again(Reason.PEER_LOST):
+            return
+        self.refuse(*reset_reason(code))
+
+    def gone(self, reason: Reason, error: str) -> None:
+        self._tunnel = None
+        if not self._try_again(reason):
+            self.refuse(reason, error)
+
+    def can_send(self) -> None:
+        """Nothing is sent before the answer."""
+
+    def can_flush(self) -> None:
+        """As can_send."""
+
+    # ---- ends ------------------------------------------------------------------------------------------------------
+
+    def ready(self, events: int) -> None:
+        """The client gave up."""
+        del events
+        self.refuse(Reason.RESET, "the client left before it was connected")
+
+    def crashed(self) -> None:
+        self.refuse(Reason.BUG)
+
+    def refuse(self, reason: Reason, error: str = "") -> None:
+        """Also what `cut` does at this stage: the client is reset, whatever was on its way is called off."""
+        self._call_off()
+        if self._socket is not None:
+            sock, self._socket = self._socket, None
+            self._shared.loop.forget(sock.fileno())
+            sock.close()
+        self._guard.close(reason, error)
+
+    def _try_again(self, reason: Reason) -> bool:
+        """Nothing of the client's was sent yet, so another tunnel is as good; a dial that failed is an answer."""
+        if reason is not Reason.PEER_LOST or not 0 < self._attempts < _ATTEMPTS or self._socket is None:
+            return False
+        self._call_off()
+        if self._key is not None:
+            self._shared.counters["streams_retried"] += 1
+            self._ask_pool(self._key)
+        return True
+
+    def _not_answered(self) -> None:
+        self.refuse(Reason.CONNECT_TIMEOUT, "the peer's proxy did not answer CONNECT")
+
+    def _hand_over(self) -> socket.socket | None:
+        """The client's socket, no more watched by us."""
+        sock, self._socket = self._socket, None
+        self._tunnel = None
+        self._call_off()
+        if sock is not None:
+            self._shared.loop.forget(sock.fileno())
+        return sock
+
+    def _call_off(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._hold is not None:
+            self._hold.release()
+        if self._dial is not None:
+            self._dial.cancel()
+        if self._key is not None:
+            self._outbound.pool.withdraw(self._key, self)
+        if self._tunnel is not None:
+            tunnel, self._tunnel = self._tunnel, None
+            tunnel.reset(self._stream_id, ErrorCode.CANCEL)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tunnels, shared by connections of one source address and identity to one hop that expect the same identities there.
+
+The address is part of the key because a tunnel carries it: replicas with one identity never share. Dialling is single
+flight: who comes while a tunnel is being made waits for it, up to the streams that it will carry. `choose` is the whole
+decision; the rest of this file dials, hands out and closes.
+"""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from nodeagent.errors import PeerError
+from nodeagent.hbone.events import Request
+from nodeagent.hbone.limits import Role
+from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
+from nodeagent.model.reason import Reason
+from nodeagent.proxy.dial import Dial
+from nodeagent.proxy.loop import Timer
+from nodeagent.proxy.shared import Shared
+from nodeagent.proxy.tls import SecureChannel, require_identity
+from nodeagent.proxy.tunnel import Tunnel
+
+
+class PoolKey(NamedTuple):
+    source_ip: Ip
+    identity: Identity
+    ip: Ip
+    port: int
+    expected: frozenset[Identity]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A tunnel as `choose` sees it."""
+
+    is_dialling: bool
+    can_open: bool
+    """It is established, not draining, and below the peer's own limit of streams."""
+    streams: int
+    """Open ones, and those that wait while it is dialled."""
+
+
+def choose(tunnels: Sequence[Seen], most_streams: int) -> int | None:
+    """Index of the tunnel for one more stream; None: dial another.
+
+    The fullest usable one, so that the emptier ones run dry and close.
+    """
+    usable = [
+        (tunnel.can_open, tunnel.streams, index)
+        for index, tunnel in enumerate(tunnels)
+        if (tunnel.can_open or tunnel.is_dialling) and tunnel.streams < most_streams
+    ]
+    return max(usable, key=lambda found: found[:2])[2] if usable else None
+
+
+class Passenger(Protocol):
+    """A connection that wants a stream. Exactly one of the two is called, unless it withdraws."""
+
+    def tunnel_ready(self, tunnel: Tunnel) -> None:
+        """May still find it full, and then asks the pool again."""
+
+    def tunnel_failed(self, reason: Reason, error: str) -> None: ...
+
+    def crashed(self) -> None: ...
+
+
+class Pool:
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._tunnels: dict[PoolKey, list[PooledTunnel]] = {}
+
+    def request(self, key: PoolKey, passenger: Passenger) -> None:
+        """Calls `tunnel_ready` at once when there is a tunnel, otherwise later."""
+        pooled = self._tunnels.setdefault(key, [])
+        chosen = choose([tunnel.seen for tunnel in pooled], self._shared.state.config.pool_streams)
+        if chosen is None:
+            pooled.append(PooledTunnel(self._shared, self, key))
+            chosen = -1
+        pooled[chosen].board(passenger)
+
+    def withdraw(self, key: PoolKey, passenger: Passenger) -> None:
+        """It waits no more."""
+        for tunnel in self._tunnels.get(key, ()):
+            tunnel.withdraw(passenger)
+
+    def forget(self, tunnel: "PooledTunnel") -> None:
+        """Nobody boards it any more."""
+        pooled = self._tunnels.get(tunnel.key, [])
+        if tunnel in pooled:
+            pooled.remove(tunnel)
+            if not pooled:
+                del self._tunnels[tunnel.key]
+
+    def state_changed(self) -> None:
+        """Tunnels of pods that left end with them."""
+        for tunnel in self.all():
+            if tunnel.key.source_ip not in self._shared.state.local:
+                tunnel.fail(Reason.POD_REMOVED, "")
+
+    def drain(self) -> None:
+        """No new streams; each tunnel closes after its last."""
+        for tunnel in self.all():
+            tunnel.drain()
+
+    def all(self) -> list["PooledTunnel"]:
+        return [tunnel for pooled in self._tunnels.values() for tunnel in pooled]
+
+
+class PooledTunnel:
+    """From the dial to the end. Owner of its Tunnel."""
+
+    def __init__(self, shared: Shared, pool: Pool, key: PoolKey) -> None:
+        self.key = key
+        self._shared, self._pool = shared, pool
+        self._waiting: dict[Passenger, None] = {}
+        self._tunnel: Tunnel | None = None
+        self._idle: Timer | None = None
+        self._is_over = False
+        self._dial = Dial(
+            shared.loop, (key.source_ip, 0), (key.ip, key.port), shared.state.config.connect_seconds, self
+        )
+
+    @property
+    def seen(self) -> Seen:
+        if self._tunnel is None or self._tunnel.peer is None:
+            return Seen(not self._is_over, can_open=False, streams=len(self._waiting))
+        return Seen(is_dialling=False, can_open=self._tunnel.can_open, streams=len(self._tunnel.streams))
+
+    def board(self, passenger: Passenger) -> None:
+        if self._tunnel is not None and self._tunnel.can_open:
+            self._stay()
+            passenger.tunnel_ready(self._tunnel)
+        else:
+            self._waiting[passenger] = None
+
+    def withdraw(self, passenger: Passenger) -> None:
+        self._waiting.pop(passenger, None)
+
+    def drain(self) -> None:
+        self._pool.forget(self)
+        if self._tunnel is not None:
+            self._tunnel.drain()
+
+    def fail(self, reason: Reason, error: str) -> None:
+        if self._tunnel is not None:
+            self._tunnel.fail(reason, error)
+        else:
+            self._dial.cancel()
+            self._over(reason, error)
+
+    def crashed(self) -> None:
+        self.fail(Reason.BUG, "")
+
+    # ---- Dialler ---------------------------------------------------------------------------------------------------
+
+    def connected(self, sock: socket.socket, keeps_port: bool) -> None:  # noqa: FBT001 - Dialler's signature
+        del keeps_port  # it had none to keep
+        state = self._shared.state
+        try:
+            context = state.certificates.client_context(self.key.identity)
+        except PeerError as error:
+            sock.close()
+            self._over(error.reason, str(error))
+            return
+        channel = SecureChannel(context, is_server=False)
+        self._tunnel = Tunnel(self._shared.loop, sock, channel, Role.CLIENT, self, state.config.handshake_seconds)
+
+    def not_connected(self, reason: Reason, error: str) -> None:
+        self._over(reason, error)
+
+    # ---- TunnelOwner -----------------------------------------------------------------------------------------------
+
+    def established(self, tunnel: Tunnel, peer: Identity) -> None:
+        require_identity(peer, self.key.expected)
+        self._shared.counters["tunnels_opened"] += 1
+        waiting, self._waiting = self._waiting, {}
+        for passenger in waiting:
+            self._shared.loop.guarded(passenger, passenger.tunnel_ready, tunnel)
+        self.changed(tunnel)
+
+    def requested(self, tunnel: Tunnel, request: Request) -> None:
+        """A server cannot open streams; the codec ends the connection before this."""
+
+    def changed(self, tunnel: Tunnel) -> None:
+        if tunnel.connection.is_draining:
+            self._pool.forget(self)
+            tunnel.close_if_drained()
+        elif not tunnel.streams and self._idle is None:
+            self._idle = self._shared.loop.after(self._shared.state.config.pool_idle_seconds, self, self._idle_long)
+
+    def ended(self, tunnel: Tunnel, reason: Reason, error: str) -> None:
+        if tunnel.peer is None or reason.flag == "TLS_FAILURE":
+            self._shared.counters["handshakes_failed"] += 1
+        self._over(reason if reason is not Reason.CLOSED else Reason.PEER_LOST, error)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _over(self, reason: Reason, error: str) -> None:
+        self._is_over = True
+        self._stay()
+        self._pool.forget(self)
+        waiting, self._waiting = self._waiting, {}
+        for passenger in waiting:
+            self._shared.loop.guarded(passenger, passenger.tunnel_failed, reason, error)
+
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _idle_long(self) -> None:
+        self._idle = None
+        if self._tunnel is not None and not self._tunnel.streams:
+            self._pool.forget(self)
+            self._tunnel.close()

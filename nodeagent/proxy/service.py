@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's parts put together, and what it does with each of the agent's messages: start, learn, tell, drain."""
+
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from itertools import islice
+from typing import assert_never
+
+from nodeagent.model.reason import Reason
+from nodeagent.model.record import ConnectionRecord
+from nodeagent.proxy.authorizer import Authorizer
+from nodeagent.proxy.control import Control, Greeting
+from nodeagent.proxy.guard import OpenConnections
+from nodeagent.proxy.holds import Holds
+from nodeagent.proxy.inbound import Inbound
+from nodeagent.proxy.loop import READ, Loop
+from nodeagent.proxy.messages import (
+    Apply,
+    Certificate,
+    Connections,
+    Counters,
+    Drain,
+    ForgetCertificate,
+    Hello,
+    ListConnections,
+    LocalPods,
+    Ready,
+    Resync,
+    Start,
+    ToWorker,
+    WorkerConfig,
+)
+from nodeagent.proxy.outbound import Outbound
+from nodeagent.proxy.plaintext import Plaintext
+from nodeagent.proxy.reports import Reports
+from nodeagent.proxy.shared import Shared
+from nodeagent.proxy.sockets import Listener
+from nodeagent.proxy.state import State
+
+_COUNTERS_SECONDS = 1.0
+_RECORDS_PER_PART = 200
+"""Of an answer to ListConnections: a tenth of a megabyte."""
+_DRAIN_LOOKS_SECONDS = 0.02
+_LAST_REPORTS_SECONDS = 0.5
+"""For the records of connections that ended by the drain; a slow agent must not keep the worker."""
+
+
+class Service:
+    """Until Start only the control socket is listened to."""
+
+    def __init__(self, loop: Loop, control: socket.socket, report: socket.socket, *, slot: int, reconnect: str) -> None:
+        self._loop, self._slot = loop, slot
+        self._reports = Reports(loop, report)
+        self._control = Control(loop, control, reconnect, self)
+        self._signals = _Signals(loop, self)
+        self._running: _Running | None = None
+
+    # ---- Receiver --------------------------------------------------------------------------------------------------
+
+    def received(self, message: ToWorker, descriptors: list[int]) -> None:
+        running = self._running
+        match message:
+            case Start():
+                if running is None:
+                    self._start(message.config, descriptors)
+            case _ if running is None:
+                raise RuntimeError(f"{type(message).__name__} before Start")  # a defect of the agent
+            case Apply() | Resync() | LocalPods() | Certificate() | ForgetCertificate():
+                running.state.submit(message, descriptors)
+            case ListConnections():
+                self._list(message.request, running.shared.connections)
+            case Drain():
+                running.drain(message.seconds)
+            case unreachable:
+                assert_never(unreachable)
+
+    def greeting(self) -> Greeting | None:
+        running = self._running
+        if running is None or running.is_draining:
+            return None
+        return _Greeting(self._slot, running, self._reports)
+
+    def agent_lost(self) -> None:
+        if self._running is None:
+            self._loop.stop()  # nothing to serve, and nobody who will say what
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        """SIGTERM: as Drain, with the configured deadline."""
+        if self._running is None:
+            self._loop.stop()
+        else:
+            self._running.drain(self._running.state.config.drain_seconds)
+
+    def close(self) -> None:
+        """After the loop: sends the last reports as far as the agent takes them."""
+        deadline = time.monotonic() + _LAST_REPORTS_SECONDS
+        while self._reports.has_waiting and time.monotonic() < deadline:
+            self._loop.turn(_DRAIN_LOOKS_SECONDS)
+
+    def _start(self, config: WorkerConfig, descriptors: list[int]) -> None:
+        self._running = _Running(self._loop, config, descriptors, self._control, self._reports)
+        self._control.send(Ready(os.getpid()))
+
+    def _list(self, request: int, connections: OpenConnections) -> None:
+        records = connections.records()
+        part: tuple[ConnectionRecord, ...] = tuple(islice(records, _RECORDS_PER_PART))
+        while True:
+            following = tuple(islice(records, _RECORDS_PER_PART))
+            self._control.send(Connections(request, part, is_last=not following))
+            if not following:
+                return
+            part = following
+
+
+class _Running:
+    """The parts that need a configuration and listeners."""
+
+    def __init__(
+        self, loop: Loop, config: WorkerConfig, descriptors: list[int], control: Control, reports: Reports
+    ) -> None:
+        self._loop, self._reports = loop, reports
+        self.state = State(loop, config, control.send)
+        connections = OpenConnections(reports.emit, lambda: loop.now, time.time)
+        self.shared = Shared(loop, self.state, connections, Holds(loop), Counter())
+        authorizer = Authorizer(loop, self.state, connections)
+        self._outbound = Outbound(self.shared)
+        self._inbound = Inbound(self.shared, authorizer)
+        self._plaintext = Plaintext(self.shared, authorizer)
+        # In this order: what is held is tried with the new state, then what is open is looked at again.
+        self.state.observers = [self.shared.holds, authorizer, self._inbound, self._outbound.pool]
+        accepted = (self._outbound.accepted, self._inbound.accepted, self._plaintext.accepted)
+        self.listeners = [
+            Listener(loop, socket.socket(fileno=fd), accept) for fd, accept in zip(descriptors, accepted, strict=True)
+        ]
+        self._told: dict[str, int] = {}
+        self._drain_deadline = 0.0
+        loop.after(_COUNTERS_SECONDS, self, self._count)
+
+    def crashed(self) -> None:
+        """A timer of ours broke: the one that counts or the one that drains. Both start again."""
+        self._loop.after(_COUNTERS_SECONDS, self, self._count)
+        if self.is_draining:
+            self._loop.after(_DRAIN_LOOKS_SECONDS, self, self._look)
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drain_deadline > 0
+
+    def drain(self, seconds: float) -> None:
+        """A second order may only shorten it."""
+        deadline = self._loop.now + seconds
+        if self.is_draining:
+            self._drain_deadline = min(self._drain_deadline, deadline)
+            return
+        self._drain_deadline = deadline
+        for listener in self.listeners:
+            listener.close()
+        self._inbound.drain()
+        self._outbound.pool.drain()
+        self._look()
+
+    def _look(self) -> None:
+        has_tunnels = self._inbound.tunnels or self._outbound.pool.all()
+        if self._loop.now >= self._drain_deadline:
+            for guard in self.shared.connections.all():
+                guard.cut(Reason.DRAINED)
+            for accepted in tuple(self._inbound.tunnels):
+                accepted.fail(Reason.DRAINED, "")
+            for dialled in self._outbound.pool.all():
+                dialled.fail(Reason.DRAINED, "")
+        elif has_tunnels or len(self.shared.connections):
+            self._loop.after(_DRAIN_LOOKS_SECONDS, self, self._look)
+            return
+        self._count()
+        self._loop.stop()
+
+    def _count(self) -> None:
+        totals = dict(self.shared.counters)
+        totals["bugs"] = self._loop.bugs
+        totals["accept_failures"] = sum(listener.failures for listener in self.listeners)
+        totals["certificates_refused"] = self.state.certificates.refused
+        if totals != self._told:
+            self._told = totals
+            self._reports.emit(Counters(totals))
+        self._loop.after(_COUNTERS_SECONDS, self, self._count)
+
+
+class _Greeting:
+    """Hello, with the listeners and one end of a fresh report socket."""
+
+    def __init__(self, slot: int, running: _Running, reports: Reports) -> None:
+        self._reports = reports
+        self._ours, self._theirs = socket.socketpair()
+        listeners = [listener.socket.fileno() for listener in running.listeners if listener.socket is not None]
+        self.descriptors = [*listeners, self._theirs.fileno()]
+        state = running.state
+        self.message = Hello(os.getpid(), slot, state.generation, state.certificates.identities)
+
+    def said(self) -> None:
+        self._theirs.close()
+        self._reports.attach(self._ours)
+
+    def unsaid(self) -> None:
+        self._theirs.close()
+        self._ours.close()
+
+
+class _Signals:
+    """SIGTERM in the loop. SIGINT is the terminal's word to the agent, which will tell us."""
+
+    def __init__(self, loop: Loop, service: Service) -> None:
+        self._service = service
+        self._reader, self._writer = socket.socketpair()
+        self._reader.settimeout(0)
+        self._writer.settimeout(0)
+        signal.set_wakeup_fd(self._writer.fileno())
+        signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.watch(self._reader.fileno(), READ, self)
+
+    def ready(self, events: int) -> None:
+        del events
+        try:
+            arrived = self._reader.recv(64)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in arrived:
+            self._service.terminate()
+
+    def crashed(self) -> None:
+        """The next signal is heard all the same."""

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all connections of a worker share, made once and handed to each part instead of globals."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nodeagent.model.workload import Workload
+from nodeagent.proxy.guard import OpenConnections
+from nodeagent.proxy.holds import Holds
+from nodeagent.proxy.loop import Loop
+from nodeagent.proxy.state import State
+
+_OWN_DESCRIPTORS = 8
+"""Listeners, control, reports, signals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    loop: Loop
+    state: State
+    connections: OpenConnections
+    holds: Holds
+    counters: Counter[str]
+    """Totals for the agent's metrics; what can be derived from records is not counted again."""
+
+    @property
+    def is_full(self) -> bool:
+        """As many connections as configured, or as many sockets as those could have: idle tunnels have no record."""
+        most = self.state.config.max_connections
+        return len(self.connections) >= most or self.loop.watched >= 2 * most + _OWN_DESCRIPTORS
+
+
+def pick_workload(workloads: Sequence[Workload], cumulative: Sequence[int]) -> Workload:
+    """By capacity; the `Pick` of routing."""
+    return random.choices(workloads, cum_weights=cumulative)[0]  # noqa: S311 - balancing, no secret

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the proxy's TCP sockets are set up: everything that must be the same for every one of them, and the accepting.
+
+SO_LINGER (1, 0) stands from the first moment until a connection has ended as TCP means it: whatever ends it earlier,
+also a kill -9 of this process, the other end reads as a reset and never as a clean end of file in mid-stream.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+
+from nodeagent.model.address import Ip, is_ipv6, socket_ip
+from nodeagent.proxy.loop import READ, Loop
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_DEFAULT_CLOSE = struct.pack("ii", 0, 0)
+_IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it
+_KEEPALIVE_SECONDS = 180
+"""Idle time and interval. The application's own keepalives reach only us, so ours must find a dead peer; ztunnel's
+numbers."""
+_KEEPALIVE_PROBES = 9
+
+_ACCEPTS_PER_TURN = 64
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE_SECONDS = 0.1
+"""Out of descriptors the listener stays readable: without a pause the loop would spin on it."""
+
+
+def prepare(sock: socket.socket) -> None:
+    """For each accepted or dialled socket, before its first byte."""
+    sock.settimeout(0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+
+
+def close_cleanly(sock: socket.socket) -> None:
+    """After the last byte and both ends' shutdown: what is in the kernel's buffer is still delivered."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DEFAULT_CLOSE)
+    sock.close()
+
+
+def bound_socket(source: tuple[Ip, int]) -> socket.socket:
+    """A prepared socket that will connect from `source`; port 0: any that is free for the destination.
+
+    The address is a pod's and not ours: the proxy namespace has ip_nonlocal_bind. Raises OSError.
+    """
+    ip, port = source
+    sock = socket.socket(socket.AF_INET6 if is_ipv6(ip) else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        prepare(sock)
+        # Connections of one pod port to several destinations are as legal here as in the pod.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port == 0:
+            # The port is chosen at connect, by 4-tuple; otherwise one address has 28,000 in all.
+            sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((ip, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def local_address(sock: socket.socket) -> tuple[Ip, int]:
+    """Of an accepted socket: where its client connected to, since steering leaves addresses untouched."""
+    name = sock.getsockname()
+    return socket_ip(name[0]), name[1]
+
+
+class Listener:
+    """Accepts until there is nothing left, in portions, and rests when the process is out of descriptors."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, accepted: Callable[[socket.socket, tuple[Ip, int]], None]):
+        self.socket: socket.socket | None = sock
+        self.failures = 0
+        self._loop, self._accepted = loop, accepted
+        sock.settimeout(0)
+        loop.watch(sock.fileno(), READ, self)
+
+    def ready(self, events: int) -> None:
+        del events
+        for _ in range(_ACCEPTS_PER_TURN):
+            if self.socket is None:
+                return
+            try:
+                sock, peer = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Linux also passes on errors of the connection that was waiting: those concern nobody else.
+                self.failures += 1
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._pause()
+                    return
+                continue
+            prepare(sock)
+            self._loop.guarded(self, self._accepted, sock, (socket_ip(peer[0]), peer[1]))
+
+    def close(self) -> None:
+        """Closes this process's copy. The agent has another, so that what waits in the backlog is not reset."""
+        if self.socket is not None:
+            self._loop.forget(self.socket.fileno())
+            self.socket.close()
+            self.socket = None
+
+    def crashed(self) -> None:
+        """One connection was lost to a defect; the next one is accepted all the same."""
+
+    def _pause(self) -> None:
+        if self.socket is not None:
+            self._loop.change(self.socket.fileno(), 0)
+            self._loop.after(_PAUSE_SECONDS, self, self._resume)
+
+    def _resume(self) -> None:
+        if self.socket is not None:
+            self._loop.change(self.socket.fileno(), READ)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CONNECT stream joined to a plaintext socket, in both directions, until both have ended.
+
+Backpressure goes end to end: the socket is not read while the tunnel or a window is full, and the peer is credited only
+for bytes that the socket took. A FIN becomes END_STREAM and back, a reset RST_STREAM and back. Part of the hot path.
+"""
+
+import errno
+import socket
+from collections import deque
+
+from nodeagent.hbone.events import Response
+from nodeagent.hbone.frames import ErrorCode
+from nodeagent.model.reason import Reason
+from nodeagent.proxy.carried import reset_reason
+from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
+from nodeagent.proxy.sockets import close_cleanly
+from nodeagent.proxy.tunnel import Tunnel
+
+READ_BYTES = 256 << 10
+"""At most per event, so that one bulk stream does not hold up the others for long."""
+_MAX_VIEWS = 512
+"""Slices of one sendmsg; below IOV_MAX (1024). A peer may send a thousand tiny frames in one batch."""
+_GONE = frozenset({errno.ECONNRESET, errno.EPIPE})
+
+
+class StreamRelay:
+    """Owns the socket and the guard from its making on."""
+
+    __slots__ = (
+        "_backlog", "_connection", "_guard", "_interest", "_is_ended", "_is_outbound", "_is_read_out", "_is_shut",
+        "_is_watched", "_loop", "_socket", "_stream_id", "_tunnel",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: Loop,
+        tunnel: Tunnel,
+        stream_id: int,
+        sock: socket.socket,
+        guard: ConnectionGuard,
+        *,
+        is_outbound: bool,
+    ) -> None:
+        """`is_outbound`: the socket is the client's, otherwise the application's. `tunnel` must be told to adopt it."""
+        self._loop, self._tunnel, self._connection = loop, tunnel, tunnel.connection
+        self._stream_id, self._guard, self._is_outbound = stream_id, guard, is_outbound
+        self._socket: socket.socket | None = sock
+        self._backlog: deque[memoryview] = deque()
+        """From the tunnel, not yet taken by the socket: never more than the stream's window."""
+        self._is_ended = self._is_shut = self._is_read_out = False
+        """The peer has ended; the socket was told; the socket has ended and the peer was told."""
+        self._interest = READ
+        self._is_watched = True
+        guard.ender = self.cut
+        loop.watch(sock.fileno(), READ, self)
+
+    # ---- from the socket to the tunnel -----------------------------------------------------------------------------
+
+    def ready(self, events: int) -> None:
+        if events & WRITE:
+            self._write()
+        if events & READ and self._interest & READ:
+            self._read()
+        elif events & (FAILED | HUNG_UP):
+            self._hung_up()
+
+    def _read(self) -> None:
+        sock, stream_id, connection = self._socket, self._stream_id, self._connection
+        if sock is None:
+            return
+        views = connection.reserve(stream_id, READ_BYTES)
+        if not views:
+            views = self._make_room()
+            if not views:
+                return
+        try:
+            size = sock.recv_into(views[0]) if len(views) == 1 else sock.recvmsg_into(views)[0]
+        except BlockingIOError:
+            connection.commit(stream_id, 0)
+            return
+        except OSError as error:
+            connection.commit(stream_id, 0)
+            self._socket_failed(error.errno or 0)
+            return
+        connection.commit(stream_id, size)
+        self._tunnel.flush_later()
+        record = self._guard.record
+        if not size:
+            self._read_out()
+        elif self._is_outbound:
+            record.sent_bytes += size
+        else:
+            record.received_bytes += size
+
+    def _make_room(self) -> list[memoryview]:
+        """The send buffer or a window is full. Flushing helps against the first; otherwise reading stops."""
+        if not self._connection.room(self._stream_id):
+            self._change(self._interest & ~READ)  # can_send() goes on
+            return []
+        self._tunnel.flush()
+        if self._tunnel.is_blocked:
+            self._change(self._interest & ~READ)
+            self._tunnel.stall(self)
+            return []
+        return self._connection.reserve(self._stream_id, READ_BYTES)
+
+    def _read_out(self) -> None:
+        self._is_read_out = True
+        self._change(self._interest & ~READ)
+        self._connection.end(self._stream_id)
+        if self._is_shut:
+            self._complete()
+
+    def can_send(self) -> None:
+        if not self._is_read_out:
+            self._change(self._interest | READ)
+
+    def can_flush(self) -> None:
+        self.can_send()
+
+    # ---- from the tunnel to the socket -----------------------------------------------------------------------------
+
+    def responded(self, response: Response) -> None:
+        """Another answer after the one that made this relay: nothing to learn from it."""
+
+    def payload(self, views: list[memoryview]) -> None:
+        sock = self._socket
+        if sock is None:
+            return
+        if self._backlog:
+            self._backlog.append(memoryview(b"".join(views)))
+            return
+        if len(views) > _MAX_VIEWS:
+            views = [memoryview(b"".join(views))]
+        try:
+            sent = sock.send(views[0]) if len(views) == 1 else sock.sendmsg(views)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._socket_failed(error.errno or 0)
+            return
+        self._credit(sent)
+        total = len(views[0]) if len(views) == 1 else sum(map(len, views))
+        if sent < total:
+            self._backlog.append(memoryview(b"".join(views))[sent:])
+            self._change(self._interest | WRITE)
+
+    def payload_before(self, early: bytes) -> None:
+        """What came before the socket was there."""
+        if early:
+            self.payload([memoryview(early)])
+
+    def ended(self) -> None:
+        self._is_ended = True
+        if not self._backlog:
+            self._shut()
+
+    def _write(self) -> None:
+        sock, backlog = self._socket, self._backlog
+        if sock is None:
+            return
+        try:
+            while backlog:
+                sent = sock.send(backlog[0])
+                self._credit(sent)
+                if sent < len(backlog[0]):
+                    backlog[0] = backlog[0][sent:]
+                    return
+                backlog.popleft()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._socket_failed(error.errno or 0)
+            return
+        self._change(self._interest & ~WRITE)
+        if self._is_ended:
+            self._shut()
+
+    def _credit(self, sent: int) -> None:
+        self._connection.delivered(self._stream_id, sent)
+        self._tunnel.flush_later()
+        if self._is_outbound:
+            self._guard.record.received_bytes += sent
+        else:
+            self._guard.record.sent_bytes += sent
+
+    def _shut(self) -> None:
+        if self._socket is None or self._is_shut:
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._socket_failed(error.errno or 0)
+            return
+        self._is_shut = True
+        if self._is_read_out:
+            self._complete()
+
+    # ---- ends ------------------------------------------------------------------------------------------------------
+
+    def was_reset(self, code: int) -> None:
+        if code == ErrorCode.NO_ERROR and self._is_ended:
+            # RFC 9113 §8.1: the peer has ended in full and only does not want the rest of ours.
+            self._is_read_out = True
+            self._change(self._interest & ~READ)
+            if self._is_shut:
+                self._complete()
+            return
+        self._close(*reset_reason(code))
+
+    def gone(self, reason: Reason, error: str) -> None:
+        self._close(reason, error)
+
+    def cut(self, reason: Reason, error: str = "") -> None:
+        """Ends it from our side: both ends see a reset."""
+        if self._socket is not None:
+            self._close(reason, error)
+            self._tunnel.reset(self._stream_id, ErrorCode.CANCEL)
+
+    def crashed(self) -> None:
+        self.cut(Reason.BUG)
+
+    def _hung_up(self) -> None:
+        """An event that was not asked for: the socket failed, or both its directions are over while we do not read."""
+        if self._socket is None:
+            return
+        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._socket_failed(error)
+        elif self._is_watched and not self._interest:
+            # It would be told again and again until reading goes on.
+            self._loop.forget(self._socket.fileno())
+            self._is_watched = False
+
+    def _socket_failed(self, error: int) -> None:
+        if self._socket is None:
+            return
+        self._close(Reason.RESET, "" if error in _GONE else errno.errorcode.get(error, ""))
+        self._tunnel.reset(self._stream_id, ErrorCode.CONNECT_ERROR)
+
+    def _complete(self) -> None:
+        """Both directions have ended as TCP means it."""
+        if self._socket is None:
+            return
+        sock, self._socket = self._socket, None
+        self._loop.forget(sock.fileno())
+        close_cleanly(sock)
+        self._guard.close(Reason.CLOSED)
+        self._tunnel.release(self._stream_id)
+
+    def _close(self, reason: Reason, error: str) -> None:
+        if self._socket is not None:
+            sock, self._socket = self._socket, None
+            self._loop.forget(sock.fileno())
+            sock.close()
+            self._backlog.clear()
+        self._guard.close(reason, error)
+
+    def _change(self, interest: int) -> None:
+        if self._socket is None or (interest == self._interest and self._is_watched):
+            return
+        self._interest = interest
+        if self._is_watched:
+            self._loop.change(self._socket.fileno(), interest)
+        elif interest:
+            self._is_watched = True
+            self._loop.watch(self._socket.fileno(), interest, self)
