@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line's end of the admin socket. Imports little: every command that asks the agent waits for it."""
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import urlencode
+
+from nodeagent.admin.schema import SCHEMA, error_from
+from nodeagent.errors import AgentUnreachable, MissingPrivilege
+
+ANSWER_SECONDS = 10.0
+
+
+class AdminClient:
+    def __init__(self, path: str, seconds: float = ANSWER_SECONDS) -> None:
+        """`seconds` is the patience with an agent that takes the connection and then says nothing."""
+        self._path, self._seconds = path, seconds
+
+    def fetch(self, route: str, **query: str) -> dict[str, Any]:
+        """The answer of one route, `schema` included.
+
+        Raises AgentUnreachable, MissingPrivilege, or the error that the agent met.
+        """
+        connection = _UnixConnection(self._path, self._seconds)
+        try:
+            connection.request("GET", f"{route}?{urlencode(query)}" if query else route)
+            response = connection.getresponse()
+            body = json.loads(response.read())
+        except PermissionError as error:
+            raise MissingPrivilege(f"admin socket {self._path}: permission denied", check="Run it as root.") from error
+        except TimeoutError as error:
+            raise AgentUnreachable(
+                f"the agent at {self._path} did not answer within {self._seconds:.0f} s",
+                check="Is it stopped or overloaded? Its log may tell.",
+            ) from error
+        except OSError as error:
+            raise AgentUnreachable(f"no agent answers at {self._path}: {error.strerror or error}") from error
+        except (http.client.HTTPException, ValueError) as error:
+            raise AgentUnreachable(f"what answers at {self._path} is no nodeagent") from error
+        finally:
+            connection.close()
+        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+            raise AgentUnreachable(
+                f"the agent at {self._path} does not speak {SCHEMA}",
+                check="Is it of another release than this command? Restart it, or use its own command.",
+            )
+        if response.status != http.client.OK:
+            raise error_from(body)
+        return body
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("nodeagent", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

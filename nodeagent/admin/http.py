@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The little of HTTP/1.1 that admin, metrics and readiness need: one GET a connection, an answer, the end.
+
+A client that is slow, silent or garbled costs one of a few places for a few seconds: the head of a request has a limit
+in bytes and in time, an answer that is not read has a deadline, and when all places are taken the oldest goes.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from nodeagent.model.address import Ip
+
+MAX_HEAD_BYTES = 8192
+MAX_CLIENTS = 64
+REQUEST_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
+
+_PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error"}
+_PHRASES |= {503: "Service Unavailable"}
+_END_OF_HEAD = b"\r\n\r\n"
+
+_log = logging.getLogger(__name__)
+
+
+class Request(NamedTuple):
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """By name in lower case; of a repeated one the last."""
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+
+
+class BadRequest(Exception):
+    """Not a request that is served here; ends in an answer and is never seen outside."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+def parse_request(head: bytes) -> Request:
+    """From the bytes before the empty line. Raises BadRequest."""
+    try:
+        first, *rest = head.decode("ascii").split("\r\n")
+        method, target, version = first.split(" ")
+        parts = urlsplit(target)
+        query = dict(
+            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=32)
+        )
+    except ValueError as error:
+        raise BadRequest(400, "not an HTTP request") from error
+    if not version.startswith("HTTP/1."):
+        raise BadRequest(400, "HTTP/1.1 is spoken here")
+    if method != "GET":
+        raise BadRequest(405, "only GET is served")
+    headers = (line.partition(":") for line in rest)
+    return Request(parts.path, query, {name.strip().lower(): value.strip() for name, _, value in headers})
+
+
+class HttpServer:
+    """Serves `respond` on the socket that `open_listener` opens. `respond` may raise: that is a bug, answered 500."""
+
+    def __init__(
+        self, open_listener: Callable[[], socket.socket], respond: Callable[[Request], Awaitable[Response]]
+    ) -> None:
+        self._open_listener, self._respond = open_listener, respond
+        self._listener: socket.socket | None = None
+        self._clients: dict[asyncio.Task[None], None] = {}
+        self.bugs = 0
+
+    def listen(self) -> None:
+        """Opens the socket, so that what stands in the way is known before anything runs; `run` does it otherwise."""
+        if self._listener is None:
+            self._listener = self._open_listener()
+
+    @property
+    def address(self) -> tuple[Ip, int] | None:
+        """Where it listens; None before `listen`, and for a Unix socket."""
+        name = self._listener.getsockname() if self._listener is not None else None
+        return (Ip(name[0]), name[1]) if isinstance(name, tuple) else None
+
+    async def run(self) -> None:
+        """Until cancelled; every client is then let go."""
+        self.listen()
+        assert self._listener is not None
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    client = await self._accept(self._listener)
+                    if len(self._clients) >= MAX_CLIENTS:
+                        next(iter(self._clients)).cancel()
+                    task = group.create_task(self._serve(client))
+                    self._clients[task] = None
+                    task.add_done_callback(self._clients.pop)
+        finally:
+            self._listener.close()
+            self._listener = None
+
+    async def _accept(self, listener: socket.socket) -> socket.socket:
+        while True:
+            try:
+                client, _ = await asyncio.get_running_loop().sock_accept(listener)
+            except OSError as error:  # no descriptors left, or the client went away: neither is a reason to end
+                _log.warning("cannot accept a client: %s", error)
+                await asyncio.sleep(0.1)
+            else:
+                return client
+
+    async def _serve(self, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with client:
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    head = await _read_head(client)
+                response = await self._answer(head)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await loop.sock_sendall(client, _encode(response))
+                with contextlib.suppress(OSError):  # the client may be gone already
+                    client.shutdown(socket.SHUT_WR)
+            except (OSError, TimeoutError) as error:
+                _log.debug("a client went away or was too slow: %s", error)
+
+    async def _answer(self, head: bytes) -> Response:
+        try:
+            return await self._respond(parse_request(head))
+        except BadRequest as error:
+            return Response(error.status, f"{error}\n".encode(), "text/plain; charset=utf-8")
+        except Exception:  # noqa: BLE001 - the one place where a bug of a route ends; it is logged and counted
+            self.bugs += 1
+            _log.exception("a request met a bug; please report it")
+            return Response(500, b"this is a bug of nodeagent; its log has the traceback\n", "text/plain")
+
+
+async def _read_head(client: socket.socket) -> bytes:
+    """What came before the empty line; what comes after it is no part of a GET and is ignored."""
+    loop = asyncio.get_running_loop()
+    received = b""
+    while _END_OF_HEAD not in received:
+        if len(received) > MAX_HEAD_BYTES:
+            return b""  # answered as garbage
+        chunk = await loop.sock_recv(client, MAX_HEAD_BYTES)
+        if not chunk:
+            raise ConnectionResetError("the client ended before its request did")
+        received += chunk
+    return received.partition(_END_OF_HEAD)[0]
+
+
+def _encode(response: Response) -> bytes:
+    head = (
+        f"HTTP/1.1 {response.status} {_PHRASES[response.status]}\r\n"
+        f"Content-Type: {response.content_type}\r\n"
+        f"Content-Length: {len(response.body)}\r\n"
+        "Connection: close\r\n"
+        "X-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    return head.encode("ascii") + response.body

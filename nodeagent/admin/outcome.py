@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way in which one connection may go, each with its verdict, for `explain`. Pure.
+
+routing.decide says where, policy.judge says whether, both as for the proxy; a Service is asked once for each endpoint
+that could be drawn. Nothing here has an opinion of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from nodeagent.errors import ConfigError
+from nodeagent.model.address import Ip, is_ipv6, join_host_port
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Mesh
+from nodeagent.model.reason import Reason
+from nodeagent.model.workload import Service, TunnelProtocol, Workload
+from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending
+from nodeagent.policy.judge import Judgement, judge_for, verdict_words
+from nodeagent.routing.candidates import candidates, target_port
+from nodeagent.routing.decide import decide
+from nodeagent.routing.inbound import resolve_inbound
+from nodeagent.routing.route import Direct, Refuse, Route, Target, Tunnel
+
+MAX_ENDPOINTS = 256
+"""Asked of one Service: each costs a fraction of a millisecond of the agent's loop, and answers repeat."""
+
+
+@dataclass(frozen=True)
+class Client:
+    workload: Workload
+    """Of a client outside the mesh a workload without a name."""
+    is_captured: bool
+    identity: Identity | None
+    is_known: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of the connection by one route."""
+
+    verdict: str
+    """ALLOWED, DENIED, PENDING, REFUSED (by routing) or PASSES (nobody's policy applies)."""
+    reason: str
+    words: str
+    transport: str
+    path: tuple[str, ...]
+    endpoint: str
+    judgement: Judgement | None = None
+
+
+def find_targets(mesh: Mesh, source: Workload, found: Workload | Service | Ip, port: int) -> list[Target]:
+    """Where the client's connect() would go: of several addresses the first of the family that the client has first."""
+    wants_ipv6 = bool(source.addresses) and is_ipv6(source.addresses[0])
+    match found:
+        case Workload():
+            addresses: Sequence[Ip] = found.addresses
+        case Service():
+            addresses = [vip.ip for vip in found.vips if vip.ip]
+            if not addresses:  # headless: the client's resolver gives it every endpoint
+                return [
+                    Target(endpoint.addresses[0], port) for endpoint in mesh.endpoints(found.key) if endpoint.addresses
+                ] or _no_address(f"service {found.key}")
+        case _:
+            return [Target(found, port)]
+    chosen = sorted(addresses, key=lambda ip: is_ipv6(ip) is not wants_ipv6)
+    return [Target(chosen[0], port)] if chosen else _no_address(f"{found.namespace}/{found.name}")
+
+
+def _no_address(name: str) -> list[Target]:
+    raise ConfigError(f"{name} has no address to connect to", check="Is it running, and has it an endpoint?")
+
+
+def find_answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
+    """One for each route that may be taken."""
+    for route in _routes(mesh, client.workload, target):
+        match route:
+            case Refuse():
+                yield Answer("REFUSED", route.reason.value, route.detail, "", (_start(client), "refused"), "")
+            case Tunnel() if client.is_captured:
+                yield _tunnelled(mesh, client, route)
+            case Tunnel(is_to_waypoint=True):
+                reached = _past_waypoint(mesh, client, target, route.service)
+                yield from [_plain(mesh, client, endpoint, at) for endpoint, at in reached] or [_nobody(client)]
+            case Tunnel():
+                yield _plain(mesh, client, route.destination, Target(route.ip, route.port_at_destination))
+            case Direct():
+                yield _plain(mesh, client, route.destination, Target(route.ip, route.port))
+
+
+def _routes(mesh: Mesh, source: Workload, target: Target) -> Iterator[Route]:
+    """decide() once for each endpoint that it might draw."""
+    draw = _EachInTurn()
+    while draw.number < min(draw.count, MAX_ENDPOINTS):
+        yield decide(target, source, mesh, draw)
+        draw.number += 1
+
+
+class _EachInTurn:
+    """A Pick that takes the endpoint of its number; how many there are it learns when it is first asked."""
+
+    def __init__(self) -> None:
+        self.number, self.count = 0, 1
+
+    def __call__(self, endpoints: Sequence[Workload], _weights: Sequence[int]) -> Workload:
+        self.count = len(endpoints)
+        return endpoints[self.number]
+
+
+def _tunnelled(mesh: Mesh, client: Client, route: Tunnel) -> Answer:
+    if route.is_to_waypoint:
+        hop = join_host_port(route.ip, route.port)
+        words = "the waypoint in front of the destination decides"
+        return Answer("PASSES", "", words, "HBONE", (_start(client), f"HBONE {hop}", "waypoint"), hop)
+    assert route.destination is not None  # routing names who terminates the stream
+    at = Target(route.ip, route.port_at_destination)
+    inbound = resolve_inbound(at.ip, at.port, at.ip, route.destination, mesh, route.host)
+    path = (
+        _start(client),
+        "HBONE to port 15008 of the endpoint",
+        "worker of the destination's node: policy",
+        "application",
+    )
+    if isinstance(inbound, Refuse):
+        endpoint = _spell(route.destination, at)
+        return Answer("REFUSED", inbound.reason.value, inbound.detail, "HBONE", (*path[:2], "refused"), endpoint)
+    return _judged(mesh, client, route.destination, at, "HBONE", path)
+
+
+def _plain(mesh: Mesh, client: Client, destination: Workload | None, at: Target) -> Answer:
+    """Plain TCP, because one of the two ends is outside the mesh."""
+    path = (_start(client), "plain TCP")
+    if destination is None:
+        words = "nobody in the mesh has this address: it goes where it was going, untouched"
+        return Answer("PASSES", "", words, "TCP", path, join_host_port(at.ip, at.port))
+    if destination.protocol is TunnelProtocol.TCP:
+        words = "the destination is not in the mesh: plain text, and no policy is enforced"
+        return Answer("PASSES", "", words, "TCP", path, _spell(destination, at))
+    steered = "steered by to_pod -> worker of the destination's node: policy"
+    return _judged(mesh, client, destination, at, "TCP", (*path, steered, "application"))
+
+
+def _past_waypoint(
+    mesh: Mesh, client: Client, target: Target, service: Service | None
+) -> Iterator[tuple[Workload | None, Target]]:
+    """A client outside the mesh knows no waypoint: it reaches the workload, or any endpoint of the Service."""
+    if service is None:
+        yield mesh.workload_at(client.workload.network, target.ip), target
+        return
+    for endpoint in candidates(service, target.port, client.workload, mesh).endpoints[:MAX_ENDPOINTS]:
+        yield endpoint, Target(endpoint.addresses[0], target_port(service, target.port, endpoint))
+
+
+def _nobody(client: Client) -> Answer:
+    reason = Reason.NO_HEALTHY_ENDPOINT
+    return Answer("REFUSED", reason.value, reason.check, "TCP", (_start(client), "refused"), "")
+
+
+def _start(client: Client) -> str:
+    return "pod -> steered by from_pod -> worker" if client.is_captured else "client"
+
+
+def _judged(
+    mesh: Mesh, client: Client, destination: Workload, at: Target, transport: str, path: tuple[str, ...]
+) -> Answer:
+    judgement = judge_for(mesh, destination, ConnectionFacts(client.identity, _source_ip(client, at), at.ip, at.port))
+    words, endpoint = verdict_words(judgement.verdict), _spell(destination, at)
+    match judgement.verdict:
+        case Allow():
+            return Answer("ALLOWED", "", words, transport, path, endpoint, judgement)
+        case Deny():
+            return Answer("DENIED", judgement.verdict.reason.value, words, transport, path, endpoint, judgement)
+        case Pending():
+            return Answer("PENDING", Reason.POLICY_PENDING.value, words, transport, path, endpoint, judgement)
+
+
+def _source_ip(client: Client, at: Target) -> Ip:
+    """The client's address of the destination's family, since the two families do not talk."""
+    addresses = client.workload.addresses
+    same = [ip for ip in addresses if is_ipv6(ip) is is_ipv6(at.ip)]
+    return same[0] if same else addresses[0] if addresses else Ip("")
+
+
+def _spell(workload: Workload, at: Target) -> str:
+    node = f", {workload.node}" if workload.node else ""
+    return f"{workload.namespace}/{workload.name} ({join_host_port(at.ip, at.port)}{node})"

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which path of the admin socket answers with which view. The only place where a query is read."""
+
+from collections.abc import Callable, Mapping
+
+from nodeagent.admin.explain import Question, explain
+from nodeagent.admin.server import Route
+from nodeagent.admin.state import AgentState, FetchConnections, ReadState
+from nodeagent.admin.status import status
+from nodeagent.admin.views import certificates, connections, pods, policies, policy_in_words, services, workloads
+from nodeagent.errors import ConfigError
+from nodeagent.model.identity import Identity
+
+
+def make_routes(read: ReadState, fetch_connections: FetchConnections) -> Mapping[str, Route]:
+    """`read` makes a snapshot for each question; `fetch_connections` asks the workers."""
+
+    def answered_by(view: Callable[[AgentState], Mapping[str, object]]) -> Route:
+        async def answer(_query: Mapping[str, str]) -> Mapping[str, object]:
+            return view(read())
+
+        return answer
+
+    async def of_policies(query: Mapping[str, str]) -> Mapping[str, object]:
+        name = query.get("name")
+        return policies(read().mesh) if name is None else policy_in_words(read().mesh, name)
+
+    async def of_connections(_query: Mapping[str, str]) -> Mapping[str, object]:
+        return connections(await fetch_connections(), read().now)
+
+    async def of_explain(query: Mapping[str, str]) -> Mapping[str, object]:
+        return explain(read(), parse_question(query))
+
+    return {
+        "/version": answered_by(lambda state: {"version": state.version, "node": state.node}),
+        "/status": answered_by(status),
+        "/pods": answered_by(pods),
+        "/workloads": answered_by(lambda state: workloads(state.mesh)),
+        "/services": answered_by(lambda state: services(state.mesh)),
+        "/policies": of_policies,
+        "/certs": answered_by(certificates),
+        "/connections": of_connections,
+        "/explain": of_explain,
+    }
+
+
+def parse_question(query: Mapping[str, str]) -> Question:
+    """Raises ConfigError for what is missing or malformed."""
+    source, destination, port = (query.get(name, "") for name in ("source", "destination", "port"))
+    if not source or not destination:
+        raise ConfigError("explain needs a source and a destination", check="nodeagent explain SOURCE DESTINATION:PORT")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ConfigError(f"{port!r} is not a port", check="Expected: 1 to 65535.")
+    return Question(
+        source=source,
+        destination=destination,
+        port=int(port),
+        identity=_identity(query.get("identity", "")),
+        is_plaintext=query.get("plaintext") == "true",
+    )
+
+
+def _identity(text: str) -> Identity | None:
+    if not text:
+        return None
+    try:
+        return Identity.parse(text if text.startswith("spiffe://") else f"spiffe://{text}")
+    except ValueError as error:
+        raise ConfigError(f"--identity: {error}") from error

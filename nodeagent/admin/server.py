@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's admin socket: JSON over HTTP/1.1 at a Unix socket that only root may open. Read-only."""
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from nodeagent.admin.http import HttpServer, Request, Response
+from nodeagent.admin.schema import SCHEMA, error_body
+from nodeagent.admin.sockets import open_unix
+from nodeagent.errors import ConfigError, NodeagentError
+
+Route: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Mapping[str, object]]]
+"""From the query's fields to the members of the answer. A NodeagentError becomes the command's own error."""
+
+
+class AdminServer:
+    def __init__(self, path: str, routes: Mapping[str, Route]) -> None:
+        """`routes` by path, such as `/status`."""
+        self._path, self._routes = path, dict(routes)
+        self._server = HttpServer(functools.partial(open_unix, path), self._respond)
+        self._file: tuple[int, int] | None = None
+
+    @property
+    def bugs(self) -> int:
+        return self._server.bugs
+
+    def listen(self) -> None:
+        self._server.listen()
+        self._file = _number(self._path)
+
+    async def run(self) -> None:
+        """Until cancelled; then the socket's file goes, unless a successor has put its own there."""
+        self.listen()
+        try:
+            await self._server.run()
+        finally:
+            self._remove_own_file()
+
+    def _remove_own_file(self) -> None:
+        if self._file is not None and _number(self._path) == self._file:
+            Path(self._path).unlink(missing_ok=True)
+
+    async def _respond(self, request: Request) -> Response:
+        route = self._routes.get(request.path)
+        if route is None:
+            words = f"this agent has no {request.path}"
+            check = "Is the agent of another release than this command? `nodeagent version` tells."
+            return _json(404, error_body(ConfigError(words, check=check)))
+        try:
+            return _json(200, {"schema": SCHEMA, **await route(request.query)})
+        except NodeagentError as error:
+            return _json(400 if isinstance(error, ConfigError) else 503, error_body(error))
+
+
+def _json(status: int, body: Mapping[str, object]) -> Response:
+    return Response(status, msgspec.json.encode(body) + b"\n")
+
+
+def _number(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent hands to the views: plain values, made anew for each question. Nothing here can be acted upon."""
+
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Mesh
+from nodeagent.model.record import ConnectionRecord
+
+
+class Health(enum.StrEnum):
+    OK = "ok"
+    DEGRADED = "degraded"
+    """It works, and something is missing: the control plane is away, a pod is pending."""
+    FAILED = "failed"
+    """New connections of this node suffer."""
+
+
+@dataclass(frozen=True)
+class ComponentState:
+    name: str
+    """`kernel`, `bpf-programs`, `xds`, `ca`, `state-file`: what only the agent knows. The rest the views derive."""
+    state: Health
+    since: float
+    """Unix time of the last change of `state`."""
+    detail: str = ""
+
+
+class Captured(enum.StrEnum):
+    YES = "yes"
+    PENDING = "pending"
+    """It shall be and is not yet."""
+    NO = "no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodView:
+    """A pod of this node, enrolled or not."""
+
+    namespace: str
+    pod: str
+    ips: tuple[Ip, ...] = ()
+    netns: str = ""
+    captured: Captured
+    reason: str = ""
+    """Why it is not captured: a word of enrolment such as NOT_IN_MESH, NO_NETNS, ATTACH_FAILED."""
+    identity: Identity | None = None
+    device: str = ""
+    """Host-side device, as `name` or `name (ifindex)`."""
+    hits: int = 0
+    """Connections of this pod that were steered, both directions."""
+
+
+class CertificateState(enum.StrEnum):
+    """ztunnel's words."""
+
+    AVAILABLE = "Available"
+    INITIALIZING = "Initializing"
+    UNAVAILABLE = "Unavailable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateView:
+    """The leaf of an identity of this node, or a root (`identity` empty)."""
+
+    identity: Identity | None
+    state: CertificateState
+    serial: str = ""
+    not_before: float = 0.0
+    not_after: float = 0.0
+    """Unix time; 0 when there is no certificate."""
+    rotates: float = 0.0
+    """Unix time of the next request."""
+    last_error: str = ""
+    subject: str = ""
+    """Of a root: its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerView:
+    slot: int
+    pid: int
+    state: str
+    """`ready`, `starting`, `draining` or `gone`."""
+    since: float
+    restarts: int = 0
+    connections: int = 0
+    generation: int = 0
+    """Of the mesh, as far as this worker has applied it."""
+
+
+@dataclass(frozen=True)
+class KernelCount:
+    """Packets by what the kernel programs decided."""
+
+    reason: str
+    packets: int
+    words: str
+    """What the reason means, from bpf/reasons.h."""
+    is_drop: bool
+    """Dropped or answered with a reset, rather than passed or steered."""
+
+
+@dataclass(frozen=True)
+class OpenConnection:
+    """A record as its worker has it at this moment; `worker` is the slot."""
+
+    worker: int
+    record: ConnectionRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentState:
+    version: str
+    node: str
+    network: str
+    started: float
+    now: float
+    """Unix time of this snapshot."""
+    mesh: Mesh
+    components: tuple[ComponentState, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    certificates: tuple[CertificateView, ...] = ()
+    workers: tuple[WorkerView, ...] = ()
+    kernel: tuple[KernelCount, ...] = field(default_factory=tuple)
+    rejected: tuple[str, ...] = ()
+    """Resources that the control plane sent and that were refused (NACK), a line each."""
+
+
+ReadState: TypeAlias = Callable[[], AgentState]
+FetchConnections: TypeAlias = Callable[[], Awaitable[Sequence[OpenConnection]]]

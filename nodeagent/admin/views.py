@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the agent's state to what the admin socket answers: JSON-able values, in a stable order. Pure.
+
+Times are RFC 3339 in UTC, absent ones empty. Names are the mesh's own; nothing is shortened here.
+"""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
+
+from nodeagent.admin.state import AgentState, OpenConnection
+from nodeagent.errors import ConfigError
+from nodeagent.model.address import join_host_port
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Mesh
+from nodeagent.model.policy import Policy, PolicyScope
+from nodeagent.model.record import Party, Transport
+from nodeagent.model.workload import GatewayAddress, Service, Workload
+from nodeagent.policy.sentences import cautions, headline, origin, rule_sentences
+
+
+def moment(time: float) -> str:
+    """Empty for 0, which is no time."""
+    return dt.datetime.fromtimestamp(time, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else ""
+
+
+def pods(state: AgentState) -> dict[str, object]:
+    return {
+        "pods": [
+            {
+                "namespace": pod.namespace,
+                "pod": pod.pod,
+                "ips": list(pod.ips),
+                "netns": pod.netns,
+                "captured": pod.captured,
+                "reason": pod.reason,
+                "identity": show_identity(pod.identity),
+                "device": pod.device,
+                "hits": pod.hits,
+            }
+            for pod in sorted(state.pods, key=lambda pod: (pod.namespace, pod.pod))
+        ]
+    }
+
+
+def workloads(mesh: Mesh) -> dict[str, object]:
+    return {"workloads": [_workload(found) for found in sorted(mesh.workloads.values(), key=_by_name)]}
+
+
+def services(mesh: Mesh) -> dict[str, object]:
+    return {"services": [_service(mesh, found) for found in sorted(mesh.services.values(), key=_by_name)]}
+
+
+def policies(mesh: Mesh) -> dict[str, object]:
+    """All policies, and the names that workloads list in vain."""
+    by_namespace = Counter(workload.namespace for workload in mesh.workloads.values())
+    by_policy = Counter(name for workload in mesh.workloads.values() for name in workload.policies)
+    told = [
+        _policy(policy) | {"attached": _attached(policy, len(mesh.workloads), by_namespace, by_policy)}
+        for policy in sorted(mesh.policies.values(), key=_by_name)
+    ]
+    missing = sorted(name for name in by_policy if name not in mesh.policies)
+    return {"policies": told, "missing": [{"policy": name, "attached": by_policy[name]} for name in missing]}
+
+
+def policy_in_words(mesh: Mesh, name: str) -> dict[str, object]:
+    """One policy read back as sentences. `name` is `ns/name`; raises ConfigError when there is none."""
+    policy = mesh.policies.get(name)
+    if policy is None:
+        raise ConfigError(f"no policy {name!r} has arrived at this node", check="`nodeagent policies` lists them.")
+    attached = sorted(
+        f"{workload.namespace}/{workload.name}"
+        for workload in mesh.workloads.values()
+        if any(found is policy for found in mesh.policies_for(workload)[0])
+    )
+    words = {
+        "headline": headline(policy),
+        "rules_in_words": list(rule_sentences(policy)),
+        "cautions": list(cautions(policy)),
+        "attached_to": attached,
+    }
+    return {"policy": _policy(policy) | {"attached": len(attached)} | words}
+
+
+def certificates(state: AgentState) -> dict[str, object]:
+    return {
+        "certificates": [
+            {
+                "name": show_identity(view.identity) or view.subject,
+                "type": "Leaf" if view.identity is not None else "Root",
+                "state": view.state,
+                "valid": view.not_before <= state.now < view.not_after,
+                "serial": view.serial,
+                "not_after": moment(view.not_after),
+                "not_before": moment(view.not_before),
+                "expires_in_seconds": max(0, int(view.not_after - state.now)) if view.not_after else 0,
+                "rotates": moment(view.rotates),
+                "last_error": view.last_error,
+            }
+            for view in sorted(
+                state.certificates, key=lambda view: (view.identity is None, show_identity(view.identity), view.serial)
+            )
+        ]
+    }
+
+
+def connections(found: Sequence[OpenConnection], now: float) -> dict[str, object]:
+    """Open connections, the oldest first."""
+    by_age = sorted(found, key=lambda connection: (connection.record.started, connection.worker, connection.record.id))
+    return {"connections": [_connection(connection, now) for connection in by_age]}
+
+
+def show_identity(identity: Identity | None) -> str:
+    return str(identity) if identity is not None else ""
+
+
+def show_gateway(gateway: GatewayAddress | None) -> str:
+    if gateway is None:
+        return ""
+    return join_host_port(gateway.service or gateway.ip, gateway.hbone_port)
+
+
+def _by_name(found: Workload | Service | Policy) -> tuple[str, str, str]:
+    return found.namespace, found.name, found.uid if isinstance(found, Workload) else ""
+
+
+def _workload(workload: Workload) -> dict[str, object]:
+    return {
+        "uid": workload.uid,
+        "namespace": workload.namespace,
+        "name": workload.name,
+        "addresses": list(workload.addresses),
+        "network": workload.network,
+        "node": workload.node,
+        "cluster": workload.cluster,
+        "waypoint": show_gateway(workload.waypoint),
+        "protocol": workload.protocol,
+        "identity": str(workload.identity),
+        "healthy": workload.is_healthy,
+        "host_network": workload.is_host_network,
+        "workload_type": workload.workload_type,
+        "workload_name": workload.workload_name,
+        "canonical_name": workload.canonical_name,
+        "canonical_revision": workload.canonical_revision,
+        "services": sorted(workload.services),
+        "policies": list(workload.policies),
+        "capacity": workload.capacity,
+    }
+
+
+def _service(mesh: Mesh, service: Service) -> dict[str, object]:
+    endpoints = list(mesh.endpoints(service.key))
+    return {
+        "namespace": service.namespace,
+        "name": service.name,
+        "hostname": service.hostname,
+        "vips": [f"{vip.network}/{vip.block or vip.ip}" for vip in service.vips],
+        "ports": {str(port.service_port): port.target_port for port in service.ports},
+        "waypoint": show_gateway(service.waypoint),
+        "balancing": service.balancing.mode.name,
+        "endpoints": len(endpoints),
+        "healthy_endpoints": sum(endpoint.is_healthy for endpoint in endpoints),
+        "endpoint_uids": [endpoint.uid for endpoint in endpoints],
+    }
+
+
+def _policy(policy: Policy) -> dict[str, object]:
+    return {
+        "namespace": policy.namespace,
+        "name": policy.name,
+        "action": policy.action,
+        "scope": policy.scope,
+        "rules": len(policy.rules),
+        "dry_run": policy.is_dry_run,
+        "origin": origin(policy),
+    }
+
+
+def _attached(policy: Policy, everyone: int, by_namespace: Counter[str], by_policy: Counter[str]) -> int:
+    """To how many workloads it applies."""
+    match policy.scope:
+        case PolicyScope.GLOBAL:
+            return everyone
+        case PolicyScope.NAMESPACE:
+            return by_namespace[policy.namespace]
+        case PolicyScope.WORKLOAD_SELECTOR:
+            return by_policy[policy.key]
+
+
+def _connection(connection: OpenConnection, now: float) -> dict[str, object]:
+    record = connection.record
+    peer = record.source_identity if record.direction == "inbound" else record.destination_identity
+    return {
+        "id": f"{connection.worker}-{record.id}",
+        "started": moment(record.started),
+        "age_seconds": max(0.0, round(now - record.started, 1)),
+        "direction": record.direction,
+        "source": _party(record.source, record.source_ip, record.source_port),
+        "destination": _party(
+            record.destination,
+            record.destination_ip or record.original_ip,
+            record.destination_port or record.original_port,
+        ),
+        "original": join_host_port(record.original_ip, record.original_port),
+        "service": record.service,
+        "hop": record.hop,
+        "protocol": "HBONE" if record.transport is Transport.HBONE else "PLAIN",
+        "tls_peer": show_identity(peer),
+        "policy": record.policy,
+        "sent_bytes": record.sent_bytes,
+        "received_bytes": record.received_bytes,
+        "worker": connection.worker,
+    }
+
+
+def _party(party: Party, ip: str, port: int) -> dict[str, object]:
+    return {
+        "namespace": party.namespace,
+        "workload": party.workload or party.canonical_name,
+        "address": join_host_port(ip, port),
+    }

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests are parsed strictly, and no client keeps another one waiting."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.admin import http
+from nodeagent.admin.http import BadRequest, HttpServer, Request, Response, parse_request
+from nodeagent.admin.sockets import open_unix
+
+
+@pytest.mark.parametrize(
+    ("head", "path", "query"),
+    [
+        (b"GET /status HTTP/1.1\r\nHost: x", "/status", {}),
+        (b"GET /explain?source=a%2Fb&plaintext= HTTP/1.0", "/explain", {"source": "a/b", "plaintext": ""}),
+    ],
+)
+def test_requests(head: bytes, path: str, query: dict[str, str]) -> None:
+    request = parse_request(head)
+    assert (request.path, request.query) == (path, query)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"", 400),
+        (b"\x16\x03\x01\x02\x00", 400),
+        (b"GET /status", 400),
+        (b"GET /status HTTP/2.0", 400),
+        (b"GET /x?" + b"&".join(b"a%d=1" % n for n in range(99)) + b" HTTP/1.1", 400),
+        (b"GET http://[::1/ HTTP/1.1", 400),
+        (b"POST /status HTTP/1.1", 405),
+    ],
+)
+def test_what_is_no_request(head: bytes, status: int) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_request(head)
+    assert caught.value.status == status
+
+
+@given(st.binary())
+def test_no_bytes_break_the_parser(head: bytes) -> None:
+    with contextlib.suppress(BadRequest):
+        assert parse_request(head).path.isascii()
+        assert head.startswith(b"GET ")
+
+
+def test_headers_are_found_by_lower_case_names() -> None:
+    request = parse_request(b"GET / HTTP/1.1\r\nACCEPT:  text/plain \r\nbroken")
+    assert request.headers["accept"] == "text/plain"
+
+
+async def _hello(request: Request) -> Response:
+    if request.path == "/bug":
+        raise RuntimeError("unexpected")
+    return Response(200, b"hello", "text/plain")
+
+
+async def _ask(path: Path, sent: bytes = b"GET / HTTP/1.1\r\n\r\n") -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(sent)
+    try:
+        return await reader.read()
+    except ConnectionResetError:  # what the server did not read is answered so by the kernel
+        return b""
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionResetError):
+            await writer.wait_closed()
+
+
+def _serve(path: Path, ask: Callable[[HttpServer], Awaitable[None]]) -> HttpServer:
+    """Runs a server while `ask` runs."""
+
+    async def both() -> HttpServer:
+        server = HttpServer(lambda: open_unix(str(path)), _hello)
+        server.listen()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(server.run())
+            await ask(server)
+            running.cancel()
+        return server
+
+    async def bounded() -> HttpServer:
+        async with asyncio.timeout(20):
+            return await both()
+
+    return asyncio.run(bounded())
+
+
+def test_an_answer(tmp_path: Path) -> None:
+    async def ask(_server: HttpServer) -> None:
+        answer = await _ask(tmp_path / "s")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n")
+        assert body == b"hello"
+
+    _serve(tmp_path / "s", ask)
+
+
+def test_a_bug_is_answered_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(_server: HttpServer) -> None:
+        assert b" 500 " in await _ask(tmp_path / "s", b"GET /bug HTTP/1.1\r\n\r\n")
+        assert b" 200 " in await _ask(tmp_path / "s")
+
+    assert _serve(tmp_path / "s", ask).bugs == 1
+    assert "RuntimeError: unexpected" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("garbage", "answer"),
+    [
+        pytest.param(b"\x16\x03\x01\r\n\r\n", b"HTTP/1.1 400 Bad Request", id="TLS"),
+        pytest.param(b"G" * 20_000, b"", id="endless"),
+        pytest.param(b"GET / HTTP/1.1\r\nx: " + b"y" * 20_000, b"", id="a head without end"),
+    ],
+)
+def test_garbage_is_refused(tmp_path: Path, garbage: bytes, answer: bytes) -> None:
+    async def ask(_server: HttpServer) -> None:
+        got = await _ask(tmp_path / "s", garbage)
+        assert got.startswith(answer)
+        assert b" 200 " not in got
+        assert b" 200 " in await _ask(tmp_path / "s")
+
+    _serve(tmp_path / "s", ask)
+
+
+def test_a_silent_client_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "REQUEST_SECONDS", 0.05)
+
+    async def ask(_server: HttpServer) -> None:
+        assert await _ask(tmp_path / "s", b"GET / HT") == b""
+
+    _serve(tmp_path / "s", ask)
+
+
+def test_silent_clients_do_not_keep_others_out(tmp_path: Path) -> None:
+    async def ask(_server: HttpServer) -> None:
+        silent = [await asyncio.open_unix_connection(str(tmp_path / "s")) for _ in range(http.MAX_CLIENTS * 2)]
+        assert b" 200 " in await _ask(tmp_path / "s")
+        assert await silent[0][0].read() == b""  # the oldest had to go
+        for _, writer in silent:
+            writer.close()
+
+    _serve(tmp_path / "s", ask)
+
+
+def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ANSWER_SECONDS", 0.05)
+
+    async def huge(_request: Request) -> Response:
+        return Response(200, b"x" * 50_000_000)
+
+    async def both() -> None:
+        server = HttpServer(lambda: open_unix(str(tmp_path / "s")), huge)
+        server.listen()
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            running = group.create_task(server.run())
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(0)
+                await asyncio.get_running_loop().sock_connect(client, str(tmp_path / "s"))
+                await asyncio.get_running_loop().sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n")
+                received = 0
+                while not server._clients:
+                    await asyncio.sleep(0.001)
+                while server._clients:  # until the deadline has passed, with nobody reading
+                    await asyncio.sleep(0.01)
+                while chunk := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
+                    received += len(chunk)
+                assert received < 50_000_000
+            running.cancel()
+
+    asyncio.run(both())

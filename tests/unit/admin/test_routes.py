@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every path answers with JSON; a query is read strictly."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeagent.admin.routes import make_routes, parse_question
+from nodeagent.admin.state import AgentState, OpenConnection
+from nodeagent.errors import ConfigError
+from nodeagent.model.identity import Identity
+
+StateOf = Callable[..., AgentState]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "member"),
+    [
+        ("/version", {}, "version"),
+        ("/status", {}, "components"),
+        ("/pods", {}, "pods"),
+        ("/workloads", {}, "workloads"),
+        ("/services", {}, "services"),
+        ("/policies", {}, "policies"),
+        ("/policies", {"name": "shop/db-allow"}, "policy"),
+        ("/certs", {}, "certificates"),
+        ("/connections", {}, "connections"),
+        ("/explain", {"source": "web", "destination": "db", "port": "5432"}, "verdict"),
+    ],
+)
+def test_every_route_answers(
+    state_of: StateOf, connection: OpenConnection, path: str, query: dict[str, str], member: str
+) -> None:
+    async def fetch() -> Sequence[OpenConnection]:
+        return [connection]
+
+    async def ask() -> Any:
+        return await make_routes(state_of, fetch)[path](query)
+
+    answer = msgspec.json.decode(msgspec.json.encode(asyncio.run(ask())))
+    assert answer[member]
+
+
+def test_a_question() -> None:
+    question = parse_question(
+        {"source": "a", "destination": "b", "port": "80", "identity": "td/ns/n/sa/s", "plaintext": "true"}
+    )
+    assert question.identity == Identity("td", "n", "s")
+    assert question.is_plaintext
+    assert question.port == 80
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source": ""}, "needs a source"),
+        ({"port": "0"}, "'0' is not a port"),
+        ({"port": "65536"}, "is not a port"),
+        ({"port": "http"}, "is not a port"),
+        ({"identity": "shop/web"}, "--identity"),
+    ],
+)
+def test_questions_that_are_malformed(change: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_question({"source": "a", "destination": "b", "port": "80"} | change)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The admin socket and its client, together over a real socket: answers, errors, and what stands in the way."""
+
+import asyncio
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent.admin.client import AdminClient
+from nodeagent.admin.schema import SCHEMA
+from nodeagent.admin.server import AdminServer, Route
+from nodeagent.errors import (
+    AgentUnreachable,
+    ConfigError,
+    KernelError,
+    MissingPrivilege,
+    NodeagentError,
+    NotPossible,
+    ProblemFound,
+)
+
+
+def _raising(error: Exception) -> Route:
+    async def answer(_query: Mapping[str, str]) -> Mapping[str, object]:
+        raise error
+
+    return answer
+
+
+async def _echo(query: Mapping[str, str]) -> Mapping[str, object]:
+    return {"query": dict(query)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "admin.sock")
+
+
+@pytest.fixture
+def serve(path: str) -> Iterator[Callable[..., AdminServer]]:
+    """Starts a server in a thread; it has a loop of its own, as the agent has."""
+    stops: list[Callable[[], None]] = []
+
+    def start(**routes: Route) -> AdminServer:
+        server = AdminServer(path, {f"/{name}": route for name, route in routes.items()})
+        server.listen()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(server.run())
+
+        def run() -> None:
+            with pytest.raises(asyncio.CancelledError):
+                loop.run_until_complete(task)
+            loop.close()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+
+        stops.append(stop)
+        return server
+
+    yield start
+    for stop in stops:
+        stop()
+
+
+def test_an_answer_carries_the_schema(path: str, serve: Callable[..., AdminServer]) -> None:
+    serve(echo=_echo)
+    assert AdminClient(path).fetch("/echo", source="a/b", destination="ü&=") == {
+        "schema": SCHEMA,
+        "query": {"source": "a/b", "destination": "ü&="},
+    }
+
+
+def test_only_the_owner_may_open_the_socket(path: str, serve: Callable[..., AdminServer]) -> None:
+    serve()
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConfigError("no policy 'x'", check="look"), ConfigError),
+        (ProblemFound("broken", check="look"), ProblemFound),
+        (KernelError("no map", check="look"), NotPossible),
+        (MissingPrivilege("no", check="look"), MissingPrivilege),
+    ],
+)
+def test_an_error_arrives_as_itself(
+    path: str, serve: Callable[..., AdminServer], error: NodeagentError, kind: type[NodeagentError]
+) -> None:
+    serve(broken=_raising(error))
+    with pytest.raises(kind) as caught:
+        AdminClient(path).fetch("/broken")
+    assert (str(caught.value), caught.value.check) == (str(error), "look")
+    assert caught.value.exit_code == error.exit_code
+
+
+def test_a_route_that_is_not_there(path: str, serve: Callable[..., AdminServer]) -> None:
+    serve()
+    with pytest.raises(ConfigError, match="this agent has no /flows") as caught:
+        AdminClient(path).fetch("/flows")
+    assert "another release" in caught.value.check
+
+
+def test_a_bug_of_a_route_is_no_answer(path: str, serve: Callable[..., AdminServer]) -> None:
+    server = serve(bug=_raising(RuntimeError("unexpected")), echo=_echo)
+    with pytest.raises(AgentUnreachable, match="no nodeagent"):
+        AdminClient(path).fetch("/bug")
+    assert server.bugs == 1
+    assert AdminClient(path).fetch("/echo")["query"] == {}
+
+
+def test_nobody_there(path: str) -> None:
+    with pytest.raises(AgentUnreachable, match="No such file"):
+        AdminClient(path).fetch("/status")
+
+
+def test_a_socket_that_a_dead_agent_left(path: str, serve: Callable[..., AdminServer]) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    with pytest.raises(AgentUnreachable, match="Connection refused"):
+        AdminClient(path).fetch("/status")
+    serve(echo=_echo)
+    assert AdminClient(path).fetch("/echo")["query"] == {}
+
+
+def test_an_agent_that_says_nothing(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(path)
+        hanging.listen()
+        with pytest.raises(AgentUnreachable, match="did not answer within 0 s"):
+            AdminClient(path, seconds=0.05).fetch("/status")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n", "no nodeagent"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "does not speak nodeagent/v1"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"schema":"v0"}', "does not speak nodeagent/v1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nno json!!", "no nodeagent"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "no nodeagent"),
+    ],
+)
+def test_something_else_answers(path: str, answer: bytes, words: str) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+
+        def reply() -> None:
+            client, _ = other.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(AgentUnreachable, match=words):
+            AdminClient(path).fetch("/status")
+        thread.join()
+
+
+def test_permission_denied_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("nodeagent.admin.client._UnixConnection.connect", refuse)
+    with pytest.raises(MissingPrivilege):
+        AdminClient(path).fetch("/status")
+
+
+def _run_briefly(server: AdminServer, while_running: Callable[[], None] = lambda: None) -> None:
+    async def briefly() -> None:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(server.run())
+            await asyncio.sleep(0)
+            while_running()
+            task.cancel()
+
+    asyncio.run(briefly())
+
+
+def test_the_file_goes_with_the_server(path: str) -> None:
+    _run_briefly(AdminServer(path, {}))
+    assert not os.path.lexists(path)
+
+
+def test_a_successors_file_stays(path: str) -> None:
+    successor = AdminServer(path, {})
+    _run_briefly(AdminServer(path, {}), while_running=successor.listen)
+    assert os.path.lexists(path)
+    _run_briefly(successor)
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotPossible, match="cannot listen"):
+        AdminServer(str(tmp_path / "missing" / "admin.sock"), {}).listen()

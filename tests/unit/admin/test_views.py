@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every view is JSON, complete, and in an order that does not depend on when things came."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeagent.admin import views
+from nodeagent.admin.state import AgentState, CertificateState, CertificateView, OpenConnection
+from nodeagent.errors import ConfigError
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Mesh
+
+StateOf = Callable[..., AgentState]
+
+NOW = 1_787_233_553.0
+
+
+def _json(view: Mapping[str, object]) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(view))
+
+
+def test_pods(state_of: StateOf) -> None:
+    assert _json(views.pods(state_of()))["pods"] == [
+        {
+            "namespace": "old",
+            "pod": "cron",
+            "ips": [],
+            "netns": "",
+            "captured": "no",
+            "reason": "NOT_IN_MESH",
+            "identity": "",
+            "device": "",
+            "hits": 0,
+        },
+        {
+            "namespace": "shop",
+            "pod": "web",
+            "ips": ["10.241.0.12"],
+            "netns": "/run/netns/web",
+            "captured": "yes",
+            "reason": "",
+            "identity": "spiffe://cluster.local/ns/shop/sa/web",
+            "device": "veth3",
+            "hits": 812,
+        },
+    ]
+
+
+def test_workloads(mesh: Mesh) -> None:
+    told = _json(views.workloads(mesh))["workloads"]
+    assert [f"{one['namespace']}/{one['name']}" for one in told] == [
+        "batch/job",
+        "old/legacy",
+        "shop/db-0",
+        "shop/db-1",
+        "shop/late",
+        "shop/web",
+    ]
+    assert told[2]["addresses"] == ["10.242.0.1", "fd00::1"]
+    assert told[2]["services"] == ["shop/db.shop.svc.cluster.local"]
+    assert (told[1]["protocol"], told[2]["protocol"]) == ("TCP", "HBONE")
+
+
+def test_services(mesh: Mesh) -> None:
+    told = _json(views.services(mesh))["services"]
+    assert [(one["name"], one["vips"], one["ports"], one["endpoints"], one["healthy_endpoints"]) for one in told] == [
+        ("db", ["/10.96.0.5"], {"5432": 5432}, 2, 2),
+        ("empty", ["/10.96.0.6"], {"80": 80}, 0, 0),
+    ]
+
+
+def test_policies_tell_what_is_missing(mesh: Mesh) -> None:
+    told = _json(views.policies(mesh))
+    assert [(one["name"], one["action"], one["origin"], one["attached"]) for one in told["policies"]] == [
+        ("istio_converted_static_strict", "DENY", "PeerAuthentication", 2),
+        ("db-allow", "ALLOW", "AuthorizationPolicy", 2),
+    ]
+    assert told["missing"] == [{"policy": "shop/not-yet", "attached": 1}]
+
+
+def test_one_policy_in_words(mesh: Mesh) -> None:
+    told = _json(views.policy_in_words(mesh, "shop/db-allow"))["policy"]
+    assert told["headline"] == "Allows connections to the workloads that it selects"
+    assert told["attached_to"] == ["shop/db-0", "shop/db-1"]
+    (sentence,) = told["rules_in_words"]
+    assert "cluster.local/ns/shop/sa/web" in sentence
+    assert "5432" in sentence
+
+
+def test_a_policy_that_is_not_there_is_the_askers_mistake(mesh: Mesh) -> None:
+    with pytest.raises(ConfigError, match="'shop/none'"):
+        views.policy_in_words(mesh, "shop/none")
+
+
+def test_certificates(state_of: StateOf) -> None:
+    missing = CertificateView(
+        identity=Identity("cluster.local", "shop", "api"),
+        state=CertificateState.UNAVAILABLE,
+        last_error="CA: refused",
+    )
+    root = CertificateView(
+        identity=None, state=CertificateState.AVAILABLE, subject="O=cluster.local", not_before=1.0, not_after=NOW - 1
+    )
+    told = _json(views.certificates(state_of(certificates=(root, *state_of().certificates, missing))))["certificates"]
+    assert [(one["name"], one["type"], one["state"], one["valid"], one["expires_in_seconds"]) for one in told] == [
+        ("spiffe://cluster.local/ns/shop/sa/api", "Leaf", "Unavailable", False, 0),
+        ("spiffe://cluster.local/ns/shop/sa/web", "Leaf", "Available", True, 86300),
+        ("O=cluster.local", "Root", "Available", False, 0),
+    ]
+    assert told[0]["last_error"] == "CA: refused"
+    assert (told[0]["not_after"], told[1]["not_after"]) == ("", "2026-08-21T13:44:13Z")
+
+
+def test_connections(connection: OpenConnection) -> None:
+    (told,) = _json(views.connections([connection], NOW))["connections"]
+    assert told == {
+        "id": "1-9",
+        "started": "2026-08-20T13:45:40Z",
+        "age_seconds": 12.5,
+        "direction": "outbound",
+        "source": {"namespace": "shop", "workload": "web", "address": "10.241.0.12:40000"},
+        "destination": {"namespace": "shop", "workload": "db-0", "address": "10.242.0.1:5432"},
+        "original": "10.96.0.5:5432",
+        "service": "shop/db.shop.svc.cluster.local",
+        "hop": "10.242.0.1:15008",
+        "protocol": "HBONE",
+        "tls_peer": "spiffe://cluster.local/ns/shop/sa/db",
+        "policy": "",
+        "sent_bytes": 10,
+        "received_bytes": 2000,
+        "worker": 1,
+    }
