@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from nodeagent.model.address import Ip, Port, parse_ip, split_host_port
 
-_HOSTNAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?!\d+\Z)[a-z0-9_-]{1,63}")
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}")
 """Lower case. The last label is no number, so that `10.0.0.256` is neither an address nor a name."""
 
 

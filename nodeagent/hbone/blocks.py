@@ -36,7 +36,7 @@ class HeaderFrames:
         self._add_to_block(block, flags, payload[start:stop], events)
 
     def continuation_received(self, flags: int, payload: bytes, events: Received) -> None:
-        assert self.block is not None  # noqa: S101 - check_order has seen to it
+        assert self.block is not None  # check_order has seen to it
         self._add_to_block(self.block, flags, payload, events)
 
     def _add_to_block(self, block: HeaderBlock, flags: int, part: bytes, events: Received) -> None:

@@ -141,8 +141,8 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        assert self.role is Role.SERVER  # noqa: S101 - a bug of the worker
-        assert not stream.is_answered  # noqa: S101 - likewise
+        assert self.role is Role.SERVER
+        assert not stream.is_answered
         stream.is_answered = True
         self._send_headers(stream_id, self._state.writer.response(status, headers), end=end)
         if not end:
@@ -235,7 +235,7 @@ class Connection:
 
         Call it on a timer (every 10 s): it is this class's only clock, and refills what a peer may waste.
         """
-        assert len(opaque) == 8  # noqa: S101 - a bug of the worker
+        assert len(opaque) == 8
         self._outbox.append(pack_frame(PING, 0, 0, opaque))
         self._state.patience.interval_passed()
 

@@ -85,7 +85,7 @@ class Outbox:
 
     def commit(self, stream_id: int, n: int, frame: int) -> int:
         """Writes the headers in front of `n` bytes that landed; `frame` as given to `reserve`. Returns the frames."""
-        assert n <= self._reserved  # noqa: S101 - else bytes of another connection would go out
+        assert n <= self._reserved  # else bytes of another connection would go out
         self._reserved = 0
         if not n:
             if not self._used:

@@ -29,7 +29,7 @@ class ReceiveWindow:
 
     def delivered(self, n: int) -> int:
         """Accounts for `n` held bytes that were delivered. Returns the increment to announce, mostly 0."""
-        assert 0 <= n <= self.size - self.left - self.credit  # noqa: S101 - a bug of the worker
+        assert 0 <= n <= self.size - self.left - self.credit
         self.credit += n
         if self.credit << 2 < self.size:
             return 0
