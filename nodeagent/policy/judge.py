@@ -200,7 +200,6 @@ def _best(clause: ClauseWorking) -> MatchWorking:
     return min(
         clause.matches,
         key=lambda match: (
-            not match.is_matched,
             not match.fields,
             sum(not field.is_matched for field in match.fields),
         ),

@@ -66,7 +66,7 @@ def _checked(port: int, service: Service | None) -> InboundRoute:
 def _service_behind(port: int, hostname: str, local: Workload, mesh: Mesh) -> Service | None:
     """The Service that the client named; else one that leads to this port. For the record only."""
     services = [service for key in local.services if (service := mesh.services.get(key))]
-    named = next((service for service in services if hostname and service.hostname == hostname), None)
+    named = next((service for service in services if service.hostname == hostname), None)
     if named is not None:
         return named
     return next((service for service in services if _leads_to(service, port, local)), None)

@@ -63,7 +63,11 @@ def test_each_error_says_what_happened_and_what_to_look_at(error: type[Nodeagent
 def test_every_leaf_of_the_package_has_a_check_a_reason_and_a_documented_exit_code() -> None:
     for module in pkgutil.walk_packages(nodeagent.__path__, "nodeagent."):
         if not module.name.startswith("nodeagent.proto."):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                if error.name != "bcc":  # the system's, which only the loader needs; the loader may run elsewhere
+                    raise
     leaves = list(tree())
     assert set(EXIT_CODES) <= set(leaves)
     for leaf in leaves:

@@ -119,6 +119,14 @@ def test_the_nearest_miss_is_the_rule_with_the_fewest_failing_clauses(to_policy:
     assert judgement.nearest_miss == NearestMiss("shop/near", 2, 1, ("destination_ports: 5432 is not 5433",))
 
 
+def test_a_dry_run_policy_is_no_miss_however_near(to_policy: ToPolicy, to_facts: ToFacts) -> None:
+    near = {"action": "ALLOW", "name": "near", "dry_run": True, "rules": [[[{"destination_ports": [1]}]]]}
+    far = {"action": "ALLOW", "name": "far", "rules": [[[{"destination_ports": [1], "namespaces": ["ops"]}]]]}
+    judgement = judge([to_policy(near), to_policy(far)], (), to_facts(FACTS))
+    assert judgement.nearest_miss is not None
+    assert judgement.nearest_miss.policy == "shop/far"
+
+
 def test_within_a_clause_the_best_match_is_told_and_an_empty_one_last(to_policy: ToPolicy, to_facts: ToFacts) -> None:
     two: Plain = {"namespaces": ["ops"], "destination_ports": [1]}
     one: Plain = {"namespaces": ["shop"], "destination_ports": [2]}
