@@ -173,8 +173,10 @@ class XdsClient:
             try:
                 await self._carry_out(call, self._delta.stream_opened())
                 while True:
-                    await self._carry_out(call, self._delta.answered(await self._next_answer(call)))
-                    self._heard()
+                    commands = self._delta.answered(await self._next_answer(call))
+                    if commands and not isinstance(commands[-1], Abandon):
+                        self._heard()
+                    await self._carry_out(call, commands)
             except aio.AioRpcError as error:
                 raise failure(self._upstream, error.code(), error.details()) from error
             except asyncio.InvalidStateError as error:  # a write to a stream that has ended meanwhile
