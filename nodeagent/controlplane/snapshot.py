@@ -16,7 +16,7 @@ AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
 _Value = TypeVar("_Value")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     generation: int = 0
     translation: Translation = dataclasses.field(default_factory=Translation)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC server: delta xDS and the certificate service on one TLS port."""
+
+import datetime as dt
+import errno
+import socket
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+from nodeagent.controlplane.ca import SERVING_LIFE, CertificateAuthority
+from nodeagent.controlplane.discovery import DiscoveryService, Publisher
+from nodeagent.controlplane.gate import Gate
+from nodeagent.controlplane.issue import CertificateService
+from nodeagent.errors import ConfigError, MissingPrivilege, PortInUse
+from nodeagent.model.address import join_host_port, split_host_port
+from nodeagent.proto import ca_pb2_grpc, xds_pb2_grpc
+
+_OPTIONS: Sequence[tuple[str, int]] = (
+    # Off, or a second control plane on the same port would quietly get half of the connections.
+    ("grpc.so_reuseport", 0),
+    # As istiod: a ping every 30 s, answered within 10; agents may ping every 5 s, also without a stream.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # A resume names everything that the client holds.
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", -1),
+)
+STOP_SECONDS = 0.5
+"""Streams never end by themselves, so a stop waits for unary calls only."""
+
+
+class Server:
+    """Both services on one port."""
+
+    def __init__(self, gate: Gate, publisher: Publisher, authority: CertificateAuthority) -> None:
+        self._authority = authority
+        self._server = grpc.aio.server(options=_OPTIONS)
+        xds_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(gate, publisher), self._server)
+        ca_pb2_grpc.add_IstioCertificateServiceServicer_to_server(
+            CertificateService(gate, publisher, authority), self._server
+        )
+
+    async def start(self, listen: str, names: Sequence[str]) -> str:
+        """Returns the address in use, with the port that was chosen for `:0`.
+
+        Raises ConfigError, PortInUse or MissingPrivilege.
+        """
+        host, port = _check_address(listen)
+        credentials = self._credentials([*names, *_addresses(host)])
+        try:
+            bound = self._server.add_secure_port(join_host_port(host, port), credentials)
+        except RuntimeError as error:
+            raise PortInUse(f"{listen}: cannot listen: {error}") from error
+        await self._server.start()
+        return join_host_port(host, bound)
+
+    async def stop(self) -> None:
+        await self._server.stop(STOP_SECONDS)
+
+    def _credentials(self, names: Sequence[str]) -> grpc.ServerCredentials:
+        """The serving certificate is made again when half of its life is over, at the next connection."""
+        made = dt.datetime.now(dt.UTC)
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal made
+            now = dt.datetime.now(dt.UTC)
+            if now - made < SERVING_LIFE / 2:
+                return None
+            made = now
+            return self._configuration(names, now)
+
+        # None means to gRPC that the last one stays; its stubs do not know.
+        return grpc.dynamic_ssl_server_credentials(self._configuration(names, made), fetch)  # type: ignore[arg-type]
+
+    def _configuration(self, names: Sequence[str], now: dt.datetime) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([self._authority.serving_certificate(names, now)])
+
+
+def _addresses(host: str) -> list[str]:
+    """The host itself, unless it stands for all addresses."""
+    return [] if host in {"0.0.0.0", "::", "localhost"} else [host]  # noqa: S104 - compared, not bound
+
+
+def _check_address(listen: str) -> tuple[str, int]:
+    """Binds and lets go: gRPC's own answer does not tell a taken port from a foreign address."""
+    host, separator, port_text = listen.rpartition(":")
+    try:
+        port = 0 if separator and port_text == "0" else split_host_port(listen)[1]
+        host = host.removeprefix("[").removesuffix("]")
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"--listen {listen}: {error}", check="Expected is HOST:PORT, such as 127.0.0.1:15012."
+        ) from error
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen()
+        except PermissionError as error:
+            raise MissingPrivilege(f"--listen {listen}: {error.strerror}") from error
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(f"--listen {listen}: {error.strerror}") from error
+            raise ConfigError(
+                f"--listen {listen}: {error.strerror}", check="Is this an address of this host?"
+            ) from error
+    return host, port

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state directory: keys of the mesh, findings, and the documents in force.
+
+    root-key.pem     0600  key of the mesh's root certificate
+    root-cert.pem    0644  the root certificate, for agents (istio-ca-root-cert in a cluster)
+    token-key        0600  signs the nodes' tokens
+    last-good.json   0600  the documents in force, so that a restart with an invalid file keeps their last good version
+    findings.json    0644  what is wrong in the mesh directory at the moment
+
+Every file is replaced whole. A full disk is reported and stops nothing but the writing.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from nodeagent.controlplane.catalog import Accepted, Catalog
+from nodeagent.controlplane.documents import YamlError, parse_documents
+from nodeagent.controlplane.finding import Finding
+from nodeagent.controlplane.objects import Key
+from nodeagent.controlplane.parse import parse_document
+from nodeagent.errors import ConfigError, MissingPrivilege, NotPossible, StateFileUnwritable
+
+_log = logging.getLogger(__name__)
+
+PUBLIC, SECRET = 0o644, 0o600
+SCHEMA = "nodeagent/v1"
+_ROOT_CERTIFICATE = "root-cert.pem"
+_LAST_GOOD = "last-good.json"
+
+
+class SavedDocument(msgspec.Struct, frozen=True):
+    file: str
+    line: int
+    text: str
+    objects: tuple[str, ...]
+
+
+class Saved(msgspec.Struct, frozen=True):
+    documents: tuple[SavedDocument, ...]
+    schema: str = SCHEMA
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The content of findings.json."""
+
+    generation: int
+    changed_at: str
+    workloads: int
+    services: int
+    policies: int
+    findings: tuple[Finding, ...]
+    schema: str = SCHEMA
+
+
+class StateDirectory:
+    def __init__(self, path: Path) -> None:
+        """Makes the directory. Raises ConfigError or MissingPrivilege."""
+        self.path = path
+        try:
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except PermissionError as error:
+            raise MissingPrivilege(f"state directory {path}: {error.strerror}") from error
+        except OSError as error:
+            raise ConfigError(
+                f"state directory {path}: {error.strerror}", check="Choose another with --state-dir."
+            ) from error
+
+    @property
+    def root_certificate(self) -> Path:
+        return self.path / _ROOT_CERTIFICATE
+
+    def read(self, name: str) -> bytes | None:
+        """None when there is no such file. Raises MissingPrivilege or ConfigError."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise MissingPrivilege(f"{self.path / name}: {error.strerror}") from error
+        except OSError as error:
+            raise ConfigError(f"{self.path / name}: {error.strerror}", check="Is --state-dir right?") from error
+
+    def read_secret(self, name: str) -> bytes | None:
+        """As `read`; refuses a secret that others may read. Raises ConfigError for that."""
+        data = self.read(name)
+        if data is not None and (self.path / name).stat().st_mode & 0o077:
+            raise ConfigError(
+                f"{self.path / name}: others than its owner may read it",
+                check="Who has read it? If nobody: chmod 600; else remove it, and the root certificate beside it.",
+            )
+        return data
+
+    def write(self, name: str, data: bytes, mode: int) -> None:
+        """Atomic. Raises StateFileUnwritable."""
+        path = self.path / name
+        scratch = path.with_name(f".{name}.{os.getpid()}")
+        try:
+            with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:  # noqa: PTH123
+                os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            raise StateFileUnwritable(f"{path}: {error.strerror}") from error
+
+    def create_secret(self, name: str, data: bytes) -> bytes:
+        """Writes the secret unless there is one, and returns the one that counts: of two starters, one wins."""
+        path = self.path / name
+        scratch = path.with_name(f".{name}.{os.getpid()}")
+        try:
+            with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, SECRET), "wb") as file:  # noqa: PTH123
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(scratch, path)
+        except PermissionError as error:
+            raise MissingPrivilege(f"{path}: {error.strerror}") from error
+        except OSError as error:
+            raise NotPossible(f"{path}: {error.strerror}", check="Is the disk full, or read-only?") from error
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+        return self.read_secret(name) or data
+
+    def save_catalog(self, catalog: Catalog) -> None:
+        """Raises StateFileUnwritable."""
+        self.write(_LAST_GOOD, msgspec.json.encode(_saved(catalog)), SECRET)
+
+    def load_catalog(self) -> Catalog:
+        """What was in force when it was last saved; empty when there is nothing usable.
+
+        Starting empty is right then: the mesh directory is read next, and is complete unless something is invalid.
+        """
+        data = self.read(_LAST_GOOD)
+        if data is None:
+            return Catalog()
+        try:
+            saved = msgspec.json.decode(data, type=Saved)
+        except msgspec.MsgspecError as error:
+            _log.warning("%s is damaged (%s): starting from the mesh directory alone", self.path / _LAST_GOOD, error)
+            return Catalog()
+        return Catalog(objects=dict(_restored(saved.documents)))
+
+    def save_status(self, status: Status) -> None:
+        """Raises StateFileUnwritable."""
+        self.write("findings.json", msgspec.json.format(msgspec.json.encode(status)) + b"\n", PUBLIC)
+
+
+def _saved(catalog: Catalog) -> Saved:
+    documents: dict[tuple[str, int, str], list[str]] = {}
+    for key, accepted in catalog.objects.items():
+        documents.setdefault((accepted.file, accepted.line, accepted.text), []).append(str(key))
+    return Saved(tuple(SavedDocument(*place, tuple(keys)) for place, keys in documents.items()))
+
+
+def _restored(documents: Iterable[SavedDocument]) -> Iterator[tuple[Key, Accepted]]:
+    """A document that this version reads differently is left out: then it is as if it had never been in force."""
+    for saved in documents:
+        try:
+            parsed = [
+                found for document in parse_documents(saved.text) for found in parse_document(document, saved.file)
+            ]
+        except YamlError:
+            continue
+        for found in parsed:
+            if found.key is not None and found.value is not None and str(found.key) in saved.objects:
+                yield found.key, Accepted(found.value, saved.file, saved.line, saved.text)
