@@ -38,7 +38,7 @@ class CaClient:
     async def fetch(self, identity: Identity) -> CertificateBundle:
         """Raises ControlPlaneError when there is no answer, a refusal, or an answer that cannot be used."""
         request = make_request(identity)
-        # The channel is a local variable on purpose: a replaced one is closed when its last call has ended.
+        # A replaced channel closes itself (grpc.aio's __del__) when the last call that holds it here has ended.
         channel = self._open()
         metadata = Struct()
         metadata.update({"ImpersonatedIdentity": str(identity)})

@@ -59,7 +59,7 @@ class CallFailed(ControlPlaneError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
     """One service of the control plane."""
 
