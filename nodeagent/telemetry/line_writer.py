@@ -52,10 +52,14 @@ class LineWriter:
             self._changed.notify()
 
     def reopen(self) -> None:
-        """For SIGHUP after the file was renamed. Raises ConfigError, and goes on with the old file, if it cannot."""
+        """For SIGHUP after the file was renamed. If the file cannot be opened, says so and goes on with the old one."""
         if self._path == "-":
             return
-        fd = _open(self._path)
+        try:
+            fd = _open(self._path)
+        except ConfigError as error:
+            _log.warning("%s; the lines go on to the old file", error)
+            return
         with self._changed:
             os.dup2(fd, self._fd)  # the writing thread may be inside write() with this very number
         os.close(fd)

@@ -156,7 +156,10 @@ def test_silent_clients_do_not_keep_others_out(tmp_path: Path) -> None:
 def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "ANSWER_SECONDS", 0.05)
 
+    asked = asyncio.Event()
+
     async def huge(_request: Request) -> Response:
+        asked.set()
         return Response(200, b"x" * 50_000_000)
 
     async def both() -> None:
@@ -169,10 +172,8 @@ def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pyte
                 await asyncio.get_running_loop().sock_connect(client, str(tmp_path / "s"))
                 await asyncio.get_running_loop().sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n")
                 received = 0
-                while not server._clients:
-                    await asyncio.sleep(0.001)
-                while server._clients:  # until the deadline has passed, with nobody reading
-                    await asyncio.sleep(0.01)
+                await asked.wait()
+                await asyncio.wait(list(server._clients))  # until the deadline has passed, with nobody reading
                 while chunk := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
                     received += len(chunk)
                 assert received < 50_000_000

@@ -31,6 +31,18 @@ def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
     assert path.read_text() == "after\n"
 
 
+def test_a_rotation_that_fails_keeps_the_old_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    writer = LineWriter(str(folder / "access.log"))
+    folder.rename(tmp_path / "moved")
+    writer.reopen()
+    writer.write("still\n")
+    writer.close()
+    assert (tmp_path / "moved" / "access.log").read_text() == "still\n"
+    assert "go on to the old file" in caplog.text
+
+
 def test_a_stuck_reader_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

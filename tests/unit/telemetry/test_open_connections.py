@@ -68,6 +68,7 @@ def test_the_same_id_of_two_workers_is_two_connections(seen: Seen, record_of: Re
     seen.table.opened(0, record_of())
     seen.table.opened(1, record_of())
     assert len(seen.table) == 2
+    assert [seen.table.count(worker) for worker in range(3)] == [1, 1, 0]
 
 
 def test_a_dead_workers_connections_end_with_its_death(

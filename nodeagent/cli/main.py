@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `nodeagent`: finds the subcommand, and turns whatever ends it into a message and an exit status."""
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+import click
+
+from nodeagent.cli.command import write_lines
+from nodeagent.errors import NodeagentError
+
+BUG, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
+"""70 is EX_SOFTWARE of sysexits.h; the last two are what a shell reports for SIGINT and SIGPIPE."""
+
+COMMANDS = {
+    "demo": ("demo", "Builds a mesh on this machine and proves what it promises."),
+    "status": ("queries", "Tells whether this node's agent is well."),
+    "pods": ("queries", "Lists this node's pods: which are captured, and why the others are not."),
+    "workloads": ("queries", "Lists the workloads that this node knows."),
+    "services": ("queries", "Lists the Services that this node knows."),
+    "policies": ("queries", "Lists the authorization policies, or reads one back in words."),
+    "certs": ("queries", "Lists the certificates of this node's identities."),
+    "connections": ("queries", "Lists the connections that are open through this node's proxy."),
+    "explain": ("explain", "Says what would become of a connection, and which policy decides."),
+    "check": ("check", "Checks whether this machine can run the agent."),
+    "agent": ("agent", "Runs the agent of this node."),
+    "cleanup": ("agent", "Removes what an agent left on this node: programs, workers, files."),
+    "control-plane": ("control_plane", "Serves a mesh from a directory of Istio YAML."),
+    "token": ("control_plane", "Makes the token with which a node's agent joins the control plane."),
+    "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
+    "version": ("queries", "Tells the versions of this command and of the agent."),
+}
+"""Module under nodeagent/cli and one line for each command, in the order of the help: known without importing any."""
+
+_EXAMPLES = (
+    "sudo nodeagent demo",
+    "nodeagent status",
+    "nodeagent explain shop/web shop/db:5432",
+)
+_EXIT_STATUS = (
+    "0   all is well",
+    "1   a problem was found, or a connection would be refused",
+    "2   wrong use: a flag, a file, a name",
+    "3   no agent answers",
+    "4   a privilege is missing",
+    "5   it cannot run here: a kernel feature, a port in use, a second agent",
+    "70  a bug of nodeagent",
+)
+_COMPLETION = ('eval "$(_NODEAGENT_COMPLETE=bash_source nodeagent)"',)
+
+
+class LazyGroup(click.Group):
+    """Imports the module of a command when the command is asked for."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"nodeagent.cli.{COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_lines(formatter, "Examples", _EXAMPLES)
+        write_lines(formatter, "Exit status", _EXIT_STATUS)
+        write_lines(formatter, "Shell completion", _COMPLETION)
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's shape
+    if value and not ctx.resilient_parsing:
+        from nodeagent.version import VERSION
+
+        click.echo(f"nodeagent {VERSION}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error that nothing expected.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
+def cli(*, debug: bool) -> None:
+    """One agent per node for Istio's ambient mode: steering by eBPF, mutual TLS, L4 policy."""
+    del debug  # read by run(), which outlives the command
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command; whatever happens, what comes back is an exit status and what was said fits a person."""
+    try:
+        status = cli.main(list(arguments), prog_name="nodeagent", standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:  # `nodeagent workloads | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except BaseExceptionGroup as group:
+        failures = list(_leaves(group))
+        if all(isinstance(failure, KeyboardInterrupt) for failure in failures):
+            return INTERRUPTED
+        strangers = [failure for failure in failures if not isinstance(failure, NodeagentError)]
+        return _fail(strangers[0] if strangers else failures[0], arguments)
+    except Exception as error:  # noqa: BLE001 - the one place where a bug ends; it is told and logged
+        return _fail(error, arguments)
+    return status if isinstance(status, int) else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for failure in group.exceptions:
+        if isinstance(failure, BaseExceptionGroup):
+            yield from _leaves(failure)
+        else:
+            yield failure
+
+
+def _fail(error: BaseException, arguments: Sequence[str]) -> int:
+    is_debugging = "--debug" in arguments
+    if is_debugging:
+        traceback.print_exception(error)
+    if isinstance(error, NodeagentError):
+        _say(str(error), error.check)
+        return error.exit_code
+    if logging.getLogger().handlers:  # of a daemon: its log has to tell what ended it
+        logging.getLogger("nodeagent").error("this is a bug", exc_info=error)
+    words = traceback.format_exception_only(error)[-1].strip()
+    _say(
+        f"this is a bug of nodeagent: {words}",
+        "Please report it." if is_debugging else "Please report it with what `nodeagent --debug ...` prints.",
+    )
+    return BUG
+
+
+def _say(message: str, check: str) -> None:
+    click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
+    if check:
+        click.echo(f"check: {check}", err=True)
+
+
+if __name__ == "__main__":
+    main()

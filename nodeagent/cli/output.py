@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command that asks the agent has in common: where the agent is, and how its answer is shown."""
+
+import functools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from nodeagent.admin.client import AdminClient
+from nodeagent.cli.table import render
+
+Row = Mapping[str, Any]
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A list in the answer: its member's name, and for each column the header and the cell of a row."""
+
+    member: str
+    columns: tuple[tuple[str, Callable[[Row], object]], ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    form: str
+    """`table`, `json` or `yaml`."""
+    with_headers: bool = True
+
+    @property
+    def is_table(self) -> bool:
+        return self.form == "table"
+
+    def show(self, answer: Mapping[str, Any], *tables: Table) -> None:
+        """The whole answer as JSON or YAML, or the named lists in it as tables; of empty ones only the first is shown."""
+        if not self.is_table:
+            self.show_whole(answer)
+            return
+        shown = [table for table in tables if answer[table.member]] or tables[:1]
+        for number, table in enumerate(shown):
+            if number:
+                click.echo()
+            click.echo(self._render(table, answer[table.member]), nl=False)
+
+    def show_whole(self, answer: Mapping[str, Any]) -> None:
+        if self.form == "yaml":
+            import yaml
+
+            click.echo(yaml.safe_dump(dict(answer), sort_keys=False), nl=False)
+        else:
+            click.echo(json.dumps(answer, indent=2))
+
+    def _render(self, table: Table, rows: Sequence[Row]) -> str:
+        return render(
+            [header for header, _ in table.columns],
+            [[str(cell(row)) for _, cell in table.columns] for row in rows],
+            with_headers=self.with_headers,
+            width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None,
+            with_colour=has_colour(),
+        )
+
+
+def has_colour() -> bool:
+    """On a terminal, unless NO_COLOR (no-color.org) is set to anything."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def default_socket() -> str:
+    return f"{os.environ.get('NODEAGENT_RUN_DIR') or '/run/nodeagent'}/admin.sock"
+
+
+def shows(command: Callable[Concatenate[Output, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
+    """Adds -o and --no-headers, and gives the command its `Output` first."""
+
+    @click.option(
+        "-o",
+        "--output",
+        "form",
+        type=click.Choice(["table", "json", "yaml"]),
+        default="table",
+        help="How to show the answer.",
+        show_default=True,
+    )
+    @click.option("--no-headers", is_flag=True, help="Leave out the first line of tables.")
+    @functools.wraps(command)
+    def with_output(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        form, no_headers = str(options.pop("form")), bool(options.pop("no_headers"))
+        return command(Output(form, not no_headers), *arguments, **options)
+
+    return with_output
+
+
+def asks_agent(command: Callable[Concatenate[AdminClient, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
+    """Adds --socket, and gives the command its `AdminClient` first."""
+
+    @click.option(
+        "--socket",
+        "path",
+        envvar="NODEAGENT_SOCKET",
+        default=default_socket,
+        metavar="PATH",
+        help="The agent's admin socket (default: admin.sock in $NODEAGENT_RUN_DIR or /run/nodeagent).",
+    )
+    @functools.wraps(command)
+    def with_agent(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        path = str(options.pop("path"))
+        return command(AdminClient(path), *arguments, **options)
+
+    return with_agent

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that show what the agent knows; their columns."""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from nodeagent.admin.client import AdminClient
+from nodeagent.admin.schema import SCHEMA
+from nodeagent.cli.command import command
+from nodeagent.cli.output import Output, Row, Table, asks_agent, shows
+from nodeagent.errors import AgentUnreachable, MissingPrivilege, ProblemFound
+from nodeagent.telemetry.escape import one_line
+
+
+def _field(name: str) -> Callable[[Row], object]:
+    return lambda row: row[name]
+
+
+def _joined(name: str) -> Callable[[Row], object]:
+    return lambda row: ",".join(map(str, row[name]))
+
+
+def _since(name: str) -> Callable[[Row], object]:
+    """How long ago a moment of the answer was."""
+    return lambda row: duration(_age(row[name])) if row[name] else ""
+
+
+def _age(moment: str) -> float:
+    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(moment)).total_seconds()
+
+
+def duration(seconds: float) -> str:
+    """The largest two units: `3d4h`, `12m5s`, `7s`."""
+    left, words = max(0, int(seconds)), list[str]()
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not words):
+            words.append(f"{count}{unit}")
+        elif words:
+            break
+    return "".join(words[:2])
+
+
+def byte_count(count: int) -> str:
+    """With three digits at least: `1023 B`, `12.3 KiB`."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+STATUS = Table(
+    "components",
+    (
+        ("COMPONENT", _field("component")),
+        ("STATE", _field("state")),
+        ("SINCE", _since("since")),
+        ("DETAIL", _field("detail")),
+    ),
+)
+WORKERS = Table(
+    "workers",
+    (
+        ("WORKER", _field("slot")),
+        ("PID", lambda row: row["pid"] or ""),
+        ("STATE", _field("state")),
+        ("SINCE", _since("since")),
+        ("RESTARTS", _field("restarts")),
+        ("CONNECTIONS", _field("connections")),
+        ("GENERATION", _field("generation")),
+    ),
+)
+KERNEL = Table("kernel", (("KERNEL", _field("reason")), ("PACKETS", _field("packets")), ("MEANING", _field("words"))))
+PODS = Table(
+    "pods",
+    (
+        ("NAMESPACE", _field("namespace")),
+        ("POD", _field("pod")),
+        ("IP", _joined("ips")),
+        ("NETNS", _field("netns")),
+        ("CAPTURED", _field("captured")),
+        ("REASON", _field("reason")),
+        ("IDENTITY", lambda row: row["identity"].removeprefix("spiffe://")),
+        ("DEVICE", _field("device")),
+        ("HITS", _field("hits")),
+    ),
+)
+WORKLOADS = Table(
+    "workloads",
+    (
+        ("NAMESPACE", _field("namespace")),
+        ("POD NAME", _field("name")),
+        ("ADDRESS", _joined("addresses")),
+        ("NODE", _field("node")),
+        ("WAYPOINT", lambda row: row["waypoint"] or "None"),
+        ("PROTOCOL", _field("protocol")),
+        ("HEALTHY", lambda row: "yes" if row["healthy"] else "no"),
+    ),
+)
+SERVICES = Table(
+    "services",
+    (
+        ("NAMESPACE", _field("namespace")),
+        ("SERVICE NAME", _field("name")),
+        ("SERVICE VIP", lambda row: ",".join(vip.rpartition("/")[2] if "/" in vip else vip for vip in row["vips"])),
+        ("PORTS", lambda row: ",".join(f"{port}->{target or '?'}" for port, target in row["ports"].items())),
+        ("WAYPOINT", lambda row: row["waypoint"] or "None"),
+        ("ENDPOINTS", lambda row: f"{row['healthy_endpoints']}/{row['endpoints']}"),
+    ),
+)
+POLICIES = Table(
+    "policies",
+    (
+        ("NAMESPACE", _field("namespace")),
+        ("POLICY NAME", _field("name")),
+        ("ACTION", lambda row: row["action"] + (" (dry run)" if row["dry_run"] else "")),
+        ("SCOPE", _field("scope")),
+        ("RULES", _field("rules")),
+        ("ATTACHED", _field("attached")),
+        ("FROM", _field("origin")),
+    ),
+)
+MISSING = Table(
+    "missing", (("MISSING POLICY", _field("policy")), ("NAMED BY", lambda row: f"{row['attached']} workloads"))
+)
+CERTIFICATES = Table(
+    "certificates",
+    (
+        ("CERTIFICATE NAME", _field("name")),
+        ("TYPE", _field("type")),
+        ("STATUS", _field("state")),
+        ("VALID CERT", lambda row: "true" if row["valid"] else "false"),
+        ("SERIAL NUMBER", _field("serial")),
+        ("NOT AFTER", _field("not_after")),
+        ("NOT BEFORE", _field("not_before")),
+        ("EXPIRES-IN", lambda row: duration(row["expires_in_seconds"]) if row["not_after"] else ""),
+        ("ROTATION", lambda row: f"in {duration(-_age(row['rotates']))}" if row["rotates"] else ""),
+        ("LAST-ERROR", _field("last_error")),
+    ),
+)
+
+
+def _end(name: str) -> Callable[[Row], object]:
+    """`ns/workload:port`, or the address of what has no name."""
+
+    def cell(row: Row) -> object:
+        end: dict[str, Any] = row[name]
+        port = end["address"].rpartition(":")[2]
+        return f"{end['namespace']}/{end['workload']}:{port}" if end["workload"] else end["address"]
+
+    return cell
+
+
+CONNECTIONS = Table(
+    "connections",
+    (
+        ("AGE", lambda row: duration(row["age_seconds"])),
+        ("DIR", _field("direction")),
+        ("SRC", _end("source")),
+        ("DST", _end("destination")),
+        ("SERVICE", lambda row: row["service"].rpartition("/")[2]),
+        ("PROTO", _field("protocol")),
+        ("TLS-PEER", lambda row: row["tls_peer"].removeprefix("spiffe://")),
+        ("POLICY", _field("policy")),
+        ("TX", lambda row: byte_count(row["sent_bytes"])),
+        ("RX", lambda row: byte_count(row["received_bytes"])),
+    ),
+)
+
+
+@command(
+    examples=(
+        "nodeagent status",
+        'nodeagent status --brief || echo "this node needs a look"',
+        "nodeagent status -o json | jq .kernel",
+    )
+)
+@click.option("--brief", is_flag=True, help="One line, as for a probe.")
+@shows
+@asks_agent
+def status(agent: AdminClient, output: Output, *, brief: bool) -> None:
+    """Tells whether this node's agent is well.
+
+    Components, workers, and what the kernel programs decided. The exit status is 1 when a component is degraded or
+    failed.
+    """
+    answer = agent.fetch("/status")
+    if brief and output.is_table:
+        ill = [f"{row['component']}: {row['detail']}" for row in answer["components"] if row["state"] != "ok"]
+        click.echo(one_line("; ".join([f"{answer['state']} {answer['node']}: {answer['summary']}", *ill])))
+    else:
+        output.show(answer, STATUS, WORKERS, KERNEL)
+    if answer["state"] != "ok":
+        click.get_current_context().exit(ProblemFound.exit_code)
+
+
+@command(examples=("nodeagent pods", "nodeagent pods -o json | jq '.pods[] | select(.captured != \"yes\")'"))
+@shows
+@asks_agent
+def pods(agent: AdminClient, output: Output) -> None:
+    """Lists this node's pods: which are captured, and why the others are not."""
+    output.show(agent.fetch("/pods"), PODS)
+
+
+@command(examples=("nodeagent workloads", "nodeagent workloads --no-headers | grep HBONE"))
+@shows
+@asks_agent
+def workloads(agent: AdminClient, output: Output) -> None:
+    """Lists the workloads that this node knows."""
+    output.show(agent.fetch("/workloads"), WORKLOADS)
+
+
+@command(examples=("nodeagent services", "nodeagent services -o yaml"))
+@shows
+@asks_agent
+def services(agent: AdminClient, output: Output) -> None:
+    """Lists the Services that this node knows."""
+    output.show(agent.fetch("/services"), SERVICES)
+
+
+@command(examples=("nodeagent policies", "nodeagent policies shop/db-allow"))
+@click.argument("name", required=False, metavar="[NAMESPACE/NAME]")
+@shows
+@asks_agent
+def policies(agent: AdminClient, output: Output, *, name: str | None) -> None:
+    """Lists the authorization policies, or reads one back in words."""
+    if name is None:
+        output.show(agent.fetch("/policies"), POLICIES, MISSING)
+        return
+    answer = agent.fetch("/policies", name=name)
+    if output.is_table:
+        click.echo(_policy_in_words(answer["policy"]), nl=False)
+    else:
+        output.show_whole(answer)
+
+
+def _policy_in_words(policy: Row) -> str:
+    lines = [
+        f"{policy['namespace']}/{policy['name']}  {policy['action']}  {policy['scope']}  from {policy['origin']}",
+        f"  {policy['headline']}",
+        *(f"  rule {number}: {words}" for number, words in enumerate(policy["rules_in_words"], 1)),
+        *(f"  caution: {words}" for words in policy["cautions"]),
+        f"  attached to {', '.join(policy['attached_to']) or 'no workload'}",
+    ]
+    return "".join(f"{one_line(line)}\n" for line in lines)
+
+
+@command(examples=("nodeagent certs", "nodeagent certs -o json | jq '.certificates[].not_after'"))
+@shows
+@asks_agent
+def certs(agent: AdminClient, output: Output) -> None:
+    """Lists the certificates of this node's identities."""
+    output.show(agent.fetch("/certs"), CERTIFICATES)
+
+
+@command(examples=("nodeagent connections", "nodeagent connections -o json | jq '.connections[].tls_peer'"))
+@shows
+@asks_agent
+def connections(agent: AdminClient, output: Output) -> None:
+    """Lists the connections that are open through this node's proxy."""
+    output.show(agent.fetch("/connections"), CONNECTIONS)
+
+
+@command(examples=("nodeagent version", "nodeagent version -o json"))
+@shows
+@asks_agent
+def version(agent: AdminClient, output: Output) -> None:
+    """Tells the versions of this command and of the agent.
+
+    That no agent answers is no error here; that it is of another version is a warning.
+    """
+    from nodeagent.version import VERSION
+
+    try:
+        running = str(agent.fetch("/version")["version"])
+    except (AgentUnreachable, MissingPrivilege) as error:
+        running, why = "", str(error)
+    else:
+        why = ""
+    if not output.is_table:
+        output.show_whole({"schema": SCHEMA, "command": VERSION, "agent": running})
+        return
+    click.echo(f"command  {VERSION}")
+    click.echo(f"agent    {one_line(running) or f'unknown: {why}'}")
+    if running and running != VERSION:
+        click.echo("warning: the agent is of another version than this command", err=True)

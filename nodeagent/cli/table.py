@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables for people and for pipes. Pure: what the output is able to show is an argument.
+
+For a terminal of known width the widest cells are cut until a line fits; anywhere else nothing is ever shortened.
+"""
+
+from collections.abc import Sequence
+
+import click
+
+from nodeagent.telemetry.escape import one_line
+
+_GAP = "  "
+_NARROWEST = 8
+"""No column is cut below this, even if lines then wrap: less tells nothing."""
+
+COLOURS = {
+    "ok": "green",
+    "yes": "green",
+    "ready": "green",
+    "Available": "green",
+    "degraded": "yellow",
+    "pending": "yellow",
+    "starting": "yellow",
+    "Initializing": "yellow",
+    "failed": "red",
+    "gone": "red",
+    "Unavailable": "red",
+}
+
+
+def render(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    with_headers: bool = True,
+    width: int | None = None,
+    with_colour: bool = False,
+) -> str:
+    """Lines with their newlines. `width` is that of the terminal; None for a pipe or file."""
+    cells = [[one_line(cell) or "-" for cell in row] for row in rows]
+    lines = [list(headers), *cells] if with_headers else cells
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if width is not None:
+        widths = _fitted(widths, width)
+    return "".join(_line(line, widths, with_colour=with_colour) for line in lines)
+
+
+def _fitted(widths: list[int], width: int) -> list[int]:
+    fitted = list(widths)
+    excess = sum(fitted) + len(_GAP) * (len(fitted) - 1) - width
+    while excess > 0 and max(fitted) > _NARROWEST:
+        widest = fitted.index(max(fitted))
+        fitted[widest] -= 1
+        excess -= 1
+    return fitted
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], *, with_colour: bool) -> str:
+    shown = []
+    for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        text = cell if len(cell) <= width else cell[: width - 1] + "…"
+        padding = "" if number == len(cells) - 1 else " " * (width - len(text))
+        colour = COLOURS.get(cell) if with_colour else None
+        shown.append((click.style(text, fg=colour) if colour else text) + padding)
+    return _GAP.join(shown).rstrip() + "\n"
