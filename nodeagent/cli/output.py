@@ -39,7 +39,7 @@ class Output:
         return self.form == "table"
 
     def show(self, answer: Mapping[str, Any], *tables: Table) -> None:
-        """The whole answer as JSON or YAML, or the named lists in it as tables; of empty ones only the first is shown."""
+        """The whole answer as JSON or YAML, or its named lists as tables; of empty ones only the first is shown."""
         if not self.is_table:
             self.show_whole(answer)
             return

@@ -40,9 +40,6 @@ class OpenConnections:
     def count(self, worker: int) -> int:
         return len(self._workers.get(worker, ()))
 
-    def count(self, worker: int) -> int:
-        return len(self._workers.get(worker, ()))
-
     def opened(self, worker: int, record: ConnectionRecord) -> None:
         self._workers.setdefault(worker, {})[record.id] = _Entry(_pack(record))
         self._metrics.opened(record)
