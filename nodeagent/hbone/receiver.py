@@ -96,12 +96,13 @@ class Receiver:
         connection = self._state.inbound
         data = events.data
         headers = self._headers
+        most = self._state.limits.max_frame
         while end - position >= HEADER_BYTES:
             high, low, kind, flags, stream_id = unpack(plain, position)
             length = high << 8 | low
             start = position + HEADER_BYTES
             stop = start + length
-            if kind == DATA and flags <= END_STREAM and stop <= end and length and headers.block is None:
+            if kind == DATA and flags <= END_STREAM and stop <= end and 0 < length <= most and headers.block is None:
                 stream = streams.get(stream_id)
                 if (
                     stream is not None

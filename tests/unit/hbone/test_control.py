@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE: what they do, and what a hostile peer may not do with them."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nodeagent.hbone import frames
+from nodeagent.hbone.error import H2Error
+from nodeagent.hbone.frames import (
+    MAX_WINDOW,
+    PREFACE,
+    ErrorCode,
+    Setting,
+    pack_frame,
+    pack_goaway,
+    pack_reset,
+    pack_settings,
+    pack_window_update,
+)
+from nodeagent.hbone.headers import ConnectRequest, HeaderWriter
+from nodeagent.hbone.limits import Limits, Role
+from nodeagent.model.reason import Reason
+
+if TYPE_CHECKING:
+    from tests.unit.hbone.conftest import End
+
+Greeting = dict[Role, bytes]
+
+REQUEST = HeaderWriter(4096).request(ConnectRequest("10.0.0.2:80"))
+ANSWER = HeaderWriter(4096).response(200, ())
+DB = ConnectRequest("10.0.0.2:80")
+SETTINGS_ACK = pack_frame(frames.SETTINGS, frames.ACK, 0)
+LIMITS = Limits(max_streams=10, idle_frames=50, wasted_streams=20)
+
+
+def request(stream_id: int) -> bytes:
+    return pack_frame(frames.HEADERS, frames.END_HEADERS, stream_id, REQUEST)
+
+
+@pytest.fixture
+def server(make_end: "type[End]", greeting: Greeting) -> "End":
+    end = make_end(Role.SERVER, LIMITS)
+    end.feed(greeting[Role.SERVER] + request(1))
+    end.take()
+    return end
+
+
+@pytest.fixture
+def client(make_end: "type[End]", greeting: Greeting) -> "End":
+    """With stream 1 answered, stream 3 not."""
+    end = make_end(Role.CLIENT, LIMITS)
+    end.connection.open(DB)
+    end.connection.open(DB)
+    end.feed(greeting[Role.CLIENT] + pack_frame(frames.HEADERS, frames.END_HEADERS, 1, ANSWER))
+    end.take()
+    return end
+
+
+PROTOCOL, FLOW, CALM = ErrorCode.PROTOCOL_ERROR, ErrorCode.FLOW_CONTROL_ERROR, ErrorCode.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize(
+    ("role", "hostile", "code"),
+    [
+        pytest.param(Role.SERVER, pack_reset(3, 8), PROTOCOL, id="reset of an idle stream"),
+        pytest.param(Role.CLIENT, pack_reset(5, 8), PROTOCOL, id="reset of a stream that we have not opened"),
+        pytest.param(Role.CLIENT, pack_reset(2, 8), PROTOCOL, id="reset of a pushed stream"),
+        pytest.param(Role.SERVER, pack_window_update(0, 0), PROTOCOL, id="update by nothing"),
+        pytest.param(Role.SERVER, pack_window_update(3, 1), PROTOCOL, id="update of an idle stream"),
+        pytest.param(Role.SERVER, pack_window_update(0, MAX_WINDOW), FLOW, id="connection's window too wide"),
+        pytest.param(Role.SERVER, pack_settings({Setting.INITIAL_WINDOW_SIZE: 1 << 31}), FLOW, id="initial window"),
+        pytest.param(
+            Role.SERVER,
+            pack_window_update(1, MAX_WINDOW - 65535) + pack_settings({Setting.INITIAL_WINDOW_SIZE: 65536}),
+            FLOW,
+            id="a stream's window too wide by SETTINGS",
+        ),
+        pytest.param(Role.SERVER, pack_settings({Setting.MAX_FRAME_SIZE: 16383}), PROTOCOL, id="small frames"),
+        pytest.param(Role.SERVER, pack_settings({Setting.MAX_FRAME_SIZE: 1 << 24}), PROTOCOL, id="huge frames"),
+        pytest.param(Role.SERVER, pack_settings({Setting.ENABLE_PUSH: 2}), PROTOCOL, id="push neither on nor off"),
+        pytest.param(Role.CLIENT, pack_settings({Setting.ENABLE_PUSH: 1}), PROTOCOL, id="a server allows push"),
+        pytest.param(Role.CLIENT, pack_goaway(1, 0) + pack_goaway(3, 0), PROTOCOL, id="GOAWAY takes streams back"),
+        pytest.param(Role.SERVER, pack_frame(frames.PING, 0, 0, bytes(8)) * 51, CALM, id="flood of PING"),
+        pytest.param(Role.SERVER, pack_frame(frames.PING, 1, 0, bytes(8)) * 51, CALM, id="flood of PONG"),
+        pytest.param(Role.SERVER, pack_settings({}) * 51, CALM, id="flood of SETTINGS"),
+        pytest.param(Role.SERVER, SETTINGS_ACK * 51, CALM, id="flood of SETTINGS ACK"),
+        pytest.param(Role.SERVER, pack_frame(frames.PRIORITY, 0, 7, bytes(5)) * 51, CALM, id="flood of PRIORITY"),
+        pytest.param(Role.SERVER, pack_frame(99, 0, 0) * 51, CALM, id="flood of unknown frames"),
+        pytest.param(Role.SERVER, pack_window_update(1, 1) * 51, CALM, id="flood of stream updates"),
+        pytest.param(Role.SERVER, pack_window_update(0, 1) * 51, CALM, id="flood of connection updates"),
+        pytest.param(Role.SERVER, pack_reset(1, 8) * 52, CALM, id="flood of late resets"),
+        pytest.param(Role.CLIENT, pack_goaway(1, 0) * 70, CALM, id="flood of GOAWAY"),
+        pytest.param(
+            Role.SERVER,
+            b"".join(request(n) + pack_reset(n, 8) for n in range(3, 50, 2)),
+            CALM,
+            id="rapid reset",
+        ),
+        pytest.param(
+            Role.SERVER,
+            b"".join(request(n) + pack_window_update(n, 0) for n in range(3, 50, 2)),
+            CALM,
+            id="made to reset",
+        ),
+    ],
+)
+def test_what_ends_the_connection(server: "End", client: "End", role: Role, hostile: bytes, code: ErrorCode) -> None:
+    end = server if role is Role.SERVER else client
+    with pytest.raises(H2Error) as caught:
+        end.feed(hostile)
+    assert (caught.value.code, caught.value.reason) == (code, Reason.H2_FAILED)
+    assert end.take().endswith(code.to_bytes(4, "big") + str(caught.value).encode())
+
+
+def test_answers_that_nobody_reads_are_bounded(make_end: "type[End]", greeting: Greeting) -> None:
+    end = make_end(Role.SERVER, Limits(max_control_bytes=17 * 100, idle_frames=1 << 20))
+    end.feed(greeting[Role.SERVER])
+    with pytest.raises(H2Error, match="does not read"):
+        end.feed(pack_frame(frames.PING, 0, 0, bytes(8)) * 101)
+    patient = make_end(Role.SERVER, Limits(max_control_bytes=17 * 100, idle_frames=1 << 20))
+    patient.feed(greeting[Role.SERVER])
+    for _ in range(300):
+        patient.feed(pack_frame(frames.PING, 0, 0, bytes(8)))
+        patient.take()
+
+
+def test_floods_are_counted_between_two_pings_of_ours(server: "End") -> None:
+    for _ in range(10):
+        server.feed(pack_frame(frames.PING, 0, 0, bytes(8)) * 49)
+        server.connection.ping(b"our ping")
+
+
+def test_updates_in_answer_to_what_we_sent_are_no_flood(client: "End") -> None:
+    for _ in range(1000):
+        client.connection.send(1, memoryview(b"x"))
+        client.take()
+    client.feed((pack_window_update(0, 1) + pack_window_update(1, 1)) * 1000)
+    assert client.connection.room(1) == 65535
+
+
+def test_a_reset_of_an_answered_stream_is_no_waste(server: "End") -> None:
+    for stream_id in range(1, 2001, 2):
+        server.feed(request(stream_id) if stream_id > 1 else b"")
+        server.connection.respond(stream_id, 200)
+        server.feed(pack_reset(stream_id, 8))
+        server.take()
+    assert len(server.seen.resets) == 1000
+
+
+# ---- streams that end alone
+
+
+@pytest.mark.parametrize(
+    ("hostile", "code"),
+    [
+        pytest.param(pack_window_update(1, 0), PROTOCOL, id="update by nothing"),
+        pytest.param(pack_window_update(1, MAX_WINDOW), FLOW, id="window too wide"),
+    ],
+)
+def test_what_ends_only_the_stream(server: "End", hostile: bytes, code: ErrorCode) -> None:
+    server.feed(request(3) + hostile + pack_frame(frames.DATA, 0, 3, b"goes on"))
+    assert server.seen.resets == [(1, code)]
+    assert server.seen.payload == {3: b"goes on"}
+    assert server.take() == pack_reset(1, code)
+
+
+# ---- SETTINGS
+
+
+def test_settings_are_acknowledged_and_unknown_ones_ignored(server: "End") -> None:
+    unknown = pack_frame(frames.SETTINGS, 0, 0, b"\x12\x34\xff\xff\xff\xff\0\6\0\0\0\0")
+    server.feed(unknown)
+    assert server.take() == SETTINGS_ACK
+
+
+def test_a_shrunk_window_goes_negative_and_recovers(client: "End") -> None:
+    connection = client.connection
+    assert connection.send(1, memoryview(bytes(60_000))) == 60_000
+    client.feed(pack_settings({Setting.INITIAL_WINDOW_SIZE: 10_000}))
+    assert connection._state.streams[1].outbound.left == -50_000
+    assert connection.room(1) == 0
+    client.feed(pack_window_update(1, 50_000))
+    assert client.seen.writable == []
+    client.feed(pack_window_update(1, 7))
+    assert client.seen.writable == [1]
+    assert connection.room(1) == 7
+    client.feed(pack_settings({Setting.INITIAL_WINDOW_SIZE: 10_001}))
+    assert connection.room(1) == 8
+    assert connection.room(3) == 5535  # what 60,000 bytes have left of the connection's
+
+
+def test_frames_follow_the_peers_maximum(client: "End") -> None:
+    assert [len(view) for view in client.connection.reserve(1, 40_000)] == [16384, 16384, 7232]
+    client.connection.commit(1, 0)
+    client.feed(pack_settings({Setting.MAX_FRAME_SIZE: 30_000}))
+    assert [len(view) for view in client.connection.reserve(1, 40_000)] == [30_000, 10_000]
+
+
+# ---- GOAWAY
+
+
+def test_streams_beyond_a_goaway_may_be_retried(client: "End") -> None:
+    client.feed(pack_goaway(1, ErrorCode.NO_ERROR, b"drain\x1b"))
+    assert client.seen.resets == [(3, ErrorCode.REFUSED_STREAM)]
+    assert [str(one) for one in client.seen.goaways] == ["GOAWAY NO_ERROR: drain?"]
+    assert not client.connection.can_open
+    assert client.connection.is_draining
+    assert client.connection.room(1) > 0
+    client.feed(pack_frame(frames.DATA, frames.END_STREAM, 1, b"the rest"))
+    assert client.seen.payload == {1: b"the rest"}
+
+
+def test_a_server_leaves_in_two_steps(server: "End") -> None:
+    connection = server.connection
+    connection.goaway()
+    first = server.take()
+    assert first.startswith(pack_goaway(2**31 - 1, 0))
+    ping = first[-17:]
+    server.feed(request(3))
+    assert len(server.seen.opened) == 2, "a request that crossed the first GOAWAY is served"
+
+    server.feed(ping[:4] + bytes([frames.ACK]) + ping[5:])
+    assert server.take() == pack_goaway(3, 0)
+    assert server.seen.pongs == []
+    server.feed(request(5) + pack_frame(frames.DATA, 0, 5, b"late") + pack_frame(frames.DATA, 0, 3, b"good"))
+    assert len(server.seen.opened) == 2
+    assert server.seen.payload == {3: b"good"}
+    assert connection._state.inbound.held == 4
+    assert connection.is_draining
+
+
+def test_a_second_call_ends_the_grace(server: "End") -> None:
+    server.connection.goaway()
+    server.take()
+    server.connection.goaway()
+    assert server.take() == pack_goaway(1, 0)
+
+
+def test_a_client_says_at_once_that_it_takes_no_pushes(client: "End") -> None:
+    client.connection.goaway()
+    assert client.take() == pack_goaway(0, 0)
+    assert not client.connection.can_open
+
+
+def test_a_goaway_of_the_client_ends_no_stream(server: "End") -> None:
+    server.feed(pack_goaway(0, 0))
+    assert server.seen.resets == []
+    assert server.connection.streams_open == 1
+
+
+def test_the_preface_is_needed_once(make_end: "type[End]") -> None:
+    end = make_end(Role.SERVER)
+    end.feed(PREFACE + pack_settings({}))
+    with pytest.raises(H2Error):
+        end.feed(PREFACE)
