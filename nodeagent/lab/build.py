@@ -129,14 +129,22 @@ def hide_netns(mounts: Path, netns: Path) -> None:
 
 
 def _make_pin(journal: Journal, path: Path) -> None:
-    entry = journal.note(Kind.PINNED, path)
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o444))
-    except FileExistsError:
-        journal.forget(entry)
-        raise NotPossible(
-            f"{path} exists and no lab's journal knows it", check=f"Whose is it? `ip netns del {path.name}` removes it."
-        ) from None
+    while True:
+        entry = journal.note(Kind.PINNED, path)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o444))
+        except FileNotFoundError:  # the last lab before this one has just taken /run/netns with it
+            journal.forget(entry)
+            journal.note(Kind.DIRECTORY, path.parent)
+            path.parent.mkdir(mode=0o755, exist_ok=True)
+        except FileExistsError:
+            journal.forget(entry)
+            raise NotPossible(
+                f"{path} exists and no lab's journal knows it",
+                check=f"Whose is it? `ip netns del {path.name}` removes it.",
+            ) from None
+        else:
+            return
 
 
 def _write_sysctl(name: str, value: str) -> None:

@@ -87,21 +87,19 @@ def _end(pid: int, cgroup: Path) -> bool:
 
 def remove(path: Path) -> None:
     """Ends the processes and removes the directories, the deepest first. Nothing to do when it does not exist."""
-    end_all(path)
     deadline = time.monotonic() + END_SECONDS
-    for directory in reversed(_with_children(path)):
-        while True:
-            try:
+    while path.exists():
+        end_all(path)
+        try:
+            for directory in reversed(_with_children(path)):
                 directory.rmdir()
-            except FileNotFoundError:
-                pass
-            except OSError:
-                # EBUSY for a moment: the last process has left cgroup.procs, but is not yet fully off the cgroup.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.001)
-                continue
-            break
+        except FileNotFoundError:
+            continue
+        except OSError:
+            # EBUSY: the last process is not fully off the cgroup, or one that was about to join has just done so.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
 
 
 def _with_children(path: Path) -> list[Path]:

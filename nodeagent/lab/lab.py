@@ -46,7 +46,6 @@ class Lab:
         self.topology = topology
         self.nodes, self.pods = {}, {}
         self._outside: Host | None = None
-        self._exit = ExitStack()
 
     @property
     def outside(self) -> Host:
@@ -69,25 +68,23 @@ class Lab:
 
     def __enter__(self) -> Self:
         _demand_root()
-        with deferred():
-            clean.clean_dead()
-            self._journal = Journal.claim()
-            try:
-                self._build()
-            except BaseException as error:
-                self._clean()
-                if isinstance(error, OSError):
+        with ExitStack() as exit_stack:
+            exit_stack.enter_context(raised_as_exit())
+            with deferred():
+                clean.clean_dead()
+                self._journal = Journal.claim()
+                exit_stack.callback(self._clean)
+                try:
+                    self._build()
+                except OSError as error:
                     raise _refusal(error) from error
-                raise
-            self._exit.enter_context(raised_as_exit())
+            self._exit = exit_stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with deferred():
-            self._exit.close()
-            self._clean()
+        self._exit.close()
 
     def add_pod(self, spec: PodSpec) -> Pod:
         """Makes a pod while the lab runs, and lists it in its node's pods file."""
@@ -188,9 +185,10 @@ class Lab:
     # -- ending ------------------------------------------------------------------------------------------------------
 
     def _clean(self) -> None:
-        clean.clean(self._journal)
-        for host in (*self.nodes.values(), *self.pods.values(), *self._others()):
-            host.reap()
+        with deferred():
+            clean.clean(self._journal)
+            for host in (*self.nodes.values(), *self.pods.values(), *self._others()):
+                host.reap()
 
     def _others(self) -> list[Namespace]:
         return [host for name in ("control", "_outside", "wire") if (host := getattr(self, name, None)) is not None]

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -80,7 +81,14 @@ class Namespace:
         self._started = [process for process in self._started if process.poll() is None]
         process = self.call(start)
         self._started.append(process)
+        self._await_joined(process)
         return process
+
+    def _await_joined(self, process: subprocess.Popen[bytes]) -> None:
+        """A millisecond: until the shell is in the cgroup, so that no end of the lab or of a pod can miss it."""
+        procs = self.cgroup / "cgroup.procs"
+        while process.poll() is None and str(process.pid) not in procs.read_text().split():
+            time.sleep(0.0002)
 
     def run(
         self, argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, seconds: float = 30.0

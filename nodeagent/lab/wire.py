@@ -67,6 +67,11 @@ class Tap:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Of the process that counts, inside the block."""
+        return self._process.pid
+
     def result(self) -> Seen:
         """Everything that crossed before the call: inside the block so far, after it in all."""
         return self._ask(capture.SNAPSHOT) if self._result is None else self._result
