@@ -230,6 +230,7 @@ class XdsClient:
         if not self._status.connected_since:
             self._status.connected_since = time.time()
             self._status.last_error = self._status.last_error_check = ""
+            self._saver.note_change()  # as at the end of the stream: the age of the file is that of its confirmation
             _log.info("following the control plane at %s", self._upstream.url)
 
     def _refused(self, command: Refuse) -> None:
@@ -244,8 +245,10 @@ class XdsClient:
         code = error.code if isinstance(error, CallFailed) else None
         cause = code.name if code is not None else "ABANDONED" if isinstance(error, _Abandoned) else "PREVENTED"
         self._status.terminations[cause] = self._status.terminations.get(cause, 0) + 1
-        if was_followed and lasted > LASTING_SECONDS:
-            self._failures = 0
+        if was_followed:
+            self._saver.note_change()
+            if lasted > LASTING_SECONDS:
+                self._failures = 0
         self._failures += 1
         if was_followed and code in _ROUTINE:
             _log.info("the stream ended, it is resumed: %s", error)

@@ -41,7 +41,7 @@ class Saved(msgspec.Struct, frozen=True):
     cluster: str
     node: str
     saved_at: float
-    """Unix time, seconds."""
+    """Unix time, seconds: when the control plane was last known to agree, even if nothing had changed."""
     last_good: LastGood
 
 

@@ -262,6 +262,21 @@ def test_a_restart_during_an_outage_serves_the_last_good_state_and_resumes_from_
     play(second_life())
 
 
+def test_the_state_is_as_old_as_its_last_confirmation_not_as_its_last_change(
+    serve: "Serve", files: Files, until: "Until"
+) -> None:
+    async def scene() -> None:
+        async with serve() as server, running(files.config(server.port), files.state) as agent:
+            stream = await server.stream()
+            await synced(stream, workload("web"))
+            await until(lambda: agent.client.status.state_writes == 1)
+            stream.end(grpc.StatusCode.UNAVAILABLE)
+            await until(lambda: agent.client.status.state_writes == 2)
+            assert len(agent.changes) == 1
+
+    play(scene())
+
+
 def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
