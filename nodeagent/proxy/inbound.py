@@ -195,6 +195,7 @@ class InboundStream:
             self._refuse(_UNAVAILABLE, Reason.UNKNOWN_DESTINATION)
             return
         self._record.destination = Party.of(workload)
+        self._record.destination_identity = workload.identity
         if self._shared.is_full:
             self._refuse(_UNAVAILABLE, Reason.CONNECTION_LIMIT)
             return
