@@ -2,7 +2,8 @@
 # ruff: noqa: INP001, T201 - a script, not a package; it speaks to a terminal
 """Compiles each kernel program with every warning on, and compares its format.
 
-Needs clang, clang-format and linux-libc-dev; neither bcc nor root: bpf/check/bcc_dialect.h spells what bcc adds to C. Nothing is written; `--fix` formats.
+Needs clang, clang-format and linux-libc-dev; neither bcc nor root: bpf/check/bcc_dialect.h spells what bcc adds to C.
+Nothing is written, except with `--fix`, which formats.
 """
 
 import shutil

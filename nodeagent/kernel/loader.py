@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m nodeagent.kernel.loader BPFFS`: the short-lived child that compiles, loads and pins, and exits.
+
+Only here bcc is imported: it costs 70 MB at import and 125 MB after compiling, which the exit gives back. bcc comes
+from the system's Python path, since it is no PyPI package. A map that is pinned already is used as it is
+(`BPF_F_TABLE` with a path), so flows and counters live on; programs appear at once, by the rename of a directory.
+
+`load_programs` is the agent's side: it runs the child and turns what went wrong into one KernelError.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import syscall
+from nodeagent.kernel.layout import read_maps
+from nodeagent.kernel.maps import layouts
+from nodeagent.kernel.pins import Pins
+from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
+
+log = logging.getLogger(__name__)
+
+SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
+"""Where Debian's python3-bpfcc lies; bcc is pure Python over libbcc.so.0, so any Python 3 can use it."""
+TIMEOUT_SECONDS = 60.0
+"""A compile takes 0.7 s; a machine so slow that a minute is not enough cannot run the workers either."""
+
+
+def load_programs(pins: Pins) -> dict[str, int]:
+    """Compiles and pins what `pins` names. Returns the verified instructions of each program (0 before Linux 5.16).
+
+    Raises KernelError with the cause in one line; the compiler's and the verifier's output goes to the log.
+    """
+    command = [sys.executable, "-m", "nodeagent.kernel.loader", str(pins.bpffs)]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise KernelError(f"loading the kernel programs took more than {TIMEOUT_SECONDS:g} s") from error
+    answer = _last_object(child.stdout)
+    if child.returncode == 0 and answer is not None:
+        return {str(name): int(count) for name, count in answer["verified"].items()}
+    for line in child.stderr.splitlines():
+        log.error("loader: %s", line)
+    if answer is not None:
+        raise KernelError(answer["error"], check=answer["check"])
+    tail = " / ".join(child.stderr.splitlines()[-2:])
+    raise KernelError(f"the loader of the kernel programs died with status {child.returncode}: {tail}")
+
+
+def import_bcc() -> Any:
+    """The module `bcc`. Raises KernelError."""
+    if SYSTEM_PACKAGES not in sys.path:
+        sys.path.append(SYSTEM_PACKAGES)
+    try:
+        import bcc
+    except (ImportError, OSError) as error:  # OSError: libbcc.so.0 is missing
+        raise KernelError(
+            f"bcc cannot be imported: {error}", check="Install python3-bpfcc (Debian, Ubuntu)."
+        ) from error
+    return bcc
+
+
+def compile_and_pin(pins: Pins) -> dict[str, int]:
+    """Runs in the child. Raises KernelError."""
+    # Read by libbcc before anything else: with it no kernel headers are looked for.
+    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_folder())
+    bcc = import_bcc()
+    try:
+        pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KernelError(
+            f"{error.filename}: {error.strerror}", check=f"Is bpffs mounted at {pins.bpffs}, and writable?"
+        ) from error
+    try:
+        module = bcc.BPF(text=program_text(), cflags=[f'-DPIN_DIRECTORY="{pins.directory}"'])
+    except Exception as error:
+        raise KernelError(f"bcc could not compile the kernel programs: {error}") from error
+    _check_maps(pins)
+    return _pin_programs(bcc, module, pins)
+
+
+def _check_maps(pins: Pins) -> None:
+    """A pinned map of another shape would be read past its end by nobody, but answer nonsense: refuse it."""
+    sizes = {"u32": 4, "u64": 8, **{name: layout.size for name, layout in layouts().items()}}
+    for shape in read_maps(read_source("maps.h")).values():
+        with syscall.opened(str(pins.maps / shape.name)) as descriptor:
+            info = syscall.map_info(descriptor)
+        found, wanted = (info.key_bytes, info.value_bytes), (sizes[shape.key], sizes[shape.value])
+        if found != wanted:
+            raise KernelError(
+                f"the pinned map {shape.name} has key and value of {found} bytes, {wanted} are expected",
+                check=f"Something else wrote to {pins.root}: run `nodeagent cleanup`.",
+            )
+
+
+def _pin_programs(bcc: Any, module: Any, pins: Pins) -> dict[str, int]:
+    verified = {}
+    unfinished = pins.programs.with_name(pins.programs.name + "_unfinished")  # bpffs refuses a dot
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True, mode=0o700)
+    for name in PROGRAMS:
+        try:
+            program = module.load_func(name, bcc.BPF.SCHED_CLS)
+        except Exception as error:
+            raise KernelError(f"the kernel refused the program {name}: {_one_line(error)}") from error
+        if bcc.lib.bpf_obj_pin(program.fd, os.fsencode(unfinished / name)) != 0:
+            raise KernelError(f"the program {name} cannot be pinned at {unfinished}")
+        verified[name] = syscall.program_info(program.fd).verified_instructions
+    shutil.rmtree(pins.programs, ignore_errors=True)
+    unfinished.rename(pins.programs)
+    return verified
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _last_object(output: str) -> dict[str, Any] | None:
+    """The child's answer is its last line: libbcc writes to standard output too."""
+    lines = output.splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compiles, loads and pins the kernel programs of nodeagent.")
+    parser.add_argument("bpffs", help="where bpffs is mounted")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    try:
+        verified = compile_and_pin(Pins(Path(arguments.bpffs)))
+    except KernelError as error:
+        answer: dict[str, object] = {"error": str(error), "check": error.check}
+        status = 1
+    except OSError as error:
+        answer = {"error": f"{error.filename or 'bpf(2)'}: {error.strerror}", "check": KernelError.check}
+        status = 1
+    else:
+        answer = {"verified": verified, "seconds": round(time.monotonic() - started, 3)}
+        status = 0
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where programs and maps are pinned, and what can be read of them without an agent.
+
+    <bpffs>/nodeagent/<layout hash>/maps/<name>
+    <bpffs>/nodeagent/<layout hash>/programs/<source hash>/<name>
+
+Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C.
+"""
+
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import syscall
+from nodeagent.kernel.reasons import reasons
+from nodeagent.kernel.sources import PROGRAMS, layout_hash, source_hash
+
+
+@dataclass(frozen=True)
+class Pins:
+    bpffs: Path
+
+    @property
+    def root(self) -> Path:
+        """Everything of ours; a neighbour of it on the same bpffs is not ours."""
+        return self.bpffs / "nodeagent"
+
+    @property
+    def directory(self) -> Path:
+        return self.root / layout_hash()
+
+    @property
+    def maps(self) -> Path:
+        return self.directory / "maps"
+
+    @property
+    def programs(self) -> Path:
+        return self.directory / "programs" / source_hash()
+
+    def has_programs(self) -> bool:
+        return all((self.programs / name).exists() for name in PROGRAMS)
+
+    def remove_others(self) -> list[str]:
+        """Unpins layouts and programs that are not of this version; call it when no filter uses them any more."""
+        stale = [path for path in _children(self.root) if path != self.directory]
+        stale += [path for path in _children(self.programs.parent) if path != self.programs]
+        for path in stale:
+            shutil.rmtree(path)
+        return [str(path.relative_to(self.root)) for path in stale]
+
+    def remove(self) -> bool:
+        """Unpins everything of ours. False when there was nothing."""
+        if not self.root.exists():
+            return False
+        shutil.rmtree(self.root)
+        return True
+
+
+def read_counters(bpffs: str) -> dict[str, int]:
+    """Packets by the name of their reason, over all CPUs. Raises KernelError when nothing is pinned there."""
+    path = Pins(Path(bpffs)).maps / "reason_counts"
+    try:
+        with syscall.opened(str(path)) as descriptor:
+            return sum_counters(descriptor)
+    except OSError as error:
+        raise KernelError(f"the kernel's counters cannot be read: {path}: {error.strerror}") from error
+
+
+def sum_counters(descriptor: int) -> dict[str, int]:
+    cpus = syscall.possible_cpus()
+    packets = {}
+    for reason in reasons():
+        values = syscall.map_lookup(descriptor, struct.pack("=I", reason.number), 8 * cpus) or b""
+        packets[reason.name] = sum(memoryview(values).cast("Q"))
+    return packets
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

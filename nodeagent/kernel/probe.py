@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine must have, each with evidence and what to do: for `nodeagent check` and, in short, for every start.
+
+A probe tries the thing itself where that can be done aside (a qdisc on lo of a namespace that ends with its thread, a
+program that is loaded and dropped); nothing of the machine is changed.
+"""
+
+import ctypes
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from nodeagent.errors import KernelError, MissingPrivilege, NotPossible
+from nodeagent.kernel import syscall
+from nodeagent.kernel.netlink import explained
+from nodeagent.kernel.netns import CLONE_NEWNET, unshare
+
+OLDEST_KERNEL = (5, 10)
+"""bpf_redirect_peer."""
+BPF_FILESYSTEM = 0xCAFE4A11
+"""BPF_FS_MAGIC of linux/magic.h."""
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+"""SYS_ADMIN: to make and enter the proxy namespace, and for bcc to open a pinned map by its id."""
+_BCC_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Probe:
+    name: str
+    ok: bool
+    evidence: str
+    advice: str = ""
+    """What to do when it is not ok."""
+    is_needed: bool = True
+    """False: something works less well without it."""
+
+
+def probe_all(bpffs: str) -> list[Probe]:
+    """Takes about half a second."""
+    return [
+        kernel_release(os.uname().release),
+        capabilities(_effective_capabilities()),
+        bpf_filesystem(bpffs),
+        clsact(),
+        socket_assignment(),
+        bcc_importable(),
+        cgroup_v2(),
+    ]
+
+
+def require(bpffs: str) -> None:
+    """The cheap ones, at each start. Raises MissingPrivilege or KernelError for the first that is not ok."""
+    granted = capabilities(_effective_capabilities())
+    if not granted.ok:
+        raise MissingPrivilege(f"{granted.name}: {granted.evidence}", check=granted.advice)
+    for result in (kernel_release(os.uname().release), bpf_filesystem(bpffs)):
+        if not result.ok:
+            raise KernelError(f"{result.name}: {result.evidence}", check=result.advice)
+
+
+def kernel_release(release: str) -> Probe:
+    numbers = tuple(int(part) for part in release.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
+    return Probe("kernel", numbers >= OLDEST_KERNEL, f"Linux {release}", "Linux 5.10 or newer is needed.")
+
+
+def capabilities(effective: int) -> Probe:
+    missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    evidence = f"without {', '.join(missing)}" if missing else ", ".join(CAPABILITIES)
+    return Probe("capabilities", not missing, evidence, "Run it as root, or with these capabilities.")
+
+
+def bpf_filesystem(path: str) -> Probe:
+    advice = f"mount -t bpf bpf {path}"
+    try:
+        kind = _filesystem_kind(path)
+    except OSError as error:
+        return Probe("bpffs", ok=False, evidence=f"{path}: {error.strerror}", advice=advice)
+    if kind != BPF_FILESYSTEM:
+        return Probe("bpffs", ok=False, evidence=f"no bpffs is mounted at {path}", advice=advice)
+    return Probe("bpffs", ok=True, evidence=f"mounted at {path}")
+
+
+def clsact() -> Probe:
+    def attempt() -> None:
+        unshare(CLONE_NEWNET)
+        with IPRoute() as link, explained("clsact"):
+            link.tc("add", "clsact", 1)
+
+    advice = "The kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modules sch_ingress, cls_bpf)."
+    return _attempt("clsact", attempt, "a qdisc was made in a namespace of its own", advice)
+
+
+def socket_assignment() -> Probe:
+    """Loads a program that looks a socket up and assigns it, as at_proxy does, and redirects as from_pod does."""
+
+    def attempt() -> None:
+        os.close(_load_program(_ASSIGNING_PROGRAM))
+
+    advice = "The kernel needs CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT, and must not be locked down."
+    return _attempt("bpf_sk_assign", attempt, "a program with it and bpf_redirect_peer was accepted", advice)
+
+
+def bcc_importable() -> Probe:
+    command = [sys.executable, "-c", _IMPORT_BCC]
+    advice = "Install python3-bpfcc (Debian, Ubuntu)."
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=_BCC_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Probe("bcc", ok=False, evidence=f"its import takes more than {_BCC_SECONDS} s", advice=advice)
+    lines = (child.stdout if child.returncode == 0 else child.stderr).split("\n")
+    evidence = next((line for line in reversed(lines) if line), f"status {child.returncode}")
+    return Probe("bcc", child.returncode == 0, evidence, advice)
+
+
+def cgroup_v2() -> Probe:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    found = [mount[1] for mount in mounts if mount[2] == "cgroup2"]
+    return Probe(
+        "cgroup2",
+        bool(found),
+        f"mounted at {found[0]}" if found else "not mounted",
+        "mount -t cgroup2 none DIRECTORY; only needed to see connections that stay in the kernel.",
+        is_needed=False,
+    )
+
+
+_IMPORT_BCC = "from nodeagent.kernel.loader import import_bcc; print('bcc', import_bcc().__version__)"
+
+
+def _attempt(name: str, attempt: Callable[[], None], evidence: str, advice: str) -> Probe:
+    """In a thread, so that what it does to its namespaces ends with it."""
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(attempt).result()
+        except (OSError, NotPossible) as error:
+            return Probe(name, ok=False, evidence=str(error), advice=advice)
+    return Probe(name, ok=True, evidence=evidence)
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _filesystem_kind(path: str) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(256)
+    if libc.statfs(os.fsencode(path), buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(struct.unpack_from("=q", buffer)[0])
+
+
+def _instruction(code: int, registers: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, registers, offset, immediate)
+
+
+_CALL, _EXIT, _MOVE, _MOVE_REGISTER, _ADD, _STORE_WORD, _JUMP_IF_ZERO = 0x85, 0x95, 0xB7, 0xBF, 0x07, 0x62, 0x15
+_ASSIGNING_PROGRAM = b"".join(
+    [
+        _instruction(_MOVE_REGISTER, 0x17),  # r7 = context
+        _instruction(_STORE_WORD, 0x0A, -12, 0),  # an empty 4-tuple on the stack
+        _instruction(_STORE_WORD, 0x0A, -8, 0),
+        _instruction(_STORE_WORD, 0x0A, -4, 0),
+        _instruction(_MOVE_REGISTER, 0xA2),
+        _instruction(_ADD, 0x02, 0, -12),
+        _instruction(_MOVE, 0x03, 0, 12),
+        _instruction(_MOVE, 0x04, 0, -1),  # BPF_F_CURRENT_NETNS
+        _instruction(_MOVE, 0x05, 0, 0),
+        _instruction(_CALL, 0, 0, 99),  # bpf_skc_lookup_tcp
+        _instruction(_JUMP_IF_ZERO, 0x00, 7, 0),
+        _instruction(_MOVE_REGISTER, 0x06),  # r6 = socket
+        _instruction(_MOVE_REGISTER, 0x71),
+        _instruction(_MOVE_REGISTER, 0x62),
+        _instruction(_MOVE, 0x03, 0, 0),
+        _instruction(_CALL, 0, 0, 124),  # bpf_sk_assign
+        _instruction(_MOVE_REGISTER, 0x61),
+        _instruction(_CALL, 0, 0, 86),  # bpf_sk_release
+        _instruction(_MOVE, 0x01, 0, 1),
+        _instruction(_MOVE, 0x02, 0, 0),
+        _instruction(_CALL, 0, 0, 155),  # bpf_redirect_peer
+        _instruction(_EXIT),
+    ]
+)
+
+
+def _load_program(instructions: bytes) -> int:
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attribute = struct.pack(
+        "=IIQQ",
+        syscall.PROGRAM_SCHED_CLS,
+        len(instructions) // 8,
+        ctypes.addressof(code),
+        ctypes.addressof(licence),
+    )
+    descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, attribute)
+    return descriptor

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel part as the agent sees it: start, listeners, reconcile, counters, remove.
+
+Everything is idempotent, and everything outlives this object: the proxy namespace, the programs, the maps. A pod whose
+namespace or device is gone costs that pod its capture and nothing else. Methods may be called from different threads.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import probe
+from nodeagent.kernel.attach import Hook, Program, attach, detach, find_filter
+from nodeagent.kernel.listeners import ListenerKind, make_listeners
+from nodeagent.kernel.loader import load_programs
+from nodeagent.kernel.maps import SLOTS, Exclusion, Maps, PodCount, Settings
+from nodeagent.kernel.netlink import (
+    Device,
+    NotCapturable,
+    find_pod_device,
+    read_devices,
+    read_node_addresses,
+)
+from nodeagent.kernel.pins import Pins, sum_counters
+from nodeagent.kernel.proxy_namespace import DEFAULT_MTU, ProxyNamespace
+from nodeagent.kernel.reconcile import (
+    Attach,
+    CapturedPod,
+    Detach,
+    Found,
+    Put,
+    Remove,
+    Step,
+    Target,
+    plan,
+    wanted_filters,
+)
+from nodeagent.kernel.sources import PROGRAMS
+from nodeagent.kernel.syscall import opened, program_info
+from nodeagent.model.address import Ip
+
+__all__ = ["ListenerKind", "PodState", "Steering", "Wanted", "WantedPod"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WantedPod:
+    namespace: str
+    name: str
+    netns: str
+    """Path of its network namespace."""
+    addresses: tuple[Ip, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    pods: tuple[WantedPod, ...]
+    known: frozenset[Ip]
+    """Every address of the mesh: workloads and services."""
+    adoption_seconds: int
+    excluded: frozenset[Exclusion] = frozenset()
+    registry_only: bool = False
+    """Connections to addresses that the mesh does not know are dropped."""
+
+
+_NO_COUNT = PodCount()
+
+
+@dataclass(frozen=True)
+class PodState:
+    """A wanted pod as the kernel has it."""
+
+    namespace: str
+    name: str
+    device: str = ""
+    ifindex: int = 0
+    reason: str = ""
+    """Why it is not captured: NO_NETNS, NO_DEVICE, UNSUPPORTED_DEVICE, ATTACH_FAILED, MAP_FULL; empty when it is."""
+    words: str = ""
+    """The same for people."""
+    counts: PodCount = _NO_COUNT
+
+    @property
+    def is_captured(self) -> bool:
+        return not self.reason
+
+    @property
+    def hits(self) -> int:
+        """Connections of this pod that were steered, both directions."""
+        return self.counts.outbound + self.counts.inbound
+
+
+class Steering:
+    def __init__(self, *, bpffs: str, run_dir: str) -> None:
+        self._pins = Pins(Path(bpffs))
+        self._namespace = ProxyNamespace(run_dir)
+        self._maps: Maps | None = None
+        self._programs: dict[str, Program] = {}
+        self._lock = threading.RLock()
+        """Settings have two writers: listeners that come and go, and reconcile."""
+        self._seen: set[Hook] | None = None
+        """Where filters of ours were found or put; None until every device has been looked at once."""
+        self._states: tuple[PodState, ...] = ()
+        self._overflow: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Namespace, programs and maps: made, or adopted from a predecessor. Raises KernelError, MissingPrivilege."""
+        probe.require(str(self._pins.bpffs))
+        with self._lock:
+            self._namespace.ensure()
+            self._load()
+            self._maps = self._maps or Maps(self._pins.maps)
+
+    def netns_path(self) -> str:
+        return str(self._namespace.path)
+
+    def make_listeners(self) -> dict[ListenerKind, socket.socket]:
+        """A set for one worker. The caller keeps them open: an entry of the kernel's table ends with its last copy."""
+        return make_listeners(self.netns_path())
+
+    def put_listener(self, kind: ListenerKind, slot: int, sock: socket.socket | None) -> None:
+        """New connections of this kind may go to `sock` from here on; None empties the slot. Raises KernelError."""
+        if not 0 <= slot < SLOTS:
+            raise ValueError(f"slot {slot} is not below {SLOTS}")
+        row = kind * SLOTS + slot
+        with self._lock:
+            maps = self._opened_maps()
+            if sock is None:
+                maps.listeners.remove(row)
+            else:
+                maps.listeners.put(row, sock.fileno())
+            settings = maps.read_settings()
+            slots = _slots_in_use(maps)
+            if slots != settings.slots:
+                maps.settings.put(0, settings._replace(slots=slots))
+
+    def reconcile(self, wanted: Wanted) -> list[str]:
+        """Brings the kernel to what is wanted; what was done, in words. Raises KernelError when nothing can be done."""
+        with self._lock:
+            self._load()
+            with IPRoute() as node:
+                return self._reconcile(node, wanted)
+
+    def counters(self) -> dict[str, int]:
+        """Packets by the name of their reason."""
+        return sum_counters(self._opened_maps().reason_counts.descriptor)
+
+    def overflow(self) -> dict[str, int]:
+        """Rows that did not fit, by map. For `known` this also means that unknown destinations are dropped."""
+        return dict(self._overflow)
+
+    def pods(self) -> list[PodState]:
+        """The pods of the last reconcile, with their counts of this moment."""
+        counts = self._opened_maps().pod_counts if self._maps else None
+        return [
+            PodState(**{**vars(state), "counts": counts.find(state.ifindex) or _NO_COUNT}) if counts else state
+            for state in self._states
+        ]
+
+    def remove(self) -> list[str]:
+        """Takes away everything of ours: filters, na0, the proxy namespace's mount, pins. What was there, in words."""
+        done = []
+        with self._lock, IPRoute() as node:
+            for index, device in read_devices(node).items():
+                for is_egress in (False, True):
+                    hook = Hook(is_in_proxy=False, device=index, is_egress=is_egress)
+                    name = find_filter(node, hook)
+                    if name is not None:
+                        detach(node, hook)
+                        done.append(f"detached {name} from {device.name}")
+            done += self._namespace.remove()
+            self.close()
+            if self._pins.remove():
+                done.append(f"unpinned {self._pins.root}")
+        return done
+
+    def close(self) -> None:
+        """Closes descriptors and takes nothing away."""
+        if self._maps is not None:
+            self._maps.close()
+            self._maps = None
+        self._namespace.close()
+        self._programs, self._seen = {}, None
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _opened_maps(self) -> Maps:
+        if self._maps is None:
+            raise KernelError("the kernel's maps are not open yet", check="The agent has not started its kernel part.")
+        return self._maps
+
+    def _load(self) -> None:
+        if not self._pins.has_programs():
+            started = time.monotonic()
+            log.info("compiling and loading the kernel programs")
+            verified = load_programs(self._pins)
+            seconds = time.monotonic() - started
+            log.info("loaded the kernel programs in %.1f s; verified instructions: %s", seconds, verified)
+            self._programs = {}
+            if self._maps is not None:  # somebody took the pins away: the programs have maps of their own now
+                self._maps.close()
+                self._maps = Maps(self._pins.maps)
+        if not self._programs:
+            self._programs = {name: _read_program(name, self._pins.programs / name) for name in PROGRAMS}
+
+    def _reconcile(self, node: IPRoute, wanted: Wanted) -> list[str]:
+        devices = read_devices(node)
+        captured, states = _find_pods(node, devices, wanted.pods)
+        crossing = self._namespace.ensure(min((pod.device.mtu for pod in captured), default=DEFAULT_MTU))
+        target = Target(
+            crossing=crossing,
+            programs=self._programs,
+            pods=tuple(captured),
+            known=wanted.known,
+            node_addresses=read_node_addresses(node, devices),
+            excluded=wanted.excluded,
+            slots=_slots_in_use(self._opened_maps()),
+            registry_only=wanted.registry_only or self._overflow["known"] > 0,
+            adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
+        )
+        with self._namespace.inside() as proxy:
+            found = self._find(node, proxy, target, devices)
+            steps = plan(target, found)
+            refused = self._apply(node, proxy, steps)
+        self._states = tuple(_state(state, pod, refused) for state, pod in states)
+        self._close_when_full(wanted)
+        self._seen = set(wanted_filters(target))
+        return [*_in_words(steps, refused, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
+
+    def _find(self, node: IPRoute, proxy: IPRoute, target: Target, devices: Mapping[int, Device]) -> Found:
+        maps = self._opened_maps()
+        hooks = set(wanted_filters(target))
+        if self._seen is None:  # a predecessor may have left filters on any device
+            hooks |= {
+                Hook(is_in_proxy=False, device=index, is_egress=is_egress)
+                for index in devices
+                for is_egress in (False, True)
+            }
+        else:
+            hooks |= {hook for hook in self._seen if hook.is_in_proxy or hook.device in devices}
+        filters = {hook: find_filter(proxy if hook.is_in_proxy else node, hook) for hook in hooks}
+        return Found(
+            settings=maps.read_settings(),
+            sources=frozenset(maps.sources.keys()),
+            pods=maps.pods.rows(),
+            counted=frozenset(maps.pod_counts.keys()),
+            known=frozenset(maps.known.keys()),
+            node_addresses=frozenset(maps.node_addresses.keys()),
+            excluded=frozenset(maps.excluded.keys()),
+            filters={hook: name for hook, name in filters.items() if name is not None},
+        )
+
+    def _apply(self, node: IPRoute, proxy: IPRoute, steps: Iterable[Step]) -> dict[int, NotCapturable]:
+        """Does every step that can be done. Returns, by device, why a pod's were refused."""
+        refused: dict[int, NotCapturable] = {}
+        overflow: Counter[str] = Counter()
+        for step in steps:
+            match step:
+                case Put():
+                    self._put(step, overflow, refused)
+                case Remove():
+                    getattr(self._opened_maps(), step.table).remove(step.key)
+                case Attach():
+                    link = proxy if step.hook.is_in_proxy else node
+                    try:
+                        attach(link, step.hook, step.program)
+                    except KernelError as error:
+                        if step.program.name in {"at_proxy", "from_proxy"}:
+                            raise
+                        refused[step.hook.device] = NotCapturable("ATTACH_FAILED", str(error))
+                case Detach():
+                    detach(proxy if step.hook.is_in_proxy else node, step.hook)
+        self._overflow = overflow
+        return refused
+
+    def _put(self, step: Put, overflow: Counter[str], refused: dict[int, NotCapturable]) -> None:
+        if getattr(self._opened_maps(), step.table).put(step.key, step.value):
+            return
+        overflow[step.table] += 1
+        device = getattr(step.key, "device", None) or getattr(step.value, "device", None)
+        if device is not None:
+            refused[device] = NotCapturable("MAP_FULL", f"the map {step.table} is full")
+
+    def _close_when_full(self, wanted: Wanted) -> None:
+        """An address of the mesh that did not fit would be reached in plain text: fail closed."""
+        for table, rows in self._overflow.items():
+            log.error("the kernel map %s is full: %d rows do not fit", table, rows)
+        maps = self._opened_maps()
+        settings = maps.read_settings()
+        registry_only = int(wanted.registry_only or self._overflow["known"] > 0)
+        if settings.registry_only != registry_only:
+            maps.settings.put(0, settings._replace(registry_only=registry_only))
+
+
+def _read_program(name: str, path: Path) -> Program:
+    try:
+        with opened(str(path)) as descriptor:
+            return Program(name, program_info(descriptor).id, str(path))
+    except OSError as error:
+        raise KernelError(f"program {path}: {error.strerror}") from error
+
+
+def _slots_in_use(maps: Maps) -> int:
+    """Up to the highest slot that has any listener."""
+    rows = [row for row in range(len(ListenerKind) * SLOTS) if maps.listeners.find(row) is not None]
+    return max((row % SLOTS + 1 for row in rows), default=0)
+
+
+def _find_pods(
+    node: IPRoute, devices: Mapping[int, Device], wanted: Iterable[WantedPod]
+) -> tuple[list[CapturedPod], list[tuple[WantedPod, CapturedPod | NotCapturable]]]:
+    captured, states = [], []
+    for pod in wanted:
+        device = find_pod_device(node, devices, pod.netns)
+        found: CapturedPod | NotCapturable
+        if isinstance(device, NotCapturable):
+            found = device
+        else:
+            found = CapturedPod(pod.namespace, pod.name, pod.addresses, device)
+            captured.append(found)
+        states.append((pod, found))
+    return captured, states
+
+
+def _state(pod: WantedPod, found: CapturedPod | NotCapturable, refused: Mapping[int, NotCapturable]) -> PodState:
+    if isinstance(found, NotCapturable):
+        return PodState(pod.namespace, pod.name, reason=found.reason, words=found.words)
+    why = refused.get(found.device.index, NotCapturable("", ""))
+    return PodState(pod.namespace, pod.name, found.device.name, found.device.index, reason=why.reason, words=why.words)
+
+
+def _in_words(steps: Iterable[Step], refused: Mapping[int, NotCapturable], devices: Mapping[int, Device]) -> list[str]:
+    words: list[str] = []
+    changed: Counter[tuple[str, str]] = Counter()
+    for step in steps:
+        match step:
+            case Put("settings", _, Settings() as settings):
+                words.append(f"settings: {', '.join(f'{name} {value}' for name, value in settings._asdict().items())}")
+            case Put():
+                changed[step.table, "set"] += 1
+            case Remove():
+                changed[step.table, "removed"] += 1
+            case Attach():
+                outcome = "could not attach" if step.hook.device in refused else "attached"
+                words.append(f"{outcome} {step.program.name} to {_place(step.hook, devices)}")
+            case Detach():
+                words.append(f"detached from {_place(step.hook, devices)}")
+    return [*(f"{table}: {rows} {what}" for (table, what), rows in changed.items()), *words]
+
+
+def _place(hook: Hook, devices: Mapping[int, Device]) -> str:
+    device = devices.get(hook.device)
+    name = "eth0 of the proxy namespace" if hook.is_in_proxy else device.name if device else f"device {hook.device}"
+    return f"{name} ({'egress' if hook.is_egress else 'ingress'})"

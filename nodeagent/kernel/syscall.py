@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf(2), as far as the agent needs it once the loader has pinned everything: numbers and bytes in, OSError out.
+
+bcc is not imported here (71 MB); objects are found by their pins. Structures are `union bpf_attr` of linux/bpf.h.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_CALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
+_ATTRIBUTE_BYTES = 128
+_OUTPUT_BYTES = 2048
+"""Room for a packet that comes back from run_program."""
+
+MAP_LOOKUP = 1
+MAP_UPDATE = 2
+MAP_DELETE = 3
+MAP_NEXT_KEY = 4
+PROGRAM_LOAD = 5
+OBJECT_PIN = 6
+OBJECT_GET = 7
+PROGRAM_TEST_RUN = 10
+OBJECT_INFO = 15
+
+PROGRAM_SCHED_CLS = 3
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
+    """The call's result and the attribute as the kernel left it. Raises OSError."""
+    buffer = ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES)
+    number = _CALL_NUMBERS.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"bpf: the call's number on {platform.machine()} is not known")
+    result = _libc.syscall(number, command, buffer, _ATTRIBUTE_BYTES)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"bpf command {command}: {os.strerror(code)}")
+    return result, buffer.raw
+
+
+def open_pinned(path: str) -> int:
+    """A descriptor of the map or program pinned at `path`; the caller closes it. It is not inherited by children."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    descriptor, _ = bpf(OBJECT_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - the parameter has no name
+    return descriptor
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of a pinned object, for the length of the block. Raises OSError."""
+    descriptor = open_pinned(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    kind: int
+    id: int
+    key_bytes: int
+    value_bytes: int
+    entries: int
+
+
+@dataclass(frozen=True)
+class ProgramInfo:
+    id: int
+    tag: str
+    verified_instructions: int
+    """0 before Linux 5.16."""
+
+
+def map_info(descriptor: int) -> MapInfo:
+    return MapInfo(*struct.unpack_from("=5I", _object_info(descriptor)))
+
+
+def program_info(descriptor: int) -> ProgramInfo:
+    info = _object_info(descriptor)
+    (number,) = struct.unpack_from("=I", info, 4)
+    (verified,) = struct.unpack_from("=I", info, 216)
+    return ProgramInfo(number, info[8:16].hex(), verified)
+
+
+def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes | None:
+    """`value_bytes`: of all possible CPUs together for a per-CPU map, 8-byte aligned each."""
+    value = ctypes.create_string_buffer(value_bytes)
+    try:
+        _map_call(MAP_LOOKUP, descriptor, key, value)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
+def map_update(descriptor: int, key: bytes, value: bytes) -> None:
+    """Raises OSError: E2BIG or ENOSPC when the map is full."""
+    _map_call(MAP_UPDATE, descriptor, key, ctypes.create_string_buffer(value, len(value)))
+
+
+def map_delete(descriptor: int, key: bytes) -> bool:
+    """False when it was not there."""
+    try:
+        _map_call(MAP_DELETE, descriptor, key, None)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.EINVAL}:  # a sockmap says EINVAL for an empty slot
+            return False
+        raise
+    return True
+
+
+def map_keys(descriptor: int, key_bytes: int) -> list[bytes]:
+    """All keys. When the key at hand is deleted meanwhile the kernel starts again, so the walk is bounded."""
+    found: dict[bytes, None] = {}
+    following = ctypes.create_string_buffer(key_bytes)
+    key = ctypes.create_string_buffer(key_bytes)
+    address = 0  # NULL asks for the first
+    for _ in range(_MOST_STEPS):
+        try:
+            bpf(MAP_NEXT_KEY, struct.pack("=IIQQ", descriptor, 0, address, ctypes.addressof(following)))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                break
+            raise
+        ctypes.memmove(key, following, key_bytes)
+        address = ctypes.addressof(key)
+        found[key.raw] = None
+    return list(found)
+
+
+_MOST_STEPS = 1 << 20
+"""Eight times the entries of our largest map."""
+
+
+def run_program(program: int, packet: bytes, context: bytes) -> tuple[int, bytes, bytes]:
+    """Runs a program on a packet: its return value, the packet and the context (`struct __sk_buff`) afterwards."""
+    given = ctypes.create_string_buffer(packet, len(packet))
+    left = ctypes.create_string_buffer(_OUTPUT_BYTES)
+    before = ctypes.create_string_buffer(context, len(context))
+    after = ctypes.create_string_buffer(len(context))
+    attribute = struct.pack(
+        "=IIIIQQIIIIQQ",
+        program, 0, len(packet), _OUTPUT_BYTES, ctypes.addressof(given), ctypes.addressof(left),
+        1, 0, len(context), len(context), ctypes.addressof(before), ctypes.addressof(after),
+    )  # fmt: skip
+    _, answer = bpf(PROGRAM_TEST_RUN, attribute)
+    result, _, length = struct.unpack_from("=iII", answer, 4)
+    return result, left.raw[:length], after.raw
+
+
+def possible_cpus() -> int:
+    """Slots of a per-CPU value: the kernel counts possible CPUs, not those that are online."""
+    listed = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii")
+    return int(listed.strip().replace(",", "-").rpartition("-")[2]) + 1
+
+
+def _object_info(descriptor: int) -> bytes:
+    info = ctypes.create_string_buffer(256)
+    bpf(OBJECT_INFO, struct.pack("=IIQ", descriptor, len(info), ctypes.addressof(info)))
+    return info.raw
+
+
+def _map_call(command: int, descriptor: int, key: bytes, value: "ctypes.Array[ctypes.c_char] | None") -> None:
+    buffer = ctypes.create_string_buffer(key, len(key))
+    value_address = ctypes.addressof(value) if value is not None else 0
+    bpf(command, struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(buffer), value_address, 0))
