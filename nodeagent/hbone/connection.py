@@ -10,7 +10,7 @@ What is shared with the receiving half is in state.py, what a frame from the pee
 to this interface: Role and Limits (limits.py), H2Error (error.py), ErrorCode (frames.py), Received and its members
 (events.py), ConnectRequest (headers.py).
 
-Memory: about 5 KiB for an idle connection (half of it HPACK) and 0.6 KiB for an idle stream. A connection that is
+Memory: 3.5 KiB for an idle connection, up to 12 with both HPACK tables full, and 0.3 KiB for an idle stream. A connection that is
 sending borrows one buffer of 1 MiB until it is flushed. What a worker holds for the peer is at most
 `connection_window`.
 """
@@ -45,7 +45,7 @@ from nodeagent.hbone.state import ConnectionState
 class Connection:
     """Either role. A stream that is gone is named without harm: a reset may cross any call."""
 
-    __slots__ = ("_failed", "_outbox", "_receiver", "_state", "_streams", "_window", "role")
+    __slots__ = ("_failed", "_outbox", "_patience", "_peer", "_receiver", "_state", "_streams", "_window", "role")
 
     def __init__(self, role: Role, limits: Limits | None = None) -> None:
         """Queues preface, SETTINGS and WINDOW_UPDATE at once. `limits` defaults to `Limits.of(role)`."""
@@ -55,8 +55,11 @@ class Connection:
         self._state = ConnectionState(role, limits)
         self._receiver = Receiver(self._state)
         self._outbox = self._state.outbox
+        # Of the state, what the hot paths need, one attribute away.
         self._streams = self._state.streams
         self._window = self._state.outbound
+        self._peer = self._state.peer
+        self._patience = self._state.patience
         self._outbox.append(_opening(role, limits))
 
     # -- receiving
@@ -185,19 +188,23 @@ class Connection:
         Empty when `room` is 0, or when what is pending fills the buffer: then flush and ask again. Every `reserve` that
         gave views is followed by `commit` (0 when nothing came) before any other call.
         """
-        room = self.room(stream_id)
-        if not room:
+        stream = self._streams.get(stream_id)
+        connection = self._window.left
+        if stream is None or stream.local_ended or stream.outbound.left <= 0 or connection <= 0:
+            self.room(stream_id)
             return []
-        return self._outbox.reserve(min(at_most, room), self._state.peer.max_frame)
+        # Hot, once a read: comparisons, since min() is a call (0.06 us each).
+        at_most = min(at_most, stream.outbound.left)
+        at_most = min(at_most, connection)
+        return self._outbox.reserve(at_most, self._peer.max_frame)
 
     def commit(self, stream_id: int, n: int) -> None:
         """`n` bytes landed in the views of the last `reserve`, filling them in order."""
-        state = self._state
-        frames = self._outbox.commit(stream_id, n, state.peer.max_frame)
+        frames = self._outbox.commit(stream_id, n, self._peer.max_frame)
         if frames:
             self._streams[stream_id].outbound.left -= n
             self._window.left -= n
-            state.patience.idle_left += frames * PER_SENT_FRAME
+            self._patience.idle_left += frames * PER_SENT_FRAME
 
     def send(self, stream_id: int, payload: memoryview) -> int:
         """Copies what fits (windows, buffer), returns how much: for bytes that were read before the stream opened."""

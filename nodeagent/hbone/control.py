@@ -85,10 +85,10 @@ class ControlFrames:
         state.patience.idle_frame()
         if not flags & ACK:
             self._answer(pack_frame(PING, ACK, 0, payload))
-        elif payload != DRAIN_PING:
-            events.pongs.append(payload)
-        elif state.goaway_sent and state.last_accepted_id is None:
+        elif payload == DRAIN_PING and state.goaway_sent and state.last_accepted_id is None:
             state.final_goaway(ErrorCode.NO_ERROR)
+        else:
+            events.pongs.append(payload)
 
     def _answer(self, frame: bytes) -> None:
         outbox = self._state.outbox

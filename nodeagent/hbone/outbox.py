@@ -3,7 +3,7 @@
 
 Payload lands by recvmsg_into behind 9-byte gaps in the buffer, so no byte of it is copied before it is encrypted, and
 all streams of a connection share one flush per turn. An idle connection owns no buffer: it is borrowed for the first
-payload of a turn and goes back when it was encrypted. tests/bench has the numbers.
+payload of a turn and goes back when it was encrypted. tests/bench/hbone_codec.py has the numbers.
 """
 
 from nodeagent.hbone.frames import DATA, DEFAULT_FRAME, HEADER, HEADER_BYTES
@@ -68,11 +68,11 @@ class Outbox:
         elif self._queue:
             return []
         buffer, start = self._buffer, self._used + HEADER_BYTES
-        if buffer is None or size - start < min(at_most, DEFAULT_FRAME):
-            return []  # a sliver at the end would cost a system call of its own
-        if at_most <= frame and at_most <= size - start:
+        if at_most <= frame and at_most <= size - start and buffer is not None:
             self._reserved = at_most
             return [buffer[start : start + at_most]]
+        if buffer is None or size - start < min(at_most, DEFAULT_FRAME):
+            return []  # a sliver at the end would cost a system call of its own
         views = []
         self._reserved = 0
         while at_most > 0 and start < size:
@@ -92,6 +92,10 @@ class Outbox:
                 self._give_back()
             return 0
         buffer, at, frames = self._buffer, self._used, 0
+        if n <= frame and buffer is not None:
+            HEADER.pack_into(buffer, at, n >> 8, n & 0xFF, DATA, 0, stream_id)
+            self._used = at + HEADER_BYTES + n
+            return 1
         while buffer is not None and n > 0:
             length = min(n, frame)
             HEADER.pack_into(buffer, at, length >> 8, length & 0xFF, DATA, 0, stream_id)

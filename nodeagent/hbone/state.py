@@ -27,8 +27,8 @@ from nodeagent.hbone.outbox import Outbox
 from nodeagent.hbone.stream import Stream
 from nodeagent.hbone.window import ReceiveWindow, SendWindow
 
-DRAIN_PING = b"draining"
-"""Marks the round trip after which a client must have read the first GOAWAY (§6.8)."""
+DRAIN_PING = b"\0goaway\0"
+"""Marks the round trip after which a client must have read the first GOAWAY (§6.8). No worker's PING looks like it."""
 
 
 class PeerSettings:

@@ -223,6 +223,9 @@ def test_a_server_leaves_in_two_steps(server: "End") -> None:
     server.feed(ping[:4] + bytes([frames.ACK]) + ping[5:])
     assert server.take() == pack_goaway(3, 0)
     assert server.seen.pongs == []
+    server.feed(ping[:4] + bytes([frames.ACK]) + ping[5:])
+    assert server.seen.pongs == [ping[9:]], "the second is not ours"
+    server.take()
     server.feed(request(5) + pack_frame(frames.DATA, 0, 5, b"late") + pack_frame(frames.DATA, 0, 3, b"good"))
     assert len(server.seen.opened) == 2
     assert server.seen.payload == {3: b"good"}
