@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes network and mount namespaces, each with a name in the file system that holds it.
+"""Makes network and mount namespaces.
 
-A name (an nsfs file with the namespace bind-mounted on it) needs no process to keep a namespace alive, so nothing can
-die and take a node's pins with it; `ip netns exec na-node-a ...` and `nsenter --mount=...` work on it. Every name
-stands in the journal before it exists.
+A network namespace is held by a name, as `ip netns` has it: an nsfs file with the namespace bind-mounted on it. A mount
+namespace is held by a descriptor of the lab's process, because its life is the run's and nobody else can lose it: no
+holder process that could be killed, and nothing to remove after a crash. Binding it on a file is no way: the kernel
+refuses that with EINVAL on shared mounts (systemd's /run) and, since it numbers namespaces per CPU, at random inside
+containers (seen on 6.18). A symbolic link to the descriptor is its name: `nsenter --mount=/run/nodeagent-lab/1/node-a`.
 """
 
 import os
@@ -66,11 +68,12 @@ def make_netns(journal: Journal, path: Path, sysctls: Mapping[str, str]) -> None
     in_thread(body)
 
 
-def make_mounts(journal: Journal, pin: Path, netns: Path, cgroup: Path) -> None:
-    """A mount namespace for a node. Everything in it is private: what is mounted there stays there, both ways.
+def make_mounts(journal: Journal, name: Path, netns: Path, cgroup: Path) -> int:
+    """A mount namespace for a node, held by the descriptor that is returned; `name` is a link to it.
 
-    Its own: /run (with the run directory), /sys (of its network namespace), bpffs, and /sys/fs/cgroup, which is the
-    node's cgroup only. A program that is attached to what the node takes for the root cgroup sees the node alone.
+    Everything in it is private: what is mounted there stays there, and what is mounted elsewhere stays out. Its own
+    are /run (with the run directory), /sys (of its network namespace), bpffs, and /sys/fs/cgroup, which is the node's
+    cgroup only: a program that is attached to what the node takes for the root cgroup sees the node alone.
     """
 
     def body() -> int:
@@ -89,21 +92,10 @@ def make_mounts(journal: Journal, pin: Path, netns: Path, cgroup: Path) -> None:
         RUN_DIR.mkdir(mode=0o711)  # workers pass through it with another uid, but cannot list it
         return os.open(OWN_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
 
-    _make_pin(journal, pin)
     namespace = in_thread(body)
-    try:
-        mount(f"/proc/self/fd/{namespace}", pin, flags=MS_BIND)
-    finally:
-        os.close(namespace)
-
-
-def make_private_directory(journal: Journal, path: Path) -> None:
-    """For pins of mount namespaces: the kernel refuses them (EINVAL) on a shared mount, and systemd shares /run."""
-    journal.note(Kind.DIRECTORY, path)
-    path.mkdir(mode=0o700)
-    journal.note(Kind.MOUNTED, path)
-    mount("tmpfs", path, "tmpfs", _SAFE, "mode=0700,size=64k")
-    mount("none", path, flags=MS_PRIVATE)
+    journal.note(Kind.LINK, name)
+    name.symlink_to(f"/proc/{os.getpid()}/fd/{namespace}")
+    return namespace
 
 
 def show_netns(mounts: Path, netns: Path) -> None:

@@ -59,8 +59,8 @@ def remove(entry: Entry) -> None:
                 _unmount(path)
                 # The unlink also detaches copies of the pin in mount namespaces that were made while it existed.
                 path.unlink(missing_ok=True)
-            case Kind.MOUNTED:
-                _unmount(path)
+            case Kind.LINK:
+                path.unlink(missing_ok=True)
             case Kind.DIRECTORY:
                 _remove_directory(path)
     except OSError as error:

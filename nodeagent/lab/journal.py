@@ -33,7 +33,7 @@ _WRITE_LOCK = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 class Kind(enum.StrEnum):
     CGROUP = "cgroup"  # with everything below it and every process in it
     PINNED = "pinned"  # a file on which a namespace is bind-mounted
-    MOUNTED = "mounted"  # a directory with a file system of ours on it
+    LINK = "link"
     DIRECTORY = "directory"  # removed when it is empty
 
 

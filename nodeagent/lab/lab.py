@@ -46,6 +46,7 @@ class Lab:
         self.topology = topology
         self.nodes, self.pods = {}, {}
         self._outside: Host | None = None
+        self._mounts = ExitStack()  # what holds the nodes' mount namespaces
 
     @property
     def outside(self) -> Host:
@@ -119,8 +120,9 @@ class Lab:
         except NotPossible:
             self._journal.forget(entry)  # it may exist and be somebody else's
             raise
-        self._pins = DIRECTORY / str(self.run)
-        build.make_private_directory(self._journal, self._pins)
+        self._names = DIRECTORY / str(self.run)
+        self._journal.note(Kind.DIRECTORY, self._names)
+        self._names.mkdir(mode=0o700)
         self._adopt_netns_directory()
 
         wire = self._netns(WIRE)
@@ -148,8 +150,8 @@ class Lab:
             self._outside = Host(place.name, place.ips, netns, cgroup)
         else:
             cgroups.make(cgroup / cgroups.PODS)
-            mounts = self._pins / place.name
-            build.make_mounts(self._journal, mounts, netns, cgroup)
+            mounts = self._names / place.name
+            self._mounts.callback(os.close, build.make_mounts(self._journal, mounts, netns, cgroup))
             self.nodes[place.name] = Node(place.name, place.ips, netns, mounts, cgroup)
 
     def _make_pod(self, place: PodPlace) -> Pod:
@@ -186,9 +188,13 @@ class Lab:
 
     def _clean(self) -> None:
         with deferred():
-            clean.clean(self._journal)
-            for host in (*self.nodes.values(), *self.pods.values(), *self._others()):
-                host.reap()
+            try:
+                clean.clean(self._journal)
+                for host in (*self.nodes.values(), *self.pods.values(), *self._others()):
+                    host.reap()
+            finally:  # what resisted is left to the next run, as after a crash
+                self._mounts.close()
+                self._journal.close()
 
     def _others(self) -> list[Namespace]:
         return [host for name in ("control", "_outside", "wire") if (host := getattr(self, name, None)) is not None]

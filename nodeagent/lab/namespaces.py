@@ -189,7 +189,7 @@ class Pod(Host):
 
 
 class Node(Host):
-    """`mounts` is the pin of its mount namespace, in which /run, /sys/fs/bpf and /sys/fs/cgroup are the node's own.
+    """`mounts` names its mount namespace, in which /run, /sys/fs/bpf and /sys/fs/cgroup are the node's own.
 
     `cgroup` (a path of the machine) is what the node sees as /sys/fs/cgroup; its pods' processes are in `pods` below.
     """

@@ -381,6 +381,27 @@ def test_starts_at_the_same_moment_get_distinct_names() -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
+def test_a_lab_works_where_all_mounts_are_shared() -> None:
+    """As systemd has them; and in a mount namespace of its own, as a container has."""
+    script = 'mount --make-rshared / && exec "$0" -c "$1"'
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, sys.executable, HOLDER], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split()
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+
+
+def test_a_nodes_mounts_can_be_entered_by_name(lab: Lab) -> None:
+    node = lab.nodes["node-a"]
+    made = node.run(["sh", "-c", "echo here > /run/nodeagent/state"])
+    assert made.returncode == 0, made.stderr
+    command = ["nsenter", f"--mount={node.mounts}", "cat", "/run/nodeagent/state"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "here\n"
+
+
+@pytest.mark.usefixtures("unchanged")
 def test_a_namespace_of_somebody_else_is_neither_used_nor_removed(lab: Lab) -> None:
     directory = lab.pods["web"].netns.parent
     theirs = [directory / "na-theirs", *(directory / f"na-theirs.{number}" for number in range(2, 30))]

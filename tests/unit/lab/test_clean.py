@@ -29,10 +29,17 @@ def no_mounts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_every_kind_is_removed_made_or_not(tmp_path: Path, kind: Kind, *, is_made: bool) -> None:
     path = tmp_path / "object"
     if is_made:
-        path.touch() if kind is Kind.PINNED else path.mkdir()
+        match kind:
+            case Kind.PINNED:
+                path.touch()
+            case Kind.LINK:
+                path.symlink_to("/nowhere")
+            case Kind.CGROUP | Kind.DIRECTORY:
+                path.mkdir()
     clean.remove(Entry(kind, str(path)))
     clean.remove(Entry(kind, str(path)))  # and again
-    assert path.exists() is (is_made and kind is Kind.MOUNTED)  # its directory has a line of its own
+    assert not path.is_symlink()
+    assert not path.exists()
 
 
 def test_a_directory_that_others_use_stays(tmp_path: Path) -> None:
@@ -50,7 +57,7 @@ def test_processes_are_ended_before_anything_else_and_the_rest_goes_backwards(
         journal.note(Kind.DIRECTORY, "/a"),
         journal.note(Kind.CGROUP, "/b"),
         journal.note(Kind.PINNED, "/c"),
-        journal.note(Kind.MOUNTED, "/d"),
+        journal.note(Kind.LINK, "/d"),
     ]
     order: list[Entry] = []
     monkeypatch.setattr(clean, "remove", order.append)

@@ -64,7 +64,7 @@ def test_what_was_made_is_read_in_order_and_what_is_gone_is_not(directory: Path)
 
 def test_a_line_is_on_disk_when_note_returns(directory: Path) -> None:
     journal = Journal.claim(directory)
-    journal.note(Kind.MOUNTED, "/m")
+    journal.note(Kind.LINK, "/m")
     assert b'"/m"' in journal.path.read_bytes()
     journal.finish()
 
