@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nodeagent.cli.command import command
 from nodeagent.errors import ConfigError
 
 _STATE_DIR = "/var/lib/nodeagent/control-plane"
@@ -22,7 +23,13 @@ _state_dir = click.option(
 )
 
 
-@click.command("control-plane")
+@command(
+    "control-plane",
+    examples=(
+        "nodeagent control-plane --config-dir examples/mesh.d --state-dir /tmp/control-plane",
+        "nodeagent token --node node-a --state-dir /tmp/control-plane > node-a.token",
+    ),
+)
 @click.option(
     "--config-dir",
     type=click.Path(path_type=Path),
@@ -57,18 +64,13 @@ def control_plane(
     log_format: str,
     log_level: str,
 ) -> None:
-    r"""Serves a mesh from a directory of YAML: delta xDS and certificates, to agents and ztunnels alike.
+    """Serves a mesh from a directory of YAML: delta xDS and certificates, to agents and ztunnels alike.
 
     An edit is in force a few milliseconds after the file is closed. An invalid object keeps its last good version; what
     is wrong is logged with file and line, and stands in findings.json of the state directory.
 
     Exit status: 0 stopped by a signal, 2 wrong flag, unreadable directory or damaged state, 4 missing privilege, 5 port
     in use.
-
-    \b
-    Examples:
-      nodeagent control-plane --config-dir examples/mesh.d --state-dir /tmp/control-plane
-      nodeagent token --node node-a --state-dir /tmp/control-plane > node-a.token
     """
     import asyncio
 
@@ -91,7 +93,9 @@ def control_plane(
     asyncio.run(run(settings, ready))
 
 
-@click.command()
+@command(
+    examples=("nodeagent token --node node-a > node-a.token", "nodeagent token --node node-a --ttl 90d --output token")
+)
 @click.option("--node", required=True, help="Name of the node, as pods carry it in spec.nodeName.")
 @_state_dir
 @click.option("--ttl", default="24h", show_default=True, help="How long it is valid: 30m, 24h, 90d.")

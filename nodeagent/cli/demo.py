@@ -10,32 +10,27 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nodeagent.cli.command import command
 from nodeagent.errors import ProblemFound
 
 if TYPE_CHECKING:
     from nodeagent.lab.demo.claims import Outcome
 
 
-@click.command()
+@command(examples=("sudo nodeagent demo", "sudo nodeagent demo --script --json | jq ."))
 @click.option("--script", is_flag=True, help="The tour alone, without the live view (as when there is no terminal).")
 @click.option("--json", "as_json", is_flag=True, help='One object per claim: {"claim", "ok", "evidence", "seconds"}.')
 @click.option("--live", "only_live", is_flag=True, help="The live view alone, without the tour.")
 def demo(*, script: bool, as_json: bool, only_live: bool) -> None:
-    r"""Builds a mesh of two nodes on this machine, proves what it promises, and removes everything again.
+    """Builds a mesh of two nodes on this machine, proves what it promises, and removes everything again.
 
     Nodes and pods are network namespaces named na-*. Nothing else of this machine is touched. On a terminal the tour is
     followed by a live view that reacts to edits of the mesh's files, until Ctrl-C.
-
-    \b
-    Examples:
-      sudo nodeagent demo
-      sudo nodeagent demo --script --json | jq .
     """
     # The lab's modules take half a second to load, which no other command should pay for.
-    from nodeagent.lab.machine import difference, machine_state
-
     from nodeagent.lab.demo.claims import Outcome
     from nodeagent.lab.demo.tour import LAST
+    from nodeagent.lab.machine import difference, machine_state
 
     stays = only_live or (sys.stdout.isatty() and not script and not as_json)
     show = _show_json if as_json else _show_words

@@ -13,11 +13,11 @@ import click
 from nodeagent.cli.command import write_lines
 from nodeagent.errors import NodeagentError
 
-BUG, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
-"""70 is EX_SOFTWARE of sysexits.h; the last two are what a shell reports for SIGINT and SIGPIPE."""
+BUG, INTERRUPTED, PIPE_CLOSED = 70, 130, 1
+"""EX_SOFTWARE of sysexits.h; what a shell reports for SIGINT; what click itself ends with when nobody reads on."""
 
 COMMANDS = {
-    "demo": ("demo", "Builds a mesh on this machine and proves what it promises."),
+    "demo": ("demo", "Builds a mesh of two nodes on this machine, and proves what it promises."),
     "status": ("queries", "Tells whether this node's agent is well."),
     "pods": ("queries", "Lists this node's pods: which are captured, and why the others are not."),
     "workloads": ("queries", "Lists the workloads that this node knows."),
@@ -29,8 +29,8 @@ COMMANDS = {
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),
     "cleanup": ("agent", "Removes what an agent left on this node: programs, workers, files."),
-    "control-plane": ("control_plane", "Serves a mesh from a directory of Istio YAML."),
-    "token": ("control_plane", "Makes the token with which a node's agent joins the control plane."),
+    "control-plane": ("control_plane", "Serves a mesh from a directory of YAML."),
+    "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),
     "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
     "version": ("queries", "Tells the versions of this command and of the agent."),
 }

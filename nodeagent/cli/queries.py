@@ -106,7 +106,7 @@ SERVICES = Table(
     (
         ("NAMESPACE", _field("namespace")),
         ("SERVICE NAME", _field("name")),
-        ("SERVICE VIP", lambda row: ",".join(vip.rpartition("/")[2] if "/" in vip else vip for vip in row["vips"])),
+        ("SERVICE VIP", lambda row: ",".join(vip.partition("/")[2] for vip in row["vips"])),
         ("PORTS", lambda row: ",".join(f"{port}->{target or '?'}" for port, target in row["ports"].items())),
         ("WAYPOINT", lambda row: row["waypoint"] or "None"),
         ("ENDPOINTS", lambda row: f"{row['healthy_endpoints']}/{row['endpoints']}"),

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nodeagent check`: whether this machine can run the agent, with evidence for each answer."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from nodeagent.admin.schema import SCHEMA
+from nodeagent.cli.command import command
+from nodeagent.cli.output import Output, has_colour, shows
+from nodeagent.config import Config
+from nodeagent.errors import ProblemFound
+from nodeagent.telemetry.escape import one_line
+
+if TYPE_CHECKING:
+    from nodeagent.kernel.probe import Probe
+
+
+@command(examples=("sudo nodeagent check", "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'"))
+@click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
+@shows
+def check(output: Output, *, bpffs: str) -> None:
+    """Checks whether this machine can run the agent.
+
+    Each check tries the thing itself where that can be done aside; nothing of the machine is changed. The exit status
+    is 1 when something that is needed is missing.
+    """
+    # Here, because it loads pyroute2.
+    from nodeagent.kernel.probe import probe_all
+
+    probes = probe_all(bpffs)
+    is_able = all(probe.ok or not probe.is_needed for probe in probes)
+    if output.is_table:
+        for probe in probes:
+            _tell(probe)
+        click.echo("this machine can run the agent" if is_able else "this machine cannot run the agent as it is")
+    else:
+        checks = [dataclasses.asdict(probe) for probe in probes]
+        output.show_whole({"schema": SCHEMA, "ok": is_able, "checks": checks})
+    if not is_able:
+        click.get_current_context().exit(ProblemFound.exit_code)
+
+
+def _tell(probe: "Probe") -> None:
+    sign, colour = ("✓", "green") if probe.ok else ("✗", "red") if probe.is_needed else ("!", "yellow")
+    shown = click.style(sign, fg=colour) if has_colour() else sign
+    click.echo(f"{shown} {probe.name:<14} {one_line(probe.evidence)}")
+    if not probe.ok and probe.advice:
+        click.echo(f"{'':<16} {one_line(probe.advice)}")

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden tables, and the same answer as JSON and YAML."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from nodeagent.cli import queries
+from nodeagent.errors import ConfigError
+from nodeagent.version import VERSION
+
+Call = Callable[..., tuple[int, str, str]]
+
+_ANSWERS: dict[str, dict[str, Any]] = {
+    "pods": {
+        "pods": [
+            {
+                "namespace": "shop",
+                "pod": "web",
+                "ips": ["10.1.0.5", "fd00::5"],
+                "netns": "/run/netns/web",
+                "captured": "yes",
+                "reason": "",
+                "identity": "spiffe://cluster.local/ns/shop/sa/web",
+                "device": "veth3 (7)",
+                "hits": 812,
+            },
+            {
+                "namespace": "old",
+                "pod": "cron",
+                "ips": [],
+                "netns": "",
+                "captured": "no",
+                "reason": "NOT_IN_MESH",
+                "identity": "",
+                "device": "",
+                "hits": 0,
+            },
+        ]
+    },
+    "workloads": {
+        "workloads": [
+            {
+                "namespace": "shop",
+                "name": "web",
+                "addresses": ["10.1.0.5", "fd00::5"],
+                "node": "node-a",
+                "waypoint": "",
+                "protocol": "HBONE",
+                "healthy": True,
+            }
+        ]
+    },
+    "services": {
+        "services": [
+            {
+                "namespace": "shop",
+                "name": "db",
+                "vips": ["/10.96.0.5", "/fd01::5", "remote/10.0.0.0/8"],
+                "ports": {"5432": 5432, "80": 0},
+                "waypoint": "shop/wp.shop.svc.cluster.local:15008",
+                "endpoints": 3,
+                "healthy_endpoints": 2,
+            }
+        ]
+    },
+    "policies": {
+        "policies": [
+            {
+                "namespace": "shop",
+                "name": "db-allow",
+                "action": "ALLOW",
+                "scope": "WORKLOAD_SELECTOR",
+                "rules": 1,
+                "dry_run": True,
+                "origin": "AuthorizationPolicy",
+                "attached": 2,
+            }
+        ],
+        "missing": [{"policy": "shop/late", "attached": 1}],
+    },
+    "connections": {
+        "connections": [
+            {
+                "age_seconds": 3725.4,
+                "direction": "outbound",
+                "source": {"namespace": "shop", "workload": "web", "address": "10.1.0.5:40000"},
+                "destination": {"namespace": "", "workload": "", "address": "[fd00::9]:5432"},
+                "service": "shop/db.shop.svc.cluster.local",
+                "protocol": "HBONE",
+                "tls_peer": "spiffe://cluster.local/ns/shop/sa/db",
+                "policy": "shop/db-allow",
+                "sent_bytes": 1023,
+                "received_bytes": 12_650_000,
+            }
+        ]
+    },
+}
+
+_TABLES = {
+    "pods": """\
+NAMESPACE  POD   IP                NETNS           CAPTURED  REASON       IDENTITY                     DEVICE     HITS
+shop       web   10.1.0.5,fd00::5  /run/netns/web  yes       -            cluster.local/ns/shop/sa/web  veth3 (7)  812
+old        cron  -                 -               no        NOT_IN_MESH  -                            -          0
+""",
+    "workloads": """\
+NAMESPACE  POD NAME  ADDRESS           NODE    WAYPOINT  PROTOCOL  HEALTHY
+shop       web       10.1.0.5,fd00::5  node-a  None      HBONE     yes
+""",
+    "services": """\
+NAMESPACE  SERVICE NAME  SERVICE VIP                    PORTS            WAYPOINT                              ENDPOINTS
+shop       db            10.96.0.5,fd01::5,10.0.0.0/8  5432->5432,80->?  shop/wp.shop.svc.cluster.local:15008  2/3
+""",
+    "policies": """\
+NAMESPACE  POLICY NAME  ACTION           SCOPE              RULES  ATTACHED  FROM
+shop       db-allow     ALLOW (dry run)  WORKLOAD_SELECTOR  1      2         AuthorizationPolicy
+
+MISSING POLICY  NAMED BY
+shop/late       1 workloads
+""",
+    "connections": """\
+AGE  DIR  SRC  DST  SERVICE  PROTO  TLS-PEER  POLICY  TX  RX
+1h2m  outbound  shop/web:40000  [fd00::9]:5432  db.shop.svc.cluster.local  HBONE  \
+cluster.local/ns/shop/sa/db  shop/db-allow  1023 B  12.1 MiB
+""",
+}
+
+
+def _cells(table: str) -> list[list[str]]:
+    """Columns are apart by two spaces at least; how many, test_table.py says."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in table.splitlines()]
+
+
+@pytest.mark.parametrize("name", _ANSWERS)
+def test_tables(agent: dict[str, Any], call: Call, name: str) -> None:
+    agent[f"/{name}"] = _ANSWERS[name]
+    status, out, err = call(name)
+    assert (status, err) == (0, "")
+    assert _cells(out) == _cells(_TABLES[name])
+
+
+@pytest.mark.parametrize("name", _ANSWERS)
+def test_json_and_yaml_are_the_whole_answer(agent: dict[str, Any], call: Call, name: str) -> None:
+    agent[f"/{name}"] = _ANSWERS[name]
+    whole = {"schema": "nodeagent/v1", **_ANSWERS[name]}
+    assert json.loads(call(name, "-o", "json")[1]) == whole
+    assert yaml.safe_load(call(name, "-o", "yaml")[1]) == whole
+
+
+def test_a_pipe_gets_whole_names(agent: dict[str, Any], call: Call) -> None:
+    long = "n" * 300
+    agent["/workloads"] = {"workloads": [{**_ANSWERS["workloads"]["workloads"][0], "name": long}]}
+    assert long in call("workloads", "--no-headers")[1]
+
+
+def test_nothing_to_list(agent: dict[str, Any], call: Call) -> None:
+    agent["/pods"] = {"pods": []}
+    assert call("pods")[1].split() == [
+        "NAMESPACE", "POD", "IP", "NETNS", "CAPTURED", "REASON", "IDENTITY", "DEVICE", "HITS"
+    ]  # fmt: skip
+    assert call("pods", "--no-headers")[1] == ""
+
+
+_CERTIFICATE = {
+    "name": "spiffe://cluster.local/ns/shop/sa/web",
+    "type": "Leaf",
+    "state": "Available",
+    "valid": True,
+    "serial": "0a1b",
+    "not_after": "2126-01-02T00:00:00Z",
+    "not_before": "2026-01-01T00:00:00Z",
+    "expires_in_seconds": 86399,
+    "rotates": "",
+    "last_error": "",
+}
+
+
+def test_certificates(agent: dict[str, Any], call: Call) -> None:
+    agent["/certs"] = {"certificates": [_CERTIFICATE]}
+    headers, row = _cells(call("certs")[1])
+    assert dict(zip(headers, row, strict=True)) == {
+        "CERTIFICATE NAME": "spiffe://cluster.local/ns/shop/sa/web",
+        "TYPE": "Leaf",
+        "STATUS": "Available",
+        "VALID CERT": "true",
+        "SERIAL NUMBER": "0a1b",
+        "NOT AFTER": "2126-01-02T00:00:00Z",
+        "NOT BEFORE": "2026-01-01T00:00:00Z",
+        "EXPIRES-IN": "23h59m",
+        "ROTATION": "-",
+        "LAST-ERROR": "-",
+    }
+
+
+_STATUS = {
+    "node": "node-a",
+    "version": "1.2.3",
+    "state": "ok",
+    "since": "2026-01-01T00:00:00Z",
+    "summary": "1/1 pods captured",
+    "components": [{"component": "xds", "state": "ok", "since": "", "detail": "following istiod"}],
+    "workers": [
+        {"slot": 0, "pid": 101, "state": "ready", "since": "", "restarts": 0, "connections": 2, "generation": 5}
+    ],
+    "kernel": [{"reason": "STEERED", "packets": 9, "words": "sent to the proxy", "drop": False}],
+}
+
+
+def test_status(agent: dict[str, Any], call: Call) -> None:
+    agent["/status"] = _STATUS
+    status, out, _ = call("status")
+    assert status == 0
+    assert _cells(out) == [
+        ["COMPONENT", "STATE", "SINCE", "DETAIL"],
+        ["xds", "ok", "-", "following istiod"],
+        [],
+        ["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "CONNECTIONS", "GENERATION"],
+        ["0", "101", "ready", "-", "0", "2", "5"],
+        [],
+        ["KERNEL", "PACKETS", "MEANING"],
+        ["STEERED", "9", "sent to the proxy"],
+    ]
+
+
+def test_brief_status(agent: dict[str, Any], call: Call) -> None:
+    agent["/status"] = _STATUS
+    assert call("status", "--brief") == (0, "ok node-a: 1/1 pods captured\n", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--brief",), ("-o", "json")])
+@pytest.mark.parametrize("state", ["degraded", "failed"])
+def test_an_ill_node_is_a_problem(agent: dict[str, Any], call: Call, state: str, options: tuple[str, ...]) -> None:
+    component = {"component": "xds", "state": state, "since": "", "detail": "refused"}
+    agent["/status"] = {**_STATUS, "state": state, "components": [component]}
+    status, out, err = call("status", *options)
+    assert (status, err) == (1, "")
+    assert state in out
+    assert "refused" in out
+
+
+_POLICY = {
+    "namespace": "shop",
+    "name": "db-allow",
+    "action": "ALLOW",
+    "scope": "WORKLOAD_SELECTOR",
+    "origin": "AuthorizationPolicy",
+    "headline": "Allows connections to the workloads that it selects",
+    "rules_in_words": ["when the client is td/ns/shop/sa/web"],
+    "cautions": ["rule 1 is odd"],
+    "attached_to": ["shop/db-0", "shop/db-1"],
+}
+
+
+def test_one_policy_in_words(agent: dict[str, Any], call: Call, asked: list[tuple[str, dict[str, str]]]) -> None:
+    agent["/policies"] = {"policy": _POLICY}
+    assert call("policies", "shop/db-allow")[1] == (
+        "shop/db-allow  ALLOW  WORKLOAD_SELECTOR  from AuthorizationPolicy\n"
+        "  Allows connections to the workloads that it selects\n"
+        "  rule 1: when the client is td/ns/shop/sa/web\n"
+        "  caution: rule 1 is odd\n"
+        "  attached to shop/db-0, shop/db-1\n"
+    )
+    assert asked == [("/policies", {"name": "shop/db-allow"})]
+    assert json.loads(call("policies", "shop/db-allow", "-o", "json")[1])["policy"] == _POLICY
+
+
+def test_a_policy_that_is_not_there(agent: dict[str, Any], call: Call) -> None:
+    agent["/policies"] = ConfigError("no policy 'shop/x' has arrived at this node", check="look")
+    assert call("policies", "shop/x")[0] == 2
+
+
+def test_version_without_an_agent(agent: dict[str, Any], call: Call) -> None:
+    del agent
+    status, out, err = call("version")
+    assert (status, err) == (0, "")
+    assert out == f"command  {VERSION}\nagent    unknown: no agent answers at /run/x: No such file or directory\n"
+    assert json.loads(call("version", "-o", "json")[1]) == {"schema": "nodeagent/v1", "command": VERSION, "agent": ""}
+
+
+def test_version_of_another_agent(agent: dict[str, Any], call: Call) -> None:
+    agent["/version"] = {"version": "9.9"}
+    status, out, err = call("version")
+    assert status == 0
+    assert out.endswith("agent    9.9\n")
+    assert "another version" in err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-3, "0s"), (0, "0s"), (7.9, "7s"), (60, "1m"), (725, "12m5s"), (3725, "1h2m"), (3600, "1h"), (273600, "3d4h")],
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert queries.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 50, "1024.0 TiB"), (5 << 30, "5.0 GiB")]
+)
+def test_byte_count(count: int, words: str) -> None:
+    assert queries.byte_count(count) == words
