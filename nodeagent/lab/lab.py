@@ -89,16 +89,21 @@ class Lab:
 
     def add_pod(self, spec: PodSpec) -> Pod:
         """Makes a pod while the lab runs, and lists it in its node's pods file."""
-        self.topology = self.topology.with_pod(spec)
+        topology = self.topology.with_pod(spec)
         with deferred():
-            pod = self._make_pod(self.topology.pod_place(spec.name))
+            try:
+                pod = self._make_pod(topology.pod_place(spec.name))
+            except OSError as error:
+                raise _refusal(error) from error
+            self.topology = topology
             self._write_pods(pod.node)
         return pod
 
     def remove_pod(self, pod: Pod) -> None:
         """The pod goes as a deleted pod does: its processes, then its device and namespace."""
-        self.topology = self.topology.without_pod(pod.name)
+        topology = self.topology.without_pod(pod.name)
         with deferred():
+            self.topology = topology
             del self.pods[pod.name]
             self._write_pods(pod.node)
             cgroups.remove(pod.cgroup)
