@@ -22,7 +22,7 @@ _CORE_TAG = "tag:yaml.org,2002:"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
     spelling: value
-    for words, value in ((("true", "yes", "on", "y"), True), (("false", "no", "off", "n"), False))
+    for words, value in ((("true", "yes", "on"), True), (("false", "no", "off"), False))
     for word in words
     for spelling in (word, word.capitalize(), word.upper())
 }
@@ -221,18 +221,17 @@ def _plain(text: str) -> str | int | float | bool | None:
         return _BOOLEANS[text]
     if len(text) <= _MAX_DIGITS:
         if _INTEGER.fullmatch(text):
-            return _integer(text.replace("_", ""))
+            return _integer(text)
         if _FLOAT.fullmatch(text):
             return float(text.replace("_", ""))
     return text
 
 
 def _integer(text: str) -> int | str:
-    digits = text.lstrip("+-")
-    octal = digits[1:].lstrip("o") if len(digits) > 1 and digits[0] == "0" and digits[1] not in "xXbB" else ""
+    digits = text.replace("_", "").lower()
+    if digits.lstrip("+-").startswith("0") and digits.lstrip("+-")[1:].isdigit():
+        digits = digits.replace("0", "0o", 1)  # YAML 1.1 writes octal as 010
     try:
-        if octal:
-            return int(octal, 8) * (-1 if text.startswith("-") else 1)
-        return int(text, 0)
-    except ValueError:  # underscores alone, as in 0x__
+        return int(digits, 0)
+    except ValueError:  # nothing but underscores, as in 0x__, or 089
         return text

@@ -93,4 +93,6 @@ class Report:
     def _add(
         self, line: int, severity: Severity, code: str, message: str, check: str, *, is_rejected: bool = False
     ) -> None:
-        self.findings.append(Finding(self.file, line, severity, code, self.subject, message, check, is_rejected))
+        finding = Finding(self.file, line, severity, code, self.subject, message, check, is_rejected)
+        if finding not in self.findings:  # a field may be read twice
+            self.findings.append(finding)

@@ -177,7 +177,7 @@ ENABLED = "ambient.istio.io/redirection: enabled"
         pytest.param(pod(label="networking.istio.io/tunnel: http"), True, id="speaks HBONE itself"),
     ],
 )
-def test_enrolment(text: str, expected: bool) -> None:  # noqa: FBT001 - the table's column
+def test_enrolment(*, text: str, expected: bool) -> None:
     (workload,) = translate(read(text).values()).workloads.values()
     assert (workload.protocol is TunnelProtocol.HBONE) is expected
 
@@ -206,7 +206,7 @@ def test_which_pods_are_workloads(text: str, count: int) -> None:
         pytest.param("", "deletionTimestamp: '2026-01-01T00:00:00Z'", False, id="being deleted"),
     ],
 )
-def test_health(status: str, metadata: str, expected: bool) -> None:  # noqa: FBT001 - the table's column
+def test_health(*, status: str, metadata: str, expected: bool) -> None:
     text = pod(status=status).replace("metadata: {", "metadata: {" + (metadata + ", " if metadata else ""))
     (workload,) = translate(read(text).values()).workloads.values()
     assert workload.is_healthy is expected
