@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nodeagent.errors import AlreadyRunning, NotPossible
+from nodeagent.errors import AlreadyRunning, MissingPrivilege, NotPossible
 
 TAKEOVER_SECONDS = 10.0
 """An agent that was told to stop has nothing to wait for: workers drain on their own."""
@@ -22,13 +22,15 @@ TAKEOVER_SECONDS = 10.0
 
 @contextlib.contextmanager
 def only_instance(run_dir: str, *, takeover: bool) -> Iterator[None]:
-    """Raises AlreadyRunning when another agent holds this node, NotPossible when the directory cannot be used."""
+    """Raises AlreadyRunning when another agent holds this node, MissingPrivilege or NotPossible when the directory cannot be used."""
     lock = Path(run_dir) / "agent.lock"
     try:
         lock.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         # Workers reach their rendezvous socket in this directory with another uid: pass, but do not list.
         lock.parent.chmod(0o711)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise MissingPrivilege(f"run directory {run_dir}: {error.strerror}") from error
     except OSError as error:
         raise NotPossible(f"run directory {run_dir}: {error.strerror}", check="Give another with --run-dir.") from error
     try:
