@@ -17,6 +17,7 @@ from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError, KernelError
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
+from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.pod import LocalPod
 
@@ -106,10 +107,12 @@ class Capture:
     async def _settle(self) -> None:
         enrolment = decide_enrolment(self._state.mesh, self._config.node, self._pods)
         self._want_certificates(enrolment.identities)
-        staying = tuple(pod for pod in self._captured if pod in enrolment.enrolled)
+        wanted = {_key(pod) for pod in enrolment.enrolled}
+        staying = tuple(pod for pod in self._captured if _key(pod) in wanted)
         if staying != self._captured:
             await self._reconcile(staying)
         generation = self._state.set_local(enrolment.addresses)
+        self._fleet.state_is_complete()
         if not await self._fleet.applied(generation, APPLIED_SECONDS):
             log.warning("not every worker has applied generation %d within %g s", generation, APPLIED_SECONDS)
         await self._reconcile(enrolment.enrolled)
@@ -126,6 +129,11 @@ class Capture:
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)
         self._captured = pods
+
+
+def _key(pod: EnrolledPod) -> tuple[LocalPod, tuple[Ip, ...]]:
+    """What the kernel must be told of a pod. Its policies and services may change as they like."""
+    return pod.pod, pod.workload.addresses
 
 
 def _stamp(path: str) -> tuple[int, ...]:

@@ -77,6 +77,7 @@ class WorkerFleet:
         self._progress = asyncio.Event()
         self._lists: dict[int, tuple[set[int], list[tuple[int, ConnectionRecord]]]] = {}
         self._last_request = 0
+        self._is_state_complete = False
         state.subscribe(self._broadcast)
 
     async def run(self) -> None:
@@ -106,7 +107,8 @@ class WorkerFleet:
     async def applied(self, generation: int, timeout_seconds: float) -> bool:
         """Whether every worker has applied `generation` within the time."""
         return await self._progressed(
-            lambda: all(worker.generation >= generation for worker in self.workers.values()), timeout_seconds
+            lambda: all(worker.generation >= generation or worker.is_outdated for worker in self.workers.values()),
+            timeout_seconds,
         )
 
     async def connections(self, timeout_seconds: float = 2.0) -> list[tuple[int, ConnectionRecord]]:
@@ -246,7 +248,8 @@ class WorkerFleet:
     def _broadcast(self, message: ToWorker, descriptors: tuple[int, ...]) -> None:
         frame = encode_frame(message)
         for worker in self.workers.values():
-            worker.send_frame(frame, descriptors)
+            if not worker.is_outdated:
+                worker.send_frame(frame, descriptors)
 
     def forget_beyond(self, wanted: frozenset[Identity]) -> None:
         """Adopted workers forget certificates of pods that left while there was no agent."""
@@ -311,12 +314,25 @@ class WorkerFleet:
             return
         worker = Worker(hello.slot, visitor.pid, tuple(listeners), None)
         self._take_in(worker, visitor.channel, report)
-        worker.send(Resync(self._settings))
-        self._state.send_everything(worker.send)
+        self._resync(worker)
         worker.held = frozenset(hello.identities)
         self._ready(worker)
         arrival.set_result(worker)
         log.info("worker %d (pid %d) of the former agent adopted", hello.slot, visitor.pid)
+
+    def state_is_complete(self) -> None:
+        """The mesh and the local pods are known: adopted workers may forget what is not in them."""
+        self._is_state_complete = True
+        for worker in self.workers.values():
+            if worker.is_outdated:
+                self._resync(worker)
+
+    def _resync(self, worker: Worker) -> None:
+        """Not before the state is complete: until then a predecessor's state is better than ours."""
+        worker.is_outdated = not self._is_state_complete
+        if not worker.is_outdated:
+            worker.send(Resync(self._settings))
+            self._state.send_everything(worker.send)
 
     def _write_roster(self) -> None:
         try:

@@ -24,7 +24,8 @@ Subscriber = Callable[[ToWorker, tuple[int, ...]], None]
 class NodeState:
     def __init__(self) -> None:
         self.mesh = Mesh()
-        self.local: frozenset[Ip] = frozenset()
+        self.local: frozenset[Ip] | None = None
+        """None until it is decided for the first time: what a predecessor's workers know stays in force."""
         self.certificates: dict[Identity, CertificateBundle] = {}
         self._subscriber: Subscriber = lambda _message, _descriptors: None
 
@@ -56,13 +57,14 @@ class NodeState:
         self._subscriber(ForgetCertificate(identity), ())
 
     def send_everything(self, send: Subscriber) -> None:
-        """Certificates first: a worker serves as soon as it knows its pods."""
+        """The local pods come last: a new worker serves as soon as it knows them."""
         for identity, bundle in self.certificates.items():
             with _certificate(identity, bundle) as (certificate, descriptors):
                 send(certificate, descriptors)
         for message in _pieces(self.mesh.everything(), self.mesh.generation):
             send(message, ())
-        send(LocalPods(self.local), ())
+        if self.local is not None:
+            send(LocalPods(self.local), ())
 
 
 def _pieces(changes: Changes, generation: int) -> Iterator[Apply]:

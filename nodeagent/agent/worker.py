@@ -29,6 +29,8 @@ class Worker:
         self.generation = 0
         """The last one that it has applied whole."""
         self.reports_lost = 0
+        self.is_outdated = False
+        """Adopted, and not told anything yet: it serves from what its former agent told it."""
         self.held: frozenset[Identity] = frozenset()
         """Certificates that it brought along from a former agent."""
         self.gone = asyncio.Event()

@@ -8,6 +8,7 @@ and started again. Only what stands in a journal is touched.
 import contextlib
 import dataclasses
 import errno
+import shutil
 from pathlib import Path
 
 from nodeagent.errors import NotPossible
@@ -63,6 +64,8 @@ def remove(entry: Entry) -> None:
                 path.unlink(missing_ok=True)
             case Kind.DIRECTORY:
                 _remove_directory(path)
+            case Kind.TREE:
+                _remove_tree(path)
     except OSError as error:
         raise NotPossible(
             f"{entry.kind} {path} cannot be removed: {error.strerror}",
@@ -79,6 +82,11 @@ def _unmount(path: Path) -> None:
             if error.errno in {errno.EINVAL, errno.ENOENT}:  # not a mount point, or not there
                 return
             raise
+
+
+def _remove_tree(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def _remove_directory(path: Path) -> None:

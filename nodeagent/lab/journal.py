@@ -35,6 +35,7 @@ class Kind(enum.StrEnum):
     PINNED = "pinned"  # a file on which a namespace is bind-mounted
     LINK = "link"
     DIRECTORY = "directory"  # removed when it is empty
+    TREE = "tree"  # a directory of ours with everything below it
 
 
 @dataclasses.dataclass(frozen=True)

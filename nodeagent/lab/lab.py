@@ -41,6 +41,8 @@ class Lab:
     pods: dict[str, Pod]
     control: Host
     wire: Wire
+    directory: Path
+    """For files of whoever uses the lab; goes with it, with everything in it."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -128,6 +130,9 @@ class Lab:
         self._names = DIRECTORY / str(self.run)
         self._journal.note(Kind.DIRECTORY, self._names)
         self._names.mkdir(mode=0o700)
+        self.directory = self._names / "files"
+        self._journal.note(Kind.TREE, self.directory)
+        self.directory.mkdir(mode=0o700)
         self._adopt_netns_directory()
 
         wire = self._netns(WIRE)

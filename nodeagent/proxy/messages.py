@@ -64,7 +64,10 @@ class Resync(msgspec.Struct, frozen=True, tag=True):
 
 
 class LocalPods(msgspec.Struct, frozen=True, tag=True):
-    """Replaces the set of addresses of enrolled pods of this node: only these are served, as source or destination."""
+    """Replaces the set of addresses of enrolled pods of this node: only these are served, as source or destination.
+
+    A new worker accepts nothing before its first one, which therefore comes behind its mesh and its certificates.
+    """
 
     addresses: frozenset[Ip]
 

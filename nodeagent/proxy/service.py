@@ -132,14 +132,30 @@ class _Running:
         self._inbound = Inbound(self.shared, authorizer)
         self._plaintext = Plaintext(self.shared, authorizer)
         # In this order: what is held is tried with the new state, then what is open is looked at again.
-        self.state.observers = [self.shared.holds, authorizer, self._inbound, self._outbound.pool]
+        self.state.observers = [self.shared.holds, authorizer, self._inbound, self._outbound.pool, self]
+        self._is_open = False
         accepted = (self._outbound.accepted, self._inbound.accepted, self._plaintext.accepted)
         self.listeners = [
             Listener(loop, socket.socket(fileno=fd), accept) for fd, accept in zip(descriptors, accepted, strict=True)
         ]
         self._told: dict[str, int] = {}
         self._drain_deadline = 0.0
+        self._is_listening = False
         loop.after(_COUNTERS_SECONDS, self, self._count)
+
+    def state_changed(self) -> None:
+        """Opens the listeners once there is something to serve from: before, every connection would be refused."""
+        if self.state.is_complete and not self._is_open:
+            self._is_open = True
+            for listener in self.listeners:
+                listener.open()
+
+    def state_changed(self) -> None:
+        """Before it knows what there is, a successor would refuse what waits in the backlog of its predecessor."""
+        if self.state.is_complete and not self._is_listening:
+            self._is_listening = True
+            for listener in self.listeners:
+                listener.open()
 
     def crashed(self) -> None:
         """A timer of ours broke: the one that counts or the one that drains. Both start again."""

@@ -72,14 +72,21 @@ def local_address(sock: socket.socket) -> tuple[Ip, int]:
 
 
 class Listener:
-    """Accepts until there is nothing left, in portions, and rests when the process is out of descriptors."""
+    """Accepts until there is nothing left, in portions, and rests when the process is out of descriptors.
+
+    Closed at first, so that what comes waits in the backlog until the worker knows whom it serves.
+    """
 
     def __init__(self, loop: Loop, sock: socket.socket, accepted: Callable[[socket.socket, tuple[Ip, int]], None]):
         self.socket: socket.socket | None = sock
         self.failures = 0
         self._loop, self._accepted = loop, accepted
         sock.settimeout(0)
-        loop.watch(sock.fileno(), READ, self)
+        loop.watch(sock.fileno(), 0, self)
+
+    def open(self) -> None:
+        if self.socket is not None:
+            self._loop.change(self.socket.fileno(), READ)
 
     def ready(self, events: int) -> None:
         del events

@@ -64,7 +64,7 @@ class Stage:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.directory = lab.directory / "demo"
+        self.directory = lab.directory
         self.mesh_directory = self.directory / "mesh.d"
         self.state_directory = self.directory / "control-plane"
         self.service_ips = tuple(Ip(ip) for ip in SERVICE_IPS)
@@ -76,7 +76,6 @@ class Stage:
 
     def prepare(self) -> None:
         """Everything but control plane and agents: files, applications, and how the nodes look without us."""
-        self.directory.mkdir(mode=0o755)
         self.mesh_directory.mkdir()
         self.write("00-cluster.yaml", self._cluster())
         self.write("10-pods.yaml", [mesh.pod(pod.place) for pod in self.lab.pods.values()])

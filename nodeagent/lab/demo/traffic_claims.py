@@ -40,7 +40,7 @@ def encrypted(stage: Stage) -> str:
                 connection.shutdown(socket.SHUT_WR)
                 demand(str(len(MARKER) * MARKERS) in read_all(connection).decode(), "the markers did not arrive")
         sent = 2 * len(MARKER) * MARKERS
-        eventually(lambda: tap.snapshot().hbone_bytes > sent, 5, "the tunnel's bytes on the link")
+        eventually(lambda: tap.result().hbone_bytes > sent, 5, "the tunnel's bytes on the link")
     seen = tap.result()
     demand(seen.dropped == 0, f"the tap lost {seen.dropped} packets, so its counts prove nothing")
     demand(seen.markers == 0, f"the marker crossed the link {seen.markers} times in plain text")
