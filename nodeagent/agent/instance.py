@@ -22,7 +22,7 @@ TAKEOVER_SECONDS = 10.0
 
 @contextlib.contextmanager
 def only_instance(run_dir: str, *, takeover: bool) -> Iterator[None]:
-    """Raises AlreadyRunning when another agent holds this node, MissingPrivilege or NotPossible when the directory cannot be used."""
+    """Raises AlreadyRunning when another agent holds this node, NotPossible when the directory cannot be used."""
     lock = Path(run_dir) / "agent.lock"
     try:
         lock.parent.mkdir(mode=0o711, parents=True, exist_ok=True)

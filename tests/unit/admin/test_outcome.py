@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every route that may be taken gives an answer: also through waypoints, to headless Services, from other families."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeagent.admin.outcome import MAX_ENDPOINTS, Answer, Client, find_answers, find_targets
+from nodeagent.errors import ConfigError
+from nodeagent.model.address import Ip, Port
+from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.workload import GatewayAddress, Service, TunnelProtocol, Workload
+from nodeagent.routing.route import Target
+
+_DB = "shop/db.shop.svc.cluster.local"
+Ask = Callable[..., list[Answer]]
+
+
+def _find(mesh: Mesh, name: str) -> Workload:
+    return next(workload for workload in mesh.workloads.values() if workload.name == name)
+
+
+def _change(mesh: Mesh, found: Workload | Service, **fields: Any) -> None:
+    changed = msgspec.structs.replace(found, **fields)
+    if isinstance(changed, Service):
+        mesh.apply(Changes(services=(changed,)))
+    else:
+        mesh.apply(Changes(workloads=(changed,)))
+
+
+@pytest.fixture
+def ask(mesh: Mesh) -> Ask:
+    def answers(ip: str, port: int, *, is_captured: bool = True) -> list[Answer]:
+        web = _find(mesh, "web")
+        client = Client(web, is_captured, web.identity if is_captured else None, is_known=True)
+        return list(find_answers(mesh, client, Target(Ip(ip), port)))
+
+    return answers
+
+
+def test_one_answer_for_each_endpoint(mesh: Mesh, ask: Ask) -> None:
+    assert [answer.endpoint for answer in ask("10.96.0.5", 5432)] == [
+        "shop/db-0 (10.242.0.1:5432, node-b)",
+        "shop/db-1 (10.242.0.2:5432, node-b)",
+    ]
+    _change(mesh, _find(mesh, "db-0"), is_healthy=False)
+    assert [answer.endpoint for answer in ask("10.96.0.5", 5432)] == ["shop/db-1 (10.242.0.2:5432, node-b)"]
+
+
+def test_a_service_of_many_is_asked_so_many_times_and_no_more(mesh: Mesh, ask: Ask) -> None:
+    db = _find(mesh, "db-0")
+    mesh.apply(
+        Changes(
+            workloads=tuple(
+                msgspec.structs.replace(db, uid=f"many-{n}", addresses=(Ip(f"10.9.{n // 250}.{n % 250 + 1}"),))
+                for n in range(MAX_ENDPOINTS + 10)
+            )
+        )
+    )
+    assert len(ask("10.96.0.5", 5432)) == MAX_ENDPOINTS
+
+
+def test_a_waypoint_decides_for_clients_of_the_mesh(mesh: Mesh, ask: Ask) -> None:
+    gateway = GatewayAddress(Port(15008), network="", ip=Ip("10.241.0.13"))
+    _change(mesh, mesh.services[_DB], waypoint=gateway)
+    (answer,) = ask("10.96.0.5", 5432)
+    assert (answer.verdict, answer.transport, answer.endpoint) == ("PASSES", "HBONE", "10.241.0.13:15008")
+    assert "waypoint" in answer.words
+
+
+def test_clients_outside_the_mesh_go_past_a_waypoint(mesh: Mesh, ask: Ask) -> None:
+    gateway = GatewayAddress(Port(15008), network="", ip=Ip("10.241.0.13"))
+    _change(mesh, mesh.services[_DB], waypoint=gateway)
+    _change(mesh, _find(mesh, "job"), waypoint=None)
+    assert [(answer.verdict, answer.transport) for answer in ask("10.96.0.5", 5432, is_captured=False)] == [
+        ("DENIED", "TCP"),
+        ("DENIED", "TCP"),
+    ]
+    for name in ("db-0", "db-1"):
+        _change(mesh, _find(mesh, name), is_healthy=False)
+    (answer,) = ask("10.96.0.5", 5432, is_captured=False)
+    assert (answer.verdict, answer.reason) == ("REFUSED", "no_healthy_endpoint")
+
+
+def test_a_workloads_own_waypoint(mesh: Mesh, ask: Ask) -> None:
+    gateway = GatewayAddress(Port(15008), network="", ip=Ip("10.241.0.13"))
+    _change(mesh, _find(mesh, "db-0"), waypoint=gateway)
+    (answer,) = ask("10.242.0.1", 5432)
+    assert answer.endpoint == "10.241.0.13:15008"
+    (answer,) = ask("10.242.0.1", 5432, is_captured=False)
+    assert (answer.verdict, answer.endpoint) == ("DENIED", "shop/db-0 (10.242.0.1:5432, node-b)")
+
+
+def test_the_destinations_proxy_may_refuse(ask: Ask) -> None:
+    (answer,) = ask("10.242.0.1", 15001)
+    assert (answer.verdict, answer.reason) == ("REFUSED", "self_call")
+
+
+def test_targets(mesh: Mesh) -> None:
+    web, db = _find(mesh, "web"), mesh.services[_DB]
+    assert find_targets(mesh, web, db, 80) == [Target(Ip("10.96.0.5"), 80)]
+    assert find_targets(mesh, web, Ip("fd00::1"), 80) == [Target(Ip("fd00::1"), 80)]
+    assert find_targets(mesh, web, _find(mesh, "db-0"), 80) == [Target(Ip("10.242.0.1"), 80)]
+    only_ipv6 = msgspec.structs.replace(web, addresses=(Ip("fd00::12"),))
+    assert find_targets(mesh, only_ipv6, _find(mesh, "db-0"), 80) == [Target(Ip("fd00::1"), 80)]
+
+
+def test_a_headless_service_is_its_endpoints(mesh: Mesh) -> None:
+    headless = msgspec.structs.replace(mesh.services[_DB], vips=())
+    found = find_targets(mesh, _find(mesh, "web"), headless, 5432)
+    assert found == [Target(Ip("10.242.0.1"), 5432), Target(Ip("10.242.0.2"), 5432)]
+
+
+def test_what_has_no_address(mesh: Mesh) -> None:
+    web = _find(mesh, "web")
+    empty = msgspec.structs.replace(mesh.services["shop/empty.shop.svc.cluster.local"], vips=())
+    with pytest.raises(ConfigError, match="has no address"):
+        find_targets(mesh, web, empty, 80)
+    with pytest.raises(ConfigError, match="has no address"):
+        find_targets(mesh, web, msgspec.structs.replace(web, addresses=()), 80)
+
+
+def test_policy_sees_the_clients_address_of_the_destinations_family(ask: Ask) -> None:
+    (answer,) = ask("fd00::1", 5432)
+    assert answer.judgement is not None
+    assert answer.judgement.facts.source_ip == Ip("fd00::12")
+
+
+def test_a_destination_outside_the_mesh_is_nobodys_to_judge(mesh: Mesh, ask: Ask) -> None:
+    assert _find(mesh, "legacy").protocol is TunnelProtocol.TCP
+    (answer,) = ask("10.242.0.9", 80)
+    assert (answer.verdict, answer.transport, answer.judgement) == ("PASSES", "TCP", None)
