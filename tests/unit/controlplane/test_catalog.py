@@ -6,11 +6,7 @@ from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import AuthorizationPolicy, Key
 from nodeagent.model.policy import Action
 
-POLICY = "apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: {}}}
-spec: {}
-"
+POLICY = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {}}}\nspec: {}\n"
 GOOD, BETTER = "{action: DENY, rules: [{}]}", "{action: ALLOW, rules: [{}]}"
 BAD = "{action: DENY, rules: [{to: [{operation: {ports: ['70000']}}]}]}"
 

@@ -11,6 +11,8 @@ import pytest
 from nodeagent.controlplane.watch import DirectoryWatch
 
 WITHIN_SECONDS = 5
+NextChange = Callable[[], Awaitable[list[str] | None]]
+"""Names in order; None: look at everything."""
 
 
 @asynccontextmanager
