@@ -62,14 +62,18 @@ class Output:
             [header for header, _ in table.columns],
             [[str(cell(row)) for _, cell in table.columns] for row in rows],
             with_headers=self.with_headers,
-            width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None,
+            width=shutil.get_terminal_size().columns if is_terminal() else None,
             with_colour=has_colour(),
         )
 
 
+def is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def has_colour() -> bool:
     """On a terminal, unless NO_COLOR (no-color.org) is set to anything."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def default_socket() -> str:

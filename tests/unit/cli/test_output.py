@@ -3,10 +3,10 @@
 
 import os
 import shutil
-import sys
 
 import pytest
 
+from nodeagent.cli import output
 from nodeagent.cli.output import Output, Table, default_socket, has_colour
 
 _TABLE = Table("pods", (("NAME", lambda row: row["name"]), ("STATE", lambda row: row["state"])))
@@ -14,9 +14,8 @@ _ANSWER = {"pods": [{"name": "x" * 60, "state": "ok"}]}
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    del capsys  # it replaces standard output: before this does
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 20)))
     monkeypatch.setenv("TERM", "xterm")
 
@@ -31,6 +30,7 @@ def test_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("name", "setting"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_no_colour_on_request(monkeypatch: pytest.MonkeyPatch, name: str, setting: str) -> None:
+    assert has_colour()
     monkeypatch.setenv(name, setting)
     assert not has_colour()
 
