@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy on inbound connections: when they begin, and again when anything that policy depends on has changed.
+"""Policy on connections to local pods: when they begin, and again when anything that policy depends on has changed.
 
 The decision itself is policy/evaluate.py's. Reviewing goes in slices like applying does, so that ten thousand open
 connections do not stop the loop; a change during a review asks for another one.
@@ -72,14 +72,16 @@ class Authorizer:
 
     def _look_again(self, guard: ConnectionGuard) -> None:
         record = guard.record
-        own = record.source_ip if record.direction is Direction.OUTBOUND else record.original_ip
-        if own not in self._state.local:
+        own = {record.source_ip if record.direction is Direction.OUTBOUND else record.original_ip}
+        if guard.facts is not None:  # between two pods of this node it is outbound, and judged all the same
+            own.add(guard.facts.destination_ip)
+        if not own <= self._state.local:
             guard.cut(Reason.POD_REMOVED)
         elif guard.facts is not None:
-            self._judge_again(guard, own, guard.facts)
+            self._judge_again(guard, guard.facts)
 
-    def _judge_again(self, guard: ConnectionGuard, own: Ip, facts: ConnectionFacts) -> None:
-        basis = self._basis(own)
+    def _judge_again(self, guard: ConnectionGuard, facts: ConnectionFacts) -> None:
+        basis = self._basis(facts.destination_ip)
         if basis is None or basis == guard.basis:
             return  # the workload is being replaced, or nothing that concerns this connection has changed
         verdict = evaluate(*basis, facts)

@@ -83,11 +83,6 @@ class InboundTunnel:
         self._shared.loop.watch(sock.fileno(), 0, self)
 
     def begin(self) -> None:
-        workload = self._shared.state.local_workload(self.local_ip)
-        if workload is None:
-            self.fail(Reason.UNKNOWN_DESTINATION, "")
-            return
-        self._guard.record.destination = Party.of(workload)
         self._hold = self._shared.holds.wait(
             self, self._shared.state.config.policy_wait_seconds, self._with_certificate, self._without_certificate
         )
@@ -120,6 +115,7 @@ class InboundTunnel:
             context = self._shared.state.certificates.server_context(workload.identity)
         except PeerError:
             return False
+        self._guard.record.destination = Party.of(workload)
         sock, self._socket = self._socket, None
         self._shared.loop.forget(sock.fileno())
         seconds = self._shared.state.config.handshake_seconds
@@ -129,7 +125,8 @@ class InboundTunnel:
         return True
 
     def _without_certificate(self) -> None:
-        self.fail(Reason.CERTIFICATE_MISSING, "")
+        is_known = self._shared.state.local_workload(self.local_ip) is not None
+        self.fail(Reason.CERTIFICATE_MISSING if is_known else Reason.UNKNOWN_DESTINATION, "")
 
     # ---- TunnelOwner -----------------------------------------------------------------------------------------------
 
@@ -142,16 +139,20 @@ class InboundTunnel:
 
     def requested(self, tunnel: Tunnel, request: Request) -> None:
         record = self._guard.record
+        # From the first stream on the tunnel's own end is told by its streams.
+        self._guard.discard()
+        is_full = self._shared.is_full
         guard = self._shared.connections.begin(
             Direction.INBOUND, (record.source_ip, record.source_port), (record.original_ip, record.original_port)
         )
         guard.record.source_identity = tunnel.peer
         guard.record.transport = Transport.HBONE
-        # From the first stream on the tunnel's own end is told by its streams.
-        self._guard.discard()
         stream = InboundStream(self, tunnel, request, guard)
         tunnel.adopt(request.stream_id, stream)
-        self._shared.loop.guarded(stream, stream.begin)
+        if is_full:
+            stream.refuse_one_too_many()
+        else:
+            self._shared.loop.guarded(stream, stream.begin)
 
     def changed(self, tunnel: Tunnel) -> None:
         tunnel.close_if_drained()
@@ -196,9 +197,6 @@ class InboundStream:
             return
         self._record.destination = Party.of(workload)
         self._record.destination_identity = workload.identity
-        if self._shared.is_full:
-            self._refuse(_UNAVAILABLE, Reason.CONNECTION_LIMIT)
-            return
         try:
             route = self._understand(workload)
         except ValueError as error:
@@ -215,6 +213,9 @@ class InboundStream:
         self._hold = self._shared.holds.wait(
             self, self._shared.state.config.policy_wait_seconds, self._judge, self._not_judged
         )
+
+    def refuse_one_too_many(self) -> None:
+        self._refuse(_UNAVAILABLE, Reason.CONNECTION_LIMIT)
 
     def _understand(self, workload: Workload) -> InboundRoute:
         """Raises ValueError for a request that makes no sense, whoever it reached."""

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of local pods to the world: who is it, where does it go, a stream or a socket there, then the relay.
+"""Connections of local pods: who is it, where does it go, a stream or a socket there, then the relay.
+
+To a pod of this node no tunnel is needed: both ends are identified by their devices, the policy of the destination is
+asked here, and nothing leaves the kernel's memory.
 
 The client was accepted by steering's grace and waits; nothing is read from it before the other end has answered, so a
 stream that the peer never processed can be tried again, and every refusal is a reset.
 """
 
+import functools
 import socket
 from typing import assert_never
 
@@ -18,6 +22,8 @@ from nodeagent.model.address import Ip, join_host_port
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party, Transport
 from nodeagent.model.workload import Service, Workload
+from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending
+from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.carried import reset_reason
 from nodeagent.proxy.dial import Dial
 from nodeagent.proxy.guard import ConnectionGuard
@@ -45,8 +51,8 @@ _ANSWER_SECONDS = 1.0
 class Outbound:
     """Owner of the outbound listener's connections."""
 
-    def __init__(self, shared: Shared) -> None:
-        self.shared = shared
+    def __init__(self, shared: Shared, authorizer: Authorizer) -> None:
+        self.shared, self.authorizer = shared, authorizer
         self.pool = Pool(shared)
         self.balancer = Balancer()
 
@@ -86,11 +92,23 @@ class OutboundConnection:
     # ---- the way to the peer ---------------------------------------------------------------------------------------
 
     def begin(self) -> None:
+        seconds = self._shared.state.config.policy_wait_seconds
+        self._hold = self._shared.holds.wait(self, seconds, self._identified, self._not_identified)
+
+    def _identified(self) -> bool:
+        """A pod that has just been enrolled may be faster than the news of it."""
         source = self._shared.state.local_workload(self._record.source_ip)
         if source is None:
-            self.refuse(Reason.UNKNOWN_SOURCE)
-            return
+            return False
+        self._hold = None
         self._record.source = Party.of(source)
+        self._go(source)
+        return True
+
+    def _not_identified(self) -> None:
+        self.refuse(Reason.UNKNOWN_SOURCE)
+
+    def _go(self, source: Workload) -> None:
         target = Target(self._record.original_ip, self._record.original_port)
         route = decide(target, source, self._shared.state.mesh, pick_workload, self._outbound.balancer.candidates)
         match route:
@@ -103,7 +121,10 @@ class OutboundConnection:
                 self._go_directly((route.ip, route.port))
             case ToTunnel():
                 self._describe(route.destination, route.service)
-                self._go_by_tunnel(source, route)
+                if self._shared.state.local_workload(route.ip) is None:
+                    self._go_by_tunnel(source, route)
+                else:
+                    self._go_locally(source, route)
             case unreachable:
                 assert_never(unreachable)
 
@@ -116,6 +137,37 @@ class OutboundConnection:
     def _go_directly(self, destination: tuple[Ip, int]) -> None:
         source = (self._record.source_ip, self._record.source_port)
         self._dial = Dial(self._shared.loop, source, destination, self._shared.state.config.connect_seconds, self)
+
+    def _go_locally(self, source: Workload, route: ToTunnel) -> None:
+        record = self._record
+        record.destination_ip, record.destination_port = route.ip, route.port_at_destination
+        record.source_identity = source.identity
+        facts = ConnectionFacts(source.identity, record.source_ip, route.ip, route.port_at_destination)
+        self._hold = self._shared.holds.wait(
+            self,
+            self._shared.state.config.policy_wait_seconds,
+            functools.partial(self._judge, facts),
+            functools.partial(self.refuse, Reason.POLICY_PENDING),
+        )
+
+    def _judge(self, facts: ConnectionFacts) -> bool:
+        """Whether there is nothing left to wait for."""
+        destination = self._shared.state.local_workload(facts.destination_ip)
+        if destination is None:
+            return False
+        self._record.destination_identity = destination.identity
+        verdict = self._outbound.authorizer.judge(self._guard, destination, facts)
+        match verdict:
+            case Allow():
+                self._go_directly((facts.destination_ip, facts.destination_port))
+            case Deny(policy, reason):
+                self._record.policy = policy or ""
+                self.refuse(reason)
+            case Pending():
+                return False
+            case unreachable:
+                assert_never(unreachable)
+        return True
 
     def _go_by_tunnel(self, source: Workload, route: ToTunnel) -> None:
         record, config = self._record, self._shared.state.config

@@ -10,6 +10,7 @@ from typing import assert_never
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party
+from nodeagent.model.workload import Workload
 from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.dial import Dial
@@ -55,14 +56,6 @@ class PlaintextConnection:
 
     def begin(self) -> None:
         record = self._record
-        workload = self._shared.state.local_workload(record.original_ip)
-        if workload is None:
-            self.refuse(Reason.UNKNOWN_DESTINATION)
-            return
-        record.destination = Party.of(workload)
-        source = self._shared.state.mesh.workload_at(workload.network, record.source_ip)
-        if source is not None:  # by address alone: good enough for a label, never for a decision
-            record.source = Party.of(source)
         record.destination_ip, record.destination_port = record.original_ip, record.original_port
         if record.original_port in PROXY_PORTS:
             self.refuse(Reason.SELF_CALL)
@@ -77,6 +70,7 @@ class PlaintextConnection:
         workload = self._shared.state.local_workload(record.original_ip)
         if workload is None:
             return False
+        self._describe(workload)
         facts = ConnectionFacts(None, record.source_ip, record.original_ip, record.original_port)
         verdict = self._plaintext.authorizer.judge(self._guard, workload, facts)
         match verdict:
@@ -92,7 +86,14 @@ class PlaintextConnection:
         return True
 
     def _not_judged(self) -> None:
-        self.refuse(Reason.POLICY_PENDING)
+        is_known = self._shared.state.local_workload(self._record.original_ip) is not None
+        self.refuse(Reason.POLICY_PENDING if is_known else Reason.UNKNOWN_DESTINATION)
+
+    def _describe(self, workload: Workload) -> None:
+        self._record.destination = Party.of(workload)
+        source = self._shared.state.mesh.workload_at(workload.network, self._record.source_ip)
+        if source is not None:  # by address alone: good enough for a label, never for a decision
+            self._record.source = Party.of(source)
 
     def _dial_application(self) -> None:
         record = self._record

@@ -194,6 +194,8 @@ class PooledTunnel:
     def ended(self, tunnel: Tunnel, reason: Reason, error: str) -> None:
         if tunnel.peer is None or reason.flag == "TLS_FAILURE":
             self._shared.counters["handshakes_failed"] += 1
+        elif reason is Reason.CLOSED:
+            self._shared.counters["tunnels_closed"] += 1
         self._over(reason if reason is not Reason.CLOSED else Reason.PEER_LOST, error)
 
     # ----------------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ class _Running:
         connections = OpenConnections(reports.emit, lambda: loop.now, time.time)
         self.shared = Shared(loop, self.state, connections, Holds(loop), Counter())
         authorizer = Authorizer(loop, self.state, connections)
-        self._outbound = Outbound(self.shared)
+        self._outbound = Outbound(self.shared, authorizer)
         self._inbound = Inbound(self.shared, authorizer)
         self._plaintext = Plaintext(self.shared, authorizer)
         # In this order: what is held is tried with the new state, then what is open is looked at again.
@@ -140,20 +140,12 @@ class _Running:
         ]
         self._told: dict[str, int] = {}
         self._drain_deadline = 0.0
-        self._is_listening = False
         loop.after(_COUNTERS_SECONDS, self, self._count)
 
     def state_changed(self) -> None:
         """Opens the listeners once there is something to serve from: before, every connection would be refused."""
         if self.state.is_complete and not self._is_open:
             self._is_open = True
-            for listener in self.listeners:
-                listener.open()
-
-    def state_changed(self) -> None:
-        """Before it knows what there is, a successor would refuse what waits in the backlog of its predecessor."""
-        if self.state.is_complete and not self._is_listening:
-            self._is_listening = True
             for listener in self.listeners:
                 listener.open()
 

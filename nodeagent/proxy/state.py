@@ -50,15 +50,12 @@ class State:
         """The first LocalPods came, which the agent sends behind everything else that a new worker has to know."""
         self.certificates = Certificates(time.time)
         self.generation = 0
-        self.is_complete = False
-        """The agent has said once what there is, so that what is unknown is unknown."""
         self.observers: list[Observer] = []
         self._loop, self._answer = loop, answer
         self._queue: deque[tuple[StateMessage, list[int]]] = deque()
         self._pieces: Iterator[Changes] = iter(())
         self._applying: Apply | None = None
         self._unseen: _Unseen | None = None
-        self._knows_pods = self._knows_mesh = False
 
     def local_workload(self, ip: Ip) -> Workload | None:
         """The enrolled pod of this node with this address."""
@@ -108,8 +105,6 @@ class State:
                 self._unseen = _Unseen(self.mesh)
             case LocalPods():
                 self.local = message.addresses
-                self._knows_pods = True
-                self.is_complete = self._knows_mesh
                 self.is_complete = True
             case Certificate():
                 self.certificates.add(message, *descriptors)
@@ -131,8 +126,6 @@ class State:
         self._applying = None
         if message.is_last:
             self.generation = message.generation
-            self._knows_mesh = True
-            self.is_complete = self._knows_pods
             self._answer(Applied(message.generation))
 
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ from nodeagent.proxy.messages import (
     Connections,
     Counters,
     FromWorker,
+    Hello,
     ListConnections,
     LocalPods,
     Opened,
@@ -285,9 +287,11 @@ class Agent:
         self.closed: list[ConnectionRecord] = []
         self.counters: dict[str, int] = {}
         self.descriptors: list[int] = []
+        self.listeners: list[socket.socket] = []
         self._answers: FrameReader[FromWorker] = FrameReader(FromWorker)
         self._reports: FrameReader[Report] = FrameReader(Report)
-        self._generation = 0
+        self.generation = 0
+        self._ended: list[socket.socket] = []
         self._requests = 0
 
     def send(self, message: ToWorker, *descriptors: int) -> None:
@@ -313,10 +317,10 @@ class Agent:
         removed_policies: tuple[str, ...] = (),
     ) -> None:
         """Returns when the worker has applied it."""
-        self._generation += 1
+        self.generation += 1
         changes = Changes(policies=policies, services=services, workloads=workloads, removed_policies=removed_policies)
-        self.send(Apply(changes, self._generation, is_last=True))
-        self.eventually(lambda: Applied(self._generation) in self.answers)
+        self.send(Apply(changes, self.generation, is_last=True))
+        self.eventually(lambda: Applied(self.generation) in self.answers)
 
     def connections(self) -> list[ConnectionRecord]:
         self._requests += 1
@@ -335,6 +339,19 @@ class Agent:
         self.eventually(lambda: len(self.closed) >= count)
         return self.closed[:count]
 
+    def adopt(self) -> Hello:
+        """Waits for the worker's Hello and takes what it hands over."""
+        self.eventually(lambda: bool(self.answers))
+        hello = self.answers[0]
+        assert isinstance(hello, Hello)
+        *self.listeners, self.report = (socket.socket(fileno=fd) for fd in self.descriptors)
+        return hello
+
+    def close(self) -> None:
+        for sock in (self.control, self.report, *self.listeners):
+            if sock is not None:
+                sock.close()
+
     def eventually(self, holds: Callable[[], bool], within_seconds: float = 10) -> None:
         deadline = time.monotonic() + within_seconds
         while not holds():
@@ -344,11 +361,13 @@ class Agent:
 
     def listen(self, seconds: float) -> None:
         """Reads what comes next, or waits."""
-        socks = [self.control] + ([self.report] if self.report else [])
+        socks = [sock for sock in (self.control, self.report) if sock is not None and sock not in self._ended]
+        assert socks, "the worker is gone"
         for sock in select.select(socks, [], [], seconds)[0]:
             payload, descriptors, _, _ = socket.recv_fds(sock, 1 << 18, 16)
-            assert payload, "the worker is gone"
-            if sock is self.control:
+            if not payload:
+                self._ended.append(sock)
+            elif sock is self.control:
                 for answer, owned in self._answers.received(payload, descriptors):
                     self.answers.append(answer)
                     self.descriptors += owned
@@ -389,6 +408,10 @@ class Running(Agent):
         self.send(Start(config), *(listener.fileno() for listener in listeners))
         self.eventually(lambda: Ready(self.process.pid) in self.answers)
 
+    def leave(self) -> None:
+        """As an agent that dies: the worker hears it."""
+        super().close()
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -398,9 +421,7 @@ class Running(Agent):
         self._watchdog.communicate()
         if self.process.poll() is None:
             self.kill()
-        for sock in (self.control, self.report):
-            if sock is not None:
-                sock.close()
+        super().close()
 
 
 def workload(name: str, pod: Pod, identity: Identity, **more: Any) -> Workload:
@@ -448,8 +469,8 @@ class Mesh:
         self.workers.append(worker)
         if certified:
             worker.certify(identity, self.authority)
-        worker.send(LocalPods(frozenset(pod.addresses)))
         worker.apply(workloads=(self.client, self.server))
+        worker.send(LocalPods(frozenset(pod.addresses)))
         return worker
 
     def publish_service(self) -> None:
@@ -477,10 +498,9 @@ def config() -> WorkerConfig:
 
 
 @pytest.fixture
-def mesh(wires: Wires, config: WorkerConfig, tmp_path: Path) -> Iterator[Mesh]:
-    tmp_path.chmod(0o755)
-    made = Mesh(wires, config, tmp_path)
-    with contextlib.closing(made):
+def mesh(wires: Wires, config: WorkerConfig) -> Iterator[Mesh]:
+    with tempfile.TemporaryDirectory() as directory, contextlib.closing(Mesh(wires, config, Path(directory))) as made:
+        Path(directory).chmod(0o755)  # unlike pytest's own, it lets the workers in
         yield made
         for worker in made.workers:
             if worker.process.poll() is None:
@@ -574,3 +594,15 @@ def app(mesh: Mesh) -> Iterator[socket.socket]:
     """The server's application: a listening socket."""
     with mesh.wires.server.listen() as sock:
         yield sock
+
+
+@pytest.fixture
+def authority_of() -> Callable[[str], Authority]:
+    """Makes further authorities by name."""
+    return Authority
+
+
+@pytest.fixture
+def agent_of() -> Callable[[socket.socket], Agent]:
+    """An agent behind a control socket, for now without a report socket."""
+    return lambda control: Agent(control, None)
