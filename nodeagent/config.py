@@ -74,7 +74,6 @@ class Config:
     bpffs: str = setting("/sys/fs/bpf", "NODEAGENT_BPFFS", "Where bpffs is mounted; pins go into nodeagent/ there.")
     stats_address: str = setting("[::]:15020", "NODEAGENT_STATS", "Address of /metrics; empty: none.")
     ready_address: str = setting("[::]:15021", "NODEAGENT_READY", "Address of /healthz/ready; empty: none.")
-    same_node: str = setting("tunnel", "NODEAGENT_SAME_NODE", "How pods of one node talk: tunnel.")
     # -- seeing it -----------------------------------------------------------------------------------------------
     log_format: str = setting("text", "LOG_FORMAT", "Log lines as `text` or `json`.")
     log_level: str = setting("info", "NODEAGENT_LOG", "debug, info, warning or error.")
@@ -150,7 +149,6 @@ def _number(raw: object) -> float | None:
 
 
 _CHOICES = {
-    "same_node": ("tunnel",),
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
 }

@@ -74,7 +74,7 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     source: Party = Party()
     destination: Party = Party()
     source_identity: Identity | None = None
-    """Only what TLS proved: our own certificate outbound, the peer's inbound."""
+    """Only what was proved: by TLS or, between pods of one node, by the device that the packets came from."""
     destination_identity: Identity | None = None
     transport: Transport = Transport.TCP
     sent_bytes: int = 0

@@ -81,7 +81,6 @@ def test_a_duration_may_be_a_fraction_where_that_means_something() -> None:
         ({"workers": 5}, {}, {}, "--workers: 5 is not 0 to 4"),
         ({"workers": -1}, {}, {}, "--workers: -1 is not 0 to 4"),
         ({"worker_uid": 0}, {}, {}, "--worker-uid: a worker never runs as root"),
-        ({"same_node": "fast"}, {}, {}, "--same-node: 'fast' is not tunnel"),
         ({"log_format": "xml"}, {}, {}, "--log-format: 'xml' is not text or json"),
         ({"log_level": "loud"}, {}, {}, "--log-level: 'loud' is not debug or info or warning or error"),
         ({"instance_ip": "here"}, {}, {}, "--instance-ip: 'here' does not appear"),

@@ -6,7 +6,7 @@
     DIGEST          reads to the end of the stream, then answers with its length and SHA-256 (needs half-close)
     SOURCE <bytes>  sends that many pseudo-random bytes, then ends its direction, then waits for the peer's end
     RESET           answers one line, then resets the connection
-    HOW             reads to the end and answers nothing; how it ended (`end` or `reset`) is told by the next ENDINGS
+    HOW             answers one line, then reads to the end; how it ended (`end` or `reset`) is told by the next ENDINGS
     ENDINGS         answers with the endings of HOW connections so far, oldest first, and forgets them
 
 Run as `python -m nodeagent.lab.demo.application PORT...`; writes `ready` when it listens. It imports nothing of the
@@ -67,6 +67,7 @@ def _reset(connection: socket.socket, _peer: Peer, _rest: bytes) -> None:
 
 
 def _how(connection: socket.socket, _peer: Peer, _rest: bytes) -> None:
+    connection.sendall(b"watching\n")
     try:
         _drain(connection)
     except ConnectionResetError:

@@ -95,9 +95,11 @@ def endings(stage: Stage) -> str:
             demand(_was_reset(connection), f"{ip}: the application's reset arrived as a clean end")
         with connect(web, ip, PORT) as connection:
             connection.sendall(b"HOW\n")
+            connection.recv(100)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with connect(web, ip, PORT) as connection:
             connection.sendall(b"HOW\n")
+            connection.recv(100)
         told: list[str] = []
 
         def both_told(ip: Ip = ip, told: list[str] = told) -> bool:
