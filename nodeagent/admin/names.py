@@ -77,7 +77,8 @@ def _only(found: Sequence[_Found], name: str, known: Iterable[str]) -> _Found:
     if found:
         told = ", ".join(sorted({_spell(one) for one in found}))
         raise ConfigError(f"{name!r} may mean {told}", check="Write it with its namespace, or give its address.")
-    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.6)
+    alike = {(spelt if "/" in name else spelt.rpartition("/")[2]): spelt for spelt in sorted(set(known))}
+    near = [alike[close] for close in difflib.get_close_matches(name, alike, n=3, cutoff=0.6)]
     check = (
         f"Did you mean {' or '.join(near)}?" if near else "`nodeagent workloads` and `nodeagent services` list them."
     )

@@ -146,6 +146,7 @@ def test_warnings(state_of: StateOf, mesh: Mesh) -> None:
     ("question", "words", "check"),
     [
         pytest.param({"source": "shop/wbe"}, "nothing called 'shop/wbe'", "Did you mean shop/web", id="misspelt"),
+        pytest.param({"source": "wbe"}, "nothing called 'wbe'", "Did you mean shop/web", id="misspelt and short"),
         pytest.param({"source": "nobody-like-this"}, "nothing called", "`nodeagent workloads`", id="unknown"),
         pytest.param({"destination": "deployment/shop/db"}, "names no pod", "Write ns/name", id="another kind"),
         pytest.param(
