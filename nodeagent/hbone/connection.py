@@ -10,8 +10,8 @@ What is shared with the receiving half is in state.py, what a frame from the pee
 to this interface: Role and Limits (limits.py), H2Error (error.py), ErrorCode (frames.py), Received and its members
 (events.py), ConnectRequest (headers.py).
 
-Memory: 3.5 KiB for an idle connection, up to 12 with both HPACK tables full, and 0.3 KiB for an idle stream. A connection that is
-sending borrows one buffer of 1 MiB until it is flushed. What a worker holds for the peer is at most
+Memory: 3.5 KiB for an idle connection, about 22 with both HPACK tables full, and 0.3 KiB for an idle stream. A
+connection that is sending borrows one buffer of 1 MiB until it is flushed. What a worker holds for the peer is at most
 `connection_window`.
 """
 
@@ -194,8 +194,10 @@ class Connection:
             self.room(stream_id)
             return []
         # Hot, once a read: comparisons, since min() is a call (0.06 us each).
-        at_most = min(at_most, stream.outbound.left)
-        at_most = min(at_most, connection)
+        if stream.outbound.left < at_most:  # noqa: PLR1730
+            at_most = stream.outbound.left
+        if connection < at_most:  # noqa: PLR1730
+            at_most = connection
         return self._outbox.reserve(at_most, self._peer.max_frame)
 
     def commit(self, stream_id: int, n: int) -> None:

@@ -106,7 +106,7 @@ class ControlFrames:
         text = "".join(sign if sign.isprintable() else "?" for sign in words.decode("ascii", "replace"))
         events.goaway = GoAway(last, code, text)
         if state.role is Role.CLIENT:
-            for stream in [stream for stream in state.streams.values() if stream.id > last and not stream.is_closed]:
+            for stream in [stream for stream in state.streams.values() if stream.id > last]:
                 state.forget(stream)
                 events.resets.append((stream.id, ErrorCode.REFUSED_STREAM))
 

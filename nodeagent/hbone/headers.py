@@ -19,6 +19,9 @@ from nodeagent.model.reason import Reason
 
 Fields = Sequence[tuple[bytes, bytes]]
 
+TABLE_BYTES = 4096
+"""Of HPACK's dynamic table in either direction: the protocol's default (RFC 9113 §6.5.2), so nothing is announced."""
+
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 """A field name: a token without upper case (RFC 9113 §8.2.1)."""
 _OF_HTTP_1 = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
@@ -43,7 +46,8 @@ class HeaderWriter:
 
     __slots__ = ("_encoder", "_most")
 
-    def __init__(self, table_bytes: int) -> None:
+    def __init__(self, table_bytes: int = TABLE_BYTES) -> None:
+        """`table_bytes`: the most that is used, whatever the peer allows."""
         self._encoder = hpack.Encoder()
         self._most = table_bytes
         self.resize(table_bytes)
@@ -90,7 +94,6 @@ class HeaderReader:
 
     def __init__(self, limits: Limits) -> None:
         self._decoder = hpack.Decoder(max_header_list_size=limits.max_header_bytes)
-        self._decoder.max_allowed_table_size = limits.header_table
 
     def decode(self, block: bytes) -> Fields:
         """Raises H2Error: after that the state is unusable."""

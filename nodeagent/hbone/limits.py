@@ -34,8 +34,6 @@ class Limits:
     """Streams that the peer may have open at once. A server never opens one towards a client."""
     streams_before_settings: int = 100
     """Streams a client opens before the server's SETTINGS have said how many it takes."""
-    header_table: int = 4096
-    """HPACK's dynamic table, each way: the protocol's default, so nothing is announced."""
     max_fragments: int = 32
     """Frames of one header block (CVE-2024-27316). A 64 KiB block has four in frames of the default size."""
     max_control_bytes: int = 64 << 10

@@ -9,8 +9,8 @@
 - PRIORITY, unknown frames and unknown settings are ignored, and counted (flood.py).
 
 Hot path: `_frames` handles whole DATA frames inline: per frame one unpack, one look-up, two subtractions and one slice;
-no call, no object but the slice (0.3 to 0.45 us instead of 1.5). Everything else takes the slow lane, which is also right for
-those: the tests cut every batch to prove it.
+no call, no object but the slice (0.3 to 0.45 us instead of 1.5). Everything else takes the slow lane, which is also
+right for those: the tests cut every batch to prove it.
 """
 
 from nodeagent.hbone import frames

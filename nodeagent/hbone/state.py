@@ -70,7 +70,7 @@ class ConnectionState:
         self.role = role
         self.limits = limits
         self.outbox = Outbox()
-        self.writer = HeaderWriter(limits.header_table)
+        self.writer = HeaderWriter()
         self.patience = Patience(limits)
         self.peer = PeerSettings(limits.streams_before_settings)
         self.streams: dict[int, Stream] = {}
@@ -107,7 +107,6 @@ class ConnectionState:
     def settle(self, stream: Stream) -> None:
         """One direction has just ended."""
         if stream.is_closed:
-            self.blocked.pop(stream.id, None)
             if stream.inbound.held:
                 self._lingering += 1
             else:

@@ -180,7 +180,7 @@ def test_headers_in_the_middle_break_the_stream(server: "End") -> None:
 
 
 def test_a_block_for_a_stream_that_is_gone_still_feeds_the_compression_state(server: "End") -> None:
-    writer = HeaderWriter(4096)
+    writer = HeaderWriter()
     server.feed(headers(1, writer.request(DB)))
     server.connection.reset(1, ErrorCode.CANCEL)
     late = writer.response(200, [("x-late", "indexed")])

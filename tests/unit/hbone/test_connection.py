@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.hbone.events import Response
-from nodeagent.hbone.frames import DEFAULT_WINDOW, ErrorCode
+from nodeagent.hbone.frames import CONTINUATION, DEFAULT_WINDOW, END_STREAM, HEADERS, RST_STREAM, ErrorCode
 from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Limits, Role
 
@@ -216,10 +216,17 @@ def test_headers_longer_than_a_frame_are_continued(make_pair: "type[Pair]") -> N
     long = [("x-long", "v" * 15_000)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair.server.connection._state.peer, "max_frame", 4096)
-        pair.server.connection.respond(stream_id, 200, long)
-    pair.carry()
+        pair.server.connection.respond(stream_id, 200, long, end=True)
+    frames = pair.server.take()
+    pair.client.feed(frames)
     [response] = pair.client.seen.responded
     assert response.headers == tuple(long)
+    kinds = []
+    while frames:
+        length = int.from_bytes(frames[:3], "big")
+        kinds.append((frames[3], frames[4]))
+        frames = frames[9 + length :]
+    assert kinds == [(HEADERS, END_STREAM), (CONTINUATION, 0), (CONTINUATION, 0), (CONTINUATION, 4), (RST_STREAM, 0)]
 
 
 # ---- at random, our two ends

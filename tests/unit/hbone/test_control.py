@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Greeting = dict[Role, bytes]
 
-REQUEST = HeaderWriter(4096).request(ConnectRequest("10.0.0.2:80"))
-ANSWER = HeaderWriter(4096).response(200, ())
+REQUEST = HeaderWriter().request(ConnectRequest("10.0.0.2:80"))
+ANSWER = HeaderWriter().response(200, ())
 DB = ConnectRequest("10.0.0.2:80")
 SETTINGS_ACK = pack_frame(frames.SETTINGS, frames.ACK, 0)
 LIMITS = Limits(max_streams=10, idle_frames=50, wasted_streams=20)
@@ -187,7 +187,11 @@ def test_a_shrunk_window_goes_negative_and_recovers(client: "End") -> None:
     assert connection.room(1) == 7
     client.feed(pack_settings({Setting.INITIAL_WINDOW_SIZE: 10_001}))
     assert connection.room(1) == 8
-    assert connection.room(3) == 5535  # what 60,000 bytes have left of the connection's
+    assert connection.send(1, memoryview(bytes(8))) == 8
+    assert connection.room(1) == 0
+    client.feed(pack_settings({Setting.INITIAL_WINDOW_SIZE: 10_002}))
+    assert client.seen.writable == [1, 1]
+    assert connection.room(3) == 5527  # what 60,000 bytes have left of the connection's
 
 
 def test_frames_follow_the_peers_maximum(client: "End") -> None:

@@ -28,7 +28,7 @@ printable = st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126),
 
 @given(printable.filter(bool), printable, printable, printable, printable)
 def test_a_request_survives(authority: str, baggage: str, forwarded: str, traceparent: str, network: str) -> None:
-    writer, reader = HeaderWriter(4096), HeaderReader(Limits())
+    writer, reader = HeaderWriter(), HeaderReader(Limits())
     for _ in range(2):  # the second time from the table
         block = writer.request(ConnectRequest(authority, baggage, forwarded, traceparent, network))
         assert parse_request(7, reader.decode(block)) == Request(
@@ -37,14 +37,14 @@ def test_a_request_survives(authority: str, baggage: str, forwarded: str, tracep
 
 
 def test_what_repeats_is_indexed_and_what_differs_is_not() -> None:
-    writer = HeaderWriter(4096)
+    writer = HeaderWriter()
     sizes = [
         len(writer.request(ConnectRequest("10.0.0.2:80", "b" * 100, f'for="10.0.0.1:{port}"', "t" * 55)))
         for port in (10000, 10001, 10002)
     ]
     assert sizes[1] == sizes[2] < sizes[0] - 100
     decoder = hpack.Decoder()
-    writer = HeaderWriter(4096)
+    writer = HeaderWriter()
     decoder.decode(writer.request(ConnectRequest("a:1", "b", "f", "t", "n")))
     assert {name for name, _ in decoder.header_table.dynamic_entries} == {
         b":method",
@@ -58,7 +58,7 @@ def test_what_repeats_is_indexed_and_what_differs_is_not() -> None:
     "sizes", [[0], [100], [0, 4096], [0, 0], [100, 4096, 0, 4096], [1 << 20], [50, 60, 70, 80], [4096]]
 )
 def test_the_peer_may_resize_our_table(sizes: list[int]) -> None:
-    writer, reader = HeaderWriter(4096), HeaderReader(Limits())
+    writer, reader = HeaderWriter(), HeaderReader(Limits())
     request = ConnectRequest("a:1", "b" * 30)
     reader.decode(writer.request(request))
     for size in sizes:

@@ -148,6 +148,25 @@ def test_a_full_buffer_reserves_nothing_and_frames_wait_behind_it() -> None:
     assert outbox.queued_bytes == 0
 
 
+def test_a_long_queue_is_taken_before_payload() -> None:
+    pool = CountingPool(2 * DEFAULT_FRAME)
+    outbox = Outbox(pool)
+    for _ in range(5):
+        outbox.append(bytes(DEFAULT_FRAME))
+    assert outbox.reserve(100, DEFAULT_FRAME) == []
+    assert pool.lent == 0
+    assert drain(outbox) == bytes(5 * DEFAULT_FRAME)
+    assert outbox.reserve(100, DEFAULT_FRAME)
+
+
+def test_a_small_frame_does_not_overtake_one_that_did_not_fit() -> None:
+    outbox = Outbox(CountingPool(DEFAULT_FRAME + 20))
+    outbox.commit(1, len(outbox.reserve(DEFAULT_FRAME, DEFAULT_FRAME)[0]), DEFAULT_FRAME)
+    outbox.append(b"a" * 12)
+    outbox.append(b"b" * 11)
+    assert drain(outbox).endswith(b"a" * 12 + b"b" * 11)
+
+
 def test_more_than_was_reserved_cannot_be_committed() -> None:
     outbox = Outbox(CountingPool())
     outbox.reserve(10, DEFAULT_FRAME)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Greeting = dict[Role, bytes]
 
-REQUEST = HeaderWriter(4096).request(ConnectRequest("10.0.0.2:80"))
+REQUEST = HeaderWriter().request(ConnectRequest("10.0.0.2:80"))
 OPEN_1 = pack_frame(frames.HEADERS, frames.END_HEADERS, 1, REQUEST)
 SMALL = Limits(stream_window=70_000, connection_window=100_000, max_frame=50_000, max_streams=5)
 
@@ -52,7 +52,7 @@ def refusal(end: "End", hostile: bytes) -> H2Error:
 def a_long_story() -> bytes:
     """Everything that an honest client may send: the slow and the fast lane, padding, empty frames, trailers."""
     rng = random.Random(7)
-    writer = HeaderWriter(4096)
+    writer = HeaderWriter()
     block = writer.request(ConnectRequest("10.0.0.2:80", baggage="service.name=web", forwarded="for=unknown"))
     story = [
         PREFACE,
@@ -181,6 +181,12 @@ def test_padding_is_credited_at_once(make_end: "type[End]", greeting: Greeting) 
         pytest.param(b"", data(3, b"x"), ErrorCode.PROTOCOL_ERROR, id="idle stream"),
         pytest.param(b"", data(1, b"", end=True) + data(1, b"x"), ErrorCode.STREAM_CLOSED, id="after the end"),
         pytest.param(b"", data(1, b"", end=True) + data(1, b""), ErrorCode.STREAM_CLOSED, id="empty after the end"),
+        pytest.param(
+            pack_frame(frames.HEADERS, 0, 3, REQUEST),
+            data(1, b"x"),
+            ErrorCode.PROTOCOL_ERROR,
+            id="within a header block",
+        ),
         pytest.param(
             b"",
             frames.pack_reset(1, 8) + data(1, b"x"),
