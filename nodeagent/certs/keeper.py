@@ -71,6 +71,7 @@ class CertificateKeeper:
         """Between the answer and `Install`."""
         self._wanted: frozenset[Identity] = frozenset()
         self._changed = asyncio.Event()
+        self._is_renewal_asked = False
         self.fetches = 0
         """Certificates received since the start."""
         self.failures = 0
@@ -79,6 +80,12 @@ class CertificateKeeper:
         """Replaces the set of identities that this node needs. Returns at once."""
         self._wanted = identities
         self._changed.set()
+
+    def renew(self) -> int:
+        """Asks for new certificates at once, for all identities; returns how many. Returns before they come."""
+        self._is_renewal_asked = True
+        self._changed.set()
+        return len(self._rotation.entries)
 
     def bundle(self, identity: Identity) -> CertificateBundle | None:
         """The certificate in use."""
@@ -104,6 +111,9 @@ class CertificateKeeper:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._changed.clear()
+                if self._is_renewal_asked:
+                    self._is_renewal_asked = False
+                    self._carry_out(self._rotation.renewal_asked(self._now()), tasks)
                 self._carry_out(self._rotation.woken(self._wanted, self._now()), tasks)
                 await self._wait()
 

@@ -136,6 +136,12 @@ class Rotation:
                 entry.next_try = min(entry.next_try, now + UNTRUSTED_RENEWAL_SECONDS * self._pick())
         return self._turn(now)
 
+    def renewal_asked(self, now: float) -> list[Command]:
+        """Somebody does not want to wait: every certificate is due. What is in use stays so until its successor came."""
+        for entry in self.entries.values():
+            entry.next_try = min(entry.next_try, now)
+        return self._turn(now)
+
     def next_event(self) -> float | None:
         """When `woken` must be called at the latest; None: not before something else happens."""
         times = [entry.not_after for entry in self.entries.values() if entry.not_after is not None]

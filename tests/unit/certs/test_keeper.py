@@ -170,6 +170,19 @@ def test_it_is_renewed_at_half_of_its_life_with_another_key(scene: Scene) -> Non
     play(story())
 
 
+def test_it_is_renewed_at_once_when_somebody_asks(scene: Scene) -> None:
+    async def story() -> None:
+        scene.keeper.wanted(frozenset({WEB, DB}))
+        async with scene.running():
+            await scene.have(("certificate", WEB), ("certificate", DB))
+            first = scene.keeper.bundle(WEB)
+            assert scene.keeper.renew() == 2
+            await scene.have(("certificate", WEB), ("certificate", DB))
+            assert leaf_of(first).public_key() != leaf_of(scene.keeper.bundle(WEB)).public_key()
+
+    play(story())
+
+
 def test_an_outage_of_the_ca_is_survived_until_the_certificate_expires(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:

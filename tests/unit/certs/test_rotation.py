@@ -169,6 +169,14 @@ def test_wanted_again_while_the_old_request_is_on_its_way() -> None:
     assert rotation.fetched(WEB, 0, DAY, 3) == [Install(WEB)]
 
 
+def test_a_renewal_that_is_asked_for_does_not_wait_and_keeps_what_is_in_use() -> None:
+    rotation = with_certificate()
+
+    assert rotation.renewal_asked(10) == [Fetch(WEB)]
+    assert rotation.renewal_asked(11) == []
+    assert rotation.entries[WEB].state is State.AVAILABLE
+
+
 def test_what_the_new_roots_do_not_cover_is_renewed_within_a_minute() -> None:
     rotation = with_certificate()
     rotation._pick = lambda: 0.5
