@@ -65,7 +65,9 @@ def advance(previous: Snapshot, translation: Translation) -> tuple[Snapshot, Dif
         identities=_count(old.identities, translation.identities),
     )
     if not difference and previous.generation:
-        return previous, difference
+        # The mesh's names may have changed while it has no pods: nothing to push, but the CA compares with them.
+        is_same = old.mesh == translation.mesh
+        return previous if is_same else dataclasses.replace(previous, translation=translation), difference
     before = previous.of_type(ADDRESS)
     addresses = {
         **_encode(

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole control plane on a directory: edits, mistakes, restarts; and what an edit costs."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeagent.controlplane.objects import Enrolment
+from nodeagent.controlplane.run import MeshDirectory, Settings, run
+from nodeagent.controlplane.snapshot import AUTHORIZATION, Snapshot
+from nodeagent.controlplane.state import StateDirectory
+from nodeagent.controlplane.watch import DirectoryWatch
+from nodeagent.errors import ConfigError
+from nodeagent.model.workload import TunnelProtocol
+
+WITHIN_SECONDS = 10
+
+
+class Stage:
+    """A directory that is being followed."""
+
+    def __init__(self, mesh: MeshDirectory, directory: Path, state: StateDirectory) -> None:
+        self.mesh = mesh
+        self.directory = directory
+        self.state = state
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.mesh.publisher.snapshot
+
+    async def edited(self, change: Callable[[], object]) -> Snapshot:
+        """The snapshot after `change`, whatever it did to the directory."""
+        with self.mesh.publisher.listening() as published:
+            change()
+            await published.wait()
+        return self.snapshot
+
+    def write(self, text: str, name: str = "a.yaml") -> Callable[[], object]:
+        return lambda: (self.directory / name).write_text(text)
+
+
+Story = Callable[[Stage], Awaitable[None]]
+Play = Callable[[Story], None]
+
+
+@pytest.fixture
+def directory(tmp_path: Path, mesh: str) -> Path:
+    path = tmp_path / "mesh.d"
+    path.mkdir()
+    (path / "a.yaml").write_text(mesh)
+    return path
+
+
+@pytest.fixture
+def play(directory: Path, state: StateDirectory) -> Play:
+    async def following(story: Story) -> None:
+        settings = Settings(config_dir=directory, state_dir=state.path)
+        watch = DirectoryWatch(directory)
+        mesh = MeshDirectory(settings, state, state.load_catalog())
+        mesh.apply(mesh.read(None))
+        async with asyncio.timeout(WITHIN_SECONDS), asyncio.TaskGroup() as tasks:
+            follower = tasks.create_task(mesh.follow(watch))
+            await story(Stage(mesh, directory, state))
+            follower.cancel()
+        watch.close()
+
+    return lambda story: asyncio.run(following(story))
+
+
+def principal(snapshot: Snapshot) -> str:
+    (policy,) = snapshot.translation.policies.values()
+    return policy.rules[0].clauses[0].matches[0].principals[0].value
+
+
+def test_an_edit_is_one_generation_told_in_one_line(play: Play, mesh: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(stage: Stage) -> None:
+        assert stage.snapshot.generation == 1
+        snapshot = await stage.edited(stage.write(mesh.replace("sa/web]", "sa/other]")))
+        assert snapshot.generation == 2
+        assert principal(snapshot).endswith("sa/other")
+
+    with caplog.at_level(logging.INFO):
+        play(story)
+    (line,) = [record.getMessage() for record in caplog.records if "generation 2" in record.getMessage()]
+    assert "mesh.d/a.yaml changed -> generation 2: 1 policy, " in line
+    assert line.endswith(" ms")
+
+
+def test_an_invalid_edit_keeps_the_last_good_version_and_names_file_and_line(
+    play: Play, mesh: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(stage: Stage) -> None:
+        before = stage.snapshot
+        bad = mesh.replace("principals: [cluster.local/ns/shop/sa/web]", "ipBlocks: [10.0.0.0/99]")
+        assert await stage.edited(stage.write(bad)) is before
+        (finding,) = stage.mesh.findings
+        assert (finding.line, finding.is_rejected) == (bad[: bad.index("10.0.0.0/99")].count("\n") + 1, True)
+        assert finding.file.endswith("mesh.d/a.yaml")
+        assert await stage.edited(stage.write("kind: [")) is before
+        assert [finding.code for finding in stage.mesh.findings] == ["MN0002"]
+        assert await stage.edited(stage.write(mesh)) is before
+        assert stage.mesh.findings == ()
+
+    with caplog.at_level(logging.INFO):
+        play(story)
+    assert "a.yaml:30: error IST0106 AuthorizationPolicy shop/db" in caplog.text
+    assert "The last good version, if any, stays in force" in caplog.text
+    assert "1 finding resolved" in caplog.text
+
+
+def test_a_deleted_file_removes_its_objects(play: Play) -> None:
+    async def story(stage: Stage) -> None:
+        snapshot = await stage.edited((stage.directory / "a.yaml").unlink)
+        assert (snapshot.generation, dict(snapshot.translation.policies)) == (2, {})
+        snapshot = await stage.edited(stage.write("kind: MeshConfig\ntrustDomain: corp.example\n", "b.yaml"))
+        assert snapshot.translation.mesh.trust_domain == "corp.example"
+
+    play(story)
+
+
+def test_a_restart_while_a_file_is_invalid_keeps_the_last_good_version(
+    play: Play, mesh: str, directory: Path, state: StateDirectory
+) -> None:
+    async def good(stage: Stage) -> None:
+        assert principal(stage.snapshot).endswith("sa/web")
+
+    async def after(stage: Stage) -> None:
+        assert principal(stage.snapshot).endswith("sa/web")
+        assert stage.mesh.findings
+        told = json.loads((state.path / "findings.json").read_text())
+        assert (told["generation"], told["policies"]) == (1, 1)
+        assert told["findings"][0]["code"] == "IST0106"
+
+    play(good)
+    (directory / "a.yaml").write_text(mesh.replace("sa/web]", "'*x*']"))
+    play(after)
+
+
+def test_a_directory_that_goes_changes_nothing(play: Play, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    aside = directory.with_name("aside")
+
+    async def story(stage: Stage) -> None:
+        before = stage.snapshot
+        await asyncio.to_thread(directory.rename, aside)
+        while "no such file" not in caplog.text:  # noqa: ASYNC110 - a log line is awaited
+            await asyncio.sleep(0.01)
+        assert stage.snapshot is before
+        await stage.edited(lambda: aside.rename(directory))
+        assert stage.snapshot is before
+
+    play(story)
+
+
+def test_a_full_disk_delays_nobody(
+    play: Play, mesh: str, state: StateDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(stage: Stage) -> None:
+        (state.path / "last-good.json").unlink()
+        (state.path / "last-good.json").mkdir()
+        snapshot = await stage.edited(stage.write(mesh.replace("sa/web]", "sa/other]")))
+        assert principal(snapshot).endswith("sa/other")
+        snapshot = await stage.edited(stage.write(mesh))
+        assert principal(snapshot).endswith("sa/web")
+
+    play(story)
+    assert "last-good.json" in caplog.text
+
+
+def test_the_flag_for_enrolment_goes_before_the_mesh_configuration(directory: Path, state: StateDirectory) -> None:
+    for enrolment, protocol in ((None, TunnelProtocol.HBONE), (Enrolment.ANNOTATION, TunnelProtocol.TCP)):
+        settings = Settings(config_dir=directory, state_dir=state.path, enrolment=enrolment)
+        mesh = MeshDirectory(settings, state, state.load_catalog())
+        mesh.apply(mesh.read(None))
+        found = {workload.protocol for workload in mesh.publisher.snapshot.translation.workloads.values()}
+        assert found == {protocol}
+
+
+def test_the_example_mesh_has_nothing_to_complain_about(state: StateDirectory) -> None:
+    settings = Settings(config_dir=Path(__file__).parents[3] / "examples" / "mesh.d", state_dir=state.path)
+    mesh = MeshDirectory(settings, state, state.load_catalog())
+    mesh.apply(mesh.read(None))
+    assert mesh.findings == ()
+    translation = mesh.publisher.snapshot.translation
+    assert (len(translation.workloads), len(translation.services)) == (6, 3)
+    assert len(mesh.publisher.snapshot.of_type(AUTHORIZATION)) == 3
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(directory: Path, tmp_path: Path, number: signal.Signals) -> None:
+    settings = Settings(config_dir=directory, state_dir=tmp_path / "state", listen="127.0.0.1:0")
+    addresses: list[str] = []
+
+    def ready(address: str) -> None:
+        addresses.append(address)
+        # Between this and the next turn of the loop the handlers are there.
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), number)
+
+    async def story() -> None:
+        async with asyncio.timeout(WITHIN_SECONDS):
+            await run(settings, ready)
+
+    asyncio.run(story())
+    assert addresses
+    assert addresses[0].startswith("127.0.0.1:")
+    assert not addresses[0].endswith(":0")
+    files = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert files == ["findings.json", "last-good.json", "root-cert.pem", "root-key.pem", "token-key"]
+
+
+def test_a_missing_directory_ends_it_at_the_start(tmp_path: Path) -> None:
+    settings = Settings(config_dir=tmp_path / "nowhere", state_dir=tmp_path / "state", listen="127.0.0.1:0")
+    with pytest.raises(ConfigError, match="nowhere"):
+        asyncio.run(run(settings, lambda address: pytest.fail(f"ready at {address}")))

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server over TLS on loopback, with a gRPC client in the same process."""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+
+from nodeagent.controlplane.ca import open_authority
+from nodeagent.controlplane.discovery import Publisher
+from nodeagent.controlplane.finding import Finding
+from nodeagent.controlplane.gate import Gate
+from nodeagent.controlplane.objects import MeshObject
+from nodeagent.controlplane.serve import Server
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, advance
+from nodeagent.controlplane.state import StateDirectory
+from nodeagent.controlplane.token import make_key, make_token
+from nodeagent.controlplane.translate import translate
+from nodeagent.errors import ConfigError, PortInUse
+from nodeagent.proto import ca_pb2, ca_pb2_grpc, xds_pb2, xds_pb2_grpc
+
+Read = Callable[[str], tuple[list[MeshObject], list[Finding]]]
+KEY = make_key()
+WEB = "spiffe://cluster.local/ns/shop/sa/web"
+WITHIN_SECONDS = 10
+
+
+def bearer(node: str = "node-a", *, key: bytes = KEY, seconds: int = 60) -> tuple[tuple[str, str], ...]:
+    token = make_token(key, node, now=time.time(), ttl_seconds=seconds)
+    return (("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes"))
+
+
+@dataclasses.dataclass
+class Running:
+    server: Server
+    publisher: Publisher
+    address: str
+    channel: grpc.aio.Channel
+    read: Read
+
+    def publish(self, text: str) -> None:
+        objects, _ = self.read(text)
+        snapshot, _ = advance(self.publisher.snapshot, translate(objects))
+        self.publisher.publish(snapshot)
+
+    async def certificate(self, csr: str, identity: str, metadata: tuple[tuple[str, str], ...]) -> list[str]:
+        request = ca_pb2.IstioCertificateRequest(csr=csr, validity_duration=60)
+        if identity:
+            request.metadata["ImpersonatedIdentity"] = identity
+        stub: Any = ca_pb2_grpc.IstioCertificateServiceStub(self.channel)
+        response = await stub.CreateCertificate(request, metadata=metadata)
+        return list(response.cert_chain)
+
+    def stream(self, metadata: tuple[tuple[str, str], ...]) -> "grpc.aio.StreamStreamCall[Any, Any]":
+        stub: Any = xds_pb2_grpc.AggregatedDiscoveryServiceStub(self.channel)
+        call: grpc.aio.StreamStreamCall[Any, Any] = stub.DeltaAggregatedResources(metadata=metadata)
+        return call
+
+
+def first_request(type_url: str = ADDRESS, **metadata: str) -> xds_pb2.DeltaDiscoveryRequest:
+    request = xds_pb2.DeltaDiscoveryRequest(type_url=type_url)
+    request.node.id = "ztunnel~10.0.0.1~agent.istio-system~istio-system.svc.cluster.local"
+    request.node.metadata.update(metadata)
+    return request
+
+
+Story = Callable[[Running], Awaitable[None]]
+
+
+@pytest.fixture
+def play(state: StateDirectory, read: Read, mesh: str) -> Callable[[Story], None]:
+    """Runs a story against a server that publishes the example mesh."""
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Running]:
+        authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
+        publisher = Publisher()
+        server = Server(Gate(KEY), publisher, authority)
+        address = await server.start("127.0.0.1:0", ["localhost"])
+        credentials = grpc.ssl_channel_credentials(authority.root_pem.encode())
+        async with grpc.aio.secure_channel(address, credentials) as channel:
+            story = Running(server, publisher, address, channel, read)
+            story.publish(mesh)
+            yield story
+        await server.stop()
+
+    def run(story: Story) -> None:
+        async def told() -> None:
+            async with asyncio.timeout(WITHIN_SECONDS), running() as stage:
+                await story(stage)
+
+        asyncio.run(told())
+
+    return run
+
+
+async def read_response(call: "grpc.aio.StreamStreamCall[Any, Any]") -> xds_pb2.DeltaDiscoveryResponse:
+    response = await call.read()
+    assert isinstance(response, xds_pb2.DeltaDiscoveryResponse)
+    return response
+
+
+def names(response: xds_pb2.DeltaDiscoveryResponse) -> set[str]:
+    return {resource.name for resource in response.resources}
+
+
+def test_a_change_reaches_a_subscribed_agent(play: Callable[[Story], None], mesh: str) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        await call.write(first_request(NODE_NAME="node-a"))
+        await call.write(xds_pb2.DeltaDiscoveryRequest(type_url=AUTHORIZATION))
+        answers = {(await read_response(call)).type_url for _ in range(2)}
+        assert answers == {ADDRESS, AUTHORIZATION}
+        stage.publish(mesh.replace("sa/web]", "sa/other]"))
+        response = await read_response(call)
+        assert (response.type_url, names(response)) == (AUTHORIZATION, {"shop/db"})
+        call.cancel()
+
+    play(story)
+
+
+def test_a_resumed_agent_is_sent_what_changed_while_it_was_away(play: Callable[[Story], None], mesh: str) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        held = {resource.name: resource.version for resource in (await read_response(call)).resources}
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+
+        stage.publish(mesh.replace("name: web-0", "name: web-1"))
+        call = stage.stream(bearer())
+        request = first_request()
+        request.initial_resource_versions.update(held)
+        await call.write(request)
+        response = await read_response(call)
+        assert names(response) == {"Kubernetes//Pod/shop/web-1"}
+        assert list(response.removed_resources) == ["Kubernetes//Pod/shop/web-0"]
+        call.cancel()
+
+    play(story)
+
+
+def test_refusals_of_an_agent_are_logged_and_the_stream_goes_on(
+    play: Callable[[Story], None], mesh: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        response = await read_response(call)
+        refusal = xds_pb2.DeltaDiscoveryRequest(type_url=ADDRESS, response_nonce=response.nonce)
+        refusal.error_detail.message = "Kubernetes//Pod/shop/db-0: no thanks"
+        await call.write(refusal)
+        stage.publish(mesh.replace("10.244.2.10", "10.244.2.11"))
+        assert names(await read_response(call)) == {"Kubernetes//Pod/shop/db-0"}
+        call.cancel()
+
+    with caplog.at_level(logging.WARNING):
+        play(story)
+    assert "node node-a refuses resources" in caplog.text
+    assert "no thanks" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("metadata", "claimed", "reason"),
+    [
+        pytest.param((), "node-a", "no token", id="no token"),
+        pytest.param(bearer(key=make_key()), "node-a", "signature is wrong", id="another key"),
+        pytest.param(bearer(seconds=-5), "node-a", "expired", id="expired"),
+        pytest.param(bearer("node-b"), "node-a", "the token is for node node-b", id="another node's"),
+    ],
+)
+def test_streams_that_are_refused(
+    play: Callable[[Story], None],
+    caplog: pytest.LogCaptureFixture,
+    metadata: tuple[tuple[str, str], ...],
+    claimed: str,
+    reason: str,
+) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(metadata)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call.write(first_request(NODE_NAME=claimed))
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert await call.details() == "authentication failure"
+
+    with caplog.at_level(logging.WARNING):
+        play(story)
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("node_id", ["", "ztunnel~10.0.0.1~agent"])
+def test_a_stream_needs_a_node(play: Callable[[Story], None], node_id: str) -> None:
+    async def story(stage: Running) -> None:
+        request = first_request()
+        request.node.id = node_id
+        call = stage.stream(bearer())
+        await call.write(request)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    play(story)
+
+
+def test_a_stream_that_is_cut_is_forgotten(play: Callable[[Story], None], caplog: pytest.LogCaptureFixture) -> None:
+    async def story(stage: Running) -> None:
+        calls = [stage.stream(bearer()) for _ in range(3)]
+        for call in calls:
+            await call.write(first_request())
+            await call.read()
+        assert stage.publisher.streams == 3
+        for call in calls:
+            call.cancel()
+        while stage.publisher.streams:  # noqa: ASYNC110 - gRPC tells nobody when a handler has ended
+            await asyncio.sleep(0.01)
+
+    with caplog.at_level(logging.ERROR):
+        play(story)
+    assert caplog.text == ""
+
+
+def test_a_node_gets_the_certificates_of_its_pods(play: Callable[[Story], None], csr: str) -> None:
+    async def story(stage: Running) -> None:
+        leaf = x509.load_pem_x509_certificate((await stage.certificate(csr, WEB, bearer()))[0].encode())
+        uris = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert uris.get_values_for_type(x509.UniformResourceIdentifier) == [WEB]
+
+    play(story)
+
+
+IMPERSONATION = "request impersonation authentication failure"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "identity", "details", "reason"),
+    [
+        pytest.param((), WEB, "request authenticate failure", "no token", id="no token"),
+        pytest.param(bearer(seconds=-1), WEB, "request authenticate failure", "expired", id="expired"),
+        pytest.param(bearer(key=make_key()), WEB, "request authenticate failure", "signature", id="another key"),
+        pytest.param(bearer("node-b"), WEB, IMPERSONATION, "no running pod", id="a pod of another node"),
+        pytest.param(bearer("node-x"), WEB, IMPERSONATION, "no running pod", id="a node without pods"),
+        pytest.param(bearer(), WEB.replace("cluster.local", "evil"), IMPERSONATION, "trust domain", id="trust domain"),
+        pytest.param(bearer(), WEB.replace("sa/web", "sa/db"), IMPERSONATION, "no running pod", id="another account"),
+        pytest.param(bearer(), "", IMPERSONATION, "no ImpersonatedIdentity", id="nobody's"),
+        pytest.param((bearer()[0], ("clusterid", "c2")), WEB, IMPERSONATION, "of cluster c2", id="another cluster"),
+    ],
+)
+def test_certificates_that_are_refused(  # every argument is a column or a fixture
+    play: Callable[[Story], None],
+    caplog: pytest.LogCaptureFixture,
+    csr: str,
+    metadata: tuple[tuple[str, str], ...],
+    identity: str,
+    details: str,
+    reason: str,
+) -> None:
+    async def story(stage: Running) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stage.certificate(csr, identity, metadata)
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert raised.value.details() == details
+
+    with caplog.at_level(logging.WARNING):
+        play(story)
+    assert reason in caplog.text
+
+
+def test_a_bad_csr_is_an_invalid_argument(play: Callable[[Story], None]) -> None:
+    async def story(stage: Running) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stage.certificate("nonsense", WEB, bearer())
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    play(story)
+
+
+def test_a_pod_that_has_gone_gets_no_certificate(play: Callable[[Story], None], mesh: str, csr: str) -> None:
+    async def story(stage: Running) -> None:
+        assert await stage.certificate(csr, WEB, bearer())
+        stage.publish(mesh.replace("nodeName: node-a", "nodeName: node-b"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stage.certificate(csr, WEB, bearer())
+        assert await stage.certificate(csr, WEB, bearer("node-b"))
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("listen", "error"),
+    [
+        ("127.0.0.1", ConfigError),
+        ("127.0.0.1:http", ConfigError),
+        ("127.0.0.1:70000", ConfigError),
+        ("192.0.2.1:15012", ConfigError),
+        ("::1:15012", ConfigError),
+    ],
+)
+def test_addresses_that_cannot_be_listened_on(state: StateDirectory, listen: str, error: type[Exception]) -> None:
+    async def story() -> None:
+        authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
+        server = Server(Gate(KEY), Publisher(), authority)
+        with pytest.raises(error, match="--listen"):
+            await server.start(listen, [])
+        await server.stop()
+
+    asyncio.run(story())
+
+
+def test_a_port_in_use_is_told(state: StateDirectory) -> None:
+    async def story() -> None:
+        authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
+        server = Server(Gate(KEY), Publisher(), authority)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            with pytest.raises(PortInUse, match=str(port)):
+                await server.start(f"127.0.0.1:{port}", [])
+        await server.stop()
+
+    asyncio.run(story())
