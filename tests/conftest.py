@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privilege: a marked test is skipped, saying why, where it cannot run; REQUIRE=kernel,e2e turns that into a failure."""
+"""Privilege: a marked test is skipped where it cannot run, saying why; REQUIRE=kernel,e2e makes that a failure."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"{marker}: {obstacle}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def envoy() -> str:
     """Path of the Envoy binary; the `interop` marker has made sure that there is one."""
     return envoy_binary()

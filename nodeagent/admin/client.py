@@ -23,9 +23,16 @@ class AdminClient:
 
         Raises AgentUnreachable, MissingPrivilege, or the error that the agent met.
         """
+        return self._ask("GET", f"{route}?{urlencode(query)}" if query else route)
+
+    def order(self, route: str) -> dict[str, Any]:
+        """Has the agent do something; answers and errors as `fetch`."""
+        return self._ask("POST", route)
+
+    def _ask(self, method: str, target: str) -> dict[str, Any]:
         connection = _UnixConnection(self._path, self._seconds)
         try:
-            connection.request("GET", f"{route}?{urlencode(query)}" if query else route)
+            connection.request(method, target)
             response = connection.getresponse()
             body = json.loads(response.read())
         except PermissionError as error:

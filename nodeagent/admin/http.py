@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 
 class Request(NamedTuple):
+    method: str
+    """GET or POST."""
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
@@ -61,10 +63,10 @@ def parse_request(head: bytes) -> Request:
         raise BadRequest(400, "not an HTTP request") from error
     if not version.startswith("HTTP/1."):
         raise BadRequest(400, "HTTP/1.1 is spoken here")
-    if method != "GET":
-        raise BadRequest(405, "only GET is served")
+    if method not in {"GET", "POST"}:
+        raise BadRequest(405, "only GET and POST are served")
     headers = (line.partition(":") for line in rest)
-    return Request(parts.path, query, {name.strip().lower(): value.strip() for name, _, value in headers})
+    return Request(method, parts.path, query, {name.strip().lower(): value.strip() for name, _, value in headers})
 
 
 class HttpServer:

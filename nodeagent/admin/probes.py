@@ -45,5 +45,7 @@ class ReadyServer(HttpServer):
 
 
 def _expect(request: Request, *paths: str) -> None:
+    if request.method != "GET":
+        raise BadRequest(405, "only GET is served")
     if request.path not in paths:
         raise BadRequest(404, f"only {' and '.join(paths)} here")

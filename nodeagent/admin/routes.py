@@ -44,6 +44,13 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections) -> Mapping
     }
 
 
+def make_orders(renew_certificates: Callable[[], int]) -> Mapping[str, Route]:
+    async def of_renewal(_query: Mapping[str, str]) -> Mapping[str, object]:
+        return {"asked": renew_certificates()}
+
+    return {"/certs/renew": of_renewal}
+
+
 def parse_question(query: Mapping[str, str]) -> Question:
     """Raises ConfigError for what is missing or malformed."""
     source, destination, port = (query.get(name, "") for name in ("source", "destination", "port"))

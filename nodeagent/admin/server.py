@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's admin socket: JSON over HTTP/1.1 at a Unix socket that only root may open. Read-only."""
+"""The agent's admin socket: JSON over HTTP/1.1 at a Unix socket that only root may open.
+
+GET only looks; the few things that can be ordered are POSTs, without a body.
+"""
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,9 +21,10 @@ Route: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Mapping[str, object]]
 
 
 class AdminServer:
-    def __init__(self, path: str, routes: Mapping[str, Route]) -> None:
-        """`routes` by path, such as `/status`."""
-        self._path, self._routes = path, dict(routes)
+    def __init__(self, path: str, routes: Mapping[str, Route], orders: Mapping[str, Route] | None = None) -> None:
+        """`routes` (GET) and `orders` (POST) by path, such as `/status`."""
+        self._path = path
+        self._routes = {"GET": dict(routes), "POST": dict(orders or {})}
         self._server = HttpServer(functools.partial(open_unix, path), self._respond)
         self._file: tuple[int, int] | None = None
 
@@ -45,7 +49,7 @@ class AdminServer:
             Path(self._path).unlink(missing_ok=True)
 
     async def _respond(self, request: Request) -> Response:
-        route = self._routes.get(request.path)
+        route = self._routes[request.method].get(request.path)
         if route is None:
             words = f"this agent has no {request.path}"
             check = "Is the agent of another release than this command? `nodeagent version` tells."

@@ -6,7 +6,7 @@ Only reads; nothing here decides. Made anew for each question, so there is no se
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from nodeagent.admin.state import (
     AgentState,
@@ -51,6 +51,7 @@ class Picture:
     open_connections: OpenConnections
     totals: Totals
     lines: LineWriter | None
+    bugs: Callable[[], int]
     started: float = dataclasses.field(default_factory=time.time)
 
     def obstacles(self) -> list[str]:
@@ -97,6 +98,7 @@ class Picture:
             worker_totals=self.totals.sums(),
             worker_restarts=self.fleet.restarts.total(),
             reports_lost=sum(worker.reports_lost for worker in self.fleet.workers.values()),
+            bugs=self.bugs(),
             access_log_lines_lost=self.lines.lost if self.lines else 0,
             pods_captured=sum(pod.captured is Captured.YES for pod in pods),
             pods_pending=sum(pod.captured is Captured.PENDING for pod in pods),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from nodeagent.admin.http import HttpServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
-from nodeagent.admin.routes import make_routes
+from nodeagent.admin.routes import make_orders, make_routes
 from nodeagent.admin.server import AdminServer
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
@@ -59,7 +59,11 @@ class Agent:
         self._state = NodeState()
         self._steering = Steering(bpffs=config.bpffs, run_dir=config.run_dir)
         traffic = TrafficMetrics()
-        access_log = AccessLog(lines.write if lines else lambda _line: None, as_json=config.log_format == "json")
+        access_log = AccessLog(
+            lines.write if lines else lambda _line: None,
+            as_json=config.log_format == "json",
+            tells_openings=config.log_level == "debug",
+        )
         self._connections, self._totals = OpenConnections(traffic, access_log), Totals()
         self._fleet = WorkerFleet(config, self._steering, self._state, self._connections, self._totals)
         store = Store(config.state_file, cluster=config.cluster, node=config.node)
@@ -79,7 +83,9 @@ class Agent:
             open_connections=self._connections,
             totals=self._totals,
             lines=lines,
+            bugs=lambda: sum(server.bugs for server in self._servers),
         )
+        self._servers: list[AdminServer | HttpServer] = []
         self._exposition = Exposition(traffic, self._picture.readings)
 
     async def run(self) -> None:
@@ -96,12 +102,12 @@ class Agent:
             log.info("stopped; workers, programs and pins stay for the next agent")
 
     async def _run_parts(self) -> None:
-        servers = list(self._servers())
-        for server in servers:
+        self._servers = list(self._make_servers())
+        for server in self._servers:
             server.listen()  # what may be refused comes first: a port in use must not leave half an agent
         await asyncio.to_thread(self._steering.start)
         async with asyncio.TaskGroup() as parts:
-            for server in servers:
+            for server in self._servers:
                 parts.create_task(server.run(), name=type(server).__name__)
             parts.create_task(self._fleet.run(), name="workers")
             parts.create_task(self._xds.run(), name="xds")
@@ -112,9 +118,10 @@ class Agent:
             parts.create_task(self._observe(), name="observe")
             log.info("agent of node %s started", self._config.node)
 
-    def _servers(self) -> Iterator[AdminServer | HttpServer]:
+    def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
-        yield AdminServer(config.admin_socket, make_routes(picture.agent_state, picture.connections))
+        routes = make_routes(picture.agent_state, picture.connections)
+        yield AdminServer(config.admin_socket, routes, make_orders(self._keeper.renew))
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)
         if config.ready_address:

@@ -137,7 +137,7 @@ class Rotation:
         return self._turn(now)
 
     def renewal_asked(self, now: float) -> list[Command]:
-        """Somebody does not want to wait: every certificate is due. What is in use stays so until its successor came."""
+        """Somebody does not want to wait: every certificate is due. What is in use stays until its successor came."""
         for entry in self.entries.values():
             entry.next_try = min(entry.next_try, now)
         return self._turn(now)

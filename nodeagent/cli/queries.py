@@ -249,11 +249,20 @@ def _policy_in_words(policy: Row) -> str:
     return "".join(f"{one_line(line)}\n" for line in lines)
 
 
-@command(examples=("nodeagent certs", "nodeagent certs -o json | jq '.certificates[].not_after'"))
+@command(
+    examples=("nodeagent certs", "nodeagent certs -o json | jq '.certificates[].not_after'", "nodeagent certs --renew")
+)
+@click.option("--renew", is_flag=True, help="Have the agent ask the CA for new ones now; open connections go on.")
 @shows
 @asks_agent
-def certs(agent: AdminClient, output: Output) -> None:
-    """Lists the certificates of this node's identities."""
+def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
+    """Lists the certificates of this node's identities.
+
+    The agent renews each by itself at half of its life. What --renew asks for is there a moment later; until then, and
+    when the CA refuses, what is in use stays.
+    """
+    if renew:
+        agent.order("/certs/renew")
     output.show(agent.fetch("/certs"), CERTIFICATES)
 
 

@@ -238,7 +238,9 @@ class StreamRelay:
         if self._socket is None:
             return
         self._close(Reason.RESET, "" if error in _GONE else errno.errorcode.get(error, ""))
-        self._tunnel.reset(self._stream_id, ErrorCode.CONNECT_ERROR)
+        # RFC 9113 §8.5 has CONNECT_ERROR for this, but Envoy 1.40 makes a clean end of that, and a reset of CANCEL, as
+        # which ztunnel's library gives up a stream as well. A truncated answer must not look complete.
+        self._tunnel.reset(self._stream_id, ErrorCode.CANCEL)
 
     def _complete(self) -> None:
         """Both directions have ended as TCP means it."""

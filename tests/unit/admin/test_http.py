@@ -37,7 +37,7 @@ def test_requests(head: bytes, path: str, query: dict[str, str]) -> None:
         (b"GET /status HTTP/2.0", 400),
         (b"GET /x?" + b"&".join(b"a%d=1" % n for n in range(99)) + b" HTTP/1.1", 400),
         (b"GET http://[::1/ HTTP/1.1", 400),
-        (b"POST /status HTTP/1.1", 405),
+        (b"PUT /status HTTP/1.1", 405),
     ],
 )
 def test_what_is_no_request(head: bytes, status: int) -> None:

@@ -47,7 +47,7 @@ def serve(path: str) -> Iterator[Callable[..., AdminServer]]:
     stops: list[Callable[[], None]] = []
 
     def start(**routes: Route) -> AdminServer:
-        server = AdminServer(path, {f"/{name}": route for name, route in routes.items()})
+        server = AdminServer(path, {f"/{name}": route for name, route in routes.items()}, {"/order": _echo})
         server.listen()
         loop = asyncio.new_event_loop()
         task = loop.create_task(server.run())
@@ -154,3 +154,13 @@ def test_a_successors_file_stays(path: str) -> None:
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotPossible, match="cannot listen"):
         AdminServer(str(tmp_path / "missing" / "admin.sock"), {}).listen()
+
+
+def test_an_order_is_a_post_and_a_question_is_none(path: str, serve: Callable[..., AdminServer]) -> None:
+    serve(status=_echo)
+
+    assert AdminClient(path).order("/order") == {"schema": SCHEMA, "query": {}}
+    with pytest.raises(ConfigError, match="has no /order"):
+        AdminClient(path).fetch("/order")
+    with pytest.raises(ConfigError, match="has no /status"):
+        AdminClient(path).order("/status")
