@@ -194,6 +194,15 @@ def test_a_shrunk_window_goes_negative_and_recovers(client: "End") -> None:
     assert connection.room(3) == 5527  # what 60,000 bytes have left of the connection's
 
 
+def test_an_update_of_the_connection_alone_unblocks(client: "End") -> None:
+    client.feed(pack_settings({Setting.INITIAL_WINDOW_SIZE: 100_000}))
+    assert client.connection.send(1, memoryview(bytes(65535))) == 65535
+    assert client.connection.room(1) == 0
+    client.feed(pack_window_update(0, 5))
+    assert client.seen.writable == [1]
+    assert client.connection.room(1) == 5
+
+
 def test_frames_follow_the_peers_maximum(client: "End") -> None:
     assert [len(view) for view in client.connection.reserve(1, 40_000)] == [16384, 16384, 7232]
     client.connection.commit(1, 0)
