@@ -46,6 +46,9 @@ class TunnelOwner(Protocol):
     def requested(self, tunnel: "Tunnel", request: Request) -> None:
         """A new stream, in the server's role: `adopt` it or answer it."""
 
+    def refused(self, tunnel: "Tunnel", streams: int) -> None:
+        """So many were answered REFUSED_STREAM, because the limit was reached."""
+
     def changed(self, tunnel: "Tunnel") -> None:
         """Streams ended, or the peer drains: look at `can_open` and `is_idle`."""
 

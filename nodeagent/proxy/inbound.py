@@ -78,6 +78,7 @@ class InboundTunnel:
         self._socket: socket.socket | None = sock
         self._tunnel: Tunnel | None = None
         self._hold: Hold | None = None
+        self._is_over_limit = False
         guard.ender = self.fail
         inbound.tunnels.add(self)
         self._shared.loop.watch(sock.fileno(), 0, self)
@@ -138,21 +139,31 @@ class InboundTunnel:
         self._shared.counters["tunnels_accepted"] += 1
 
     def requested(self, tunnel: Tunnel, request: Request) -> None:
-        record = self._guard.record
         # From the first stream on the tunnel's own end is told by its streams.
         self._guard.discard()
         is_full = self._shared.is_full
-        guard = self._shared.connections.begin(
-            Direction.INBOUND, (record.source_ip, record.source_port), (record.original_ip, record.original_port)
-        )
-        guard.record.source_identity = tunnel.peer
-        guard.record.transport = Transport.HBONE
+        guard = self._begin_stream(tunnel)
         stream = InboundStream(self, tunnel, request, guard)
         tunnel.adopt(request.stream_id, stream)
         if is_full:
             stream.refuse_one_too_many()
         else:
             self._shared.loop.guarded(stream, stream.begin)
+
+    def _begin_stream(self, tunnel: Tunnel) -> ConnectionGuard:
+        record = self._guard.record
+        guard = self._shared.connections.begin(
+            Direction.INBOUND, (record.source_ip, record.source_port), (record.original_ip, record.original_port)
+        )
+        guard.record.source_identity = tunnel.peer
+        guard.record.transport = Transport.HBONE
+        return guard
+
+    def refused(self, tunnel: Tunnel, streams: int) -> None:
+        self._shared.counters["streams_refused"] += streams
+        if not self._is_over_limit:  # one record per tunnel: a peer must not fill the log
+            self._is_over_limit = True
+            self._begin_stream(tunnel).close(Reason.H2_TOO_MANY_STREAMS)
 
     def changed(self, tunnel: Tunnel) -> None:
         tunnel.close_if_drained()

@@ -184,6 +184,9 @@ class PooledTunnel:
     def requested(self, tunnel: Tunnel, request: Request) -> None:
         """A server cannot open streams; the codec ends the connection before this."""
 
+    def refused(self, tunnel: Tunnel, streams: int) -> None:
+        """As requested."""
+
     def changed(self, tunnel: Tunnel) -> None:
         if tunnel.connection.is_draining:
             self._pool.forget(self)

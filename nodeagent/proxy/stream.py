@@ -70,6 +70,10 @@ class StreamRelay:
         sock, stream_id, connection = self._socket, self._stream_id, self._connection
         if sock is None:
             return
+        if self._tunnel.is_blocked:
+            # Not even into the send buffer: a tunnel whose peer does not read holds what one turn made, and no more.
+            self._stall()
+            return
         views = connection.reserve(stream_id, READ_BYTES)
         if not views:
             views = self._make_room()
@@ -101,10 +105,13 @@ class StreamRelay:
             return []
         self._tunnel.flush()
         if self._tunnel.is_blocked:
-            self._change(self._interest & ~READ)
-            self._tunnel.stall(self)
+            self._stall()
             return []
         return self._connection.reserve(self._stream_id, READ_BYTES)
+
+    def _stall(self) -> None:
+        self._change(self._interest & ~READ)
+        self._tunnel.stall(self)
 
     def _read_out(self) -> None:
         self._is_read_out = True

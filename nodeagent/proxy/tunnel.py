@@ -259,7 +259,9 @@ class Tunnel:
         if _LAST_PING in received.pongs:
             self._awaits_last_pong = False
             self.close_if_drained()
-        if received.resets or received.goaway or received.refused:
+        if received.refused:
+            self._owner.refused(self, received.refused)
+        if received.resets or received.goaway:
             self._owner.changed(self)
 
     # ---- sending ---------------------------------------------------------------------------------------------------

@@ -207,6 +207,8 @@ def test_a_stream_beyond_the_limit_is_refused_alone(mesh: Mesh, peer: Connect, a
     while not codes:
         codes += [code for _, code in client.receive().resets]
     assert set(codes) == {7}  # REFUSED_STREAM
+    assert [record.reason for record in mesh.far.ended()] == [Reason.H2_TOO_MANY_STREAMS.value]
+    mesh.far.eventually(lambda: mesh.far.counters.get("streams_refused", 0) >= 1)
 
 
 # ---- limits and sources ------------------------------------------------------------------------------------------
