@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,8 @@ import grpc.aio
 import pytest
 from cryptography import x509
 
+from nodeagent.certs.client import CaClient
+from nodeagent.config import Config
 from nodeagent.controlplane.ca import open_authority
 from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.finding import Finding
@@ -28,7 +31,11 @@ from nodeagent.controlplane.state import StateDirectory
 from nodeagent.controlplane.token import make_key, make_token
 from nodeagent.controlplane.translate import translate
 from nodeagent.errors import ConfigError, PortInUse
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.proto import ca_pb2, ca_pb2_grpc, xds_pb2, xds_pb2_grpc
+from nodeagent.xds.client import XdsClient
+from nodeagent.xds.store import Store
 
 Read = Callable[[str], tuple[list[MeshObject], list[Finding]]]
 KEY = make_key()
@@ -327,3 +334,36 @@ def test_a_port_in_use_is_told(state: StateDirectory) -> None:
         await server.stop()
 
     asyncio.run(story())
+
+
+def test_our_own_agents_clients_are_served(play: Callable[[Story], None], mesh: str, tmp_path: Path) -> None:
+    async def story(stage: Running) -> None:
+        (tmp_path / "token").write_text(make_token(KEY, "node-a", now=time.time(), ttl_seconds=60))
+        config = Config(
+            node="node-a",
+            xds_address=f"https://{stage.address}",
+            root_certificate=str(tmp_path / "state" / "root-cert.pem"),
+            token=str(tmp_path / "token"),
+            run_dir=str(tmp_path),
+        )
+        held = Mesh()
+        heard = asyncio.Event()
+
+        def changed(changes: Changes) -> None:
+            held.apply(changes)
+            heard.set()
+
+        store = Store(str(tmp_path / "held"), cluster=config.cluster, node=config.node)
+        following = asyncio.get_running_loop().create_task(XdsClient(config, store, changed).run())
+        while len(held.workloads) < 2 or not held.policies:
+            await heard.wait()
+            heard.clear()
+        stage.publish(mesh.replace("sa/web]", "sa/other]"))
+        while "sa/other" not in str(held.policies):
+            await heard.wait()
+            heard.clear()
+        bundle = await CaClient(config).fetch(Identity.parse(WEB))
+        assert b"CERTIFICATE" in bundle.chain_pem
+        following.cancel()
+
+    play(story)
