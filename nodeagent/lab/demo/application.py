@@ -14,21 +14,30 @@ product: it stands for the pods' own programs.
 """
 
 import contextlib
+import functools
 import hashlib
 import socket
 import struct
 import sys
 import threading
+from collections.abc import Iterator
 
 CHUNK = 1 << 18
 Peer = tuple[str, int]
 _endings: list[str] = []
 
 
-def pattern(seed: int, length: int) -> bytes:
-    """`length` reproducible bytes that no compression or coincidence explains."""
-    block = b"".join(hashlib.sha256(struct.pack("!QQ", seed, i)).digest() for i in range(CHUNK // 32))
-    return (block * (length // CHUNK + 1))[:length]
+@functools.cache
+def _block(seed: int) -> bytes:
+    return b"".join(hashlib.sha256(struct.pack("!QQ", seed, i)).digest() for i in range(CHUNK // 32))
+
+
+def pattern(seed: int, length: int) -> Iterator[bytes]:
+    """`length` reproducible bytes in chunks; no compression or coincidence explains them."""
+    block = _block(seed)
+    for _ in range(length // CHUNK):
+        yield block
+    yield block[: length % CHUNK]
 
 
 def _first_line(connection: socket.socket) -> tuple[str, bytes]:
@@ -82,7 +91,8 @@ def _tell_endings(connection: socket.socket, _peer: Peer, _rest: bytes) -> None:
 
 
 def _source(connection: socket.socket, length: int) -> None:
-    connection.sendall(pattern(1, length))
+    for chunk in pattern(1, length):
+        connection.sendall(chunk)
     connection.shutdown(socket.SHUT_WR)
     _drain(connection)
 

@@ -53,12 +53,12 @@ def is_served(source: Pod, ip: Ip, port: int, *, seconds: float = 3.0) -> bool:
 
 def upload(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, float]:
     """Sends `length` bytes, ends the stream. Returns (digest sent, digest the application computed, seconds)."""
-    payload = pattern(2, length)
-    sent = f"{length} {hashlib.sha256(payload).hexdigest()}"
+    sent = _digest_of(2, length)
     with connect(source, ip, port, seconds=60) as connection:
         began = time.monotonic()
         connection.sendall(b"DIGEST\n")
-        connection.sendall(payload)
+        for chunk in pattern(2, length):
+            connection.sendall(chunk)
         connection.shutdown(socket.SHUT_WR)
         told = read_all(connection).decode().strip()
         return sent, told, time.monotonic() - began
@@ -66,8 +66,7 @@ def upload(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, float
 
 def download(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, float]:
     """Receives `length` bytes. Returns (digest expected, digest received, seconds)."""
-    expected = f"{length} {hashlib.sha256(pattern(1, length)).hexdigest()}"
-    digest, received = hashlib.sha256(), 0
+    expected, digest, received = _digest_of(1, length), hashlib.sha256(), 0
     with connect(source, ip, port, seconds=60) as connection:
         began = time.monotonic()
         connection.sendall(f"SOURCE {length}\n".encode())
@@ -76,6 +75,13 @@ def download(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, flo
             received += len(some)
         seconds = time.monotonic() - began
     return expected, f"{received} {digest.hexdigest()}", seconds
+
+
+def _digest_of(seed: int, length: int) -> str:
+    digest = hashlib.sha256()
+    for chunk in pattern(seed, length):
+        digest.update(chunk)
+    return f"{length} {digest.hexdigest()}"
 
 
 class Echo:

@@ -70,8 +70,8 @@ def worker_confined(stage: Stage) -> str:
             demand(status["NoNewPrivs"] == "1", f"worker {pid} could gain privileges by exec")
             uids = set(status["Uid"].split())
             demand("0" not in uids, f"worker {pid} has uid {uids}")
-            own, nodes = int(Path(f"/proc/{pid}/ns/net").stat().st_ino), stage.node_netns_inode(node)
-            demand(own != nodes, f"worker {pid} is in the node's namespace")
+            own = Path(f"/proc/{pid}/ns/net").stat().st_ino
+            demand(own != stage.node_netns_inode(node), f"worker {pid} is in the node's namespace")
             links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
             demand(not any(link.startswith("net:") for link in links), f"worker {pid} holds a namespace: {links}")
             told.append(f"pid {pid} of {node}: uid {uids.pop()}, no capability in any set, namespace net:[{own}]")

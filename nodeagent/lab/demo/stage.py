@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo's stage: the lab, a control plane, an agent on each node, applications in the pods, and how to look at them.
 
-node-a   web  api  batch        web: shop/web          batch: backoffice/batch
-node-b   db   legacy  legacy2   db: shop/db            legacy, legacy2: outside the mesh
+node-a   web  api  batch  legacy2    web: shop/web     batch: backoffice/batch
+node-b   db   legacy                 db: shop/db       legacy, legacy2: outside the mesh
 """
 
 import contextlib
@@ -47,7 +47,7 @@ _PODS = (
     ("batch", "backoffice", "batch", "node-a"),
     ("db", "shop", "db", "node-b"),
     ("legacy", "legacy", "default", "node-b"),
-    ("legacy2", "legacy", "default", "node-b"),
+    ("legacy2", "legacy", "default", "node-a"),
 )
 
 
@@ -206,6 +206,14 @@ class Stage:
     def attached(self, node: str) -> dict[str, list[str]]:
         """Names of programs by device and hook, as the kernel lists its filters."""
         return self.lab.nodes[node].call(_attached)
+
+    def expected_programs(self, node: str) -> dict[str, list[str]]:
+        """What `attached` must say: one generation on na0 and on each pod of the mesh, none elsewhere."""
+        programs = {f"{OUR_DEVICE} ingress": ["from_proxy"]}
+        for pod in self.lab.pods.values():
+            if pod.node == node and _AMBIENT[pod.namespace]:
+                programs |= {f"{pod.device} ingress": ["from_pod"], f"{pod.device} egress": ["to_pod"]}
+        return programs
 
     def worker_pids(self, node: str) -> list[int]:
         return [worker["pid"] for worker in self.ask(node, "status")["workers"]]
