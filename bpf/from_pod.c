@@ -18,6 +18,7 @@
  *  9  not SYN, flow of an old generation                REVOKED              to proxy: reset
  * 10  not SYN, to neither local pod nor known address   OUTSIDE_FLOW         pass
  * 11  not SYN, not RST, adoption window open            ADOPTED              add flow, mark LOCAL
+ *     the same, a listener's SYN cookie explains it     SYN_COOKIE           to proxy
  * 12  not SYN                                           UNKNOWN_FLOW         to proxy: reset
  * 13  SYN to an address of the node                     NODE_ADDRESS         pass
  * 14  SYN to an excluded address or port                EXCLUDED             add flow if known
@@ -33,6 +34,7 @@
  * bpf_redirect_peer, which keeps the mark and exists at TC ingress only: OUT in rows 4 and 6, where
  * a socket exists, else OUT_NEW.
  */
+#include "cookie.h"
 #include "flow.h"
 #include "steer.h"
 
@@ -84,6 +86,9 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 	if (!is_mesh_address(&packet->destination))
 		return REASON_OUTSIDE_FLOW;
 	if (!(packet->flags & TCP_RST) && bpf_ktime_get_ns() < adopt_until) {
+		/* Adopted, the end of a handshake with the proxy would leave in plain text. */
+		if (ends_cookie_handshake(skb, packet, LISTENER_OUTBOUND, given->slots))
+			return REASON_SYN_COOKIE;
 		add_flow(packet, FLOW_ADOPTED, given->generation);
 		return REASON_ADOPTED;
 	}

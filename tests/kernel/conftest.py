@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node of its own for each test module: network and mount namespaces that end with the block, or with the process.
+
+`node` has two enrolled pods (a, b), a pod outside the mesh (x) and nothing else; `kernel` runs single packets through
+the programs that the product loaded (BPF_PROG_TEST_RUN) and says which reason was counted.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from nodeagent.kernel import syscall
+from nodeagent.kernel.maps import Exclusion, Maps
+from nodeagent.kernel.netns import (
+    CLONE_FS,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    MNT_DETACH,
+    MS_BIND,
+    MS_PRIVATE,
+    MS_REC,
+    OWN_NETNS,
+    enter_netns,
+    mount,
+    setns,
+    unmount,
+    unshare,
+)
+from nodeagent.kernel.pins import Pins
+from nodeagent.kernel.reasons import reasons
+from nodeagent.kernel.steering import Steering, Wanted, WantedPod
+from nodeagent.model.address import Cidr, Ip, Port, parse_ip
+
+FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+SYN_ACK = SYN | ACK
+TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+UNSPEC, OK, SHOT, REDIRECT = -1, 0, 2, 7
+MARK_OUT, MARK_LOCAL, MARK_PROXY, MARK_OUT_NEW = 0x1001, 0x1002, 0x1003, 0x1005
+TAG = bytes((2, *b"mesh", 1))
+
+
+# ---- namespaces ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def own_namespaces() -> Iterator[None]:
+    """The calling thread has a network and a mount namespace of its own until the block ends."""
+    folder = Path.cwd()
+    homes = [os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("net", "mnt")]
+    try:
+        unshare(CLONE_FS | CLONE_NEWNS | CLONE_NEWNET)
+        mount("none", "/", flags=MS_REC | MS_PRIVATE)
+        try:
+            yield
+        finally:
+            for home, kind in zip(homes, (CLONE_NEWNET, CLONE_NEWNS), strict=True):
+                setns(home, kind)
+            os.chdir(folder)
+    finally:
+        for home in homes:
+            os.close(home)
+
+
+def make_namespace(path: Path) -> Path:
+    """A network namespace mounted on `path`."""
+
+    def inside() -> None:
+        unshare(CLONE_NEWNET)
+        mount(OWN_NETNS, path, flags=MS_BIND)
+
+    path.touch()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(inside).result()
+    return path
+
+
+def run(command: str, netns: Path | None = None) -> str:
+    """One command line, in the node's namespace or in another."""
+    inside = ["nsenter", f"--net={netns}"] if netns else []
+    done = subprocess.run([*inside, "sh", "-ec", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+def mac(device: str, netns: Path | None = None) -> bytes:
+    found = re.search(r"link/ether ([0-9a-f:]+)", run(f"ip -o link show {device}", netns))
+    assert found is not None
+    return bytes.fromhex(found[1].replace(":", ""))
+
+
+# ---- a node ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pod:
+    name: str
+    netns: Path
+    addresses: tuple[Ip, ...]
+
+    @property
+    def device(self) -> str:
+        return f"v{self.name}"
+
+    @property
+    def wanted(self) -> WantedPod:
+        return WantedPod("default", self.name, str(self.netns), self.addresses)
+
+    def open_socket(self, family: int = socket.AF_INET6, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        with enter_netns(self.netns):
+            made = socket.socket(family, kind)
+        made.settimeout(5)
+        return made
+
+    def listen(self, port: int) -> socket.socket:
+        """For both families."""
+        with enter_netns(self.netns):
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+
+    def dial(self, ip: str, port: int, timeout: float = 5) -> socket.socket:
+        """Connected, or raises OSError."""
+        made = self.open_socket(socket.AF_INET6 if ":" in ip else socket.AF_INET)
+        made.settimeout(timeout)
+        try:
+            made.connect((ip, port))
+        except OSError:
+            made.close()
+            raise
+        return made
+
+
+class Node:
+    """Routed pods, as Calico has them: a /32 and a /128 route to each pod's device, and a gateway address on it."""
+
+    ADDRESSES = (Ip("192.0.2.1"), Ip("2001:db8::1"))
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.bpffs = run_dir / "bpf"
+        self.bpffs.mkdir()
+        mount("bpf", self.bpffs, "bpf")
+        run("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+        run("ip addr add 192.0.2.1/32 dev lo; ip addr add 2001:db8::1/128 dev lo")
+        self.a, self.b, self.x = self.pod("a", 2), self.pod("b", 3), self.pod("x", 9)
+        self.steering = self.make_steering()
+
+    def make_steering(self) -> Steering:
+        """An agent's kernel part, as it starts: it makes everything, or adopts what a predecessor left."""
+        steering = Steering(bpffs=str(self.bpffs), run_dir=str(self.run_dir))
+        steering.start()
+        return steering
+
+    def pod(self, name: str, number: int) -> Pod:
+        ipv4, ipv6 = f"10.99.1.{number}", f"fd99:1::{number:x}"
+        pod = Pod(name, make_namespace(self.run_dir / f"na-t-{name}"), (parse_ip(ipv4), parse_ip(ipv6)))
+        run(f"ip link add {pod.device} type veth peer name eth0")
+        with pod.netns.open() as namespace:
+            inside = f"/proc/{os.getpid()}/fd/{namespace.fileno()}"
+            run(f"ip link set eth0 netns {inside}")
+        run(
+            f"ip link set lo up; ip addr add {ipv4}/32 dev eth0; ip addr add {ipv6}/128 dev eth0 nodad;"
+            "ip link set eth0 up; ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1;"
+            "ip -6 route add default via fe80::ee dev eth0",
+            pod.netns,
+        )
+        run(
+            f"ip addr add fe80::ee/64 dev {pod.device} nodad; ip addr add 169.254.1.1/32 dev {pod.device};"
+            f"ip link set {pod.device} up; ip route add {ipv4} dev {pod.device};"
+            f"ip -6 route add {ipv6} dev {pod.device}"
+        )
+        return pod
+
+    def ifindex(self, pod: Pod) -> int:
+        return socket.if_nametoindex(pod.device)
+
+    def enrol(
+        self,
+        *pods: Pod,
+        known: tuple[str, ...] = (),
+        adoption_seconds: int = 0,
+        excluded: frozenset[Exclusion] = frozenset(),
+    ) -> list[str]:
+        """These pods and no others, from here on."""
+        addresses = {ip for pod in pods for ip in pod.addresses} | {parse_ip(ip) for ip in known}
+        wanted = Wanted(tuple(pod.wanted for pod in pods), frozenset(addresses), adoption_seconds, excluded)
+        return self.steering.reconcile(wanted)
+
+    def counted(self, *names: str) -> dict[str, int]:
+        counters = self.steering.counters()
+        return {name: counters[name] for name in names}
+
+    def close(self) -> None:
+        self.steering.remove()
+        for pod in (self.a, self.b, self.x):
+            with contextlib.suppress(OSError):  # a test may have taken it away
+                unmount(pod.netns, MNT_DETACH)
+        unmount(self.bpffs, MNT_DETACH)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with own_namespaces():
+        made = Node(tmp_path_factory.mktemp("node"))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+# ---- packets ---------------------------------------------------------------------------------------------------------
+
+
+class Family(NamedTuple):
+    """The cast, in one address family."""
+
+    is_ipv6: bool
+    pod: Ip
+    """Of pod a."""
+    neighbour: Ip
+    """Of pod b, on the same node."""
+    remote: Ip
+    """A pod of another node."""
+    outside: Ip
+    """Unknown to the mesh."""
+    node: Ip
+    excluded: Ip
+    """A mesh address in an excluded block."""
+
+
+FAMILIES = {
+    "IPv4": Family(
+        False, *map(parse_ip, ("10.99.1.2", "10.99.1.3", "10.99.2.2", "203.0.113.9", "192.0.2.1", "10.97.0.7"))
+    ),
+    "IPv6": Family(True, *map(parse_ip, ("fd99:1::2", "fd99:1::3", "fd99:2::2", "fd66::9", "2001:db8::1", "fd97::7"))),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES.keys())
+def family(request: pytest.FixtureRequest) -> Family:
+    found = request.param
+    assert isinstance(found, Family)
+    return found
+
+
+@dataclass(frozen=True)
+class Packet:
+    """An Ethernet frame with TCP, unless told otherwise. Checksums are zero: no program looks at them."""
+
+    source: str
+    destination: str
+    flags: int = SYN
+    source_port: int = 40000
+    destination_port: int = 80
+    protocol: int = TCP
+    ethertype: int = 0
+    """0: by the addresses."""
+    first_byte: int = 0
+    """IPv4: version and header length; 0: 0x45."""
+    fragment: int = 0
+    """IPv4: flags and offset."""
+    extensions: tuple[int, ...] = ()
+    """IPv6: extension headers in front of `protocol`."""
+    payload: bytes | None = None
+    """In place of a TCP header."""
+    macs: bytes = b"\x02" * 6 + b"\x04" * 6
+    cut: int = 0
+    """Bytes taken from the end."""
+
+    def reply(self, flags: int) -> "Packet":
+        return replace(
+            self,
+            source=self.destination,
+            destination=self.source,
+            source_port=self.destination_port,
+            destination_port=self.source_port,
+            flags=flags,
+        )
+
+    @property
+    def transport(self) -> bytes:
+        ports = struct.pack("!HH", self.source_port, self.destination_port)
+        return ports + struct.pack("!IIBBHHH", 1, 1, 0x50, self.flags, 65535, 0, 0)
+
+    @property
+    def network(self) -> bytes:
+        """The IP packet."""
+        body = self.transport if self.payload is None else self.payload
+        source, destination = ip_address(self.source).packed, ip_address(self.destination).packed
+        if len(source) == 4:
+            first = self.first_byte or 0x45
+            length = 20 + len(body)
+            return struct.pack("!BBHHHBBH", first, 0, length, 0, self.fragment, 64, self.protocol, 0) + (
+                source + destination + body
+            )
+        following = (*self.extensions, self.protocol)
+        chain = b"".join(struct.pack("!BB6x", next_header, 0) for next_header in following[1:])
+        return struct.pack("!IHBB", 0x60000000, len(chain + body), following[0], 64) + (
+            source + destination + chain + body
+        )
+
+    def frame(self) -> bytes:
+        ethertype = self.ethertype or (0x86DD if ":" in self.source else 0x0800)
+        whole = self.macs + struct.pack("!H", ethertype) + self.network
+        return whole[: len(whole) - self.cut]
+
+
+def icmp_error(about: Packet, source: str) -> Packet:
+    """What a router at `source` sends to the sender of `about` when that is too big."""
+    is_ipv6 = ":" in about.source
+    kind = 2 if is_ipv6 else 3
+    body = struct.pack("!BBHI", kind, 4 if not is_ipv6 else 0, 0, 1280) + about.network
+    return Packet(source, about.source, protocol=ICMPV6 if is_ipv6 else ICMP, payload=body)
+
+
+# ---- the programs ----------------------------------------------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    reason: str
+    verdict: int
+    mark: int
+    frame: bytes
+
+
+_MARK, _INGRESS, _IFINDEX, _CONTEXT_BYTES = 8, 36, 40, 192
+"""Offsets in struct __sk_buff."""
+
+
+class Kernel:
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        pins = Pins(node.bpffs)
+        self.maps = Maps(pins.maps)
+        self._programs = {path.name: syscall.open_pinned(str(path)) for path in pins.programs.iterdir()}
+        self._proxy = Path(node.steering.netns_path())
+        self._words = {row.number: row.name for row in reasons()}
+        self.a, self.b = node.ifindex(node.a), node.ifindex(node.b)
+        self.na0 = socket.if_nametoindex("na0")
+        with enter_netns(self._proxy):
+            self.eth0 = socket.if_nametoindex("eth0")
+
+    def from_pod(self, packet: Packet, *, device: int = 0, mark: int = 0) -> Outcome:
+        return self._run("from_pod", packet, device or self.a, mark=mark)
+
+    def to_pod(self, packet: Packet, *, is_made_here: bool = False, mark: int = 0) -> Outcome:
+        ingress = 0 if is_made_here else self.b
+        return self._run("to_pod", packet, self.a, mark=mark, ingress=ingress)
+
+    def from_proxy(self, packet: Packet) -> Outcome:
+        return self._run("from_proxy", packet, self.na0)
+
+    def at_proxy(self, packet: Packet, *, mark: int = 0) -> Outcome:
+        with enter_netns(self._proxy):
+            return self._run("at_proxy", packet, self.eth0, mark=mark)
+
+    @contextlib.contextmanager
+    def proxy_socket(self, packet: Packet) -> Iterator[None]:
+        """The proxy holds the connection to which `packet`, coming from outside, belongs. Made without a packet."""
+        with enter_netns(self._proxy):
+            made = socket.socket(socket.AF_INET6 if ":" in packet.source else socket.AF_INET, socket.SOCK_STREAM)
+        with made:
+            made.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR: connected by declaration
+            made.bind((packet.destination, packet.destination_port))
+            made.connect((packet.source, packet.source_port))
+            yield
+
+    @contextlib.contextmanager
+    def proxy_listener(self, packet: Packet) -> Iterator[None]:
+        """Some listener of the proxy namespace at the address that `packet` is sent to: never to be found."""
+        with enter_netns(self._proxy):
+            made = socket.socket(socket.AF_INET6 if ":" in packet.source else socket.AF_INET, socket.SOCK_STREAM)
+        with made:
+            made.bind((packet.destination, packet.destination_port))
+            made.listen()
+            yield
+
+    def close(self) -> None:
+        self.maps.close()
+        for descriptor in self._programs.values():
+            os.close(descriptor)
+
+    def forget(self) -> None:
+        """Flows and hairpins of the test before."""
+        for table in (self.maps.flows, self.maps.hairpins):
+            for key in table.keys():
+                table.remove(key)
+
+    def _run(self, program: str, packet: Packet, device: int, *, mark: int = 0, ingress: int = 0) -> Outcome:
+        context = bytearray(_CONTEXT_BYTES)
+        struct.pack_into("=I", context, _MARK, mark)
+        struct.pack_into("=II", context, _INGRESS, ingress, device)
+        before = self._counts()
+        verdict, frame, left = syscall.run_program(self._programs[program], packet.frame(), bytes(context))
+        counted = [name for name, packets in self._counts().items() if packets != before[name]]
+        assert len(counted) == 1, f"one packet has one reason, not {counted}"
+        return Outcome(counted[0], verdict, struct.unpack_from("=I", left, _MARK)[0], frame)
+
+    def _counts(self) -> dict[str, int]:
+        return {name: self.maps.reason_counts.find(number) or 0 for number, name in self._words.items()}
+
+
+@pytest.fixture(scope="module")
+def prepared(node: Node) -> Iterator[Kernel]:
+    """Pods a and b enrolled, `remote` and `excluded` known, one block excluded."""
+    everyone = [address for family in FAMILIES.values() for address in (family.remote, family.excluded)]
+    excluded = frozenset(
+        Exclusion(Cidr.parse(block), Port(port))
+        for block, port in (("10.97.0.0/16", 0), ("fd97::/16", 0), ("0.0.0.0/0", 2049), ("::/0", 2049))
+    )
+    node.enrol(node.a, node.b, known=tuple(everyone), excluded=excluded)
+    # Programs are run by hand from here on: the stacks' own packets (ARP, MLD) must not be counted in between.
+    run("for device in va vb na0; do tc qdisc del dev $device clsact; done")
+    run("tc qdisc del dev eth0 clsact", Path(node.steering.netns_path()))
+    made = Kernel(node)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def kernel(prepared: Kernel) -> Kernel:
+    prepared.forget()
+    return prepared
+
+
+@pytest.fixture
+def packet() -> type[Packet]:
+    return Packet
+
+
+@pytest.fixture
+def icmp() -> Callable[[Packet, str], Packet]:
+    return icmp_error

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""from_pod, row by row of the truth table on top of bpf/from_pod.c, in both families."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from nodeagent.kernel.maps import Source
+from tests.kernel.conftest import (
+    ACK,
+    FIN,
+    ICMP,
+    ICMPV6,
+    MARK_LOCAL,
+    MARK_OUT,
+    MARK_OUT_NEW,
+    MARK_PROXY,
+    PSH,
+    REDIRECT,
+    RST,
+    SHOT,
+    SYN,
+    SYN_ACK,
+    UDP,
+    UNSPEC,
+    Family,
+    Kernel,
+    Packet,
+    icmp_error,
+)
+
+pytestmark = pytest.mark.kernel
+
+OTHERS_MARK = 0x4000
+"""kube-proxy's: bits that are not ours stay as they were."""
+
+
+def test_row_1_the_proxys_own_packet_passes_and_loses_our_mark(kernel: Kernel, family: Family) -> None:
+    outcome = kernel.from_pod(Packet(family.outside, family.pod, ACK), mark=MARK_PROXY | OTHERS_MARK)
+    assert outcome[:3] == ("PROXY_PASSAGE", UNSPEC, OTHERS_MARK)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "verdict"),
+    [
+        pytest.param({"ethertype": 0x0806}, "NOT_IP", UNSPEC, id="ARP"),
+        pytest.param({"ethertype": 0x88B5}, "NOT_IP", UNSPEC, id="another ethertype"),
+        pytest.param({"protocol": UDP}, "NOT_TCP", UNSPEC, id="UDP"),
+        pytest.param({"cut": 1}, "CUT_SHORT", SHOT, id="one byte of the TCP header missing"),
+        pytest.param({"cut": 20}, "CUT_SHORT", SHOT, id="no TCP header at all"),
+    ],
+)
+def test_row_2_in_both_families(
+    kernel: Kernel, family: Family, change: dict[str, int], reason: str, verdict: int
+) -> None:
+    outcome = kernel.from_pod(Packet(family.pod, family.remote, **change))  # type: ignore[arg-type]
+    assert outcome[:3] == (reason, verdict, 0)
+
+
+@pytest.mark.parametrize(
+    ("packet", "reason", "verdict"),
+    [
+        pytest.param(Packet("10.99.1.2", "10.99.2.2", first_byte=0x46), "IP_OPTIONS", SHOT, id="options"),
+        pytest.param(Packet("10.99.1.2", "10.99.2.2", first_byte=0x44), "IP_OPTIONS", SHOT, id="header of 16 bytes"),
+        pytest.param(Packet("10.99.1.2", "10.99.2.2", fragment=0x2000), "FRAGMENT", SHOT, id="first fragment"),
+        pytest.param(Packet("10.99.1.2", "10.99.2.2", fragment=0x0010), "FRAGMENT", SHOT, id="later fragment"),
+        pytest.param(
+            Packet("10.99.1.2", "10.99.2.2", fragment=0x4000), "STEERED", REDIRECT, id="do not fragment is no fragment"
+        ),
+        pytest.param(
+            Packet("10.99.1.2", "10.99.2.2", protocol=UDP, fragment=0x2000), "NOT_TCP", UNSPEC, id="fragment of UDP"
+        ),
+        pytest.param(
+            Packet("10.99.1.2", "10.99.2.2", protocol=ICMP, payload=bytes(8)), "NOT_TCP", UNSPEC, id="echo reply"
+        ),
+        pytest.param(
+            icmp_error(Packet("10.99.2.2", "10.99.1.2", ACK), "10.99.1.2"),
+            "NOT_TCP",
+            UNSPEC,
+            id="ICMP error of the pod",
+        ),
+        pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(0,)), "EXTENSION_HEADERS", SHOT, id="TCP behind hop-by-hop"
+        ),
+        pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(0, 43, 60, 60)),
+            "EXTENSION_HEADERS",
+            SHOT,
+            id="TCP behind four headers",
+        ),
+        pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(60,) * 5), "EXTENSION_HEADERS", SHOT, id="more than four"
+        ),
+        pytest.param(Packet("fd99:1::2", "fd99:2::2", extensions=(44,)), "FRAGMENT", SHOT, id="fragment header"),
+        pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(60, 44)), "FRAGMENT", SHOT, id="fragment header behind another"
+        ),
+        pytest.param(
+            Packet("fd99:1::2", "ff02::16", protocol=ICMPV6, extensions=(0,), payload=bytes(8)),
+            "NOT_TCP",
+            UNSPEC,
+            id="MLD behind hop-by-hop",
+        ),
+        pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(0,), cut=28), "CUT_SHORT", SHOT, id="cut extension header"
+        ),
+    ],
+)
+def test_row_2_what_only_one_family_has(kernel: Kernel, packet: Packet, reason: str, verdict: int) -> None:
+    assert kernel.from_pod(packet)[:2] == (reason, verdict)
+
+
+def test_row_3_an_address_that_is_not_the_pods_is_dropped(kernel: Kernel, family: Family) -> None:
+    for source in (family.neighbour, family.remote, family.outside, family.node):
+        for flags in (SYN, ACK, SYN_ACK, RST):
+            assert kernel.from_pod(Packet(source, family.remote, flags))[:2] == ("SPOOFED_SOURCE", SHOT)
+
+
+def test_row_3_identity_is_the_device_and_not_the_address(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.pod, family.remote)
+    assert kernel.from_pod(packet, device=kernel.a).reason == "STEERED"
+    assert kernel.from_pod(packet, device=kernel.b).reason == "SPOOFED_SOURCE"
+
+
+def test_row_4_a_pod_answers_the_proxy_and_an_old_flow_is_forgotten(kernel: Kernel, family: Family) -> None:
+    answer = Packet(family.pod, family.excluded, SYN_ACK)
+    kernel.from_pod(Packet(family.pod, family.excluded))
+    assert kernel.from_pod(answer).reason == "LOCAL_FLOW"
+    with kernel.proxy_socket(answer):
+        assert kernel.from_pod(answer)[:3] == ("PROXY_ANSWERED", REDIRECT, MARK_OUT)
+    assert kernel.maps.flows.keys() == set()
+
+
+def test_row_5_a_direct_connection_goes_on_in_both_directions(kernel: Kernel, family: Family) -> None:
+    first = Packet(family.pod, family.excluded)
+    kernel.from_pod(first)
+    for flags in (ACK, PSH | ACK, FIN | ACK, RST):
+        assert kernel.from_pod(Packet(family.pod, family.excluded, flags))[:3] == ("LOCAL_FLOW", UNSPEC, MARK_LOCAL)
+    assert kernel.from_pod(Packet(family.pod, family.excluded, ACK, source_port=40001)).reason == "UNKNOWN_FLOW"
+
+
+def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.pod, family.remote, ACK)
+    with kernel.proxy_socket(packet):
+        assert kernel.from_pod(packet)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
+        assert kernel.from_pod(Packet(family.pod, family.remote, RST))[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
+    assert kernel.from_pod(packet).reason == "UNKNOWN_FLOW"
+
+
+def test_row_6_a_listener_is_no_connection(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.pod, family.remote, ACK)
+    with kernel.proxy_listener(packet):
+        assert kernel.from_pod(packet).reason == "UNKNOWN_FLOW"
+
+
+def test_row_7_and_13_the_node_itself(kernel: Kernel, family: Family) -> None:
+    assert kernel.from_pod(Packet(family.pod, family.node, ACK))[:3] == ("NODE_FLOW", UNSPEC, 0)
+    assert kernel.from_pod(Packet(family.pod, family.node))[:3] == ("NODE_ADDRESS", UNSPEC, 0)
+
+
+@pytest.mark.parametrize("gateway", ["169.254.1.1", "fe80::ee"])
+def test_row_13_gateways_are_addresses_of_the_node(kernel: Kernel, gateway: str) -> None:
+    source = "fd99:1::2" if ":" in gateway else "10.99.1.2"
+    assert kernel.from_pod(Packet(source, gateway)).reason == "NODE_ADDRESS"
+
+
+def test_row_8_what_needs_no_verdict_is_renewed_once(kernel: Kernel, family: Family) -> None:
+    kernel.from_pod(Packet(family.pod, family.excluded))
+    _age_flows(kernel)
+    packet = Packet(family.pod, family.excluded, ACK)
+    assert kernel.from_pod(packet)[:3] == ("FLOW_RENEWED", UNSPEC, MARK_LOCAL)
+    assert kernel.from_pod(packet).reason == "LOCAL_FLOW"
+
+
+def test_row_9_what_no_verdict_allows_any_more_is_reset_by_the_proxy(kernel: Kernel, family: Family) -> None:
+    kernel.from_pod(Packet(family.pod, family.excluded))
+    _age_flows(kernel, kind=1)  # FLOW_ALLOWED
+    packet = Packet(family.pod, family.excluded, ACK)
+    assert kernel.from_pod(packet)[:3] == ("REVOKED", REDIRECT, MARK_OUT_NEW)
+    assert kernel.from_pod(packet).reason == "REVOKED"
+
+
+def test_row_10_connections_with_the_outside_pass(kernel: Kernel, family: Family) -> None:
+    for flags in (ACK, SYN_ACK, RST, SYN | FIN):
+        assert kernel.from_pod(Packet(family.pod, family.outside, flags))[:3] == ("OUTSIDE_FLOW", UNSPEC, 0)
+
+
+def test_row_11_an_open_connection_is_adopted_while_the_window_is_open(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.pod, family.remote, ACK)
+    with _adoption(kernel, family):
+        assert kernel.from_pod(Packet(family.pod, family.remote, RST)).reason == "UNKNOWN_FLOW"
+        assert kernel.from_pod(packet)[:3] == ("ADOPTED", UNSPEC, MARK_LOCAL)
+    assert kernel.from_pod(packet).reason == "LOCAL_FLOW"
+    assert kernel.from_pod(Packet(family.pod, family.remote, ACK, source_port=40001)).reason == "UNKNOWN_FLOW"
+
+
+def test_row_12_nobodys_packet_to_the_mesh_is_never_passed(kernel: Kernel, family: Family) -> None:
+    for destination in (family.remote, family.neighbour):
+        for flags in (ACK, SYN_ACK, RST, FIN, SYN | FIN, SYN | RST, 0):
+            outcome = kernel.from_pod(Packet(family.pod, destination, flags))
+            assert outcome[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
+
+
+def test_row_14_an_excluded_block_passes_and_its_flow_is_kept(kernel: Kernel, family: Family) -> None:
+    assert kernel.from_pod(Packet(family.pod, family.excluded))[:3] == ("EXCLUDED", UNSPEC, 0)
+    (flow,) = kernel.maps.flows.rows().values()
+    assert flow.kind == 2
+
+
+def test_row_14_an_excluded_port_passes_for_everyone(kernel: Kernel, family: Family) -> None:
+    excluded = Packet(family.pod, family.outside, destination_port=2049)
+    assert kernel.from_pod(excluded).reason == "EXCLUDED"
+    assert kernel.maps.flows.keys() == set(), "an address outside the mesh needs no flow"
+    assert kernel.from_pod(Packet(family.pod, family.remote, destination_port=2049)).reason == "EXCLUDED"
+    assert kernel.from_pod(Packet(family.pod, family.remote, destination_port=2050)).reason == "STEERED"
+
+
+def test_row_16_a_pod_of_this_node_is_steered(kernel: Kernel, family: Family) -> None:
+    kernel.from_proxy(Packet(family.pod, family.neighbour))
+    kernel.to_pod(Packet(family.neighbour, family.pod))
+    assert len(kernel.maps.hairpins.keys()) == 1
+    outcome = kernel.from_pod(Packet(family.pod, family.neighbour, source_port=80, destination_port=40000))
+    assert outcome[:3] == ("LOCAL_STEERED", REDIRECT, MARK_OUT_NEW)
+    assert kernel.maps.hairpins.keys() == set()
+
+
+def test_row_17_a_known_address_is_steered_and_an_old_flow_forgotten(kernel: Kernel, family: Family) -> None:
+    with _adoption(kernel, family):
+        kernel.from_pod(Packet(family.pod, family.remote, ACK))
+    assert len(kernel.maps.flows.keys()) == 1
+    outcome = kernel.from_pod(Packet(family.pod, family.remote), mark=OTHERS_MARK)
+    assert outcome[:3] == ("STEERED", REDIRECT, MARK_OUT_NEW | OTHERS_MARK)
+    assert kernel.maps.flows.keys() == set()
+
+
+def test_row_18_an_unknown_destination_passes_or_is_dropped(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.pod, family.outside)
+    assert kernel.from_pod(packet)[:3] == ("UNKNOWN_DESTINATION", UNSPEC, 0)
+    settings = kernel.maps.read_settings()
+    kernel.maps.settings.put(0, settings._replace(registry_only=1))
+    try:
+        assert kernel.from_pod(packet)[:2] == ("NOT_REGISTERED", SHOT)
+    finally:
+        kernel.maps.settings.put(0, settings)
+
+
+def test_connections_and_drops_are_counted_for_the_pods_device(kernel: Kernel, family: Family) -> None:
+    before = kernel.maps.pod_counts.find(kernel.a)
+    assert before is not None
+    kernel.from_pod(Packet(family.pod, family.remote))
+    kernel.from_pod(Packet(family.pod, family.neighbour))
+    kernel.from_pod(Packet(family.remote, family.pod))
+    kernel.to_pod(Packet(family.remote, family.pod))
+    kernel.from_pod(Packet(family.pod, family.node))
+    after = kernel.maps.pod_counts.find(kernel.a)
+    assert after is not None
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1, 1]
+
+
+def _age_flows(kernel: Kernel, kind: int = 0) -> None:
+    """All flows are of the generation before; `kind` replaces theirs."""
+    for key, flow in kernel.maps.flows.rows().items():
+        kernel.maps.flows.put(key, flow._replace(generation=flow.generation - 1, kind=kind or flow.kind))
+
+
+@contextmanager
+def _adoption(kernel: Kernel, family: Family) -> Iterator[None]:
+    """The adoption window of pod a is open in this block."""
+    source = Source(kernel.a, family.pod)
+    kernel.maps.sources.put(source, time.monotonic_ns() + 60 * 10**9)
+    try:
+        yield
+    finally:
+        kernel.maps.sources.put(source, 0)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""to_pod, row by row of the truth table on top of bpf/to_pod.c. Row 8 needs a real handshake: test_end_to_end.py."""
+
+import pytest
+
+from tests.kernel.conftest import (
+    ACK,
+    FIN,
+    MARK_LOCAL,
+    MARK_OUT,
+    PSH,
+    REDIRECT,
+    RST,
+    SHOT,
+    SYN,
+    SYN_ACK,
+    UDP,
+    UNSPEC,
+    Family,
+    Kernel,
+    Packet,
+    icmp_error,
+)
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.parametrize("is_made_here", [True, False], ids=["from the node", "from elsewhere"])
+def test_row_1_an_icmp_error_about_a_connection_of_the_proxy(
+    kernel: Kernel, family: Family, is_made_here: bool
+) -> None:
+    """The proxy sent it with the pod's address, so the error comes back to the pod."""
+    sent = Packet(family.pod, family.remote, PSH | ACK, source_port=51000, destination_port=15008)
+    error = icmp_error(sent, family.node)
+    assert kernel.to_pod(error, is_made_here=is_made_here)[:2] == ("NOT_TCP", UNSPEC)
+    with kernel.proxy_socket(sent.reply(ACK)):
+        assert kernel.to_pod(error, is_made_here=is_made_here)[:2] == ("ICMP_ERROR", REDIRECT)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "verdict"),
+    [
+        pytest.param({"ethertype": 0x0806}, "NOT_IP", UNSPEC, id="ARP"),
+        pytest.param({"protocol": UDP}, "NOT_TCP", UNSPEC, id="UDP"),
+        pytest.param({"cut": 1}, "CUT_SHORT", SHOT, id="cut"),
+    ],
+)
+def test_row_2(kernel: Kernel, family: Family, change: dict[str, int], reason: str, verdict: int) -> None:
+    packet = Packet(family.remote, family.pod, **change)  # type: ignore[arg-type]
+    assert kernel.to_pod(packet)[:2] == (reason, verdict)
+    assert kernel.to_pod(packet, is_made_here=True)[:2] == (reason, verdict)
+
+
+@pytest.mark.parametrize("flags", [SYN, ACK, RST])
+def test_row_3_what_from_pod_marked_is_let_in(kernel: Kernel, family: Family, flags: int) -> None:
+    packet = Packet(family.neighbour, family.pod, flags)
+    assert kernel.to_pod(packet, mark=MARK_LOCAL)[:2] == ("LOCAL_DELIVERED", UNSPEC)
+
+
+def test_row_3_other_marks_open_nothing(kernel: Kernel, family: Family) -> None:
+    for mark in (MARK_OUT, 0x0002, 0x1000, 0x100F):
+        assert kernel.to_pod(Packet(family.neighbour, family.pod), mark=mark).reason == "INBOUND"
+
+
+def test_row_4_the_nodes_own_connections_pass(kernel: Kernel, family: Family) -> None:
+    for source in (family.node, family.outside):
+        assert kernel.to_pod(Packet(source, family.pod), is_made_here=True)[:2] == ("NODE_PROBE", UNSPEC)
+
+
+def test_row_5_every_other_connection_goes_to_the_proxy(kernel: Kernel, family: Family) -> None:
+    for source in (family.remote, family.outside, family.node):
+        for port in (80, 15008):
+            packet = Packet(source, family.pod, destination_port=port)
+            assert kernel.to_pod(packet)[:2] == ("INBOUND", REDIRECT)
+    assert kernel.maps.hairpins.keys() == set()
+
+
+def test_row_5_a_local_pod_that_came_through_nat_is_a_hairpin(kernel: Kernel, family: Family) -> None:
+    assert kernel.to_pod(Packet(family.neighbour, family.pod)).reason == "INBOUND"
+    (hairpin,) = kernel.maps.hairpins.keys()
+    assert {hairpin.first, hairpin.second} == {family.neighbour, family.pod}
+
+
+def test_row_5_a_spoofed_connection_from_outside_deletes_no_flow(kernel: Kernel, family: Family) -> None:
+    kernel.from_pod(Packet(family.pod, family.excluded))
+    kernel.to_pod(Packet(family.excluded, family.pod, source_port=80, destination_port=40000))
+    assert len(kernel.maps.flows.keys()) == 1
+
+
+@pytest.mark.parametrize("is_made_here", [True, False], ids=["from the node", "from elsewhere"])
+def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family, is_made_here: bool) -> None:
+    """Before row 7: the node itself answers what the proxy sends to it in a pod's name."""
+    for flags in (SYN_ACK, ACK, FIN | ACK, RST):
+        packet = Packet(family.remote, family.pod, flags)
+        with kernel.proxy_socket(packet):
+            assert kernel.to_pod(packet, is_made_here=is_made_here)[:2] == ("INBOUND_FLOW", REDIRECT)
+
+
+def test_row_7_running_connections_of_the_node_pass(kernel: Kernel, family: Family) -> None:
+    for flags in (ACK, SYN_ACK, RST):
+        packet = Packet(family.node, family.pod, flags)
+        assert kernel.to_pod(packet, is_made_here=True)[:2] == ("NODE_ANSWER", UNSPEC)
+
+
+def test_row_9_what_the_proxy_does_not_hold_passes(kernel: Kernel, family: Family) -> None:
+    """Answers to the pod's direct connections, and ACKs that no SYN cookie explains."""
+    for flags in (ACK, SYN_ACK, RST, PSH | ACK):
+        assert kernel.to_pod(Packet(family.outside, family.pod, flags))[:2] == ("INBOUND_OTHER", UNSPEC)
+
+
+def test_row_9_a_listener_is_no_connection(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.outside, family.pod, ACK)
+    with kernel.proxy_listener(packet):
+        assert kernel.to_pod(packet).reason == "INBOUND_OTHER"
