@@ -25,6 +25,7 @@ from nodeagent.agent.state import NodeState
 from nodeagent.agent.worker import Visitor, Worker
 from nodeagent.config import Config
 from nodeagent.errors import NotPossible
+from nodeagent.kernel.maps import SLOTS
 from nodeagent.kernel.steering import ListenerKind, Steering
 from nodeagent.model.identity import Identity
 from nodeagent.model.record import ConnectionRecord
@@ -62,6 +63,11 @@ KINDS = (ListenerKind.OUTBOUND, ListenerKind.HBONE, ListenerKind.PLAINTEXT)
 """Order of the descriptors in Start and Hello."""
 
 
+def decide_slots(wanted: int, cores: int) -> int:
+    """How many workers: as many as are wanted; else one for two cores, but no more than the kernel has places for."""
+    return wanted or min(max(1, cores // 2), SLOTS)
+
+
 class WorkerFleet:
     def __init__(
         self, config: Config, steering: Steering, state: NodeState, connections: OpenConnections, totals: Totals
@@ -72,7 +78,7 @@ class WorkerFleet:
         self._config, self._steering, self._state = config, steering, state
         self._connections, self._totals = connections, totals
         self._settings = WorkerConfig(**{name: getattr(config, name) for name in WorkerConfig.__struct_fields__})
-        self.slots = config.workers or max(1, (os.cpu_count() or 1) // 2)
+        self.slots = decide_slots(config.workers, os.cpu_count() or 1)
         self._arrivals: dict[int, asyncio.Future[Worker]] = {}
         self._progress = asyncio.Event()
         self._lists: dict[int, tuple[set[int], list[tuple[int, ConnectionRecord]]]] = {}
