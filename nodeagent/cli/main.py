@@ -41,7 +41,7 @@ _EXAMPLES = (
     "nodeagent status",
     "nodeagent explain shop/web shop/db:5432",
 )
-_EXIT_STATUS = (
+EXIT_STATUS = (
     "0   all is well",
     "1   a problem was found, or a connection would be refused",
     "2   wrong use: a flag, a file, a name",
@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
 
     def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_lines(formatter, "Examples", _EXAMPLES)
-        write_lines(formatter, "Exit status", _EXIT_STATUS)
+        write_lines(formatter, "Exit status", EXIT_STATUS)
         write_lines(formatter, "Shell completion", _COMPLETION)
 
 

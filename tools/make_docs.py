@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: INP001 - a script, not a package
+"""Prints docs/reference.md from the code: commands, settings, metrics, reasons, exit statuses; with --check, compares.
+
+Everything in it is read where the program reads it, so the page cannot say anything else. Nothing here is written by
+hand but headings and one line below each; what needs more words belongs into the code.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import click
+from prometheus_client.parser import text_string_to_metric_families
+
+from nodeagent.cli.main import EXIT_STATUS, INTERRUPTED, PIPE_CLOSED, cli
+from nodeagent.config import Config
+from nodeagent.kernel.reasons import reasons
+from nodeagent.model.address import Ip
+from nodeagent.model.reason import Reason
+from nodeagent.model.record import ConnectionRecord, Direction, Party
+from nodeagent.telemetry.labels import LOCALITY_LABELS, TRAFFIC_LABELS
+from nodeagent.telemetry.metrics import Exposition, Readings
+from nodeagent.telemetry.traffic import TrafficMetrics
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = Path("docs/reference.md")
+WIDTH = 100
+_VERDICTS = {"UNSPEC": "pass", "OK": "pass", "SHOT": "drop", "REDIRECT": "redirect"}
+
+
+def reference() -> str:
+    return "\n".join(
+        [
+            "<!-- made by make proto from the code; do not edit -->",
+            "# Reference",
+            "",
+            "Commands, settings, metrics, reasons and exit statuses, printed from the code of this release.",
+            "",
+            *_commands(),
+            *_exit_statuses(),
+            *_settings(),
+            *_metrics(),
+            *_proxy_reasons(),
+            *_kernel_reasons(),
+        ]
+    )
+
+
+def _commands() -> Iterator[str]:
+    yield from ("## Commands", "", "What `--help` says of each.", "")
+    context = click.Context(
+        cli, info_name="nodeagent", terminal_width=WIDTH, max_content_width=WIDTH, **cli.context_settings
+    )
+    for inside in _walk(context):
+        yield from (f"### {inside.command_path}", "", "```text")
+        yield from (line.rstrip() for line in inside.get_help().splitlines())
+        yield from ("```", "")
+
+
+def _walk(context: click.Context) -> Iterator[click.Context]:
+    """The command and those below it, in the order of the help."""
+    yield context
+    if isinstance(context.command, click.Group):
+        for name in context.command.list_commands(context):
+            command = context.command.get_command(context, name)
+            assert command is not None
+            yield from _walk(click.Context(command, parent=context, info_name=name, **command.context_settings))
+
+
+def _exit_statuses() -> Iterator[str]:
+    yield from ("## Exit statuses", "", "Of every command.", "")
+    yield from _table(("status", "meaning"), (line.split(maxsplit=1) for line in EXIT_STATUS))
+    yield from (f"Besides: {INTERRUPTED} after Ctrl-C, and {PIPE_CLOSED} when nobody reads the output any more.", "")
+
+
+def _settings() -> Iterator[str]:
+    yield from ("## Settings of the agent", "")
+    yield "From the flag, else from the environment variable, else from the file of `--config`, else the default."
+    yield from ("In the file a setting is named as the flag, with `_` for `-` and without the leading dashes.", "")
+    yield from _table(
+        ("flag", "environment", "default", "meaning"),
+        (
+            (
+                f"`--{field.name.replace('_', '-')}`",
+                f"`{field.metadata['env']}`",
+                f"`{field.default}`" if field.default != "" else "",
+                field.metadata["help"],
+            )
+            for field in dataclasses.fields(Config)
+        ),
+    )
+
+
+def _metrics() -> Iterator[str]:
+    yield from ("## Metrics", "", "At `/metrics` of `--stats-address`, in Prometheus' text format or OpenMetrics.", "")
+    connection = {*TRAFFIC_LABELS, *LOCALITY_LABELS}
+    yield from _table(
+        ("name", "type", "labels", "meaning"),
+        (
+            (f"`{name}`", kind, "those of a connection" if set(labels) == connection else _code(labels), words)
+            for name, kind, labels, words in _exposed()
+        ),
+    )
+    yield f"Labels of a connection: {_code(TRAFFIC_LABELS)};"
+    yield from (f"and where a locality is known {_code(LOCALITY_LABELS)}.", "")
+
+
+def _code(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _exposed() -> Iterator[tuple[str, str, Sequence[str], str]]:
+    """Name, type, labels and help of each metric, as they are seen in a scrape with one value of everything."""
+    one = {"x": 1}
+    readings = Readings(
+        version="",
+        kernel_packets=one,
+        xds_terminations=one,
+        xds_messages=one,
+        xds_message_bytes=one,
+        worker_totals=one,
+        mesh_resources=one,
+        certificate_expiry={"x": 1.0},
+    )
+    traffic = TrafficMetrics()
+    record = ConnectionRecord(
+        id=1,
+        direction=Direction.OUTBOUND,
+        started=0.0,
+        source_ip=Ip("192.0.2.1"),
+        source_port=1,
+        original_ip=Ip("192.0.2.2"),
+        original_port=2,
+        source=Party(region="x"),
+        reason=Reason.CLOSED.value,
+    )
+    traffic.opened(record)
+    traffic.closed(record)
+    text, _ = Exposition(traffic, lambda: readings).render("text/plain")
+    for family in text_string_to_metric_families(text.decode()):
+        sample = family.samples[0]
+        yield sample.name, family.type, list(sample.labels), family.documentation
+
+
+def _proxy_reasons() -> Iterator[str]:
+    yield from ("## Reasons of the proxy", "")
+    yield "How a connection ended, or why it was refused: `reason` of metrics and of the access log, with the"
+    yield from ("`response_flags` of Istio's metrics.", "")
+    yield from _table(
+        ("reason", "flag", "what to look at"),
+        ((f"`{reason.value}`", f"`{reason.flag}`", reason.check) for reason in Reason),
+    )
+
+
+def _kernel_reasons() -> Iterator[str]:
+    yield from ("## Reasons of the kernel programs", "")
+    yield "What became of a packet: `reason` of `nodeagent_kernel_packets_total`, and `nodeagent status -o json`."
+    yield "A packet that is redirected goes to the proxy, into a pod or into the node's stack, as the words say; one"
+    yield from ("that passes goes on as if there were no mesh.", "")
+    yield from _table(
+        ("reason", "verdict", "meaning"),
+        ((f"`{reason.name}`", _VERDICTS[reason.verdict], reason.words) for reason in reasons()),
+    )
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield _row(headings)
+    yield _row(["---"] * len(headings))
+    for row in rows:
+        yield _row([cell.replace("|", "\\|") for cell in row])
+    yield ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not current")
+    made, path = reference(), ROOT / REFERENCE
+    if not parser.parse_args().check:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(made, encoding="utf-8")
+        return 0
+    if path.is_file() and path.read_text(encoding="utf-8") == made:
+        return 0
+    sys.stderr.write(f"{REFERENCE} does not say what the code says: run make proto\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
