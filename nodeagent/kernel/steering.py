@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from pyroute2 import IPRoute
 
@@ -21,7 +22,7 @@ from nodeagent.kernel import probe
 from nodeagent.kernel.attach import Hook, Program, attach, detach, find_filter
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
 from nodeagent.kernel.loader import load_programs
-from nodeagent.kernel.maps import SLOTS, Exclusion, Maps, PodCount, Settings
+from nodeagent.kernel.maps import SLOTS, Exclusion, Maps, PodCount, Settings, Table
 from nodeagent.kernel.netlink import (
     Device,
     NotCapturable,
@@ -39,6 +40,7 @@ from nodeagent.kernel.reconcile import (
     Put,
     Remove,
     Step,
+    TableName,
     Target,
     plan,
     wanted_filters,
@@ -109,6 +111,8 @@ class Steering:
         """Settings have two writers: listeners that come and go, and reconcile."""
         self._seen: set[Hook] | None = None
         """Where filters of ours were found or put; None until every device has been looked at once."""
+        self._known: set[Ip] | None = None
+        """Rows of the map of the same name, which nobody else writes: reading 100,000 back takes a second."""
         self._states: tuple[PodState, ...] = ()
         self._overflow: Counter[str] = Counter()
 
@@ -187,11 +191,14 @@ class Steering:
         """Closes descriptors and takes nothing away."""
         if self._maps is not None:
             self._maps.close()
-            self._maps = None
+            self._maps, self._known = None, None
         self._namespace.close()
         self._programs, self._seen = {}, None
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _table(self, name: TableName) -> Table[object, object]:
+        return cast("Table[object, object]", getattr(self._opened_maps(), name))
 
     def _opened_maps(self) -> Maps:
         if self._maps is None:
@@ -208,7 +215,7 @@ class Steering:
             self._programs = {}
             if self._maps is not None:  # somebody took the pins away: the programs have maps of their own now
                 self._maps.close()
-                self._maps = Maps(self._pins.maps)
+                self._maps, self._known = Maps(self._pins.maps), None
         if not self._programs:
             self._programs = {name: _read_program(name, self._pins.programs / name) for name in PROGRAMS}
 
@@ -247,13 +254,15 @@ class Steering:
             }
         else:
             hooks |= {hook for hook in self._seen if hook.is_in_proxy or hook.device in devices}
+        if self._known is None:
+            self._known = maps.known.keys()
         filters = {hook: find_filter(proxy if hook.is_in_proxy else node, hook) for hook in hooks}
         return Found(
             settings=maps.read_settings(),
             sources=frozenset(maps.sources.keys()),
             pods=maps.pods.rows(),
             counted=frozenset(maps.pod_counts.keys()),
-            known=frozenset(maps.known.keys()),
+            known=frozenset(self._known),
             node_addresses=frozenset(maps.node_addresses.keys()),
             excluded=frozenset(maps.excluded.keys()),
             filters={hook: name for hook, name in filters.items() if name is not None},
@@ -268,7 +277,9 @@ class Steering:
                 case Put():
                     self._put(step, overflow, refused)
                 case Remove():
-                    getattr(self._opened_maps(), step.table).remove(step.key)
+                    self._table(step.table).remove(step.key)
+                    if step.table == "known" and self._known is not None:
+                        self._known.discard(cast("Ip", step.key))
                 case Attach():
                     link = proxy if step.hook.is_in_proxy else node
                     try:
@@ -283,7 +294,9 @@ class Steering:
         return refused
 
     def _put(self, step: Put, overflow: Counter[str], refused: dict[int, NotCapturable]) -> None:
-        if getattr(self._opened_maps(), step.table).put(step.key, step.value):
+        if self._table(step.table).put(step.key, step.value):
+            if step.table == "known" and self._known is not None:
+                self._known.add(cast("Ip", step.key))
             return
         overflow[step.table] += 1
         device = getattr(step.key, "device", None) or getattr(step.value, "device", None)

@@ -71,7 +71,7 @@ def split_host_port(text: str) -> tuple[str, Port]:
     return host, Port(int(port))
 
 
-class Cidr(msgspec.Struct, frozen=True, array_like=True):
+class Cidr(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An address block: `network` is 16 bytes (IPv4 mapped), already masked; `bits` counts from the first of 128."""
 
     network: bytes

@@ -6,7 +6,7 @@ from typing import Self
 import msgspec
 
 
-class Identity(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Identity(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """`spiffe://<trust domain>/ns/<namespace>/sa/<service account>`. Code that holds one never checks it again."""
 
     trust_domain: str

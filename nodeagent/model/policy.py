@@ -26,18 +26,18 @@ class MatchKind(enum.StrEnum):
     PRESENCE = "presence"
 
 
-class StringMatch(msgspec.Struct, frozen=True, array_like=True):
+class StringMatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind: MatchKind
     value: str = ""
     """Empty for PRESENCE."""
 
 
-class ServiceAccountMatch(msgspec.Struct, frozen=True, array_like=True):
+class ServiceAccountMatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     namespace: str
     service_account: str
 
 
-class Match(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Match(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Populated fields are ANDed, values of one field ORed; of a `not_` field none may match."""
 
     namespaces: tuple[StringMatch, ...] = ()
@@ -54,19 +54,19 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_destination_ports: tuple[Port, ...] = ()
 
 
-class Clause(msgspec.Struct, frozen=True):
+class Clause(msgspec.Struct, frozen=True, gc=False):
     """Matches are ORed; no matches at all is true."""
 
     matches: tuple[Match, ...] = ()
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, gc=False):
     """Clauses are ANDed; no clauses at all is true."""
 
     clauses: tuple[Clause, ...] = ()
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Rules are ORed; no rules at all never matches."""
 
     name: str

@@ -23,7 +23,7 @@ class Transport(enum.StrEnum):
     TCP = "TCP"
 
 
-class Party(msgspec.Struct, frozen=True, omit_defaults=True):
+class Party(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One end, as far as it is known. Labels of metrics and log come from here and nowhere else."""
 
     workload: str = ""
@@ -51,7 +51,7 @@ class Party(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One accepted connection (for HBONE inbound: one stream). Written to while it lives, immutable once emitted."""
 
     id: int

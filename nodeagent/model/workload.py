@@ -33,20 +33,20 @@ class BalancingMode(enum.IntEnum):
     PASSTHROUGH = 3
 
 
-class LoadBalancing(msgspec.Struct, frozen=True):
+class LoadBalancing(msgspec.Struct, frozen=True, gc=False):
     mode: BalancingMode = BalancingMode.STANDARD
     scopes: tuple[Scope, ...] = ()
     takes_unhealthy: bool = False
     """HealthPolicy ALLOW_ALL: endpoints that are not ready are chosen too."""
 
 
-class ServicePort(msgspec.Struct, frozen=True, array_like=True):
+class ServicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):
     service_port: Port
     target_port: int
     """0 in a Service: a named port, whose number stands in each endpoint's own list."""
 
 
-class GatewayAddress(msgspec.Struct, frozen=True):
+class GatewayAddress(msgspec.Struct, frozen=True, gc=False):
     """A waypoint or network gateway: by `ns/hostname` of its Service or by (network, ip); exactly one is set."""
 
     hbone_port: Port
@@ -55,7 +55,7 @@ class GatewayAddress(msgspec.Struct, frozen=True):
     ip: Ip = Ip("")
 
 
-class Workload(msgspec.Struct, frozen=True, kw_only=True):
+class Workload(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something with an address that the mesh knows. Defaults are the values that istiod leaves out."""
 
     uid: str
@@ -97,7 +97,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return Identity(self.trust_domain, self.namespace, self.service_account)
 
 
-class Vip(msgspec.Struct, frozen=True):
+class Vip(msgspec.Struct, frozen=True, gc=False):
     """An address of a Service; `block` is set for a CIDR address and then `ip` is empty."""
 
     network: str
@@ -105,7 +105,7 @@ class Vip(msgspec.Struct, frozen=True):
     block: Cidr | None = None
 
 
-class Service(msgspec.Struct, frozen=True, kw_only=True):
+class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: str
     namespace: str
     hostname: str

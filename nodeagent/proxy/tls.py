@@ -142,10 +142,12 @@ def read_identity(certificate: Mapping[str, Any]) -> Identity:
         raise TlsError(f"the certificate names no identity: {error}", reason=Reason.TLS_WRONG_IDENTITY) from error
 
 
-_UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
-"""X509_V_ERR_: issuer missing, self-signed leaf, self-signed root, issuer missing here, leaf not verifiable."""
+_UNKNOWN_ISSUER = frozenset({2, 7, 18, 19, 20, 21})
+"""X509_V_ERR_: issuer missing, signature wrong (two meshes whose roots have one name), self-signed leaf, self-signed
+root, issuer missing here, leaf not verifiable."""
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG"})
-_UNKNOWN_CA_ALERTS = frozenset({"TLSV1_ALERT_UNKNOWN_CA"})
+_UNKNOWN_CA_ALERTS = frozenset({"TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_DECRYPT_ERROR"})
+"""The second is what OpenSSL answers to a wrong signature."""
 
 
 def explain(error: ssl.SSLError) -> TlsError:

@@ -223,7 +223,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 class Family(NamedTuple):
     """The cast, in one address family."""
 
-    is_ipv6: bool
     pod: Ip
     """Of pod a."""
     neighbour: Ip
@@ -235,21 +234,38 @@ class Family(NamedTuple):
     node: Ip
     excluded: Ip
     """A mesh address in an excluded block."""
+    is_ipv6: bool
+
+    @property
+    def sockets(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if self.is_ipv6 else socket.AF_INET
 
 
 FAMILIES = {
     "IPv4": Family(
-        False, *map(parse_ip, ("10.99.1.2", "10.99.1.3", "10.99.2.2", "203.0.113.9", "192.0.2.1", "10.97.0.7"))
+        is_ipv6=False,
+        pod=Ip("10.99.1.2"),
+        neighbour=Ip("10.99.1.3"),
+        remote=Ip("10.99.2.2"),
+        outside=Ip("203.0.113.9"),
+        node=Ip("192.0.2.1"),
+        excluded=Ip("10.97.0.7"),
     ),
-    "IPv6": Family(True, *map(parse_ip, ("fd99:1::2", "fd99:1::3", "fd99:2::2", "fd66::9", "2001:db8::1", "fd97::7"))),
+    "IPv6": Family(
+        is_ipv6=True,
+        pod=Ip("fd99:1::2"),
+        neighbour=Ip("fd99:1::3"),
+        remote=Ip("fd99:2::2"),
+        outside=Ip("fd66::9"),
+        node=Ip("2001:db8::1"),
+        excluded=Ip("fd97::7"),
+    ),
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.fixture(scope="module", params=["IPv4", "IPv6"])
 def family(request: pytest.FixtureRequest) -> Family:
-    found = request.param
-    assert isinstance(found, Family)
-    return found
+    return FAMILIES[request.param]
 
 
 @dataclass(frozen=True)
@@ -392,7 +408,7 @@ class Kernel:
     def forget(self) -> None:
         """Flows and hairpins of the test before."""
         for table in (self.maps.flows, self.maps.hairpins):
-            for key in table.keys():
+            for key in table.rows():
                 table.remove(key)
 
     def _run(self, program: str, packet: Packet, device: int, *, mark: int = 0, ingress: int = 0) -> Outcome:

@@ -90,8 +90,8 @@ def test_without_a_worker_a_connection_waits_and_is_not_let_past(enrolled: Node,
         enrolled.a.dial(family.remote, 8080, timeout=0.3)
     away = enrolled.counted("PROXY_AWAY")["PROXY_AWAY"]
     assert away > 0
-    with enrolled.a.open_socket(socket.AF_INET6 if family.is_ipv6 else socket.AF_INET) as client:
-        client.setblocking(False)
+    with enrolled.a.open_socket(family.sockets) as client:
+        client.settimeout(0)
         assert client.connect_ex((family.remote, 8080)) == errno.EINPROGRESS
         _eventually(lambda: enrolled.counted("PROXY_AWAY")["PROXY_AWAY"] > away)
         with _worker(enrolled, 0) as late, _accept(late[ListenerKind.OUTBOUND]) as taken:
@@ -100,7 +100,7 @@ def test_without_a_worker_a_connection_waits_and_is_not_let_past(enrolled: Node,
 
 def test_a_spoofed_source_is_dropped_and_counted(enrolled: Node, worker: Listeners, family: Family) -> None:
     before = enrolled.counted("SPOOFED_SOURCE")["SPOOFED_SOURCE"]
-    with enrolled.a.open_socket(socket.AF_INET6 if family.is_ipv6 else socket.AF_INET) as client:
+    with enrolled.a.open_socket(family.sockets) as client:
         client.settimeout(0.3)
         if family.is_ipv6:
             client.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
@@ -116,7 +116,7 @@ def test_a_spoofed_source_is_dropped_and_counted(enrolled: Node, worker: Listene
 
 def test_a_mark_set_inside_a_pod_means_nothing(enrolled: Node, worker: Listeners, family: Family) -> None:
     for mark in (0x1001, 0x1002, 0x1003, 0x1005):
-        with enrolled.a.open_socket(socket.AF_INET6 if family.is_ipv6 else socket.AF_INET) as client:
+        with enrolled.a.open_socket(family.sockets) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             client.connect((family.remote, 8080))
             with _accept(worker[ListenerKind.OUTBOUND]) as taken:
@@ -126,17 +126,23 @@ def test_a_mark_set_inside_a_pod_means_nothing(enrolled: Node, worker: Listeners
 def test_what_the_mesh_does_not_know_passes_both_ways(enrolled: Node, family: Family) -> None:
     stranger = enrolled.x.addresses[family.is_ipv6]
     before = enrolled.counted("UNKNOWN_DESTINATION", "OUTSIDE_FLOW", "INBOUND_OTHER")
-    with enrolled.x.listen(8081) as application, enrolled.a.dial(stranger, 8081) as client:
-        with _accept(application) as served:
-            _talk(client, served)
+    with (
+        enrolled.x.listen(8081) as application,
+        enrolled.a.dial(stranger, 8081) as client,
+        _accept(application) as served,
+    ):
+        _talk(client, served)
     after = enrolled.counted(*before)
     assert all(after[name] > before[name] for name in after)
 
 
 def test_a_pod_reaches_its_node(enrolled: Node, family: Family) -> None:
-    with socket.create_server(("::", 8082), family=socket.AF_INET6, dualstack_ipv6=True) as service:
-        with enrolled.a.dial(family.node, 8082) as client, _accept(service) as served:
-            _talk(client, served)
+    with (
+        socket.create_server(("::", 8082), family=socket.AF_INET6, dualstack_ipv6=True) as service,
+        enrolled.a.dial(family.node, 8082) as client,
+        _accept(service) as served,
+    ):
+        _talk(client, served)
 
 
 # ---- what comes to a pod ---------------------------------------------------------------------------------------------
@@ -165,9 +171,12 @@ def test_the_proxy_connects_to_the_application_as_the_client(enrolled: Node, wor
 
 def test_the_nodes_own_probe_reaches_the_application(enrolled: Node, worker: Listeners, family: Family) -> None:
     before = enrolled.counted("NODE_PROBE")["NODE_PROBE"]
-    with enrolled.a.listen(8080) as application:
-        with socket.create_connection((family.pod, 8080), timeout=5) as probe, _accept(application) as served:
-            _talk(probe, served)
+    with (
+        enrolled.a.listen(8080) as application,
+        socket.create_connection((family.pod, 8080), timeout=5) as probe,
+        _accept(application) as served,
+    ):
+        _talk(probe, served)
     assert enrolled.counted("NODE_PROBE")["NODE_PROBE"] == before + 1
 
 
@@ -190,9 +199,12 @@ def test_a_handshake_with_syn_cookies_is_not_adopted(node: Node, worker: Listene
     node.enrol(node.b)
     node.enrol(node.a, node.b, known=REMOTES, adoption_seconds=60)
     before = node.counted("ADOPTED")
-    with _cookies_always(node), node.a.dial(family.remote, 8080) as client:
-        with _accept(worker[ListenerKind.OUTBOUND]) as taken:
-            _talk(client, taken)
+    with (
+        _cookies_always(node),
+        node.a.dial(family.remote, 8080) as client,
+        _accept(worker[ListenerKind.OUTBOUND]) as taken,
+    ):
+        _talk(client, taken)
     assert node.counted("ADOPTED") == before
 
 
@@ -290,7 +302,7 @@ def _accept_all(listener: socket.socket, stack: contextlib.ExitStack) -> int:
 
 def _proxy_socket(node: Node, family: Family) -> socket.socket:
     with enter_netns(node.steering.netns_path()):
-        made = socket.socket(socket.AF_INET6 if family.is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+        made = socket.socket(family.sockets, socket.SOCK_STREAM)
     made.settimeout(5)
     return made
 

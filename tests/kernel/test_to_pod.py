@@ -25,16 +25,14 @@ from tests.kernel.conftest import (
 pytestmark = pytest.mark.kernel
 
 
-@pytest.mark.parametrize("is_made_here", [True, False], ids=["from the node", "from elsewhere"])
-def test_row_1_an_icmp_error_about_a_connection_of_the_proxy(
-    kernel: Kernel, family: Family, is_made_here: bool
-) -> None:
+@pytest.mark.parametrize("origin", ["node", "elsewhere"])
+def test_row_1_an_icmp_error_about_a_connection_of_the_proxy(kernel: Kernel, family: Family, origin: str) -> None:
     """The proxy sent it with the pod's address, so the error comes back to the pod."""
     sent = Packet(family.pod, family.remote, PSH | ACK, source_port=51000, destination_port=15008)
     error = icmp_error(sent, family.node)
-    assert kernel.to_pod(error, is_made_here=is_made_here)[:2] == ("NOT_TCP", UNSPEC)
+    assert kernel.to_pod(error, is_made_here=origin == "node")[:2] == ("NOT_TCP", UNSPEC)
     with kernel.proxy_socket(sent.reply(ACK)):
-        assert kernel.to_pod(error, is_made_here=is_made_here)[:2] == ("ICMP_ERROR", REDIRECT)
+        assert kernel.to_pod(error, is_made_here=origin == "node")[:2] == ("ICMP_ERROR", REDIRECT)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +85,13 @@ def test_row_5_a_spoofed_connection_from_outside_deletes_no_flow(kernel: Kernel,
     assert len(kernel.maps.flows.keys()) == 1
 
 
-@pytest.mark.parametrize("is_made_here", [True, False], ids=["from the node", "from elsewhere"])
-def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family, is_made_here: bool) -> None:
+@pytest.mark.parametrize("origin", ["node", "elsewhere"])
+def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family, origin: str) -> None:
     """Before row 7: the node itself answers what the proxy sends to it in a pod's name."""
     for flags in (SYN_ACK, ACK, FIN | ACK, RST):
         packet = Packet(family.remote, family.pod, flags)
         with kernel.proxy_socket(packet):
-            assert kernel.to_pod(packet, is_made_here=is_made_here)[:2] == ("INBOUND_FLOW", REDIRECT)
+            assert kernel.to_pod(packet, is_made_here=origin == "node")[:2] == ("INBOUND_FLOW", REDIRECT)
 
 
 def test_row_7_running_connections_of_the_node_pass(kernel: Kernel, family: Family) -> None:

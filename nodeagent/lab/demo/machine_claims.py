@@ -47,8 +47,9 @@ def _send_forged(stage: Stage, family: int, source: str, target: str) -> None:
 
 def _checksum(header: bytes) -> int:
     total = sum(struct.unpack(f"!{len(header) // 2}H", header))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
+    while total >> 16:
+        total = (total >> 16) + (total & 0xFFFF)
+    return 0xFFFF - total
 
 
 def node_untouched(stage: Stage) -> str:
