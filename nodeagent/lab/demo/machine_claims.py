@@ -46,7 +46,7 @@ def _send_forged(stage: Stage, family: int, source: str, target: str) -> None:
 
 
 def _checksum(header: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(header) // 2}H", header))
+    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
     while total >> 16:
         total = (total >> 16) + (total & 0xFFFF)
     return 0xFFFF - total

@@ -36,6 +36,9 @@ def test_every_kind_is_removed_made_or_not(tmp_path: Path, kind: Kind, *, is_mad
                 path.symlink_to("/nowhere")
             case Kind.CGROUP | Kind.DIRECTORY:
                 path.mkdir()
+            case Kind.TREE:
+                (path / "below").mkdir(parents=True)
+                (path / "below" / "file").touch()
     clean.remove(Entry(kind, str(path)))
     clean.remove(Entry(kind, str(path)))  # and again
     assert not path.is_symlink()
