@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mesh's authority, certificates as memfds, and a clock that the test moves."""
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from nodeagent.proxy.messages import WorkerConfig
+
+Issue = Callable[..., tuple[str, str]]
+
+
+class Clock:
+    """Monotonic time as the test says it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def config() -> WorkerConfig:
+    return WorkerConfig(
+        node="node",
+        cluster="Kubernetes",
+        network="",
+        trust_domain="cluster.local",
+        drain_seconds=5,
+        policy_wait_seconds=1,
+        pool_idle_seconds=300,
+        pool_streams=100,
+        connect_seconds=3,
+        handshake_seconds=2,
+        max_connections=100,
+    )
+
+
+def _build(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+    )
+
+
+@pytest.fixture
+def authority() -> Iterator[Callable[[], Issue]]:
+    """Makes authorities; each issues (path of key and chain, path of roots) for URI names, as memfds."""
+    fds: list[int] = []
+
+    def memfd(contents: bytes) -> str:
+        fds.append(os.memfd_create("pem"))
+        os.write(fds[-1], contents)
+        return f"/proc/self/fd/{fds[-1]}"
+
+    def make() -> Issue:
+        root_key, name = (
+            ec.generate_private_key(ec.SECP256R1()),
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "r")]),
+        )
+        root = (
+            _build(name, name, root_key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(root_key, hashes.SHA256())
+        )
+        roots = memfd(root.public_bytes(serialization.Encoding.PEM))
+
+        def issue(*names: str) -> tuple[str, str]:
+            key = ec.generate_private_key(ec.SECP256R1())
+            alternative = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(each) for each in names])
+            leaf = (
+                _build(x509.Name([]), name, key.public_key())
+                .add_extension(alternative, critical=True)
+                .sign(root_key, hashes.SHA256())
+            )
+            private = key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            return memfd(private + leaf.public_bytes(serialization.Encoding.PEM)), roots
+
+        return issue
+
+    yield make
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tunnel the next stream takes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.proxy.pool import Seen, choose
+
+
+def dialling(streams: int) -> Seen:
+    return Seen(is_dialling=True, can_open=False, streams=streams)
+
+
+def ready(streams: int) -> Seen:
+    return Seen(is_dialling=False, can_open=True, streams=streams)
+
+
+def draining(streams: int) -> Seen:
+    return Seen(is_dialling=False, can_open=False, streams=streams)
+
+
+@pytest.mark.parametrize(
+    ("tunnels", "chosen"),
+    [
+        pytest.param([], None, id="none: dial"),
+        pytest.param([ready(0)], 0, id="idle"),
+        pytest.param([ready(10)], None, id="full by our own limit"),
+        pytest.param([draining(1)], None, id="draining, or full by the peer's limit"),
+        pytest.param([dialling(9)], 0, id="single flight: wait for the dial"),
+        pytest.param([dialling(10)], None, id="more wait than one tunnel carries"),
+        pytest.param([ready(1), ready(5), ready(10)], 1, id="the fullest that has room"),
+        pytest.param([dialling(5), ready(1)], 1, id="rather one that is ready"),
+        pytest.param([draining(3), ready(9)], 1, id="not the draining one"),
+    ],
+)
+def test_choose(tunnels: list[Seen], chosen: int | None) -> None:
+    assert choose(tunnels, 10) == chosen
+
+
+seen = st.builds(Seen, is_dialling=st.booleans(), can_open=st.booleans(), streams=st.integers(0, 20))
+
+
+@given(st.lists(seen, max_size=8), st.integers(1, 15))
+def test_a_chosen_tunnel_has_room_and_none_is_dialled_in_vain(tunnels: list[Seen], most: int) -> None:
+    chosen = choose(tunnels, most)
+    usable = [one for one in tunnels if (one.can_open or one.is_dialling) and one.streams < most]
+    if chosen is None:
+        assert usable == []
+    else:
+        assert tunnels[chosen] in usable
