@@ -40,7 +40,7 @@ def explain(state: AgentState, question: Question) -> dict[str, object]:
     """Raises ConfigError for names that mean nothing or several things."""
     mesh = state.mesh
     client = _client(state, question)
-    found = find_destination(mesh, question.destination)
+    found = find_destination(mesh, question.destination, question.port)
     targets = find_targets(mesh, client.workload, found, question.port)
     answers = [answer for target in targets for answer in find_answers(mesh, client, target)]
     groups: dict[tuple[object, ...], list[Answer]] = {}

@@ -31,7 +31,7 @@ class NotEnrolled:
     namespace: str
     name: str
     reason: str
-    """NOT_IN_MESH, UNKNOWN_WORKLOAD, HOST_NETWORK, NO_ADDRESS or NO_NETNS (operations.md words where it has one)."""
+    """NOT_IN_MESH, UNKNOWN_WORKLOAD, HOST_NETWORK, NO_ADDRESS or NO_NETNS."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ from nodeagent.telemetry.metrics import Exposition
 from nodeagent.telemetry.open_connections import OpenConnections
 from nodeagent.telemetry.totals import Totals
 from nodeagent.telemetry.traffic import TrafficMetrics
+from nodeagent.upstream.channel import ca_upstream, xds_upstream
 from nodeagent.xds.client import XdsClient
 from nodeagent.xds.store import Store
 
@@ -44,6 +45,7 @@ OBSERVE_SECONDS = 15.0
 
 def run_agent(config: Config, *, takeover: bool) -> None:
     """Returns after SIGTERM or SIGINT. Raises NodeagentError for what keeps an agent from running here."""
+    xds_upstream(config), ca_upstream(config)  # an address that is none is told before anything is touched
     with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines:
         agent = Agent(config, lines)
         with asyncio.Runner() as runner:

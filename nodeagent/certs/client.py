@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks istiod's certificate service (wire.md §2.7) for one certificate of one identity."""
+"""Asks istiod's certificate service (nodeagent/proto/ca.proto) for one certificate of one identity."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

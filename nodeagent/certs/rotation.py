@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When which certificate is asked for, without clock or I/O: a method says what happened and returns what to do.
 
-The rules (wire.md §1.12):
+The rules:
 
 - A wanted identity without a certificate is asked for at once; at most `CONCURRENT` requests are on their way, those
   without a valid certificate first.

@@ -8,6 +8,7 @@ CNI's filters of higher priority numbers still run.
 
 import enum
 import errno
+import os
 from dataclasses import dataclass
 
 from pyroute2 import IPRoute
@@ -103,5 +104,12 @@ def _ensure_clsact(link: IPRoute, device: int) -> None:
         link.tc("add", "clsact", device)
     except NetlinkError as error:
         if error.code != errno.EEXIST:
-            what = "has the qdisc `ingress`, which has no egress side" if error.code == errno.EINVAL else str(error)
-            raise KernelError(f"clsact on device {device}: {what}") from error
+            raise KernelError(f"clsact on device {device}: {os.strerror(error.code)}") from error
+        # The qdisc `ingress` has clsact's place and handle, and takes an egress filter for one of its own.
+        with explained(f"listing the qdiscs of device {device}"):
+            kinds = {message.get_attr("TCA_KIND") for message in link.get_qdiscs(index=device)}
+        if "clsact" not in kinds:
+            raise KernelError(
+                f"device {device} has the qdisc `ingress`, which has no egress side",
+                check="Something else uses it: `tc qdisc show`; clsact can do all that it does.",
+            ) from None

@@ -23,7 +23,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
 from nodeagent.kernel.layout import read_maps
 from nodeagent.kernel.maps import layouts
-from nodeagent.kernel.pins import Pins
+from nodeagent.kernel.pins import Pins, is_bpffs
 from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
 
 log = logging.getLogger(__name__)
@@ -73,12 +73,9 @@ def compile_and_pin(pins: Pins) -> dict[str, int]:
     # Read by libbcc before anything else: with it no kernel headers are looked for.
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_folder())
     bcc = import_bcc()
-    try:
-        pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise KernelError(
-            f"{error.filename}: {error.strerror}", check=f"Is bpffs mounted at {pins.bpffs}, and writable?"
-        ) from error
+    if not is_bpffs(pins.bpffs):
+        raise KernelError(f"no bpffs is mounted at {pins.bpffs}", check=f"mount -t bpf bpf {pins.bpffs}")
+    pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         module = bcc.BPF(text=program_text(), cflags=[f'-DPIN_DIRECTORY="{pins.directory}"'])
     except Exception as error:

@@ -7,6 +7,8 @@
 Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C.
 """
 
+import ctypes
+import os
 import shutil
 import struct
 from dataclasses import dataclass
@@ -75,6 +77,20 @@ def sum_counters(descriptor: int) -> dict[str, int]:
         values = syscall.map_lookup(descriptor, struct.pack("=I", reason.number), 8 * cpus) or b""
         packets[reason.name] = sum(memoryview(values).cast("Q"))
     return packets
+
+
+def is_bpffs(path: str | Path) -> bool:
+    """Raises OSError when there is nothing at all."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    answer = ctypes.create_string_buffer(256)  # struct statfs begins with the kind
+    if libc.statfs(os.fsencode(path), answer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    return bool(struct.unpack_from("=q", answer)[0] == _BPF_FS_MAGIC)
+
+
+_BPF_FS_MAGIC = 0xCAFE4A11
+"""Of linux/magic.h."""
 
 
 def _children(folder: Path) -> list[Path]:

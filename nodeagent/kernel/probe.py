@@ -21,11 +21,10 @@ from nodeagent.errors import KernelError, MissingPrivilege, NotPossible
 from nodeagent.kernel import syscall
 from nodeagent.kernel.netlink import explained
 from nodeagent.kernel.netns import CLONE_NEWNET, unshare
+from nodeagent.kernel.pins import is_bpffs
 
 OLDEST_KERNEL = (5, 10)
 """bpf_redirect_peer."""
-BPF_FILESYSTEM = 0xCAFE4A11
-"""BPF_FS_MAGIC of linux/magic.h."""
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 """SYS_ADMIN: to make and enter the proxy namespace, and for bcc to open a pinned map by its id."""
 _BCC_SECONDS = 20
@@ -79,12 +78,10 @@ def capabilities(effective: int) -> Probe:
 def bpf_filesystem(path: str) -> Probe:
     advice = f"mount -t bpf bpf {path}"
     try:
-        kind = _filesystem_kind(path)
+        is_mounted = is_bpffs(path)
     except OSError as error:
         return Probe("bpffs", ok=False, evidence=f"{path}: {error.strerror}", advice=advice)
-    if kind != BPF_FILESYSTEM:
-        return Probe("bpffs", ok=False, evidence=f"no bpffs is mounted at {path}", advice=advice)
-    return Probe("bpffs", ok=True, evidence=f"mounted at {path}")
+    return Probe("bpffs", is_mounted, f"{'' if is_mounted else 'no bpffs is '}mounted at {path}", advice)
 
 
 def clsact() -> Probe:
@@ -149,15 +146,6 @@ def _effective_capabilities() -> int:
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
     return 0
-
-
-def _filesystem_kind(path: str) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(256)
-    if libc.statfs(os.fsencode(path), buffer) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return int(struct.unpack_from("=q", buffer)[0])
 
 
 def _instruction(code: int, registers: int = 0, offset: int = 0, immediate: int = 0) -> bytes:

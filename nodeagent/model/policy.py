@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authorization policies as istio.security.Authorization describes them (wire.md §2.5); evaluated by policy/."""
+"""Authorization policies as nodeagent/proto/authorization.proto describes them; evaluated by policy/."""
 
 import enum
 

@@ -2,7 +2,7 @@
 """How a connection ended, or why it was refused: the closed set that is counted, logged and explained.
 
 What the kernel programs decide has its own table, bpf/reasons.h, read by kernel/reasons.py; this one is the proxy's.
-Rows are never renamed: dashboards outlive releases. The second column is Istio's response flag (wire.md §1.14), the
+Rows are never renamed: dashboards outlive releases. The second column is Istio's response flag, the
 third says what to look at.
 """
 

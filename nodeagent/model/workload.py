@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workloads and Services as istio.workload.Address describes them (wire.md §2.5), in the mesh's own words."""
+"""Workloads and Services as nodeagent/proto/workload.proto describes them, in the mesh's own words."""
 
 import enum
 

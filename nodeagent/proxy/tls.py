@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutual TLS 1.3 as HBONE wants it, behind one small interface: ciphertext in, plaintext out, and back.
 
-Rules (wire.md §1.5): TLS 1.3 only, ALPN h2, no SNI, no session tickets, both certificates verified against the roots of
+Rules: TLS 1.3 only, ALPN h2, no SNI, no session tickets, both certificates verified against the roots of
 the mesh. Each has exactly one URI name, and that is a SPIFFE identity; other names are not looked at. What the identity
 must be is the caller's to check, with `require_identity` and `require_trust_domain`. Knows no socket.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line per connection with ztunnel's field names and format (wire.md §1.15), as text or JSON. Formatting is pure.
+"""One line per connection with ztunnel's field names and format, as text or JSON. Formatting is pure.
 
 ztunnel's fields come first and are exactly its own; a refused or broken connection adds `reason`, `policy` and `check`,
 which name what the error alone does not: the counted reason, the policy that decided, and what to look at.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """istio.workload.Address -> Workload or Service.
 
-istiod leaves out what has its usual value (wire.md §2.4): the defaults of the model are those values. Enumerations are
+istiod leaves out what has its usual value: the defaults of the model are those values. Enumerations are
 open in proto3, so every number is checked (`Name` raises ValueError): one that we do not know is a meaning that we
 would miss.
 """

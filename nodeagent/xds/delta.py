@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Delta ADS as a client speaks it, without I/O: a method says what happened and returns what to do, in order.
 
-The rules (wire.md §2.2 and §2.8):
+The rules:
 
 - A stream begins with one subscription for each type, to everything (wildcard). It tells what is held from earlier
   streams, or from disk, so that only the difference comes back.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who we say we are, in the form that istiod takes from a ztunnel (wire.md §2.3)."""
+"""Who we say we are, in the form that istiod takes from a ztunnel."""
 
 from google.protobuf.struct_pb2 import Struct
 

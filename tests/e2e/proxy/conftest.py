@@ -2,8 +2,8 @@
 """Real workers without eBPF: two proxy namespaces joined by a link, a pod behind each, an outsider beside both.
 
 What the kernel programs do on a node is done here by routing: everything that arrives in a proxy namespace is local
-(kernel.md §9.4, step 4), and the outbound listener stands on the application's own port. The namespaces have no names;
-they end with the test process, however it ends.
+(nodeagent/kernel/proxy_namespace.py, step 4), and the outbound listener stands on the application's own port. The
+namespaces have no names; they end with the test process, however it ends.
 """
 
 import contextlib
@@ -166,7 +166,7 @@ class Pod(Namespace):
 
 
 class Proxy(Namespace):
-    """As DESIGN's proxy namespace, but with a device per pod."""
+    """As the proxy namespace of an agent, but with a device per pod."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What is shown of a key and its chain: nothing."""
+
 from datetime import UTC, datetime
 
 from nodeagent.certs.bundle import CertificateBundle

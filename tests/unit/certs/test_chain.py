@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The CA's answer is judged before it is used: for whom, by which root, until when."""
+
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

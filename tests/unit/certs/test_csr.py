@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Keys and requests: a new P-256 key each time, and nothing said but the identity."""
+
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What a CONNECT may be for, in every spelling."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

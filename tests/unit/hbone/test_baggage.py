@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Labels of a peer: there and back, and total over whatever is sent."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What a peer may make us do for nothing, and when that ends."""
+
 import pytest
 
 from nodeagent.hbone.error import H2Error

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""RFC 7239 as far as it is believed: strict, bounded, there and back."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What is wrong with a frame is seen from its header, before its payload is kept."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Flow control never gives more than it has, whatever the order."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Pauses double up to the longest and stay within their spread."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""A refused resource is named in one bounded line."""
+
 from nodeagent.xds.bad_resource import MAX_REASON_TEXT, BadResource
 
 

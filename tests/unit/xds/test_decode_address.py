@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Workloads and Services from the wire: fields, defaults, refusals; any bytes are a value or a refusal."""
+
 from typing import Any
 
 import pytest

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Policies from the wire: what is empty stays apart from what is missing, and one bad value refuses the whole."""
+
 from typing import Any
 
 import pytest

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The node is described as a ztunnel's is."""
+
 from google.protobuf.json_format import MessageToDict
 
 from nodeagent.config import Config

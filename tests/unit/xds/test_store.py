@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The last good state on disk: whole or not there, for its owner alone, and never believed when foreign or old."""
+
 import asyncio
 import hashlib
 import logging
