@@ -2,8 +2,8 @@
 """What an operator may call the two ends of a connection, and what of the mesh that means. Pure.
 
 `ns/name`, `name` where it is the only one, an address; for a destination also a Service by name or hostname. A Service
-comes before a pod of the same name, because that is what clients connect to; `pod/ns/name` and `service/ns/name` say
-which. What is not found or not unique is a ConfigError that names what there is.
+comes before a pod of the same name, because that is what clients connect to, unless it does not have the port;
+`pod/ns/name` and `service/ns/name` say which. What is not found or not unique is a ConfigError that names what is.
 """
 
 import difflib
@@ -25,7 +25,7 @@ def find_source(mesh: Mesh, network: str, name: str) -> Workload | Ip:
     return _only(found, name, (_spell(workload) for workload in mesh.workloads.values()))
 
 
-def find_destination(mesh: Mesh, name: str) -> Workload | Service | Ip:
+def find_destination(mesh: Mesh, name: str, port: int) -> Workload | Service | Ip:
     """What is connected to. An address stays one: routing itself says who has it."""
     ip = _ip(name)
     if ip is not None:
@@ -36,9 +36,10 @@ def find_destination(mesh: Mesh, name: str) -> Workload | Service | Ip:
     known = [_spell(service) for service in mesh.services.values()]
     known += [_spell(workload) for workload in mesh.workloads.values()]
     services = _services(mesh, rest) if kind != "pod" else []
-    if services:
+    workloads = _workloads(mesh, rest) if kind != "service" else []
+    if services and (not workloads or any(port == listed.service_port for each in services for listed in each.ports)):
         return _only(services, name, known)
-    return _only(_workloads(mesh, rest) if kind != "service" else [], name, known)
+    return _only(workloads, name, known)
 
 
 _HOW = "Write ns/name, pod/ns/name, service/ns/name, a hostname or an address."

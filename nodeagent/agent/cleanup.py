@@ -17,7 +17,7 @@ from nodeagent.kernel.steering import Steering
 
 DRAIN_SECONDS = 5.0
 """What a worker is given to end its connections in order; then it is killed."""
-_FILES = (FILE_NAME, "workers.sock", "admin.sock", "state", "agent.lock")
+_FILES = (FILE_NAME, "workers.sock", "admin.sock", "state")
 
 
 def cleanup(run_dir: str, bpffs: str) -> list[str]:
@@ -32,6 +32,7 @@ def cleanup(run_dir: str, bpffs: str) -> list[str]:
             if path.exists():
                 path.unlink()
                 done.append(f"{path} removed")
+        (Path(run_dir) / "agent.lock").unlink(missing_ok=True)  # we made it ourselves, if nobody else had
     with contextlib.suppress(OSError):  # somebody keeps something else there
         Path(run_dir).rmdir()
     return done

@@ -105,7 +105,7 @@ class Stage:
         root = self.state_directory / "root-cert.pem"
         eventually(lambda: root.exists() and self._accepts(), START_SECONDS, "the control plane listens")
 
-    def start_agent(self, name: str) -> None:
+    def start_agent(self, name: str, *, takeover: bool = False) -> None:
         """Starts the agent of a node and waits until it has captured its pods."""
         node = self.lab.nodes[name]
         token = subprocess.run(
@@ -126,7 +126,10 @@ class Stage:
         }
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
         self.agents[name] = node.spawn(
-            _nodeagent("agent", *words), stdout=self._log(name), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            _nodeagent("agent", *words, *(["--takeover"] if takeover else [])),
+            stdout=self._log(name),
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
         )
         eventually(lambda: self._is_ready(name), START_SECONDS, f"the agent of {name} is ready (log: {name}.log)")
 
