@@ -173,7 +173,7 @@ class Tunnel:
                     self._loop.change(sock.fileno(), READ | WRITE)
                     return
         except OSError as error:
-            self.fail(Reason.PEER_LOST, f"tunnel: {error.strerror}")
+            self._lost(f"tunnel: {error.strerror}")
 
     # ---- receiving -------------------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class Tunnel:
         except BlockingIOError:
             return
         except OSError as error:
-            self.fail(Reason.PEER_LOST, f"tunnel: {error.strerror}")
+            self._lost(f"tunnel: {error.strerror}")
             return
         self._unsent = self._unsent[sent:]
         if self._unsent:
@@ -310,12 +310,13 @@ class Tunnel:
         return self._socket is not None and not self.streams and self.connection.is_idle
 
     def _lost(self, error: str) -> None:
+        """The peer or the network ended it. Without streams that is nobody's loss."""
         if self.peer is None:
             self.fail(Reason.TLS_FAILED, f"during the handshake: {error}")
         elif self.streams:
             self.fail(Reason.PEER_LOST, error)
         else:
-            self._say_goodbye(Reason.CLOSED, "")
+            self.fail(Reason.CLOSED, "")
 
     def _say_goodbye(self, reason: Reason, error: str) -> None:
         """Sends what is queued (an alert, GOAWAY) as far as the socket takes it, and closes without a reset."""

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two tunnels joined on loopback: handshake, streams, windows, PING, GOAWAY, and how each ends."""
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nodeagent.errors import PeerError
+from nodeagent.hbone.events import Request, Response
+from nodeagent.hbone.frames import ErrorCode
+from nodeagent.hbone.headers import ConnectRequest
+from nodeagent.hbone.limits import Role
+from nodeagent.model.identity import Identity
+from nodeagent.model.reason import Reason
+from nodeagent.proxy.loop import Loop
+from nodeagent.proxy.sockets import prepare
+from nodeagent.proxy.tls import SecureChannel, make_context
+from nodeagent.proxy.tunnel import Tunnel
+
+CLIENT, SERVER = Identity("cluster.local", "a", "client"), Identity("cluster.local", "a", "server")
+Issue = Callable[..., tuple[str, str]]
+
+
+class Stream:
+    """A user of a stream that writes down what it hears and credits everything at once."""
+
+    def __init__(self, tunnel: Tunnel | None = None) -> None:
+        self.tunnel, self.id = tunnel, 0
+        self.heard: list[object] = []
+        self.received = bytearray()
+        self.breaks = False
+
+    def responded(self, response: Response) -> None:
+        self.heard.append(response.status)
+
+    def payload(self, views: list[memoryview]) -> None:
+        if self.breaks:
+            raise ZeroDivisionError
+        for view in views:
+            self.received += view
+        if self.tunnel is not None:
+            self.tunnel.connection.delivered(self.id, sum(map(len, views)))
+            self.tunnel.flush_later()
+
+    def ended(self) -> None:
+        self.heard.append("ended")
+
+    def was_reset(self, code: int) -> None:
+        self.heard.append(ErrorCode(code))
+
+    def can_send(self) -> None:
+        self.heard.append("can send")
+
+    def can_flush(self) -> None:
+        self.heard.append("can flush")
+
+    def gone(self, reason: Reason, _error: str) -> None:
+        self.heard.append(reason)
+
+    def crashed(self) -> None:
+        self.heard.append("crashed")
+        if self.tunnel is not None:
+            self.tunnel.reset(self.id, ErrorCode.INTERNAL_ERROR)
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.peer: Identity | None = None
+        self.refusal: PeerError | None = None
+        self.streams: list[Stream] = []
+        self.end: tuple[Reason, str] | None = None
+        self.refused_streams = 0
+
+    def established(self, _tunnel: Tunnel, peer: Identity) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.peer = peer
+
+    def requested(self, tunnel: Tunnel, request: Request) -> None:
+        stream = Stream(tunnel)
+        stream.id = request.stream_id
+        self.streams.append(stream)
+        tunnel.adopt(request.stream_id, stream)
+        tunnel.connection.respond(request.stream_id, 200)
+
+    def refused(self, _tunnel: Tunnel, streams: int) -> None:
+        self.refused_streams += streams
+
+    def changed(self, tunnel: Tunnel) -> None:
+        tunnel.close_if_drained()
+
+    def ended(self, _tunnel: Tunnel, reason: Reason, error: str) -> None:
+        assert self.end is None
+        self.end = (reason, error)
+
+
+class Joined:
+    def __init__(self, issue: Issue, clock: Any) -> None:
+        self.loop, self.clock = Loop(clock), clock
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.near = socket.create_connection(listener.getsockname())
+            self.far, _ = listener.accept()
+        for sock in (self.near, self.far):
+            prepare(sock)
+        self._contexts = [make_context(*issue(str(CLIENT)), is_server=False)]
+        self._contexts.append(make_context(*issue(str(SERVER)), is_server=True))
+        self.client_owner, self.server_owner = Owner(), Owner()
+
+    def start(self) -> None:
+        """The server first, so that nothing is missed."""
+        channel = SecureChannel(self._contexts[1], is_server=True)
+        self.server = Tunnel(self.loop, self.far, channel, Role.SERVER, self.server_owner, 5)
+        channel = SecureChannel(self._contexts[0], is_server=False)
+        self.client = Tunnel(self.loop, self.near, channel, Role.CLIENT, self.client_owner, 5)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if holds():
+                return
+            self.loop.turn(0.01)
+        pytest.fail("it never came")
+
+    def establish(self) -> None:
+        self.start()
+        self.until(lambda: self.client_owner.peer is not None and self.server_owner.peer is not None)
+
+    def stream(self) -> tuple[Stream, Stream]:
+        """One at each end, answered."""
+        near = Stream(self.client)
+        near.id = self.client.open(ConnectRequest("10.0.0.2:80"), near) or 0
+        assert near.id
+        count = len(self.server_owner.streams)
+        self.until(lambda: near.heard == [200] and len(self.server_owner.streams) == count + 1)
+        return near, self.server_owner.streams[-1]
+
+    def send(self, stream: Stream, payload: bytes) -> None:
+        assert stream.tunnel is not None
+        connection = stream.tunnel.connection
+        [view] = connection.reserve(stream.id, len(payload))
+        view[:] = payload
+        connection.commit(stream.id, len(payload))
+        stream.tunnel.flush_later()
+
+
+@pytest.fixture
+def joined(authority: Callable[[], Issue], clock: Any) -> Iterator[Joined]:
+    made = Joined(authority(), clock)
+    yield made
+    for tunnel in (made.client, made.server):
+        tunnel.fail(Reason.DRAINED, "")
+    assert made.client_owner.end is not None
+    assert made.server_owner.end is not None
+    assert made.loop.watched == 0
+
+
+def test_both_owners_learn_who_the_other_is(joined: Joined) -> None:
+    joined.establish()
+    assert joined.client_owner.peer == joined.client.peer == SERVER
+    assert joined.server_owner.peer == joined.server.peer == CLIENT
+    assert joined.client.can_open
+    assert not joined.server.can_open
+
+
+def test_payload_arrives_in_both_directions(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    joined.send(near, b"question")
+    joined.send(far, b"answer")
+    joined.until(lambda: bytes(far.received) == b"question" and bytes(near.received) == b"answer")
+
+
+def test_many_megabytes_cross_windows_and_blocked_sockets(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    block, blocks = bytes(range(256)) * 128, 1000
+    sent = 0
+    while sent < blocks or len(far.received) < blocks * len(block):
+        connection = joined.client.connection
+        while sent < blocks and not joined.client.is_blocked and connection.room(near.id) >= len(block):
+            views = connection.reserve(near.id, len(block))
+            if sum(map(len, views)) < len(block):
+                joined.client.flush()
+                continue
+            at = 0
+            for view in views:
+                view[:] = block[at : at + len(view)]
+                at += len(view)
+            connection.commit(near.id, len(block))
+            joined.client.flush_later()
+            sent += 1
+        joined.loop.turn(0.01)
+    assert far.received == block * blocks
+
+
+def test_an_owner_may_refuse_a_peer(joined: Joined) -> None:
+    joined.server_owner.refusal = PeerError("not you", reason=Reason.TLS_WRONG_TRUST_DOMAIN)
+    joined.start()
+    joined.until(lambda: joined.server_owner.end is not None and joined.client_owner.end is not None)
+    assert joined.server_owner.end == (Reason.TLS_WRONG_TRUST_DOMAIN, "not you")
+
+
+def test_a_handshake_has_a_deadline(joined: Joined) -> None:
+    joined.start()
+    joined.clock.seconds += 5.1
+    joined.loop.turn(0)
+    assert joined.client_owner.end == (Reason.TLS_TIMEOUT, "the handshake was not finished in time")
+
+
+def test_a_silent_peer_is_given_up(joined: Joined) -> None:
+    """Its kernel acknowledges everything; nobody answers PING."""
+    joined.establish()
+    near, _ = joined.stream()
+    joined.loop.forget(joined.far.fileno())
+    if joined.server._timer is not None:
+        joined.server._timer.cancel()
+    for _ in range(2):
+        joined.clock.seconds += 10.1
+        joined.loop.turn(0)
+        assert joined.client_owner.end is None
+    joined.clock.seconds += 10.1
+    joined.loop.turn(0)
+    assert joined.client_owner.end == (Reason.PING_TIMEOUT, "tunnel: the peer is silent")
+    assert near.heard == [200, Reason.PING_TIMEOUT]
+
+
+def test_a_peer_that_answers_ping_stays(joined: Joined) -> None:
+    joined.establish()
+    for _ in range(5):
+        joined.clock.seconds += 10.1
+        for _ in range(5):
+            joined.loop.turn(0.005)
+    assert joined.client.is_open
+    assert joined.server.is_open
+
+
+def test_streams_end_with_the_tunnel(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    joined.client.fail(Reason.POD_REMOVED, "")
+    joined.until(lambda: joined.server_owner.end is not None)
+    assert near.heard == [200, Reason.POD_REMOVED]
+    assert far.heard == [Reason.PEER_LOST]
+
+
+def test_a_reset_stream_leaves_its_neighbour(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    _, neighbour = other = joined.stream()
+    joined.client.reset(near.id, ErrorCode.CONNECT_ERROR)
+    joined.until(lambda: far.heard == [ErrorCode.CONNECT_ERROR])
+    joined.send(other[0], b"still here")
+    joined.until(lambda: bytes(neighbour.received) == b"still here")
+
+
+def test_a_stream_whose_user_breaks_ends_alone(joined: Joined, caplog: pytest.LogCaptureFixture) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    healthy_near, healthy_far = joined.stream()
+    far.breaks = True
+    joined.send(near, b"x")
+    joined.send(healthy_near, b"y")
+    joined.until(lambda: near.heard[-1] is ErrorCode.INTERNAL_ERROR)
+    joined.until(lambda: bytes(healthy_far.received) == b"y")
+    assert joined.loop.bugs == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_draining_server_lets_its_streams_end_and_closes(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    joined.server.drain()
+    joined.until(lambda: not joined.client.can_open)
+    joined.send(near, b"goes on")
+    joined.until(lambda: bytes(far.received) == b"goes on")
+    for stream in (near, far):
+        assert stream.tunnel is not None
+        stream.tunnel.connection.end(stream.id)
+        stream.tunnel.flush_later()
+    joined.until(lambda: far.heard == ["ended"] and near.heard == [200, "ended"])
+    for stream in (near, far):
+        assert stream.tunnel is not None
+        stream.tunnel.release(stream.id)
+    joined.until(lambda: joined.server_owner.end is not None and joined.client_owner.end is not None)
+    assert joined.server_owner.end == joined.client_owner.end == (Reason.CLOSED, "")
+
+
+def test_a_draining_server_without_streams_closes_after_one_round_trip(joined: Joined) -> None:
+    joined.establish()
+    joined.server.drain()
+    assert joined.server.is_open
+    joined.until(lambda: joined.server_owner.end is not None and joined.client_owner.end is not None)
+    assert joined.server_owner.end == (Reason.CLOSED, "")
+
+
+def test_a_closed_tunnel_is_no_error_for_its_peer(joined: Joined) -> None:
+    joined.establish()
+    joined.client.close()
+    joined.until(lambda: joined.server_owner.end is not None)
+    assert joined.server_owner.end == joined.client_owner.end == (Reason.CLOSED, "")
+
+
+def test_garbage_ends_the_tunnel_with_the_rule_that_it_broke(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    joined.client._channel.seal(b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + b"x" * 8)  # PING on a stream
+    joined.client.flush()
+    joined.until(lambda: joined.server_owner.end is not None and joined.client_owner.end is not None)
+    assert joined.server_owner.end is not None
+    assert joined.server_owner.end[0] is Reason.H2_FAILED
+    assert far.heard == [Reason.H2_FAILED]
+    assert near.heard[-1] in {Reason.PEER_LOST, ErrorCode.REFUSED_STREAM}
+
+
+def test_a_defect_in_the_tunnel_ends_its_streams_as_such(joined: Joined) -> None:
+    joined.establish()
+    near, _ = joined.stream()
+    joined.client.crashed()
+    assert near.heard == [200, Reason.BUG]
