@@ -5,13 +5,13 @@
  * It limits what a worker can forge: any source towards a local enrolled pod, a local enrolled
  * pod's address towards anything, and nothing else.
  *
- *  #  packet, first row that fits                       reason  1  not TCP, not IP, VLAN
- * PROXY_NOT_TCP        drop
+ *  #  packet, first row that fits                       reason
+ *  1  not TCP, not IP, VLAN                             PROXY_NOT_TCP        drop
  *     cut short, options, fragment, extension headers   one each             drop
  *  2  SYN between two local enrolled pods                                    forget hairpin, go on
- * 3  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod  4  from a
- * local enrolled pod's address               INTO_NODE            into the stack  5  else
- * FOREIGN_SOURCE       drop
+ *  3  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod
+ *  4  from a local enrolled pod's address               INTO_NODE            into the stack
+ *  5  else                                              FOREIGN_SOURCE       drop
  *
  * Both write the MACs. Row 4 marks PROXY and puts the packet on the ingress of that pod's device:
  * the node's stack, its reverse-path checks, NAT and NetworkPolicy see ordinary traffic of the pod.

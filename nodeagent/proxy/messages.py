@@ -9,8 +9,9 @@ without ever blocking: what does not fit is dropped and counted in the next `Los
 State is compiled: the agent has decoded, checked and encoded it once, the worker only applies it.
 
 A worker outlives its agent. It goes on with the state it has and keeps knocking at the rendezvous socket that
-`--reconnect` named; the connection that is accepted there is its control socket from then on. It says Hello, the
-agent answers with Resync, LocalPods, certificates as far as it has them, and the whole mesh in pieces.
+`--reconnect` named; the connection that is accepted there is its control socket from then on. It says Hello; when the
+agent's own picture is complete it answers with Resync, certificates as far as it has them, the whole mesh in pieces,
+and LocalPods.
 """
 
 import msgspec
