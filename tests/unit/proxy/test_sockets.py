@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How sockets are set up, and a listener that accepts only when it may and can."""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nodeagent.model.address import Ip
+from nodeagent.proxy.loop import Loop
+from nodeagent.proxy.sockets import Listener, bound_socket, close_cleanly, local_address, prepare
+
+
+class Accepting:
+    def __init__(self, clock: Any) -> None:
+        self.clock, self.loop = clock, Loop(clock)
+        sock = socket.create_server(("127.0.0.1", 0))
+        self.address = sock.getsockname()
+        self.listener = Listener(self.loop, sock, self.accepted)
+        self.sockets: list[socket.socket] = []
+        self.peers: list[tuple[Ip, int]] = []
+
+    def accepted(self, sock: socket.socket, peer: tuple[Ip, int]) -> None:
+        self.sockets.append(sock)
+        self.peers.append(peer)
+
+    def connect(self) -> tuple[str, int]:
+        client = socket.create_connection(self.address)
+        self.sockets.append(client)
+        name: tuple[str, int] = client.getsockname()
+        return name
+
+
+@pytest.fixture
+def accepting(clock: Any) -> Iterator[Accepting]:
+    made = Accepting(clock)
+    yield made
+    made.listener.close()
+    for sock in made.sockets:
+        sock.close()
+    assert made.loop.watched == 0
+
+
+def test_a_listener_is_silent_until_it_is_opened(accepting: Accepting) -> None:
+    name = accepting.connect()
+    accepting.loop.turn(0.01)
+    assert accepting.peers == []
+    accepting.listener.open()
+    accepting.loop.turn(1)
+    assert accepting.peers == [name]
+
+
+def test_many_that_wait_are_accepted_in_portions(accepting: Accepting) -> None:
+    names = [accepting.connect() for _ in range(100)]
+    accepting.listener.open()
+    accepting.loop.turn(1)
+    assert len(accepting.peers) == 64
+    accepting.loop.turn(1)
+    assert accepting.peers == names
+
+
+class Exhausted:
+    """A listening socket whose accept fails as often as it is told."""
+
+    def __init__(self, sock: socket.socket, error: int) -> None:
+        self._sock, self.error = sock, error
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.error:
+            raise OSError(self.error, "told so")
+        return self._sock.accept()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def test_without_descriptors_it_rests_instead_of_spinning(accepting: Accepting) -> None:
+    assert accepting.listener.socket is not None
+    exhausted = Exhausted(accepting.listener.socket, errno.EMFILE)
+    accepting.listener.socket = exhausted  # type: ignore[assignment]
+    accepting.listener.open()
+    name = accepting.connect()
+    for _ in range(5):
+        accepting.loop.turn(0)
+    assert accepting.listener.failures == 1
+    exhausted.error = 0
+    accepting.clock.seconds += 0.2
+    accepting.loop.turn(0)
+    accepting.loop.turn(1)
+    assert accepting.peers == [name]
+
+
+def test_errors_of_one_waiting_connection_concern_nobody_else(accepting: Accepting) -> None:
+    assert accepting.listener.socket is not None
+    accepting.listener.socket = Exhausted(accepting.listener.socket, errno.ECONNABORTED)  # type: ignore[assignment]
+    accepting.listener.open()
+    accepting.connect()
+    accepting.loop.turn(1)
+    assert accepting.listener.failures == 64
+    assert accepting.loop.bugs == 0
+
+
+def test_every_socket_resets_on_close_until_it_has_ended() -> None:
+    sock = bound_socket((Ip("127.0.0.1"), 0))
+    assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 180
+    close_cleanly(sock)
+
+
+def test_the_kinds_of_close() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for close, ends_cleanly in ((socket.socket.close, False), (close_cleanly, True)):
+            with socket.create_connection(listener.getsockname()) as client:
+                accepted, _ = listener.accept()
+                prepare(accepted)
+                assert local_address(accepted) == listener.getsockname()
+                close(accepted)
+                if ends_cleanly:
+                    assert client.recv(1) == b""
+                else:
+                    with pytest.raises(ConnectionResetError):
+                        client.recv(1)
+
+
+def test_an_address_that_cannot_be_bound() -> None:
+    with pytest.raises(OSError, match="assign"):
+        bound_socket((Ip("192.0.2.1"), 0))
