@@ -18,6 +18,7 @@ from nodeagent.admin.server import AdminServer
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.instance import only_instance
+from nodeagent.agent.memory import forbid_dumps
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.state import NodeState
 from nodeagent.certs.client import CaClient
@@ -45,6 +46,7 @@ OBSERVE_SECONDS = 15.0
 
 def run_agent(config: Config, *, takeover: bool) -> None:
     """Returns after SIGTERM or SIGINT. Raises NodeagentError for what keeps an agent from running here."""
+    forbid_dumps()
     xds_upstream(config), ca_upstream(config)  # an address that is none is told before anything is touched
     with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines:
         agent = Agent(config, lines)

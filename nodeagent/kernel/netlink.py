@@ -9,13 +9,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.netns import enter_netns
+from nodeagent.kernel.netns import OWN_NETNS, enter_netns
 from nodeagent.model.address import Ip, parse_ip
 
 POD_DEVICE = "eth0"
@@ -99,9 +100,11 @@ def find_pod_device(link: IPRoute, devices: Mapping[int, Device], netns: str) ->
     except OSError as error:
         return NotCapturable("NO_NETNS", f"its network namespace cannot be opened: {netns}: {error.strerror}")
     try:
+        if os.fstat(descriptor).st_dev != Path(OWN_NETNS).stat().st_dev:
+            return NotCapturable("NO_NETNS", f"nothing is mounted there: {netns}")
         return _find_pod_device(link, devices, descriptor)
-    except OSError as error:
-        return NotCapturable("NO_NETNS", f"its network namespace cannot be entered: {netns}: {error.strerror}")
+    except (OSError, KernelError) as error:
+        return NotCapturable("NO_NETNS", f"its network namespace cannot be looked at: {netns}: {error}")
     finally:
         os.close(descriptor)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The outcomes of the kernel programs, read from bpf/reasons.h: number, name, verdict, words.
 
-The proxy's outcomes have their own table, model/reason.py; the two never share a name.
+These are outcomes of packets; those of connections, which the proxy gives, have their own table, model/reason.py.
 """
 
 import re

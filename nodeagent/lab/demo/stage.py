@@ -207,16 +207,22 @@ class Stage:
         return self.lab.nodes[node].call(lambda: read_counters("/sys/fs/bpf"))
 
     def attached(self, node: str) -> dict[str, list[str]]:
-        """Names of programs by device and hook, as the kernel lists its filters."""
+        """Filters by device and hook as the kernel lists them: `nodeagent/<program>:<id>`, the id being the kernel's."""
         return self.lab.nodes[node].call(_attached)
 
-    def expected_programs(self, node: str) -> dict[str, list[str]]:
-        """What `attached` must say: one generation on na0 and on each pod of the mesh, none elsewhere."""
-        programs = {f"{OUR_DEVICE} ingress": ["from_proxy"]}
+    def attachment_fault(self, node: str) -> str:
+        """Empty when na0 and each pod of the mesh have their programs, all of one generation, and nothing else has."""
+        expected = {f"{OUR_DEVICE} ingress": ["nodeagent/from_proxy"]}
         for pod in self.lab.pods.values():
             if pod.node == node and _AMBIENT[pod.namespace]:
-                programs |= {f"{pod.device} ingress": ["from_pod"], f"{pod.device} egress": ["to_pod"]}
-        return programs
+                expected[f"{pod.device} ingress"] = ["nodeagent/from_pod"]
+                expected[f"{pod.device} egress"] = ["nodeagent/to_pod"]
+        attached = self.attached(node)
+        names = {place: [filter_.rpartition(":")[0] for filter_ in filters] for place, filters in attached.items()}
+        if names != expected:
+            return f"attached are {attached}, expected {expected}"
+        generation = {filter_ for filters in attached.values() for filter_ in filters}
+        return "" if len(generation) == 3 else f"more than one generation: {sorted(generation)}"
 
     def worker_pids(self, node: str) -> list[int]:
         return [worker["pid"] for worker in self.ask(node, "status")["workers"]]
