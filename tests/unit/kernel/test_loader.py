@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent makes of the loader child's answers, with children that only answer."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import loader
+from nodeagent.kernel.pins import Pins
+
+
+def _answering(monkeypatch: pytest.MonkeyPatch, output: str, status: int, errors: str = "") -> None:
+    def run(command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+        return subprocess.CompletedProcess(command, status, output, errors)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_the_last_line_is_the_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _answering(monkeypatch, 'noise of libbcc\n\n{"verified": {"from_pod": 4969}, "seconds": 0.7}\n', 0)
+    assert loader.load_programs(Pins(tmp_path)) == {"from_pod": 4969}
+
+
+def test_an_error_comes_with_its_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _answering(monkeypatch, '{"error": "no bpffs", "check": "mount it"}\n', 1)
+    with pytest.raises(KernelError, match="no bpffs") as caught:
+        loader.load_programs(Pins(tmp_path))
+    assert caught.value.check == "mount it"
+
+
+@pytest.mark.parametrize("output", ["", "garbage\n", "[]\n", "7\n"])
+def test_no_answer_is_an_error_with_the_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, output: str
+) -> None:
+    _answering(monkeypatch, output, -11, "first\nsecond\nthird\n")
+    with pytest.raises(KernelError, match="status -11: second / third"):
+        loader.load_programs(Pins(tmp_path))
+    assert "first" in caplog.text
+
+
+def test_a_child_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(KernelError, match="more than 60 s"):
+        loader.load_programs(Pins(tmp_path))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths of pins, and which of them go; plain folders stand for bpffs."""
+
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel.pins import Pins, is_bpffs, read_counters
+from nodeagent.kernel.sources import PROGRAMS, layout_hash, source_hash
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Pins:
+    made = Pins(tmp_path)
+    made.maps.mkdir(parents=True)
+    made.programs.mkdir(parents=True)
+    return made
+
+
+def test_paths(tmp_path: Path) -> None:
+    pins = Pins(tmp_path)
+    assert pins.maps == tmp_path / "nodeagent" / layout_hash() / "maps"
+    assert pins.programs == tmp_path / "nodeagent" / layout_hash() / "programs" / source_hash()
+    assert "." not in str(pins.programs.relative_to(tmp_path)), "bpffs refuses a dot"
+
+
+def test_programs_are_there_when_all_are(pins: Pins) -> None:
+    for name in PROGRAMS:
+        assert not pins.has_programs()
+        (pins.programs / name).touch()
+    assert pins.has_programs()
+
+
+def test_other_generations_go_and_this_one_and_strangers_stay(pins: Pins) -> None:
+    (pins.root / "other" / "maps").mkdir(parents=True)
+    (pins.programs.parent / "older").mkdir()
+    (pins.bpffs / "cilium").mkdir()
+    assert pins.remove_others() == ["other", f"{layout_hash()}/programs/older"]
+    assert pins.maps.is_dir()
+    assert pins.programs.is_dir()
+    assert (pins.bpffs / "cilium").is_dir()
+    assert pins.remove_others() == []
+
+
+def test_removal_takes_our_folder_alone(pins: Pins) -> None:
+    (pins.bpffs / "cilium").mkdir()
+    assert pins.remove()
+    assert [path.name for path in pins.bpffs.iterdir()] == ["cilium"]
+    assert not pins.remove()
+
+
+def test_a_plain_folder_is_no_bpffs(tmp_path: Path) -> None:
+    assert not is_bpffs(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        is_bpffs(tmp_path / "nothing")
+
+
+def test_no_counters_without_pins(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="counters cannot be read"):
+        read_counters(str(tmp_path))

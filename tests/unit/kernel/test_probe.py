@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes as functions of what they look at. That they find this machine fit is shown in tests/kernel."""
+
+from pathlib import Path
+
+import pytest
+
+from nodeagent.kernel.probe import CAPABILITIES, bpf_filesystem, capabilities, kernel_release
+
+ALL = sum(1 << bit for bit in CAPABILITIES.values())
+
+
+@pytest.mark.parametrize(
+    ("release", "ok"),
+    [
+        ("4.19.0-27-amd64", False),
+        ("5.9.16", False),
+        ("5.10.0", True),
+        ("5.10.0-33-cloud-amd64", True),
+        ("6.1.0-49-amd64", True),
+        ("6.18.44", True),
+        ("10.0", True),
+        ("nonsense", False),
+    ],
+)
+def test_kernel_release(release: str, ok: bool) -> None:  # noqa: FBT001
+    probe = kernel_release(release)
+    assert (probe.ok, release in probe.evidence) == (ok, True)
+
+
+def test_all_capabilities() -> None:
+    assert capabilities(ALL).ok
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_a_missing_capability_is_named(name: str) -> None:
+    probe = capabilities(ALL & ~(1 << CAPABILITIES[name]))
+    assert not probe.ok
+    assert probe.evidence == f"without {name}"
+
+
+def test_bpf_filesystem(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing"):
+        probe = bpf_filesystem(str(path))
+        assert not probe.ok
+        assert str(path) in probe.evidence
+        assert probe.advice == f"mount -t bpf bpf {path}"

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans: what is done, what is left alone, and in which order."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.kernel.attach import Hook, Program
+from nodeagent.kernel.maps import Exclusion, PodCount, PodRow, Settings, Source
+from nodeagent.kernel.netlink import PodDevice
+from nodeagent.kernel.proxy_namespace import Crossing
+from nodeagent.kernel.reconcile import (
+    Attach,
+    CapturedPod,
+    Detach,
+    Found,
+    Put,
+    Remove,
+    Step,
+    Target,
+    plan,
+    wanted_filters,
+)
+from nodeagent.model.address import Cidr, Ip
+
+PROGRAMS = {
+    name: Program(name, number, f"/pins/{name}")
+    for number, name in enumerate(("from_pod", "to_pod", "from_proxy", "at_proxy"), start=1)
+}
+CROSSING = Crossing(node_device=2, proxy_device=3, namespace=7)
+GATEWAY, MAC = b"gatewy", b"podmac"
+IPS = (Ip("10.0.0.1"), Ip("fd00::1"))
+NOTHING = Target(CROSSING, PROGRAMS, (), frozenset(), frozenset())
+ADOPT_UNTIL = 12345
+
+
+def _pod(device: int = 10, *addresses: Ip, name: str = "a") -> CapturedPod:
+    return CapturedPod("default", name, addresses or IPS, PodDevice(device, f"v{device}", 1500, GATEWAY, MAC))
+
+
+def _node(device: int, *, is_egress: bool = False) -> Hook:
+    return Hook(is_in_proxy=False, device=device, is_egress=is_egress)
+
+
+def _after(target: Target, found: Found) -> Found:
+    """What is found when all steps of the plan have been done."""
+    tables: dict[str, dict[object, object]] = {
+        "settings": {0: found.settings},
+        "sources": dict.fromkeys(found.sources),
+        "pods": dict(found.pods.items()),
+        "pod_counts": dict.fromkeys(found.counted),
+        "known": dict.fromkeys(found.known),
+        "node_addresses": dict.fromkeys(found.node_addresses),
+        "excluded": dict.fromkeys(found.excluded),
+    }
+    filters = dict(found.filters)
+    for step in plan(target, found):
+        match step:
+            case Put():
+                tables[step.table][step.key] = step.value
+            case Remove():
+                del tables[step.table][step.key]
+            case Attach():
+                filters[step.hook] = step.program.filter_name
+            case Detach():
+                del filters[step.hook]
+    return Found(
+        tables["settings"][0],  # type: ignore[arg-type]
+        frozenset(tables["sources"]),  # type: ignore[arg-type]
+        tables["pods"],  # type: ignore[arg-type]
+        frozenset(tables["pod_counts"]),  # type: ignore[arg-type]
+        frozenset(tables["known"]),  # type: ignore[arg-type]
+        frozenset(tables["node_addresses"]),  # type: ignore[arg-type]
+        frozenset(tables["excluded"]),  # type: ignore[arg-type]
+        filters,
+    )
+
+
+def test_an_empty_node_gets_settings_and_the_crossing() -> None:
+    assert plan(NOTHING, Found()) == [
+        Put("settings", 0, Settings(proxy_device=2, proxy_namespace=7, generation=1, slots=0, registry_only=0)),
+        Attach(Hook(is_in_proxy=True, device=3), PROGRAMS["at_proxy"]),
+        Attach(_node(2), PROGRAMS["from_proxy"]),
+    ]
+
+
+def test_a_pod_is_known_before_it_is_captured_and_guarded_before_it_is_steered() -> None:
+    settled = _after(NOTHING, Found())
+    target = replace(NOTHING, pods=(_pod(),), known=frozenset(IPS), adopt_until=ADOPT_UNTIL)
+    row = PodRow(10, GATEWAY, MAC)
+    assert plan(target, settled) == [
+        Put("known", IPS[0], 1),
+        Put("known", IPS[1], 1),
+        Put("pod_counts", 10, PodCount()),
+        Put("sources", Source(10, IPS[0]), ADOPT_UNTIL),
+        Put("sources", Source(10, IPS[1]), ADOPT_UNTIL),
+        Put("pods", IPS[0], row),
+        Put("pods", IPS[1], row),
+        Attach(_node(10, is_egress=True), PROGRAMS["to_pod"]),
+        Attach(_node(10), PROGRAMS["from_pod"]),
+    ]
+
+
+def test_a_pod_is_let_go_before_it_is_forgotten() -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
+    steps = plan(NOTHING, settled)
+    assert steps[:2] == [Detach(_node(10)), Detach(_node(10, is_egress=True))]
+    assert {type(step) for step in steps[2:]} == {Remove}
+    assert len(steps) == 2 + 2 + 2 + 1
+
+
+def test_an_adoption_window_is_not_opened_again() -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),), adopt_until=1), Found())
+    assert plan(replace(NOTHING, pods=(_pod(),), adopt_until=2), settled) == []
+
+
+def test_a_new_address_of_a_running_pod_has_a_window_of_its_own() -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(10, IPS[0]),), adopt_until=1), Found())
+    steps = plan(replace(NOTHING, pods=(_pod(10, *IPS),), adopt_until=2), settled)
+    assert steps == [Put("sources", Source(10, IPS[1]), 2), Put("pods", IPS[1], PodRow(10, GATEWAY, MAC))]
+
+
+def test_a_pod_that_comes_back_on_another_device_moves() -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(10),)), Found())
+    steps = plan(replace(NOTHING, pods=(_pod(11),)), settled)
+    assert Put("pods", IPS[0], PodRow(11, GATEWAY, MAC)) in steps
+    assert Detach(_node(10)) in steps
+    assert Remove("sources", Source(10, IPS[0])) in steps
+    assert not [step for step in steps if isinstance(step, Remove) and step.table == "pods"]
+
+
+def test_of_two_pods_with_one_address_the_newer_device_gets_its_packets() -> None:
+    target = replace(NOTHING, pods=(_pod(12, name="new"), _pod(11, name="old")))
+    found = _after(target, Found())
+    assert found.pods[IPS[0]].device == 12
+    assert {Source(11, IPS[0]), Source(12, IPS[0])} <= found.sources
+
+
+def test_another_generation_of_a_program_is_replaced_in_place() -> None:
+    settled = _after(NOTHING, Found())
+    other = Program("from_proxy", 99, "/pins/from_proxy")
+    assert plan(replace(NOTHING, programs=PROGRAMS | {"from_proxy": other}), settled) == [Attach(_node(2), other)]
+
+
+def test_a_predecessors_filters_elsewhere_are_detached() -> None:
+    settled = _after(NOTHING, Found())
+    found = replace(settled, filters={**settled.filters, _node(40): "nodeagent/from_pod:3"})
+    assert plan(NOTHING, found) == [Detach(_node(40))]
+
+
+def test_the_generation_of_the_flows_is_kept() -> None:
+    settled = _after(NOTHING, Found())
+    older = replace(settled, settings=settled.settings._replace(generation=41))
+    assert plan(replace(NOTHING, slots=2), older) == [
+        Put("settings", 0, Settings(proxy_device=2, proxy_namespace=7, generation=41, slots=2, registry_only=0))
+    ]
+
+
+@pytest.mark.parametrize("is_egress", [True, False])
+def test_hooks_of_a_pod(is_egress: bool) -> None:  # noqa: FBT001
+    """What a pod sends comes in by its device on the node."""
+    filters = wanted_filters(replace(NOTHING, pods=(_pod(),)))
+    assert filters[_node(10, is_egress=is_egress)].name == ("to_pod" if is_egress else "from_pod")
+
+
+_ips = st.integers(1, 30).map(lambda number: Ip(f"10.0.0.{number}"))
+_pods = st.lists(
+    st.builds(lambda device, ips: _pod(device, *sorted(ips)), st.integers(10, 15), st.sets(_ips, min_size=1)),
+    unique_by=lambda pod: pod.device.index,
+).map(tuple)
+_exclusions = st.sets(st.sampled_from([Exclusion(Cidr.parse("10.0.0.0/8")), Exclusion(Cidr.parse("fd00::/8"))]))
+_targets = st.builds(
+    Target,
+    crossing=st.sampled_from([CROSSING, Crossing(5, 6, 8)]),
+    programs=st.just(PROGRAMS),
+    pods=_pods,
+    known=st.frozensets(_ips),
+    node_addresses=st.frozensets(_ips),
+    excluded=_exclusions.map(frozenset),
+    slots=st.integers(0, 4),
+    registry_only=st.booleans(),
+)
+
+
+@given(_targets, _targets)
+def test_whatever_was_there_one_plan_is_enough_and_the_order_is_safe(before: Target, after: Target) -> None:
+    settled = _after(before, Found())
+    steps = plan(after, settled)
+    assert plan(after, _after(after, settled)) == []
+    ranks = [_rank(step) for step in steps]
+    assert ranks == sorted(ranks), "settings, additions, attachments, detachments, removals"
+
+
+def _rank(step: Step) -> int:
+    match step:
+        case Put("settings"):
+            return 0
+        case Put():
+            return 1
+        case Attach():
+            return 2
+        case Detach():
+            return 3
+        case Remove():
+            return 4
