@@ -10,6 +10,7 @@ stream that the peer never processed can be tried again, and every refusal is a 
 
 import functools
 import socket
+from collections.abc import Callable
 from typing import assert_never
 
 from nodeagent.errors import PeerError
@@ -92,21 +93,22 @@ class OutboundConnection:
     # ---- the way to the peer ---------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        seconds = self._shared.state.config.policy_wait_seconds
-        self._hold = self._shared.holds.wait(self, seconds, self._identified, self._not_identified)
+        self._wait(self._identified, functools.partial(self.refuse, Reason.UNKNOWN_SOURCE))
+
+    def _wait(self, attempt: Callable[[], bool], give_up: Callable[[], None]) -> None:
+        """For what may be on its way. An attempt that succeeds may already wait for the next thing."""
+        hold = self._shared.holds.wait(self, self._shared.state.config.policy_wait_seconds, attempt, give_up)
+        if hold is not None:
+            self._hold = hold
 
     def _identified(self) -> bool:
         """A pod that has just been enrolled may be faster than the news of it."""
         source = self._shared.state.local_workload(self._record.source_ip)
         if source is None:
             return False
-        self._hold = None
         self._record.source = Party.of(source)
         self._go(source)
         return True
-
-    def _not_identified(self) -> None:
-        self.refuse(Reason.UNKNOWN_SOURCE)
 
     def _go(self, source: Workload) -> None:
         target = Target(self._record.original_ip, self._record.original_port)
@@ -136,6 +138,10 @@ class OutboundConnection:
 
     def _go_directly(self, destination: tuple[Ip, int]) -> None:
         source = (self._record.source_ip, self._record.source_port)
+        if destination[0] == source[0]:
+            # A pod that its own Service led back to itself. No host takes a packet with its own address from outside,
+            # so it comes from the Service's, as kube-proxy's hairpins come from an address that is not the pod's.
+            source = (self._record.original_ip, 0)
         self._dial = Dial(self._shared.loop, source, destination, self._shared.state.config.connect_seconds, self)
 
     def _go_locally(self, source: Workload, route: ToTunnel) -> None:
@@ -143,12 +149,7 @@ class OutboundConnection:
         record.destination_ip, record.destination_port = route.ip, route.port_at_destination
         record.source_identity = source.identity
         facts = ConnectionFacts(source.identity, record.source_ip, route.ip, route.port_at_destination)
-        self._hold = self._shared.holds.wait(
-            self,
-            self._shared.state.config.policy_wait_seconds,
-            functools.partial(self._judge, facts),
-            functools.partial(self.refuse, Reason.POLICY_PENDING),
-        )
+        self._wait(functools.partial(self._judge, facts), functools.partial(self.refuse, Reason.POLICY_PENDING))
 
     def _judge(self, facts: ConnectionFacts) -> bool:
         """Whether there is nothing left to wait for."""
@@ -180,9 +181,7 @@ class OutboundConnection:
             baggage=build_baggage(source, config.cluster),
             forwarded=build_forwarded(record.source_ip, record.source_port, route.host),
         )
-        self._hold = self._shared.holds.wait(
-            self, config.policy_wait_seconds, self._with_certificate, self._without_certificate
-        )
+        self._wait(self._with_certificate, self._without_certificate)
 
     def _with_certificate(self) -> bool:
         if self._key is None:
@@ -318,12 +317,15 @@ class OutboundConnection:
         return sock
 
     def _call_off(self) -> None:
+        """Also lets go of them: they refer back to us, and a circle would stay until the collector comes."""
         if self._timer is not None:
             self._timer.cancel()
         if self._hold is not None:
             self._hold.release()
+            self._hold = None
         if self._dial is not None:
             self._dial.cancel()
+            self._dial = None
         if self._key is not None:
             self._outbound.pool.withdraw(self._key, self)
         if self._tunnel is not None:

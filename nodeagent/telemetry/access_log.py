@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from nodeagent.model.address import join_host_port
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
+from nodeagent.model.record import ConnectionRecord, Direction, Party
 from nodeagent.telemetry.escape import bare, bounded, quoted
 from nodeagent.telemetry.labels import OPEN_FLAG, reason_of
 
@@ -88,9 +88,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _ends(record: ConnectionRecord) -> Iterator[tuple[str, str | int]]:
-    has_tls = record.transport is Transport.HBONE
     yield "src.addr", join_host_port(record.source_ip, record.source_port)
-    yield from _party("src", record.source, str(record.source_identity or "") if has_tls else "")
+    yield from _party("src", record.source, str(record.source_identity or ""))
     target = join_host_port(
         record.destination_ip or record.original_ip, record.destination_port or record.original_port
     )
@@ -99,7 +98,7 @@ def _ends(record: ConnectionRecord) -> Iterator[tuple[str, str | int]]:
         yield "dst.hbone_addr", target
     if record.service:
         yield "dst.service", record.service.partition("/")[2]
-    yield from _party("dst", record.destination, str(record.destination_identity or "") if has_tls else "")
+    yield from _party("dst", record.destination, str(record.destination_identity or ""))
     yield "direction", str(record.direction)
 
 

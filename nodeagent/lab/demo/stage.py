@@ -207,7 +207,7 @@ class Stage:
         return self.lab.nodes[node].call(lambda: read_counters("/sys/fs/bpf"))
 
     def attached(self, node: str) -> dict[str, list[str]]:
-        """Filters by device and hook as the kernel lists them: `nodeagent/<program>:<id>`, the id being the kernel's."""
+        """Filters by device and hook as the kernel lists them, each `nodeagent/<program>:<the kernel's id>`."""
         return self.lab.nodes[node].call(_attached)
 
     def attachment_fault(self, node: str) -> str:

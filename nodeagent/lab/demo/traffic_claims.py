@@ -133,7 +133,8 @@ def service(stage: Stage) -> str:
     for ip in stage.service_ips:
         answer = ask(web, ip, 80, "WHO")
         demand(answer.split()[0] in {str(own) for own in web.ips}, f"{ip}:80 answered {answer!r}")
-    return f"{', '.join(stage.service_ips)} port 80 served by db's port {PORT}"
+        demand(ask(stage.pod("db"), ip, 80, "WHO"), f"db did not reach itself at {ip}:80")
+    return f"{', '.join(stage.service_ips)} port 80 served by db's port {PORT}, also to db itself"
 
 
 def outside_untouched(stage: Stage) -> str:

@@ -98,11 +98,17 @@ def test_a_reason_that_this_release_does_not_know_is_told_by_its_name(record_of:
     assert 'reason="of_a_later_release"' in _line(record_of(reason="of_a_later_release"))
 
 
-def test_identities_of_plaintext_are_not_told(record_of: RecordOf) -> None:
+def test_identities_that_nobody_proved_are_not_told(record_of: RecordOf) -> None:
+    unproved = record_of(
+        reason="closed", transport=Transport.TCP, hop="", source_identity=None, destination_identity=None
+    )
+    assert "identity" not in _line(unproved)
+
+
+def test_identities_between_pods_of_one_node_are_told(record_of: RecordOf) -> None:
     line = _line(record_of(reason="closed", transport=Transport.TCP, hop=""))
-    assert "identity" not in line
-    assert "hbone_addr" not in line
-    assert " dst.addr=10.0.0.2:8080 " in line
+    assert 'src.identity="spiffe://' in line
+    assert 'dst.identity="spiffe://' in line
 
 
 def test_json_has_the_same_fields(record_of: RecordOf) -> None:
