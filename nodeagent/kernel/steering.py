@@ -108,7 +108,11 @@ class Steering:
         self._maps: Maps | None = None
         self._programs: dict[str, Program] = {}
         self._lock = threading.RLock()
-        """Settings have two writers: listeners that come and go, and reconcile."""
+        """One start, reconcile or removal at a time; it may be held for a second."""
+        self._settings_lock = threading.Lock()
+        """Settings have two writers: listeners that come and go, and reconcile. Held for microseconds."""
+        self._listeners: dict[int, socket.socket] = {}
+        """By row, for maps that have to be made again."""
         self._seen: set[Hook] | None = None
         """Where filters of ours were found or put; None until every device has been looked at once."""
         self._known: set[Ip] | None = None
@@ -136,12 +140,14 @@ class Steering:
         if not 0 <= slot < SLOTS:
             raise ValueError(f"slot {slot} is not below {SLOTS}")
         row = kind * SLOTS + slot
-        with self._lock:
+        with self._settings_lock:
             maps = self._opened_maps()
             if sock is None:
                 maps.listeners.remove(row)
+                self._listeners.pop(row, None)
             else:
                 maps.listeners.put(row, sock.fileno())
+                self._listeners[row] = sock
             settings = maps.read_settings()
             slots = _slots_in_use(maps)
             if slots != settings.slots:
@@ -214,10 +220,17 @@ class Steering:
             log.info("loaded the kernel programs in %.1f s; verified instructions: %s", seconds, verified)
             self._programs = {}
             if self._maps is not None:  # somebody took the pins away: the programs have maps of their own now
-                self._maps.close()
-                self._maps, self._known = Maps(self._pins.maps), None
+                self._open_again(self._maps)
         if not self._programs:
             self._programs = {name: _read_program(name, self._pins.programs / name) for name in PROGRAMS}
+
+    def _open_again(self, former: Maps) -> None:
+        with self._settings_lock:
+            self._maps, self._known = Maps(self._pins.maps), None
+            former.close()
+            for row, sock in self._listeners.items():
+                if sock.fileno() >= 0:
+                    self._maps.listeners.put(row, sock.fileno())
 
     def _reconcile(self, node: IPRoute, wanted: Wanted) -> list[str]:
         devices = read_devices(node)
@@ -294,6 +307,11 @@ class Steering:
         return refused
 
     def _put(self, step: Put, overflow: Counter[str], refused: dict[int, NotCapturable]) -> None:
+        if isinstance(step.value, Settings):
+            with self._settings_lock:  # a listener may have come since the plan was made
+                maps = self._opened_maps()
+                maps.settings.put(0, step.value._replace(slots=_slots_in_use(maps)))
+            return
         if self._table(step.table).put(step.key, step.value):
             if step.table == "known" and self._known is not None:
                 self._known.add(cast("Ip", step.key))
@@ -307,11 +325,12 @@ class Steering:
         """An address of the mesh that did not fit would be reached in plain text: fail closed."""
         for table, rows in self._overflow.items():
             log.error("the kernel map %s is full: %d rows do not fit", table, rows)
-        maps = self._opened_maps()
-        settings = maps.read_settings()
         registry_only = int(wanted.registry_only or self._overflow["known"] > 0)
-        if settings.registry_only != registry_only:
-            maps.settings.put(0, settings._replace(registry_only=registry_only))
+        with self._settings_lock:
+            maps = self._opened_maps()
+            settings = maps.read_settings()
+            if settings.registry_only != registry_only:
+                maps.settings.put(0, settings._replace(registry_only=registry_only))
 
 
 def _read_program(name: str, path: Path) -> Program:

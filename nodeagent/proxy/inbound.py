@@ -177,6 +177,7 @@ class InboundTunnel:
         self.inbound.tunnels.discard(self)
         if self._hold is not None:
             self._hold.release()
+            self._hold = None
         if self._socket is not None:
             sock, self._socket = self._socket, None
             self._shared.loop.forget(sock.fileno())
@@ -285,6 +286,7 @@ class InboundStream:
             sock.close()
             return
         self._is_over = True
+        self._let_go()
         self._record.keeps_source_port = keeps_port
         stream_id, tunnel = self._request.stream_id, self._tunnel
         workload = self._shared.state.local_workload(self._owner.local_ip)
@@ -348,11 +350,17 @@ class InboundStream:
     def _close(self, reason: Reason, error: str) -> None:
         self._is_over = True
         self._early.clear()
+        self._let_go()
+        self._guard.close(reason, error)
+
+    def _let_go(self) -> None:
+        """Of what refers back to us: a circle would stay until the collector comes."""
         if self._hold is not None:
             self._hold.release()
+            self._hold = None
         if self._dial is not None:
             self._dial.cancel()
-        self._guard.close(reason, error)
+            self._dial = None
 
 
 def _party(baggage: Baggage) -> Party:

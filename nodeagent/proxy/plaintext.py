@@ -110,6 +110,7 @@ class PlaintextConnection:
         if client is None:
             sock.close()
             return
+        self._let_go()
         self._shared.loop.forget(client.fileno())
         self._record.keeps_source_port = keeps_port
         SocketRelay(self._shared.loop, client, sock, self._guard)
@@ -127,12 +128,18 @@ class PlaintextConnection:
         self.refuse(Reason.BUG)
 
     def refuse(self, reason: Reason, error: str = "") -> None:
-        if self._hold is not None:
-            self._hold.release()
-        if self._dial is not None:
-            self._dial.cancel()
+        self._let_go()
         if self._socket is not None:
             sock, self._socket = self._socket, None
             self._shared.loop.forget(sock.fileno())
             sock.close()
         self._guard.close(reason, error)
+
+    def _let_go(self) -> None:
+        """Of what refers back to us: a circle would stay until the collector comes."""
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None

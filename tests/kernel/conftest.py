@@ -150,6 +150,9 @@ class Node:
         self.bpffs.mkdir()
         mount("bpf", self.bpffs, "bpf")
         run("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+        run(
+            "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1"
+        )  # the strict reverse-path check
         run("ip addr add 192.0.2.1/32 dev lo; ip addr add 2001:db8::1/128 dev lo")
         self.a, self.b, self.x = self.pod("a", 2), self.pod("b", 3), self.pod("x", 9)
         self.steering = self.make_steering()

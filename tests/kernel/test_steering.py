@@ -181,13 +181,20 @@ def test_a_predecessors_filters_and_layouts_go_after_the_switch(own: Node) -> No
 
 def test_pins_that_were_taken_away_are_made_again(own: Node) -> None:
     own.enrol(own.a)
+    listeners = own.steering.make_listeners()
+    for kind, listener in listeners.items():
+        own.steering.put_listener(kind, 1, listener)
     Pins(own.bpffs).remove()
     own.enrol(own.a)
     assert Pins(own.bpffs).has_programs()
     maps = Maps(Pins(own.bpffs).maps)
     assert maps.pods.rows().keys() == set(own.a.addresses)
+    assert maps.listeners.find(ListenerKind.HBONE * 4 + 1) is not None, "workers are reached as before"
+    assert maps.read_settings().slots == 2
     maps.close()
     assert own.enrol(own.a) == []
+    for listener in listeners.values():
+        listener.close()
 
 
 def test_the_adoption_window_is_opened_once(node: Node) -> None:

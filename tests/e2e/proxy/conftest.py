@@ -606,3 +606,9 @@ def authority_of() -> Callable[[str], Authority]:
 def agent_of() -> Callable[[socket.socket], Agent]:
     """An agent behind a control socket, for now without a report socket."""
     return lambda control: Agent(control, None)
+
+
+@pytest.fixture
+def workload_of() -> Callable[[str, Pod, Identity], Workload]:
+    """A pod as the mesh knows it."""
+    return workload

@@ -109,6 +109,8 @@ def test_identities_between_pods_of_one_node_are_told(record_of: RecordOf) -> No
     line = _line(record_of(reason="closed", transport=Transport.TCP, hop=""))
     assert 'src.identity="spiffe://' in line
     assert 'dst.identity="spiffe://' in line
+    assert "hbone_addr" not in line
+    assert " dst.addr=10.0.0.2:8080 " in line
 
 
 def test_json_has_the_same_fields(record_of: RecordOf) -> None:
