@@ -132,8 +132,21 @@ class Namespace:
         sock.settimeout(10)
         if source_port:
             sock.bind(("::" if ":" in address else "0.0.0.0", source_port))  # noqa: S104 - a pod of our own
-        sock.connect((address, port))
+        try:
+            sock.connect((address, port))
+        except OSError:
+            sock.close()
+            raise
         return sock
+
+    def is_refused(self, address: str, port: int = PORT) -> bool:
+        """A connection there is reset, at once or after it was accepted, without a byte before."""
+        try:
+            with self.connect(address, port) as client:
+                client.recv(1)
+        except ConnectionResetError:
+            return True
+        return False
 
     def listen(self, port: int = PORT) -> socket.socket:
         sock = self.make_socket(socket.AF_INET6)

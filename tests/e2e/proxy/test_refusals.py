@@ -33,15 +33,6 @@ STRANGER = Identity("cluster.local", "apps", "stranger")
 Connect = Callable[..., "HbonePeer"]
 
 
-def refused(client: socket.socket) -> bool:
-    """True when it was reset and never sent anything."""
-    with client:
-        try:
-            return client.recv(1) == b"unexpected"
-        except ConnectionResetError:
-            return True
-
-
 def policy(action: Action, match: Match, name: str = "rule") -> Policy:
     rule = Rule((Clause((match,)),))
     return Policy(name=name, namespace="apps", scope=PolicyScope.NAMESPACE, action=action, rules=(rule,))
@@ -67,7 +58,7 @@ def other(authority_of: Callable[[str], Authority]) -> Authority:
 )
 def test_a_server_with_another_name_is_not_talked_to(mesh: Mesh, names: tuple[str, ...], reason: Reason) -> None:
     mesh.far.certify(mesh.server.identity, mesh.authority, names or ("",))
-    assert refused(mesh.wires.client.connect(mesh.wires.server.v4, PORT))
+    assert mesh.wires.client.is_refused(mesh.wires.server.v4)
     [record] = mesh.near.ended()
     assert record.reason == reason.value
     assert mesh.far.opened == []
@@ -75,7 +66,7 @@ def test_a_server_with_another_name_is_not_talked_to(mesh: Mesh, names: tuple[st
 
 def test_a_server_of_an_unknown_ca_is_not_talked_to(mesh: Mesh, other: Authority) -> None:
     mesh.far.certify(mesh.server.identity, other, roots=mesh.authority.roots)
-    assert refused(mesh.wires.client.connect(mesh.wires.server.v4, PORT))
+    assert mesh.wires.client.is_refused(mesh.wires.server.v4)
     assert mesh.near.ended()[0].reason == Reason.TLS_UNKNOWN_CA.value
     assert mesh.far.ended()[0].reason == Reason.TLS_UNKNOWN_CA.value
 
@@ -227,7 +218,7 @@ class TestFull:
                 served = stack.enter_context(app.accept()[0])
                 client.sendall(b"x")
                 assert served.recv(1) == b"x"
-            assert refused(mesh.wires.client.connect(mesh.wires.server.v4, PORT))
+            assert mesh.wires.client.is_refused(mesh.wires.server.v4)
             assert mesh.near.ended()[0].reason == Reason.CONNECTION_LIMIT.value
             client.sendall(b"still here")
             assert served.recv(100) == b"still here"
@@ -238,7 +229,7 @@ class TestFull:
 
 
 def test_a_source_that_is_no_pod_of_this_node(mesh: Mesh) -> None:
-    assert refused(mesh.wires.outsider.connect(mesh.wires.client.v4, PORT))
+    assert mesh.wires.outsider.is_refused(mesh.wires.client.v4)
     assert mesh.near.ended()[0].reason == Reason.UNKNOWN_SOURCE.value
 
 
@@ -246,7 +237,7 @@ def test_no_certificate_in_time(mesh: Mesh) -> None:
     mesh.near.kill()
     near = mesh.start(mesh.wires.near, mesh.wires.client, mesh.client.identity, certified=False)
     started = time.monotonic()
-    assert refused(mesh.wires.client.connect(mesh.wires.server.v4, PORT))
+    assert mesh.wires.client.is_refused(mesh.wires.server.v4)
     assert time.monotonic() - started >= mesh.config.policy_wait_seconds
     assert near.ended()[0].reason == Reason.CERTIFICATE_MISSING.value
 
@@ -280,7 +271,7 @@ def test_what_policy_denies_never_reaches_the_application(
     mesh: Mesh, app: socket.socket, action: Action, match: Match, reason: Reason
 ) -> None:
     mesh.far.apply(policies=(policy(action, match),))
-    assert refused(mesh.wires.client.connect(mesh.wires.server.v4, PORT))
+    assert mesh.wires.client.is_refused(mesh.wires.server.v4)
     [record] = mesh.far.ended()
     assert record.reason == reason.value
     assert record.policy == ("apps/rule" if action is Action.DENY else "")
@@ -292,7 +283,7 @@ def test_what_policy_denies_never_reaches_the_application(
 
 def test_strict_refuses_plaintext_and_serves_the_mesh(mesh: Mesh, app: socket.socket) -> None:
     mesh.far.apply(policies=(policy(Action.DENY, WITHOUT_IDENTITY, "strict"),))
-    assert refused(mesh.wires.outsider.connect(mesh.wires.server.v4, PORT))
+    assert mesh.wires.outsider.is_refused(mesh.wires.server.v4)
     [record] = mesh.far.ended()
     assert (record.reason, record.policy) == (Reason.POLICY_DENIED.value, "apps/strict")
     with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0] as served:
@@ -303,7 +294,7 @@ def test_strict_refuses_plaintext_and_serves_the_mesh(mesh: Mesh, app: socket.so
 def test_a_policy_that_has_not_arrived_holds_and_then_denies(mesh: Mesh) -> None:
     mesh.far.apply(workloads=(msgspec.structs.replace(mesh.server, policies=("apps/late",)),))
     started = time.monotonic()
-    assert refused(mesh.wires.client.connect(mesh.wires.server.v4, PORT))
+    assert mesh.wires.client.is_refused(mesh.wires.server.v4)
     assert time.monotonic() - started >= mesh.config.policy_wait_seconds
     assert mesh.far.ended()[0].reason == Reason.POLICY_PENDING.value
 
