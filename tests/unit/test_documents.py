@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents are true in what can be checked: links, paths, tests, commands, verbs; every file begins as it must.
+
+What the reference says is compared by tools/make_docs.py.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+
+from nodeagent.cli.main import COMMANDS, cli
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_OURS = ("nodeagent", "bpf", "tests", "tools", "docs", "examples", ".ci")
+_GENERATED = ROOT / "nodeagent/proto"
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in _OURS for path in (ROOT / folder).rglob("*.md"))])
+SOURCES = sorted(
+    path for folder in _OURS for suffix in ("py", "c", "h") for path in (ROOT / folder).rglob(f"*.{suffix}")
+)
+
+_LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+_FENCED = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"`([^`\n]+)`")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+_PATH = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*/?")
+_PROGRAM = re.compile(r"(?:^|[\s`(])nodeagent ([a-z][a-z-]*)(.*)")
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(params=DOCUMENTS, ids=_name)
+def document(request: pytest.FixtureRequest) -> Path:
+    path = request.param
+    assert isinstance(path, Path)
+    return path
+
+
+def _prose(document: Path) -> str:
+    return _FENCED.sub("", document.read_text(encoding="utf-8"))
+
+
+def _code_lines(document: Path) -> Iterator[str]:
+    """Everything that is shown as code; a line that ends with a backslash together with the next."""
+    text = document.read_text(encoding="utf-8")
+    for block in _FENCED.findall(text):
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from _CODE.findall(_FENCED.sub("", text))
+
+
+def test_the_documents_are_found() -> None:
+    assert {"README.md", "ARCHITECTURE.md", "docs/reference.md", "bpf/README.md"} <= set(map(_name, DOCUMENTS))
+    assert {"nodeagent/config.py", "bpf/from_pod.c", "tools/make_docs.py"} <= set(map(_name, SOURCES))
+
+
+# ---- links, paths and tests --------------------------------------------------------------------------------------
+
+
+def _anchors(document: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = _HEADING.findall(_prose(document))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in _LINK.findall(_prose(document)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        leads_to = (document.parent / path).resolve() if path else document
+        assert leads_to.exists(), f"{target}: nothing is there"
+        assert not anchor or anchor in _anchors(leads_to), f"{target}: no such heading"
+
+
+@cache
+def _tests(path: Path) -> frozenset[str]:
+    """Functions, classes and `Class::function` of a test file."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}::{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+    return frozenset(names)
+
+
+def _is_there(document: Path, path: str) -> bool:
+    """Beside the document, from the root, or, for a room, from the package."""
+    return any(next(iter(place.glob(path)), None) for place in (document.parent, ROOT, ROOT / "nodeagent"))
+
+
+def test_every_path_that_is_named_exists(document: Path) -> None:
+    for code in _CODE.findall(_prose(document)):
+        path, _, name = code.partition("::")
+        if not _PATH.fullmatch(path):
+            continue
+        if path.startswith(tuple(f"{folder}/" for folder in _OURS)) or re.search(r"\w\.(py|c|h|proto|md)$", path):
+            assert _is_there(document, path.rstrip("/")), f"`{code}`: no such file"
+        if name:
+            assert name in _tests(ROOT / path), f"`{code}`: no such test"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=_name)
+def test_a_document_that_a_source_names_is_here(source: Path) -> None:
+    """Whoever is sent to another page must be able to open it."""
+    for name in re.findall(r"(?<![\w/.*])([\w/-]+\.md)\b", source.read_text(encoding="utf-8")):
+        assert _is_there(source, name), f"{name}: no such document"
+
+
+# ---- commands and verbs ------------------------------------------------------------------------------------------
+
+
+def _options(words: list[str]) -> set[str]:
+    """Of the command that `words` begin with, and of those above it. Raises click.UsageError for no command."""
+    context, command, known = click.Context(cli), cli, {"--help", "-h"}
+    current: click.Command = command
+    while True:
+        known |= {option for parameter in current.params for option in parameter.opts}
+        if not isinstance(current, click.Group) or not words:
+            return known
+        _, found, words = current.resolve_command(context, words)
+        assert found is not None
+        current = found
+
+
+def test_every_command_and_flag_exists(document: Path) -> None:
+    for line in _code_lines(document):
+        found = _PROGRAM.search(line.split("#", maxsplit=1)[0])
+        if found is None or "Usage:" in line:
+            continue
+        words = [found[1], *found[2].split()]
+        flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert words[0] in COMMANDS, f"{line.strip()}: no such command"
+        if "|" not in line and ">" not in line:
+            known = _options([word for word in words if re.fullmatch(r"[a-z-]+", word) and word[0] != "-"][:2])
+            assert flags <= known, f"{line.strip()}: no such flag"
+
+
+def test_the_readme_names_every_command() -> None:
+    told = " ".join(line for line in _code_lines(ROOT / "README.md") if "nodeagent" in line or "make" in line)
+    assert set(COMMANDS) <= set(re.findall(r"[a-z-]+", told))
+
+
+def test_every_verb_exists(document: Path) -> None:
+    verbs = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in _code_lines(document):
+        for used in re.findall(r"^\s*(?:sudo )?make ([a-z][a-z ]*)", line):
+            assert set(used.split()) <= verbs, line
+
+
+def test_contributing_names_every_verb() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for verb in re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE):
+        assert verb == "help" or f"`make {verb}`" in told, verb
+
+
+def test_decisions_are_numbered_and_short() -> None:
+    numbers = []
+    for part in re.split(r"^## ", (ROOT / "DECISIONS.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        heading, _, body = part.partition("\n")
+        numbers.append(int(heading.partition(".")[0]))
+        assert len(body.strip().splitlines()) <= 15, heading
+        for word in ("Question", "Options", "Choice", "Would change our mind"):
+            assert f"**{word}**" in body, f"{heading}: {word}"
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+# ---- how files begin ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=_name)
+def test_a_source_begins_with_its_licence_and_its_purpose(source: Path) -> None:
+    lines = [line for line in source.read_text(encoding="utf-8").splitlines() if not line.startswith("#!")]
+    if source.suffix != ".py":
+        assert re.match(r"/\* SPDX-License-Identifier: \S.*\*/", lines[0])
+        return
+    assert lines[0] == "# SPDX-License-Identifier: Apache-2.0"
+    if source.parent != _GENERATED or source.name == "__init__.py":
+        assert ast.get_docstring(ast.parse("\n".join(lines))), "a docstring says why the file exists"
