@@ -19,8 +19,9 @@ _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 
 WIDE: Json = {"initial_stream_window_size": 4 << 20, "initial_connection_window_size": 16 << 20}
 """ztunnel's windows, and ours."""
-NARROW: Json = {"initial_stream_window_size": 65535, "initial_connection_window_size": 65535}
-"""The least that HTTP/2 has, and all streams of a tunnel share it."""
+NARROW: Json = {"initial_stream_window_size": 65535, "initial_connection_window_size": 100_000}
+"""A stream has the least that HTTP/2 knows; the connection's is no multiple of it, so that each of them is the first to
+end somewhere."""
 LARGE_FRAMES: Json = {"custom_settings_parameters": [{"identifier": 5, "value": 1 << 20}]}
 """SETTINGS_MAX_FRAME_SIZE as ztunnel's; Envoy's own is the protocol's default, 16 KiB."""
 

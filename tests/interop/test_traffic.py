@@ -19,6 +19,7 @@ pytestmark = pytest.mark.interop
 
 BULK = 64 << 20
 BOTH = pytest.mark.parametrize("passage", ["way:wide", "gate:wide"], indirect=True)
+ALL_WINDOWS = pytest.mark.parametrize("passage", ["way:wide", "way:narrow", "gate:wide", "gate:narrow"], indirect=True)
 WHO = pytest.mark.parametrize("who", ["client", "application"])
 
 
@@ -87,7 +88,7 @@ def test_fifty_connections_at_once(passage: Passage, most_tunnels: int) -> None:
     assert passage.tunnels() - before <= most_tunnels
 
 
-@BOTH
+@ALL_WINDOWS
 @WHO
 def test_a_reader_that_rests_holds_up_nobody_else(passage: Passage, who: str) -> None:
     with passage.listen() as listener, passage.join(listener) as (client, application):
@@ -96,16 +97,16 @@ def test_a_reader_that_rests_holds_up_nobody_else(passage: Passage, who: str) ->
             exchange(another, its_application, 1 << 20)
 
 
-@pytest.mark.parametrize("passage", ["way:narrow", "gate:narrow"], indirect=True)
+@ALL_WINDOWS
 @WHO
-def test_streams_that_are_reset_in_the_middle_leave_the_tunnel_its_whole_window(passage: Passage, who: str) -> None:
+def test_streams_that_are_reset_with_full_windows_leave_the_tunnel_its_own(passage: Passage, who: str) -> None:
     with passage.listen() as listener, passage.join(listener) as (first, its_application):
         before = passage.tunnels()
-        for _ in range(3):
-            with passage.join(listener) as (client, application):
-                fill(client)
-                fill(application)
-                reset(client if who == "client" else application)
+        for _ in range(2):
+            with passage.join(listener) as one, passage.join(listener) as other:
+                fill(*one, *other)
+                for client, application in (one, other):
+                    reset(client if who == "client" else application)
         exchange(first, its_application, 1 << 20)
     assert passage.tunnels() == before
 

@@ -52,8 +52,14 @@ def converse(sock: socket.socket, rounds: int = 1, size: int = 1000) -> None:
         assert read_exactly(sock, size) == said
 
 
-def fill(sock: socket.socket) -> None:
+def fill(*socks: socket.socket) -> None:
     """Sends until every buffer and window on the way is full."""
+    with ThreadPoolExecutor(len(socks)) as pool:
+        for filled in [pool.submit(_fill, sock) for sock in socks]:
+            filled.result()
+
+
+def _fill(sock: socket.socket) -> None:
     sock.settimeout(0.3)
     with contextlib.suppress(TimeoutError):
         while True:
