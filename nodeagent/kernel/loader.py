@@ -21,8 +21,8 @@ from typing import Any
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
+from nodeagent.kernel.codings import layouts
 from nodeagent.kernel.layout import read_maps
-from nodeagent.kernel.maps import layouts
 from nodeagent.kernel.pins import Pins, is_bpffs
 from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
 

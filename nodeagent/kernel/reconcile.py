@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nodeagent.kernel.attach import Hook, Program
-from nodeagent.kernel.maps import Exclusion, PodCount, PodRow, Settings, Source
+from nodeagent.kernel.codings import Exclusion, PodCount, PodRow, Settings, Source
 from nodeagent.kernel.netlink import PodDevice
 from nodeagent.kernel.proxy_namespace import Crossing
 from nodeagent.model.address import Ip

@@ -19,10 +19,12 @@ from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import probe
-from nodeagent.kernel.attach import Hook, Program, attach, detach, find_filter
+from nodeagent.kernel.apply import Hands, in_words
+from nodeagent.kernel.attach import Hook, Program, detach, find_filter
+from nodeagent.kernel.codings import Exclusion, PodCount, Settings
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
 from nodeagent.kernel.loader import load_programs
-from nodeagent.kernel.maps import SLOTS, Exclusion, Maps, PodCount, Settings, Table
+from nodeagent.kernel.maps import SLOTS, Maps
 from nodeagent.kernel.netlink import (
     Device,
     NotCapturable,
@@ -32,19 +34,7 @@ from nodeagent.kernel.netlink import (
 )
 from nodeagent.kernel.pins import Pins, sum_counters
 from nodeagent.kernel.proxy_namespace import DEFAULT_MTU, ProxyNamespace
-from nodeagent.kernel.reconcile import (
-    Attach,
-    CapturedPod,
-    Detach,
-    Found,
-    Put,
-    Remove,
-    Step,
-    TableName,
-    Target,
-    plan,
-    wanted_filters,
-)
+from nodeagent.kernel.reconcile import CapturedPod, Found, Put, Remove, Step, Target, plan, wanted_filters
 from nodeagent.kernel.sources import PROGRAMS
 from nodeagent.kernel.syscall import opened, program_info
 from nodeagent.model.address import Ip
@@ -203,9 +193,6 @@ class Steering:
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def _table(self, name: TableName) -> Table[object, object]:
-        return cast("Table[object, object]", getattr(self._opened_maps(), name))
-
     def _opened_maps(self) -> Maps:
         if self._maps is None:
             raise KernelError("the kernel's maps are not open yet", check="The agent has not started its kernel part.")
@@ -248,16 +235,18 @@ class Steering:
             adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
         )
         with self._namespace.inside() as proxy:
-            found = self._find(node, proxy, target, devices)
+            hands = Hands(self._opened_maps(), node, proxy, self._put_settings)
+            found = self._find(hands, target, devices)
             steps = plan(target, found)
-            refused = self._apply(node, proxy, steps)
-        self._states = tuple(_state(state, pod, refused) for state, pod in states)
+            hands.apply(steps)
+        self._follow_known(steps, hands)
+        self._states = tuple(_state(state, pod, hands.refused) for state, pod in states)
+        self._overflow = Counter(step.table for step in hands.overflow)
         self._close_when_full(wanted)
-        self._seen = set(wanted_filters(target))
-        return [*_in_words(steps, refused, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
+        self._seen = set(wanted_filters(target)) | hands.undetached
+        return [*in_words(steps, hands, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
 
-    def _find(self, node: IPRoute, proxy: IPRoute, target: Target, devices: Mapping[int, Device]) -> Found:
-        maps = self._opened_maps()
+    def _find(self, hands: Hands, target: Target, devices: Mapping[int, Device]) -> Found:
         hooks = set(wanted_filters(target))
         if self._seen is None:  # a predecessor may have left filters on any device
             hooks |= {
@@ -268,58 +257,21 @@ class Steering:
         else:
             hooks |= {hook for hook in self._seen if hook.is_in_proxy or hook.device in devices}
         if self._known is None:
-            self._known = maps.known.keys()
-        filters = {hook: find_filter(proxy if hook.is_in_proxy else node, hook) for hook in hooks}
-        return Found(
-            settings=maps.read_settings(),
-            sources=frozenset(maps.sources.keys()),
-            pods=maps.pods.rows(),
-            counted=frozenset(maps.pod_counts.keys()),
-            known=frozenset(self._known),
-            node_addresses=frozenset(maps.node_addresses.keys()),
-            excluded=frozenset(maps.excluded.keys()),
-            filters={hook: name for hook, name in filters.items() if name is not None},
-        )
+            self._known = self._opened_maps().known.keys()
+        return hands.find(hooks, frozenset(self._known))
 
-    def _apply(self, node: IPRoute, proxy: IPRoute, steps: Iterable[Step]) -> dict[int, NotCapturable]:
-        """Does every step that can be done. Returns, by device, why a pod's were refused."""
-        refused: dict[int, NotCapturable] = {}
-        overflow: Counter[str] = Counter()
+    def _follow_known(self, steps: Iterable[Step], hands: Hands) -> None:
+        assert self._known is not None
         for step in steps:
-            match step:
-                case Put():
-                    self._put(step, overflow, refused)
-                case Remove():
-                    self._table(step.table).remove(step.key)
-                    if step.table == "known" and self._known is not None:
-                        self._known.discard(cast("Ip", step.key))
-                case Attach():
-                    link = proxy if step.hook.is_in_proxy else node
-                    try:
-                        attach(link, step.hook, step.program)
-                    except KernelError as error:
-                        if step.program.name in {"at_proxy", "from_proxy"}:
-                            raise
-                        refused[step.hook.device] = NotCapturable("ATTACH_FAILED", str(error))
-                case Detach():
-                    detach(proxy if step.hook.is_in_proxy else node, step.hook)
-        self._overflow = overflow
-        return refused
-
-    def _put(self, step: Put, overflow: Counter[str], refused: dict[int, NotCapturable]) -> None:
-        if isinstance(step.value, Settings):
-            with self._settings_lock:  # a listener may have come since the plan was made
-                maps = self._opened_maps()
-                maps.settings.put(0, step.value._replace(slots=_slots_in_use(maps)))
-            return
-        if self._table(step.table).put(step.key, step.value):
-            if step.table == "known" and self._known is not None:
+            if isinstance(step, Put) and step.table == "known" and step not in hands.overflow:
                 self._known.add(cast("Ip", step.key))
-            return
-        overflow[step.table] += 1
-        device = getattr(step.key, "device", None) or getattr(step.value, "device", None)
-        if device is not None:
-            refused[device] = NotCapturable("MAP_FULL", f"the map {step.table} is full")
+            elif isinstance(step, Remove) and step.table == "known":
+                self._known.discard(cast("Ip", step.key))
+
+    def _put_settings(self, settings: Settings) -> None:
+        with self._settings_lock:  # a listener may have come since the plan was made
+            maps = self._opened_maps()
+            maps.settings.put(0, settings._replace(slots=_slots_in_use(maps)))
 
     def _close_when_full(self, wanted: Wanted) -> None:
         """An address of the mesh that did not fit would be reached in plain text: fail closed."""
@@ -368,28 +320,3 @@ def _state(pod: WantedPod, found: CapturedPod | NotCapturable, refused: Mapping[
         return PodState(pod.namespace, pod.name, reason=found.reason, words=found.words)
     why = refused.get(found.device.index, NotCapturable("", ""))
     return PodState(pod.namespace, pod.name, found.device.name, found.device.index, reason=why.reason, words=why.words)
-
-
-def _in_words(steps: Iterable[Step], refused: Mapping[int, NotCapturable], devices: Mapping[int, Device]) -> list[str]:
-    words: list[str] = []
-    changed: Counter[tuple[str, str]] = Counter()
-    for step in steps:
-        match step:
-            case Put("settings", _, Settings() as settings):
-                words.append(f"settings: {', '.join(f'{name} {value}' for name, value in settings._asdict().items())}")
-            case Put():
-                changed[step.table, "set"] += 1
-            case Remove():
-                changed[step.table, "removed"] += 1
-            case Attach():
-                outcome = "could not attach" if step.hook.device in refused else "attached"
-                words.append(f"{outcome} {step.program.name} to {_place(step.hook, devices)}")
-            case Detach():
-                words.append(f"detached from {_place(step.hook, devices)}")
-    return [*(f"{table}: {rows} {what}" for (table, what), rows in changed.items()), *words]
-
-
-def _place(hook: Hook, devices: Mapping[int, Device]) -> str:
-    device = devices.get(hook.device)
-    name = "eth0 of the proxy namespace" if hook.is_in_proxy else device.name if device else f"device {hook.device}"
-    return f"{name} ({'egress' if hook.is_egress else 'ingress'})"

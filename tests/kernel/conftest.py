@@ -21,7 +21,8 @@ from typing import NamedTuple
 import pytest
 
 from nodeagent.kernel import syscall
-from nodeagent.kernel.maps import Exclusion, Maps
+from nodeagent.kernel.codings import Exclusion
+from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import (
     CLONE_FS,
     CLONE_NEWNET,

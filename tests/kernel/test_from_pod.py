@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from nodeagent.kernel.maps import Source
+from nodeagent.kernel.codings import Source
 from tests.kernel.conftest import (
     ACK,
     FIN,

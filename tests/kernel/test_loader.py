@@ -12,9 +12,10 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
+from nodeagent.kernel.codings import Flow, FlowKey, layouts
 from nodeagent.kernel.layout import read_maps
 from nodeagent.kernel.loader import load_programs
-from nodeagent.kernel.maps import Flow, FlowKey, Maps, layouts
+from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import mount, unmount
 from nodeagent.kernel.pins import Pins, read_counters
 from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.maps import Maps, Source
+from nodeagent.kernel.codings import Source
+from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import ListenerKind, Steering, Wanted

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.kernel.attach import Hook, Program
-from nodeagent.kernel.maps import Exclusion, PodCount, PodRow, Settings, Source
+from nodeagent.kernel.codings import Exclusion, PodCount, PodRow, Settings, Source
 from nodeagent.kernel.netlink import PodDevice
 from nodeagent.kernel.proxy_namespace import Crossing
 from nodeagent.kernel.reconcile import (

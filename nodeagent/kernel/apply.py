@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thin skin around reconcile.py: looks what the kernel has, does the planned steps, says what was done.
+
+Decides nothing. A step for one pod that fails is noted and the others go on; only the crossing itself must succeed.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
+
+from pyroute2 import IPRoute
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel.attach import Hook, attach, detach, find_filter
+from nodeagent.kernel.codings import Settings
+from nodeagent.kernel.maps import Maps, Table
+from nodeagent.kernel.netlink import Device, NotCapturable
+from nodeagent.kernel.reconcile import Attach, Detach, Found, Put, Remove, Step, TableName
+from nodeagent.model.address import Ip
+
+log = logging.getLogger(__name__)
+
+_CROSSING = {"at_proxy", "from_proxy"}
+
+
+class Hands:
+    """For one reconcile: the open maps and a socket into each of the two namespaces."""
+
+    def __init__(self, maps: Maps, node: IPRoute, proxy: IPRoute, put_settings: Callable[[Settings], None]) -> None:
+        self._maps, self._node, self._proxy, self._put_settings = maps, node, proxy, put_settings
+        self.refused: dict[int, NotCapturable] = {}
+        """By device: why its pod is not captured."""
+        self.overflow: set[Put] = set()
+        """Rows for which a map had no room."""
+        self.undetached: set[Hook] = set()
+
+    def find(self, hooks: Iterable[Hook], known: frozenset[Ip]) -> Found:
+        maps = self._maps
+        filters = {hook: find_filter(self._link(hook), hook) for hook in hooks}
+        return Found(
+            settings=maps.read_settings(),
+            sources=frozenset(maps.sources.keys()),
+            pods=maps.pods.rows(),
+            counted=frozenset(maps.pod_counts.keys()),
+            known=known,
+            node_addresses=frozenset(maps.node_addresses.keys()),
+            excluded=frozenset(maps.excluded.keys()),
+            filters={hook: name for hook, name in filters.items() if name is not None},
+        )
+
+    def apply(self, steps: Iterable[Step]) -> None:
+        """Raises KernelError when the crossing cannot be had."""
+        for step in steps:
+            match step:
+                case Put():
+                    self._put(step)
+                case Remove():
+                    self._table(step.table).remove(step.key)
+                case Attach():
+                    self._attach(step)
+                case Detach():
+                    self._detach(step)
+
+    def _put(self, step: Put) -> None:
+        if isinstance(step.value, Settings):
+            self._put_settings(step.value)
+        elif not self._table(step.table).put(step.key, step.value):
+            self.overflow.add(step)
+            device = getattr(step.key, "device", None) or getattr(step.value, "device", None)
+            if device is not None:
+                self.refused[device] = NotCapturable("MAP_FULL", f"the map {step.table} is full")
+
+    def _attach(self, step: Attach) -> None:
+        try:
+            attach(self._link(step.hook), step.hook, step.program)
+        except KernelError as error:
+            if step.program.name in _CROSSING:
+                raise
+            self.refused[step.hook.device] = NotCapturable("ATTACH_FAILED", str(error))
+
+    def _detach(self, step: Detach) -> None:
+        try:
+            detach(self._link(step.hook), step.hook)
+        except KernelError as error:
+            log.warning("%s; tried again at the next reconcile", error)
+            self.undetached.add(step.hook)
+
+    def _link(self, hook: Hook) -> IPRoute:
+        return self._proxy if hook.is_in_proxy else self._node
+
+    def _table(self, name: TableName) -> Table[object, object]:
+        return cast("Table[object, object]", getattr(self._maps, name))
+
+
+def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device]) -> list[str]:
+    """What was done: a line for each attachment, a line for all changed rows of a map."""
+    words: list[str] = []
+    changed: Counter[tuple[str, str]] = Counter()
+    for step in steps:
+        match step:
+            case Put("settings", _, Settings() as settings):
+                words.append(f"settings: {', '.join(f'{name} {value}' for name, value in settings._asdict().items())}")
+            case Put():
+                changed[step.table, "refused" if step in hands.overflow else "set"] += 1
+            case Remove():
+                changed[step.table, "removed"] += 1
+            case Attach():
+                outcome = "could not attach" if step.hook.device in hands.refused else "attached"
+                words.append(f"{outcome} {step.program.name} to {_place(step.hook, devices)}")
+            case Detach():
+                outcome = "could not detach" if step.hook in hands.undetached else "detached"
+                words.append(f"{outcome} from {_place(step.hook, devices)}")
+    return [*(f"{table}: {rows} {what}" for (table, what), rows in changed.items()), *words]
+
+
+def _place(hook: Hook, devices: Mapping[int, Device]) -> str:
+    device = devices.get(hook.device)
+    name = "eth0 of the proxy namespace" if hook.is_in_proxy else device.name if device else f"device {hook.device}"
+    return f"{name} ({'egress' if hook.is_egress else 'ingress'})"

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and values of the maps as model values, and their codings as the structs of bpf/layout.h.
+
+Pure. A coding is made by a function, since layout.h is read when it is first needed and not at import.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Generic, NamedTuple, TypeVar
+
+from nodeagent.kernel.layout import Layout, read_layouts
+from nodeagent.kernel.sources import read_source
+from nodeagent.model.address import Cidr, Ip, Port, packed_ip, unpack_ip
+
+Value = TypeVar("Value")
+
+
+class Settings(NamedTuple):
+    proxy_device: int = 0
+    proxy_namespace: int = 0
+    generation: int = 0
+    slots: int = 0
+    registry_only: int = 0
+
+
+class Source(NamedTuple):
+    """An address that packets from this device may carry."""
+
+    device: int
+    ip: Ip
+
+
+class PodRow(NamedTuple):
+    """How an enrolled pod of this node is reached."""
+
+    device: int
+    gateway_mac: bytes
+    pod_mac: bytes
+
+
+class PodCount(NamedTuple):
+    outbound: int = 0
+    inbound: int = 0
+    dropped: int = 0
+
+
+class Exclusion(NamedTuple):
+    """Connections that are left alone: to this block, on this port (0: every port)."""
+
+    block: Cidr
+    port: Port = Port(0)
+
+
+class FlowKey(NamedTuple):
+    first: Ip
+    second: Ip
+    first_port: int
+    second_port: int
+
+
+class Flow(NamedTuple):
+    generation: int
+    kind: int
+    from_second: int
+
+
+@dataclass(frozen=True)
+class Coding(Generic[Value]):
+    encode: Callable[[Value], bytes]
+    decode: Callable[[bytes], Value]
+    """A per-CPU map gives the values of all CPUs, one after the other."""
+
+
+@cache
+def layouts() -> dict[str, Layout]:
+    return read_layouts(read_source("layout.h"))
+
+
+def _fields(name: str, packed: bytes) -> dict[str, int]:
+    """For structs of numbers alone."""
+    return {field: value for field, value in layouts()[name].unpack(packed).items() if isinstance(value, int)}
+
+
+def _bytes_of(value: int | bytes) -> bytes:
+    assert isinstance(value, bytes)
+    return value
+
+
+def _int_of(value: int | bytes) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def of_number(code: str = "=I") -> Coding[int]:
+    packing = struct.Struct(code)
+    return Coding(packing.pack, lambda packed: int(packing.unpack(packed)[0]))
+
+
+def of_sum() -> Coding[int]:
+    return Coding(struct.Struct("=Q").pack, lambda packed: sum(memoryview(packed).cast("Q")))
+
+
+def of_address() -> Coding[Ip]:
+    return Coding(packed_ip, unpack_ip)
+
+
+def of_settings() -> Coding[Settings]:
+    layout = layouts()["settings"]
+    return Coding(
+        lambda settings: layout.pack(**settings._asdict()), lambda packed: Settings(**_fields("settings", packed))
+    )
+
+
+def of_source() -> Coding[Source]:
+    layout = layouts()["source_key"]
+
+    def decode(packed: bytes) -> Source:
+        fields = layout.unpack(packed)
+        return Source(_int_of(fields["device"]), unpack_ip(_bytes_of(fields["address"])))
+
+    return Coding(lambda source: layout.pack(device=source.device, address=packed_ip(source.ip)), decode)
+
+
+def of_adopt_until() -> Coding[int]:
+    layout = layouts()["source"]
+    return Coding(
+        lambda nanoseconds: layout.pack(adopt_until=nanoseconds),
+        lambda packed: _fields("source", packed)["adopt_until"],
+    )
+
+
+def of_pod() -> Coding[PodRow]:
+    layout = layouts()["pod"]
+
+    def decode(packed: bytes) -> PodRow:
+        fields = layout.unpack(packed)
+        return PodRow(_int_of(fields["device"]), _bytes_of(fields["gateway_mac"]), _bytes_of(fields["pod_mac"]))
+
+    return Coding(lambda row: layout.pack(**row._asdict()), decode)
+
+
+def of_pod_count() -> Coding[PodCount]:
+    layout = layouts()["pod_count"]
+
+    def decode(packed: bytes) -> PodCount:
+        of_cpus = [layout.unpack(packed[at : at + layout.size]) for at in range(0, len(packed), layout.size)]
+        return PodCount(**{field: sum(_int_of(of_cpu[field]) for of_cpu in of_cpus) for field in layout.fields})
+
+    return Coding(lambda count: layout.pack(**count._asdict()), decode)
+
+
+def of_exclusion() -> Coding[Exclusion]:
+    layout = layouts()["exclusion_key"]
+    port_bits = 32  # port and padding come before the address
+
+    def encode(row: Exclusion) -> bytes:
+        return layout.pack(
+            prefix_bits=port_bits + row.block.bits, port=struct.pack("!H", row.port), address=row.block.network
+        )
+
+    def decode(packed: bytes) -> Exclusion:
+        fields = layout.unpack(packed)
+        bits = _int_of(fields["prefix_bits"]) - port_bits
+        (port,) = struct.unpack("!H", _bytes_of(fields["port"]))
+        return Exclusion(Cidr(_bytes_of(fields["address"]), bits), Port(port))
+
+    return Coding(encode, decode)
+
+
+def of_flow_key() -> Coding[FlowKey]:
+    layout = layouts()["flow_key"]
+
+    def encode(key: FlowKey) -> bytes:
+        return layout.pack(
+            first=packed_ip(key.first),
+            second=packed_ip(key.second),
+            first_port=struct.pack("!H", key.first_port),
+            second_port=struct.pack("!H", key.second_port),
+        )
+
+    def decode(packed: bytes) -> FlowKey:
+        fields = {field: _bytes_of(value) for field, value in layout.unpack(packed).items()}
+        ports = struct.unpack("!HH", fields["first_port"] + fields["second_port"])
+        return FlowKey(unpack_ip(fields["first"]), unpack_ip(fields["second"]), *ports)
+
+    return Coding(encode, decode)
+
+
+def of_flow() -> Coding[Flow]:
+    layout = layouts()["flow"]
+
+    def decode(packed: bytes) -> Flow:
+        fields = _fields("flow", packed)
+        return Flow(fields["generation"], fields["kind"], fields["from_second"])
+
+    return Coding(lambda flow: layout.pack(**flow._asdict()), decode)
