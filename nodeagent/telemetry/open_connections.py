@@ -5,6 +5,10 @@ Reports may be lost (a worker never waits for the agent) and workers may die; th
 every opening gets its end: by its own report, by the worker's death, or because the worker no longer knows it.
 """
 
+import contextlib
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
 import msgspec
 
 from nodeagent.model.reason import Reason
@@ -33,6 +37,7 @@ class OpenConnections:
     def __init__(self, metrics: TrafficMetrics, access_log: AccessLog) -> None:
         self._metrics, self._access_log = metrics, access_log
         self._workers: dict[int, dict[int, _Entry]] = {}
+        self._questions: dict[object, tuple[int, set[int]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._workers.values()))
@@ -41,8 +46,8 @@ class OpenConnections:
         return len(self._workers.get(worker, ()))
 
     def opened(self, worker: int, record: ConnectionRecord) -> None:
-        self._workers.setdefault(worker, {})[record.id] = _Entry(_pack(record))
-        self._metrics.opened(record)
+        if record.id not in self._workers.get(worker, {}):  # a list may be faster than this report
+            self._enter(worker, record)
         self._access_log.opened(record)
 
     def closed(self, worker: int, record: ConnectionRecord) -> None:
@@ -51,22 +56,42 @@ class OpenConnections:
         if entry is None:
             entry = _Entry(b"")
             self._metrics.opened(opening(record))
+        for asked, ended in self._questions.values():
+            if asked == worker:
+                ended.add(record.id)
         self._close(entry, record)
 
-    def observed(self, worker: int, records: tuple[ConnectionRecord, ...], now: float) -> None:
-        """A worker's whole list of open connections, as it answers ListConnections.
+    @contextlib.contextmanager
+    def asking(self, worker: int) -> Iterator[AbstractSet[int]]:
+        """For the time in which a worker is asked for its list: connections whose end was reported meanwhile.
 
-        Brings bytes of long connections into the metrics. Reports come on another channel than this list, so a
-        connection that is not on it may have its ending still on the way: only the second time it counts as lost.
+        Reports come on another channel than the list, so it may still name one that is over and told.
         """
-        entries = self._workers.get(worker, {})
+        question, ended = object(), set[int]()
+        self._questions[question] = worker, ended
+        try:
+            yield ended
+        finally:
+            del self._questions[question]
+
+    def observed(
+        self, worker: int, records: tuple[ConnectionRecord, ...], now: float, ended: AbstractSet[int] = frozenset()
+    ) -> None:
+        """A worker's whole list of open connections, as it answers ListConnections; `ended` is from `asking`.
+
+        Brings bytes of long connections into the metrics, and connections into the table whose opening was not
+        heard: it was lost, or a former agent heard it. One that is not on the list may have its ending still on the
+        way, so only the second time it counts as lost.
+        """
+        entries = self._workers.setdefault(worker, {})
         alive = set()
         for record in records:
             alive.add(record.id)
-            entry = entries.get(record.id)
-            if entry is not None:
-                entry.is_missed = False
-                self._progress(entry, record)
+            if record.id in ended:
+                continue
+            entry = entries.get(record.id) or self._enter(worker, record)
+            entry.is_missed = False
+            self._progress(entry, record)
         for number in [number for number in entries if number not in alive]:
             entry = entries[number]
             if entry.is_missed:
@@ -80,6 +105,11 @@ class OpenConnections:
         for entry in entries.values():
             self._close(entry, _ended(entry, Reason.WORKER_LOST, now))
         return len(entries)
+
+    def _enter(self, worker: int, record: ConnectionRecord) -> _Entry:
+        entry = self._workers.setdefault(worker, {})[record.id] = _Entry(_pack(record))
+        self._metrics.opened(record)
+        return entry
 
     def _progress(self, entry: _Entry, record: ConnectionRecord) -> None:
         sent, received = record.sent_bytes - entry.sent_bytes, record.received_bytes - entry.received_bytes

@@ -107,3 +107,39 @@ def test_a_connection_that_its_worker_forgot_is_lost_the_second_time(seen: Seen,
     seen.table.observed(0, (), now=0.0)
     assert seen.reasons == ["lost"]
     assert len(seen.table) == 0
+
+
+def test_a_connection_that_a_former_agent_heard_of_ends_with_its_worker_too(
+    seen: Seen, record_of: RecordOf, total: Callable[[str], float]
+) -> None:
+    record = record_of(id=4, sent_bytes=10)
+    seen.table.observed(0, (record,), now=record.started + 1)
+    assert seen.counted("istio_tcp_sockets_open", {"reporter": "source"}) == 1
+
+    assert seen.table.worker_lost(0, now=record.started + 2) == 1
+
+    assert seen.reasons == ["worker_lost"]
+    assert (total("connections_opened"), total("received_bytes")) == (1, 10)
+    assert seen.counted("istio_tcp_sockets_open", {"reporter": "source"}) == 0
+
+
+def test_an_opening_that_comes_behind_the_list_counts_once(
+    seen: Seen, record_of: RecordOf, total: Callable[[str], float]
+) -> None:
+    seen.table.observed(0, (record_of(),), now=0.0)
+    seen.table.opened(0, record_of())
+    assert total("connections_opened") == 1
+    assert len(seen.table) == 1
+
+
+def test_a_list_that_is_older_than_an_ending_does_not_bring_the_connection_back(
+    seen: Seen, record_of: RecordOf, total: Callable[[str], float]
+) -> None:
+    seen.table.opened(0, record_of())
+    with seen.table.asking(0) as ended, seen.table.asking(1) as elsewhere:
+        seen.table.closed(0, record_of(reason="closed"))
+        seen.table.observed(0, (record_of(),), 0.0, ended)
+    assert elsewhere == set()
+    assert len(seen.table) == 0
+    assert seen.reasons == ["closed"]
+    assert (total("connections_opened"), total("connections_closed")) == (1, 1)
