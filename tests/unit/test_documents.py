@@ -185,3 +185,142 @@ def test_a_source_begins_with_its_licence_and_its_purpose(source: Path) -> None:
     assert lines[0] == "# SPDX-License-Identifier: Apache-2.0"
     if source.parent != _GENERATED or source.name == "__init__.py":
         assert ast.get_docstring(ast.parse("\n".join(lines))), "a docstring says why the file exists"
+
+
+# ---- the mirror --------------------------------------------------------------------------------------------------
+
+_EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "values: nothing to run but what their users do with them",
+        "tests/unit",
+        (
+            "admin/state.py",
+            "controlplane/objects.py",
+            "hbone/error.py",
+            "hbone/events.py",
+            "hbone/stream.py",
+            "model/pod.py",
+            "proxy/messages.py",
+            "proxy/shared.py",
+            "version.py",
+        ),
+    ),
+    (
+        "system calls and netlink: only a kernel tells whether they are right",
+        "tests/kernel",
+        (
+            "kernel/apply.py",
+            "kernel/listeners.py",
+            "kernel/netlink.py",
+            "kernel/proxy_namespace.py",
+            "kernel/steering.py",
+            "kernel/syscall.py",
+            "kernel/watch.py",
+        ),
+    ),
+    (
+        "a connection's whole life, between real workers and pods",
+        "tests/e2e/proxy",
+        (
+            "proxy/inbound.py",
+            "proxy/inbound_stream.py",
+            "proxy/outbound.py",
+            "proxy/plaintext.py",
+            "proxy/privileges.py",
+            "proxy/service.py",
+            "proxy/worker.py",
+        ),
+    ),
+    (
+        "wiring of a process that owns others",
+        "tests/e2e/test_agent.py",
+        (
+            "agent/capture.py",
+            "agent/channel.py",
+            "agent/cleanup.py",
+            "agent/picture.py",
+            "agent/run.py",
+            "agent/state.py",
+            "agent/worker.py",
+        ),
+    ),
+    (
+        "the show, which proves itself",
+        "tests/e2e/test_tour.py",
+        (
+            "cli/demo.py",
+            *(
+                f"lab/demo/{name}.py"
+                for name in (
+                    "application",
+                    "claims",
+                    "client",
+                    "failure_claims",
+                    "live",
+                    "machine_claims",
+                    "mesh",
+                    "policy_claims",
+                    "stage",
+                    "tour",
+                    "traffic_claims",
+                )
+            ),
+        ),
+    ),
+    ("places in namespaces", "tests/e2e/test_lab.py", ("lab/namespaces.py", "lab/routed.py", "lab/wire.py")),
+    ("how every command's help ends", "tests/unit/cli/test_main.py", ("cli/command.py",)),
+    ("who may have which identity", "tests/unit/controlplane/test_ca.py", ("controlplane/authorize.py",)),
+    ("whose token it is", "tests/unit/controlplane/test_token.py", ("controlplane/gate.py",)),
+    ("skins of gRPC", "tests/unit/controlplane/test_serve.py", ("controlplane/discovery.py", "controlplane/issue.py")),
+    (
+        "what a stream is sent of a snapshot",
+        "tests/unit/controlplane/test_delta.py",
+        ("controlplane/ondemand.py", "controlplane/snapshot.py"),
+    ),
+    (
+        "one kind of object each, of one reader",
+        "tests/unit/controlplane/test_parse.py",
+        (
+            "controlplane/fields.py",
+            "controlplane/finding.py",
+            "controlplane/parse_mesh.py",
+            "controlplane/parse_pod.py",
+            "controlplane/parse_service.py",
+        ),
+    ),
+    ("rules of a policy", "tests/unit/controlplane/test_parse_policy.py", ("controlplane/parse_rule.py",)),
+    ("one half of a translation", "tests/unit/controlplane/test_translate.py", ("controlplane/workloads.py",)),
+)
+"""Why a module has no test file of its own name, where it is tested, and which modules."""
+
+_MODULES = {
+    str(path.relative_to(ROOT / "nodeagent"))
+    for path in (ROOT / "nodeagent").rglob("*.py")
+    if path.name != "__init__.py" and path.parent != _GENERATED
+}
+_SECOND_FILES = {"tests/unit/policy/test_evaluate_recorded.py": "policies of a real istiod, beside the tables"}
+
+
+def _mirror(module: str) -> Path:
+    path = ROOT / "tests/unit" / module
+    return path.with_name(f"test_{path.name}")
+
+
+def test_each_module_has_its_test_file_or_a_reason() -> None:
+    excused = {module for _, _, modules in _EXCUSED for module in modules}
+    missing = {module for module in _MODULES if not _mirror(module).exists()}
+    assert missing - excused == set(), "write tests/unit/<room>/test_<module>.py, or give a reason in _EXCUSED"
+    assert excused - missing == set(), "no reason is needed any more: remove it from _EXCUSED"
+
+
+def test_each_test_file_has_its_module() -> None:
+    for path in (ROOT / "tests/unit").rglob("test_*.py"):
+        module = str(path.relative_to(ROOT / "tests/unit").with_name(path.name.removeprefix("test_")))
+        assert module in {*_MODULES, "documents.py"} or _name(path) in _SECOND_FILES, _name(path)
+
+
+@pytest.mark.parametrize(("reason", "where", "modules"), _EXCUSED)
+def test_what_is_excused_is_tested_where_it_is_said(reason: str, where: str, modules: tuple[str, ...]) -> None:
+    assert reason
+    assert modules
+    assert (ROOT / where).exists()
