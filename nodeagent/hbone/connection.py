@@ -119,6 +119,11 @@ class Connection:
             and state.next_id <= MAX_STREAM_ID
         )
 
+    @property
+    def peer_limit(self) -> int:
+        """Client: streams that the peer takes at once, as far as it has said."""
+        return self._state.peer.max_streams
+
     def open(self, request: ConnectRequest) -> int | None:
         """Client: queues HEADERS and returns the stream's id; None when `can_open` is False.
 

@@ -41,13 +41,17 @@ class Seen:
     """It is established, not draining, and below the peer's own limit of streams."""
     streams: int
     """Open ones, and those that wait while it is dialled."""
+    peer_limit: int = 0
+    """Streams that the peer takes at once; 0: it is still dialled, or the peer takes none at the moment."""
 
 
 def choose(tunnels: Sequence[Seen], most_streams: int) -> int | None:
     """Index of the tunnel for one more stream; None: dial another.
 
-    The fullest usable one, so that the emptier ones run dry and close.
+    The fullest usable one, so that the emptier ones run dry and close. What the peer has said of one tunnel is expected
+    of the one that is still dialled: whoever waits for it in vain is refused, and has only a few attempts.
     """
+    most_streams = min([most_streams, *(tunnel.peer_limit for tunnel in tunnels if tunnel.peer_limit)])
     usable = [
         (tunnel.can_open, tunnel.streams, index)
         for index, tunnel in enumerate(tunnels)
@@ -127,7 +131,13 @@ class PooledTunnel:
     def seen(self) -> Seen:
         if self._tunnel is None or self._tunnel.peer is None:
             return Seen(not self._is_over, can_open=False, streams=len(self._waiting))
-        return Seen(is_dialling=False, can_open=self._tunnel.can_open, streams=len(self._tunnel.streams))
+        tunnel = self._tunnel
+        return Seen(
+            is_dialling=False,
+            can_open=tunnel.can_open,
+            streams=len(tunnel.streams),
+            peer_limit=tunnel.connection.peer_limit,
+        )
 
     def board(self, passenger: Passenger) -> None:
         if self._tunnel is not None and self._tunnel.can_open:

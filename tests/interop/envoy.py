@@ -84,7 +84,7 @@ def gates(wires: Wires, authority: Authority) -> list[Gate]:
     add("narrow", http2=NARROW)
     add("large-frames", http2=WIDE | LARGE_FRAMES)
     add("rotating", streams_per_tunnel=7)
-    add("few", http2=WIDE | {"max_concurrent_streams": 20})
+    add("few", http2=WIDE | {"max_concurrent_streams": 10})
     add("refuses", answer=503)
     add("denies", answer=401)
     add("impostor")

@@ -68,7 +68,7 @@ def _say_and_close(passage: Passage) -> None:
 
 @pytest.mark.parametrize(
     ("passage", "most_tunnels"),
-    [("way:wide", 1), ("way:narrow", 1), ("gate:wide", 1), ("gate:narrow", 1), ("gate:few", 3)],
+    [("way:wide", 1), ("way:narrow", 1), ("gate:wide", 1), ("gate:narrow", 1), ("gate:few", 5)],
     indirect=["passage"],
 )
 def test_fifty_connections_at_once(passage: Passage, most_tunnels: int) -> None:

@@ -12,12 +12,12 @@ def dialling(streams: int) -> Seen:
     return Seen(is_dialling=True, can_open=False, streams=streams)
 
 
-def ready(streams: int) -> Seen:
-    return Seen(is_dialling=False, can_open=True, streams=streams)
+def ready(streams: int, peer_limit: int = 100) -> Seen:
+    return Seen(is_dialling=False, can_open=True, streams=streams, peer_limit=peer_limit)
 
 
-def draining(streams: int) -> Seen:
-    return Seen(is_dialling=False, can_open=False, streams=streams)
+def draining(streams: int, peer_limit: int = 100) -> Seen:
+    return Seen(is_dialling=False, can_open=False, streams=streams, peer_limit=peer_limit)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,9 @@ def draining(streams: int) -> Seen:
         pytest.param([ready(1), ready(5), ready(10)], 1, id="the fullest that has room"),
         pytest.param([dialling(5), ready(1)], 1, id="rather one that is ready"),
         pytest.param([draining(3), ready(9)], 1, id="not the draining one"),
+        pytest.param([draining(5, peer_limit=5), dialling(4)], 1, id="the peer's limit leaves room to wait"),
+        pytest.param([draining(5, peer_limit=5), dialling(5)], None, id="more wait than the peer takes in one tunnel"),
+        pytest.param([draining(0, peer_limit=0), dialling(9)], 1, id="a peer that takes none says nothing of the next"),
     ],
 )
 def test_choose(tunnels: list[Seen], chosen: int | None) -> None:
