@@ -19,9 +19,10 @@ _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 
 WIDE: Json = {"initial_stream_window_size": 4 << 20, "initial_connection_window_size": 16 << 20}
 """ztunnel's windows, and ours."""
-NARROW: Json = {"initial_stream_window_size": 65535, "initial_connection_window_size": 100_000}
-"""A stream has the least that HTTP/2 knows; the connection's is no multiple of it, so that each of them is the first to
-end somewhere."""
+NARROW: Json = {"initial_stream_window_size": 65535, "initial_connection_window_size": 200_000}
+"""A stream has the least that HTTP/2 knows. The connection's is no multiple of it, so that each of them is the first to
+end somewhere, and more than twice as much: Envoy tells a window's credit in halves, so that one stream that held more
+than a half would stop all others."""
 LARGE_FRAMES: Json = {"custom_settings_parameters": [{"identifier": 5, "value": 1 << 20}]}
 """SETTINGS_MAX_FRAME_SIZE as ztunnel's; Envoy's own is the protocol's default, 16 KiB."""
 

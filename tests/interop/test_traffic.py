@@ -103,9 +103,10 @@ def test_streams_that_are_reset_with_full_windows_leave_the_tunnel_its_own(passa
     with passage.listen() as listener, passage.join(listener) as (first, its_application):
         before = passage.tunnels()
         for _ in range(2):
-            with passage.join(listener) as one, passage.join(listener) as other:
-                fill(*one, *other)
-                for client, application in (one, other):
+            with contextlib.ExitStack() as stack:
+                pairs = [stack.enter_context(passage.join(listener)) for _ in range(5)]  # more than the tunnel's window
+                fill(*(sock for pair in pairs for sock in pair))
+                for client, application in pairs:
                     reset(client if who == "client" else application)
         exchange(first, its_application, 1 << 20)
     assert passage.tunnels() == before
