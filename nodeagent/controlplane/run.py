@@ -64,10 +64,11 @@ async def run(settings: Settings, ready: Callable[[str], None]) -> None:
         now = dt.datetime.now(dt.UTC)
         authority = open_authority(state, mesh.publisher.snapshot.translation.mesh.trust_domain, now)
         server = Server(Gate(open_token_key(state)), mesh.publisher, authority)
-        address = await server.start(settings.listen, settings.server_names)
-        ready(address)
-        await _follow(watch, mesh)
-        await server.stop()
+        try:
+            ready(await server.start(settings.listen, settings.server_names))
+            await _follow(watch, mesh)
+        finally:
+            await server.stop()
         _log.info("stopped")
     finally:
         watch.close()

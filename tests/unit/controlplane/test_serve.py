@@ -43,7 +43,8 @@ WEB = "spiffe://cluster.local/ns/shop/sa/web"
 WITHIN_SECONDS = 10
 
 
-def bearer(node: str = "node-a", *, key: bytes = KEY, seconds: int = 60) -> tuple[tuple[str, str], ...]:
+def bearer(node: str = "node-a", *, key: bytes = KEY, seconds: int = 86400) -> tuple[tuple[str, str], ...]:
+    """Made while tests are collected, so it must outlive the whole run."""
     token = make_token(key, node, now=time.time(), ttl_seconds=seconds)
     return (("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes"))
 
@@ -96,11 +97,13 @@ def play(state: StateDirectory, read: Read, mesh: str) -> Callable[[Story], None
         server = Server(Gate(KEY), publisher, authority)
         address = await server.start("127.0.0.1:0", ["localhost"])
         credentials = grpc.ssl_channel_credentials(authority.root_pem.encode())
-        async with grpc.aio.secure_channel(address, credentials) as channel:
-            story = Running(server, publisher, address, channel, read)
-            story.publish(mesh)
-            yield story
-        await server.stop()
+        try:
+            async with grpc.aio.secure_channel(address, credentials) as channel:
+                story = Running(server, publisher, address, channel, read)
+                story.publish(mesh)
+                yield story
+        finally:
+            await server.stop()
 
     def run(story: Story) -> None:
         async def told() -> None:
@@ -329,9 +332,11 @@ def test_a_port_in_use_is_told(state: StateDirectory) -> None:
         server = Server(Gate(KEY), Publisher(), authority)
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            with pytest.raises(PortInUse, match=str(port)):
-                await server.start(f"127.0.0.1:{port}", [])
-        await server.stop()
+            try:
+                with pytest.raises(PortInUse, match=str(port)):
+                    await server.start(f"127.0.0.1:{port}", [])
+            finally:
+                await server.stop()
 
     asyncio.run(story())
 
