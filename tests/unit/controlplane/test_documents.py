@@ -150,10 +150,17 @@ _TREES = st.recursive(
 )
 
 
+class _Quoting(yaml.SafeDumper):
+    """Quotes every text: PyYAML leaves `0E0` bare, which is a number to YAML 1.2 and so to Kubernetes and to us."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
 @given(st.dictionaries(st.text(max_size=8), _TREES, min_size=1, max_size=4))
 def test_what_was_written_is_read(tree: dict[str, object]) -> None:
     expected = {key: value for key, value in tree.items() if key != "<<"}
-    text = yaml.safe_dump(expected)
+    text = yaml.dump(expected, Dumper=_Quoting)
     found = parse_documents(text)
     assert [_without_merge(plain(document.root)) for document in found] == [_without_merge(expected)]
 
