@@ -5,6 +5,12 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+# CI judges a change, so it draws the same cases for the same code; whoever works on the code explores.
+settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("repeatable")
 
 _NEEDS_ROOT = ("kernel", "e2e", "interop")
 

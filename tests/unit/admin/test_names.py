@@ -42,7 +42,9 @@ def test_a_pod_as_destination(mesh: Mesh, name: str) -> None:
 
 @pytest.mark.parametrize(("port", "kind"), [(5432, Service), (9999, Workload)])
 def test_a_name_of_both_is_the_service_where_it_has_the_port(mesh: Mesh, port: int, kind: type) -> None:
-    pod = msgspec.structs.replace(find_destination(mesh, "pod/shop/db-0", port), uid="db", name="db")  # type: ignore[arg-type]
+    pod = find_source(mesh, "", "shop/db-0")
+    assert isinstance(pod, Workload)
+    pod = msgspec.structs.replace(pod, uid="db", name="db")
     mesh.apply(Changes(workloads=(pod,)))
 
     assert isinstance(find_destination(mesh, "shop/db", port), kind)
