@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench`: on each of two lab nodes a pod in the mesh and one outside; the same work over both pairs in turn.
 
-The baseline is the same pair of programs without a mesh, in the same run, so what the table shows is a ratio. Client and
-server are Python on both sides, which flatters nobody: read the ratios, not the absolute figures.
+The baseline is the same pair of programs without a mesh, in the same run, so what the table shows is a ratio. Client
+and server are Python on both sides, which flatters nobody: read the ratios, not the absolute figures.
 """
 
 import contextlib
