@@ -3,15 +3,17 @@
 
 The order is what makes a change safe. A pod that comes is captured only when the workers know it, so that its first
 connection is served; a pod that goes is let go by the kernel first, so that no connection of it meets a worker that has
-forgotten it.
+forgotten it or its certificate. A pod that stays is never let go in between, not even when its addresses change: then
+it is captured with those that it keeps, and drops are what it sees meanwhile, not plain text.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nodeagent.agent.enrolment import EnrolledPod, Enrolment, decide_enrolment, read_pods
+from nodeagent.agent.enrolment import Enrolment, decide_enrolment, read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
@@ -28,10 +30,14 @@ FIRST_WORKERS_SECONDS = 15.0
 APPLIED_SECONDS = 2.0
 """A worker applies a change between batches of traffic; one that takes longer is not waited for."""
 PODS_FILE_SECONDS = 0.2
-"""Between looks at the pods file; it lies on a tmpfs, and a stat costs microseconds."""
+"""Between looks at the pods file; it lies on a tmpfs, and a stat costs microseconds. And, at the start, between looks
+whether the mesh is known: an empty one comes without a change."""
 REPAIR_SECONDS = 30.0
 """Even without news the kernel is compared with what is wanted this often: somebody may have removed a filter."""
 RETRY_SECONDS = 1.0
+
+Addresses = Mapping[LocalPod, tuple[Ip, ...]]
+"""What the kernel must be told of pods. Their policies and services may change as they like."""
 
 
 class Capture:
@@ -52,8 +58,9 @@ class Capture:
         """The kernel has what is wanted, at least once."""
         self._config, self._steering, self._state, self._fleet = config, steering, state, fleet
         self._want_certificates, self._is_mesh_known = want_certificates, is_mesh_known
-        self._pods: tuple[LocalPod, ...] = ()
-        self._captured: tuple[EnrolledPod, ...] = ()
+        self._pods: tuple[LocalPod, ...] | None = None
+        """None until the file was read: an agent that knows no pods must not let go those of its predecessor."""
+        self._captured: Addresses = {}
         self._wake = asyncio.Event()
         self._wake.set()
 
@@ -64,14 +71,13 @@ class Capture:
     async def run(self) -> None:
         await self._fleet.started(FIRST_WORKERS_SECONDS)
         while True:
-            try:
+            if not self._is_mesh_known() or self._pods is None:
+                await asyncio.sleep(PODS_FILE_SECONDS)  # a predecessor's captures must not be undone for want of news
+                continue
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPAIR_SECONDS):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
             self._wake.clear()
-            if not self._is_mesh_known():
-                continue  # a predecessor's captures must not be undone for want of news
             try:
                 await self._settle()
             except KernelError as error:
@@ -105,24 +111,23 @@ class Capture:
             self.look_again()
 
     async def _settle(self) -> None:
-        enrolment = decide_enrolment(self._state.mesh, self._config.node, self._pods)
-        self._want_certificates(enrolment.identities)
-        wanted = {_key(pod) for pod in enrolment.enrolled}
-        staying = tuple(pod for pod in self._captured if _key(pod) in wanted)
+        enrolment = decide_enrolment(self._state.mesh, self._config.node, self._pods or ())
+        wanted = {enrolled.pod: enrolled.workload.addresses for enrolled in enrolment.enrolled}
+        self._want_certificates(enrolment.identities | self.enrolment.identities)
+        staying = _staying(self._captured, wanted)
         if staying != self._captured:
             await self._reconcile(staying)
         generation = self._state.set_local(enrolment.addresses)
-        self._fleet.state_is_complete()
+        self._fleet.state_is_complete(enrolment.identities)
         if not await self._fleet.applied(generation, APPLIED_SECONDS):
             log.warning("not every worker has applied generation %d within %g s", generation, APPLIED_SECONDS)
-        await self._reconcile(enrolment.enrolled)
+        await self._reconcile(wanted)
+        self._want_certificates(enrolment.identities)
         self.enrolment = enrolment
 
-    async def _reconcile(self, pods: tuple[EnrolledPod, ...]) -> None:
+    async def _reconcile(self, pods: Addresses) -> None:
         wanted = Wanted(
-            pods=tuple(
-                WantedPod(pod.pod.namespace, pod.pod.name, pod.pod.netns, pod.workload.addresses) for pod in pods
-            ),
+            pods=tuple(WantedPod(pod.namespace, pod.name, pod.netns, addresses) for pod, addresses in pods.items()),
             known=frozenset(self._state.mesh.known_addresses(self._config.network)),
             adoption_seconds=self._config.adoption_seconds,
         )
@@ -131,9 +136,11 @@ class Capture:
         self._captured = pods
 
 
-def _key(pod: EnrolledPod) -> tuple[LocalPod, tuple[Ip, ...]]:
-    """What the kernel must be told of a pod. Its policies and services may change as they like."""
-    return pod.pod, pod.workload.addresses
+def _staying(captured: Addresses, wanted: Addresses) -> Addresses:
+    """What is captured, without the pods and addresses that go."""
+    return {
+        pod: tuple(ip for ip in addresses if ip in wanted[pod]) for pod, addresses in captured.items() if pod in wanted
+    }
 
 
 def _stamp(path: str) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's end of a socket to a worker, on the event loop: frames out with descriptors, frames in.
 
-Writing never waits: a worker that reads slowly makes its queue grow by what it has not read, which is bounded by the
-size of the mesh, and never holds up the other workers.
+Writing never waits: a worker that reads slowly makes its queue grow by what it has not read and never holds up the
+other workers. One that reads nothing at all shows by `stalled_seconds`; who owns the channel bounds that.
 """
 
 import array
@@ -26,8 +26,10 @@ class Channel:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._queue: collections.deque[tuple[memoryview, tuple[int, ...]]] = collections.deque()
-        self._on_bytes: Callable[[bytes, list[int]], None] = lambda _payload, _descriptors: None
+        self._on_bytes: Callable[[bytes, list[int]], None] = lambda _payload, descriptors: _close_all(descriptors)
         self._on_closed: Callable[[], None] = lambda: None
+        self._moved = 0.0
+        """When the other end last took something, or the queue began."""
 
     def listen(self, on_bytes: Callable[[bytes, list[int]], None], on_closed: Callable[[], None]) -> None:
         """`on_bytes(payload, descriptors)` for what arrives, `on_closed()` once when the other end is gone.
@@ -42,13 +44,24 @@ class Channel:
     def is_open(self) -> bool:
         return self._sock.fileno() >= 0
 
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long the other end has taken nothing of what waits for it; 0 when nothing waits."""
+        return self._loop.time() - self._moved if self._queue else 0.0
+
     def send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
         """Descriptors are duplicated here, so the caller may close its own at once."""
         if not self.is_open:
             return
         self._queue.append((memoryview(frame), tuple(os.dup(descriptor) for descriptor in descriptors)))
         if len(self._queue) == 1:
+            self._moved = self._loop.time()
             self._flush()
+
+    def drain(self) -> None:
+        """Reads what has arrived, without waiting: the last words of a process that is gone."""
+        while self.is_open and self._read():
+            pass
 
     def close(self) -> None:
         if not self.is_open:
@@ -65,6 +78,7 @@ class Channel:
             while self._queue:
                 data, descriptors = self._queue[0]
                 sent = self._send_some(data, descriptors)
+                self._moved = self._loop.time()
                 _close_all(descriptors)
                 if sent == len(data):
                     self._queue.popleft()
@@ -84,13 +98,19 @@ class Channel:
         return self._sock.sendmsg([data], rights)
 
     def _readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Once; whether there may be more."""
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(RECEIVE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
+            data, ancillary, _, _ = self._sock.recvmsg(
+                RECEIVE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
-            return
+            return False
         except OSError:
             self._lost()
-            return
+            return False
         descriptors = array.array("i")
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -100,6 +120,7 @@ class Channel:
         else:
             _close_all(descriptors)
             self._lost()
+        return bool(data)
 
     def _lost(self) -> None:
         if self.is_open:

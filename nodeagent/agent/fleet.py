@@ -7,24 +7,23 @@ being refused. Workers go on when the agent dies, and knock at the rendezvous so
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
-import struct
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nodeagent.agent.channel import Channel
-from nodeagent.agent.roster import living_workers, write_roster
+from nodeagent.agent.launch import launch
+from nodeagent.agent.questions import Questions
+from nodeagent.agent.rendezvous import Guest, Rendezvous
+from nodeagent.agent.roster import LEAVING, living_workers, write_roster
 from nodeagent.agent.state import NodeState
-from nodeagent.agent.worker import Visitor, Worker
+from nodeagent.agent.worker import Worker
 from nodeagent.config import Config
-from nodeagent.errors import NotPossible
+from nodeagent.errors import KernelError
 from nodeagent.kernel.maps import SLOTS
 from nodeagent.kernel.steering import ListenerKind, Steering
 from nodeagent.model.identity import Identity
@@ -39,7 +38,6 @@ from nodeagent.proxy.messages import (
     ForgetCertificate,
     FromWorker,
     Hello,
-    ListConnections,
     Lost,
     Opened,
     Ready,
@@ -59,6 +57,13 @@ ADOPTION_SECONDS = 4.0
 RESTART_SECONDS = (0.0, 0.05, 0.2, 1.0, 5.0)
 """Pause before the n-th start in a row that did not live for STABLE_SECONDS; the last one goes on."""
 STABLE_SECONDS = 10.0
+KERNEL_RETRY_SECONDS = 1.0
+BACKLOG_SECONDS = 0.2
+"""Between taking a worker's listeners out of the kernel's table and its drain: for handshakes that are on their way."""
+LAST_SECONDS = 5.0
+"""What a draining worker gets beyond its deadline; then it is killed."""
+STALLED_SECONDS = 60.0
+"""A worker that has read nothing for so long hangs, and what it should know piles up here."""
 KINDS = (ListenerKind.OUTBOUND, ListenerKind.HBONE, ListenerKind.PLAINTEXT)
 """Order of the descriptors in Start and Hello."""
 
@@ -79,28 +84,36 @@ class WorkerFleet:
         self._connections, self._totals = connections, totals
         self._settings = WorkerConfig(**{name: getattr(config, name) for name in WorkerConfig.__struct_fields__})
         self.slots = decide_slots(config.workers, os.cpu_count() or 1)
-        self._arrivals: dict[int, asyncio.Future[Worker]] = {}
+        self._arrivals: dict[int, tuple[int, asyncio.Future[Worker]]] = {}
+        """By slot: the pid that is waited for. A pid is believed, since the kernel says whose the socket is."""
+        self._leaving: set[Worker] = set()
+        self._farewells: asyncio.Queue[Worker] = asyncio.Queue()
+        self._superfluous_is_out = asyncio.Event()
         self._progress = asyncio.Event()
-        self._lists: dict[int, tuple[set[int], list[tuple[int, ConnectionRecord]]]] = {}
-        self._last_request = 0
+        self._questions = Questions(connections)
+        self._reports_lost = 0
+        """By workers that have ended."""
         self._is_state_complete = False
         state.subscribe(self._broadcast)
 
     async def run(self) -> None:
         """Ends only by cancellation, and then leaves the workers to a successor."""
         loop = asyncio.get_running_loop()
-        survivors = {slot for slot, _ in living_workers(self._config.run_dir)}
-        self._arrivals = {slot: loop.create_future() for slot in survivors}
-        with self._rendezvous() as listener:
-            loop.add_reader(listener, self._knocked, listener)
+        survivors = living_workers(self._config.run_dir)
+        self._arrivals = {slot: (pid, loop.create_future()) for slot, pid in survivors if 0 <= slot < self.slots}
+        rendezvous = Rendezvous(self._rendezvous_path, self._config.worker_uid, self._introduced)
+        with rendezvous.open():
             try:
                 async with asyncio.TaskGroup() as group:
                     for slot in range(self.slots):
                         group.create_task(self._keep(slot), name=f"worker {slot}")
+                    group.create_task(self._empty_slots(), name="superfluous slots")
+                    group.create_task(self._see_off_leaving(group), name="superfluous workers")
             finally:
-                loop.remove_reader(listener)
-                for worker in self.workers.values():
+                for worker in self._everyone():
                     worker.let_go()
+                for worker in self._leaving:
+                    _close_all(worker.listeners)
 
     @property
     def is_ready(self) -> bool:
@@ -119,26 +132,20 @@ class WorkerFleet:
 
     async def connections(self, timeout_seconds: float = 2.0) -> list[tuple[int, ConnectionRecord]]:
         """Open connections with their worker's slot; of one that does not answer in time, what it had answered."""
-        return await self._list({slot for slot, worker in self.workers.items() if worker.is_ready}, timeout_seconds)
+        return (await self._questions.ask({one for one in self._everyone() if one.is_ready}, timeout_seconds))[0]
 
     async def observe(self, timeout_seconds: float = 2.0) -> None:
-        """Brings the bytes of long connections into the metrics."""
-        for worker in tuple(self.workers.values()):
-            if worker.is_ready:
-                found = await self._list({worker.slot}, timeout_seconds)
-                self._connections.observed(worker.pid, tuple(record for _, record in found), time.time())
+        """Brings the bytes of long connections into the metrics, and ends workers that hang."""
+        for worker in tuple(self._everyone()):
+            if worker.stalled_seconds > STALLED_SECONDS:
+                worker.kill(f"it has read nothing for {worker.stalled_seconds:.0f} s")
+            elif worker.is_ready:
+                await self._questions.observe(worker, timeout_seconds)
 
-    async def _list(self, asked: set[int], timeout_seconds: float) -> list[tuple[int, ConnectionRecord]]:
-        self._last_request += 1
-        request = self._last_request
-        records: list[tuple[int, ConnectionRecord]] = []
-        self._lists[request] = (asked, records)
-        for slot in tuple(asked):
-            self.workers[slot].send(ListConnections(request))
-        if not await self._progressed(lambda: not asked & self.workers.keys(), timeout_seconds):
-            log.warning("workers %s did not list their connections within %g s", sorted(asked), timeout_seconds)
-        del self._lists[request]
-        return records
+    @property
+    def reports_lost(self) -> int:
+        """By all workers so far."""
+        return self._reports_lost + sum(worker.reports_lost for worker in self._everyone())
 
     async def _progressed(self, done: Callable[[], bool], timeout_seconds: float) -> bool:
         try:
@@ -155,90 +162,115 @@ class WorkerFleet:
     async def _keep(self, slot: int) -> None:
         """Keeps a worker in this slot, for ever."""
         worker = await self._adopt(slot)
-        if worker is not None:
-            found = await self._list({slot}, ADOPTION_SECONDS)
-            self._connections.observed(worker.pid, tuple(record for _, record in found), time.time())
         listeners = worker.listeners if worker else await asyncio.to_thread(self._make_listeners)
+        try:
+            await self._keep_with(slot, worker, listeners)
+        finally:
+            _close_all(listeners)
+
+    async def _keep_with(self, slot: int, worker: Worker | None, listeners: tuple[socket.socket, ...]) -> None:
         failures = 0
         while True:
-            if worker is None:
-                worker = self._start(slot, listeners)
-            self._write_roster()
-            await worker.gone.wait()
-            self._bury(worker)
-            failures = 0 if time.time() - worker.started > STABLE_SECONDS else failures + 1
-            worker = None
+            began = time.monotonic()
+            worker = worker or self._start(slot, listeners)
+            if worker is not None:
+                self._write_roster()
+                await self._serve(worker)
+                self._bury(worker)
+                worker = None
+            failures = 0 if time.monotonic() - began > STABLE_SECONDS else failures + 1
             await asyncio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
+
+    async def _serve(self, worker: Worker) -> None:
+        """Until it is gone."""
+        async with asyncio.TaskGroup() as group:
+            installing = group.create_task(self._install(worker))
+            await worker.gone.wait()
+            installing.cancel()
+
+    async def _install(self, worker: Worker) -> None:
+        """Gives it new connections as soon as it can serve them."""
+        await worker.said_ready.wait()
+        for kind, listener in zip(KINDS, worker.listeners, strict=True):
+            await self._put_listener(kind, worker.slot, listener)
+        worker.is_ready = True
+        self._progress.set()
+        if worker.is_adopted:
+            await self._questions.observe(worker, ADOPTION_SECONDS)
+
+    async def _put_listener(self, kind: ListenerKind, slot: int, listener: socket.socket | None) -> None:
+        """In a thread, since the kernel part may be compiling; and again, until it works."""
+        told = ""
+        while True:
+            try:
+                await asyncio.to_thread(self._steering.put_listener, kind, slot, listener)
+            except KernelError as error:
+                if str(error) != told:
+                    log.error("listener %s of worker %d: %s; tried again. %s", kind.name, slot, error, error.check)
+                told = str(error)
+                await asyncio.sleep(KERNEL_RETRY_SECONDS)
+            else:
+                return
 
     def _make_listeners(self) -> tuple[socket.socket, ...]:
         made = self._steering.make_listeners()
         return tuple(made[kind] for kind in KINDS)
 
-    def _start(self, slot: int, listeners: tuple[socket.socket, ...]) -> Worker:
-        control, their_control = socket.socketpair()
-        report, their_report = socket.socketpair()
-        netns = os.open(self._steering.netns_path(), os.O_RDONLY | os.O_CLOEXEC)
-        passed = {"--netns-fd": netns, "--control-fd": their_control.fileno(), "--report-fd": their_report.fileno()}
-        arguments = [sys.executable, "-m", "nodeagent.proxy.worker", "--slot", str(slot)]
-        arguments += ["--uid", str(self._config.worker_uid), "--reconnect", str(self._rendezvous_path)]
-        arguments += [word for option, descriptor in passed.items() for word in (option, str(descriptor))]
+    def _start(self, slot: int, listeners: tuple[socket.socket, ...]) -> Worker | None:
+        """None when this machine cannot start one now: out of processes, memory or descriptors."""
         try:
-            # A session of its own: a Ctrl-C on the agent's terminal is not meant for the worker.
-            child = subprocess.Popen(
-                arguments, pass_fds=tuple(passed.values()), stdin=subprocess.DEVNULL, start_new_session=True
+            launched = launch(
+                slot,
+                netns=self._steering.netns_path(),
+                uid=self._config.worker_uid,
+                rendezvous=self._rendezvous_path,
             )
-        finally:
-            os.close(netns)
-            their_control.close()
-            their_report.close()
-        worker = Worker(slot, child.pid, listeners, child)
-        self._take_in(worker, Channel(control), report)
+        except OSError as error:
+            log.error("worker %d cannot be started: %s; tried again", slot, error)
+            return None
+        worker = Worker(slot, launched.child.pid, launched.pidfd, listeners, launched.child)
+        self.workers[slot] = worker
+        worker.listen(Channel(launched.control), Channel(launched.report), self._told, self._reported)
         worker.send(Start(self._settings), tuple(listener.fileno() for listener in listeners))
         self._state.send_everything(worker.send)
-        log.info("worker %d started (pid %d)", slot, child.pid)
+        log.info("worker %d started (pid %d)", slot, worker.pid)
         return worker
 
-    def _take_in(self, worker: Worker, control: Channel, report: socket.socket) -> None:
-        self.workers[worker.slot] = worker
-        worker.listen(control, Channel(report), self._told, self._reported)
-
     def _bury(self, worker: Worker) -> None:
-        worker.let_go()
         del self.workers[worker.slot]
-        self._progress.set()
         self.restarts[worker.slot] += 1
-        self._totals.ended(worker.pid)
+        why = f"was killed: {worker.broken}" if worker.broken else "ended"
+        lost = self._ended(worker)
         log.error(
             "worker %d (pid %d) %s; %d open connections were reset, a new worker takes its place",
             worker.slot,
             worker.pid,
-            f"was killed: {worker.broken}" if worker.broken else "ended",
-            self._connections.worker_lost(worker.pid, time.time()),
+            why,
+            lost,
         )
+
+    def _ended(self, worker: Worker) -> int:
+        """How many of its connections ended with it."""
+        worker.let_go()
+        self._reports_lost += worker.reports_lost
+        self._progress.set()
+        self._questions.worker_gone()
+        self._totals.ended(worker.pid)
+        return self._connections.worker_lost(worker.pid, time.time())
 
     # ---- what workers say, and are told --------------------------------------------------------------------------
 
     def _told(self, worker: Worker, message: FromWorker) -> None:
         match message:
             case Ready():
-                self._ready(worker)
+                worker.said_ready.set()
             case Applied(generation):
                 worker.generation = generation
                 self._progress.set()
-            case Connections(request, records, is_last):
-                asked, found = self._lists.get(request, (set(), []))
-                found.extend((worker.slot, record) for record in records)
-                if is_last:
-                    asked.discard(worker.slot)
-                    self._progress.set()
+            case Connections():
+                self._questions.answered(worker, message)
             case Hello():
                 worker.kill("it said Hello twice")
-
-    def _ready(self, worker: Worker) -> None:
-        worker.is_ready = True
-        for kind, listener in zip(KINDS, worker.listeners, strict=True):
-            self._steering.put_listener(kind, worker.slot, listener)
-        self._progress.set()
 
     def _reported(self, worker: Worker, message: Report) -> None:
         match message:
@@ -253,16 +285,27 @@ class WorkerFleet:
 
     def _broadcast(self, message: ToWorker, descriptors: tuple[int, ...]) -> None:
         frame = encode_frame(message)
-        for worker in self.workers.values():
+        for worker in self._everyone():
             if not worker.is_outdated:
                 worker.send_frame(frame, descriptors)
 
-    def forget_beyond(self, wanted: frozenset[Identity]) -> None:
-        """Adopted workers forget certificates of pods that left while there was no agent."""
-        for worker in self.workers.values():
+    def state_is_complete(self, wanted: frozenset[Identity]) -> None:
+        """The mesh, the local pods and the `wanted` identities are known: what adopted workers know beyond may go.
+
+        The keeper of certificates tells the end of those that it got itself; a certificate that a worker brought along
+        may be of a pod that left while there was no agent.
+        """
+        self._is_state_complete = True
+        for worker in self._everyone():
+            if worker.is_outdated:
+                self._resync(worker)
             for identity in worker.held - wanted:
                 worker.send(ForgetCertificate(identity))
-            worker.held = frozenset()
+            worker.held &= wanted
+
+    def _everyone(self) -> Iterator[Worker]:
+        yield from self.workers.values()
+        yield from self._leaving
 
     # ---- adoption ------------------------------------------------------------------------------------------------
 
@@ -272,66 +315,45 @@ class WorkerFleet:
 
     async def _adopt(self, slot: int) -> Worker | None:
         """The surviving worker of this slot, if there is one and it knocks in time."""
-        arrival = self._arrivals.get(slot)
-        if arrival is None:
+        if slot not in self._arrivals:
             return None
-        try:
-            async with asyncio.timeout(ADOPTION_SECONDS):
-                return await arrival
-        except TimeoutError:
-            log.warning("worker %d of the former agent did not come back; a new one takes its place", slot)
-            return None
+        _, arrival = self._arrivals[slot]
+        await asyncio.wait((arrival,), timeout=ADOPTION_SECONDS)
+        if arrival.done():
+            return arrival.result()
+        arrival.cancel()  # from here on it is too late
+        log.warning("worker %d of the former agent did not come back; a new one takes its place", slot)
+        return None
 
-    @contextlib.contextmanager
-    def _rendezvous(self) -> Iterator[socket.socket]:
-        path = self._rendezvous_path
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
-            try:
-                path.unlink(missing_ok=True)
-                listener.bind(str(path))
-                path.chmod(0o600)
-                os.chown(path, self._config.worker_uid, -1)
-                listener.listen(16)
-            except OSError as error:
-                raise NotPossible(f"{path}: {error.strerror}", check="Give another --run-dir.") from error
-            yield listener
-
-    def _knocked(self, listener: socket.socket) -> None:
-        try:
-            sock, _ = listener.accept()
-        except OSError:  # it left again before we came to the door
+    def _introduced(self, guest: Guest) -> None:
+        slot = guest.hello.slot
+        current = self.workers.get(slot)
+        if current is not None and current.pid == guest.pid:
+            self._reunited(current, guest)
             return
-        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != self._config.worker_uid:
-            log.warning("pid %d with uid %d knocked at the workers' socket and is no worker", pid, uid)
-            sock.close()
-            return
-        visitor = Visitor(sock, pid, self._introduced)
-        visitor.complaint = lambda words: log.warning("pid %d at the workers' socket: %s", pid, words)
-
-    def _introduced(self, visitor: Visitor, hello: Hello, descriptors: list[int]) -> None:
-        *listeners, report = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-        arrival = self._arrivals.get(hello.slot)
-        if arrival is None or arrival.done() or hello.slot >= self.slots:
-            log.info("worker %d (pid %d) is not needed any more: it drains", hello.slot, visitor.pid)
-            visitor.channel.send(encode_frame(Drain(self._config.drain_seconds)))
-            for sock in (*listeners, report):
-                sock.close()
-            return
-        worker = Worker(hello.slot, visitor.pid, tuple(listeners), None)
-        self._take_in(worker, visitor.channel, report)
+        worker = Worker(slot, guest.pid, guest.pidfd, guest.listeners)
+        worker.said_ready.set()
+        worker.held = frozenset(guest.hello.identities)
+        worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
+        pid, arrival = self._arrivals.get(slot, (0, None))
+        if arrival is not None and pid == guest.pid and not arrival.done():
+            self.workers[slot] = worker
+            arrival.set_result(worker)
+            log.info("worker %d (pid %d) of the former agent adopted", slot, worker.pid)
+        else:
+            worker.is_ready = True  # for as long as it has connections, it is asked for them
+            self._leaving.add(worker)
+            self._farewells.put_nowait(worker)
+            log.info("worker %d (pid %d) is not needed any more: it will drain", slot, worker.pid)
         self._resync(worker)
-        worker.held = frozenset(hello.identities)
-        self._ready(worker)
-        arrival.set_result(worker)
-        log.info("worker %d (pid %d) of the former agent adopted", hello.slot, visitor.pid)
 
-    def state_is_complete(self) -> None:
-        """The mesh and the local pods are known: adopted workers may forget what is not in them."""
-        self._is_state_complete = True
-        for worker in self.workers.values():
-            if worker.is_outdated:
-                self._resync(worker)
+    def _reunited(self, worker: Worker, guest: Guest) -> None:
+        """It lost its control socket, to a defect, and came back to us. The listeners that we have are the same."""
+        log.warning("worker %d (pid %d) had lost its agent and is back", worker.slot, worker.pid)
+        os.close(guest.pidfd)
+        _close_all(guest.listeners)
+        worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
+        self._resync(worker)
 
     def _resync(self, worker: Worker) -> None:
         """Not before the state is complete: until then a predecessor's state is better than ours."""
@@ -341,7 +363,49 @@ class WorkerFleet:
             self._state.send_everything(worker.send)
 
     def _write_roster(self) -> None:
+        rows = [(worker.slot, worker.pid) for worker in self.workers.values()]
+        rows += [(LEAVING, worker.pid) for worker in self._leaving]
         try:
-            write_roster(self._config.run_dir, [(worker.slot, worker.pid) for worker in self.workers.values()])
+            write_roster(self._config.run_dir, rows)
         except OSError as error:
             log.warning("the roster of workers: %s; a successor will start workers of its own", error)
+
+    # ---- superfluous workers -------------------------------------------------------------------------------------
+
+    async def _empty_slots(self) -> None:
+        """A former agent had more workers. Their slots are emptied when ours serve, and before they drain."""
+        while not await self.started(ADOPTION_SECONDS):
+            pass
+        for slot in range(self.slots, SLOTS):
+            for kind in KINDS:
+                await self._put_listener(kind, slot, None)
+        self._superfluous_is_out.set()
+
+    async def _see_off_leaving(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            worker = await self._farewells.get()
+            group.create_task(self._see_off(worker), name=f"leaving worker {worker.pid}")
+
+    async def _see_off(self, worker: Worker) -> None:
+        """It drains and ends; its connections are told like any other's."""
+        self._write_roster()
+        await self._questions.observe(worker, ADOPTION_SECONDS)
+        await self._superfluous_is_out.wait()
+        await asyncio.sleep(BACKLOG_SECONDS)
+        worker.send(Drain(self._config.drain_seconds))
+        try:
+            async with asyncio.timeout(self._config.drain_seconds + LAST_SECONDS):
+                await worker.gone.wait()
+        except TimeoutError:
+            worker.kill("it did not end in time")
+            await worker.gone.wait()
+        self._leaving.discard(worker)
+        _close_all(worker.listeners)
+        log.info("worker %d (pid %d) has ended; %d connections with it", worker.slot, worker.pid, self._ended(worker))
+        self._write_roster()
+
+
+def _close_all(listeners: tuple[socket.socket, ...]) -> None:
+    """Our copies; those of a worker that lives are its own."""
+    for listener in listeners:
+        listener.close()

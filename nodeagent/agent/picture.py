@@ -27,7 +27,7 @@ from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
 from nodeagent.kernel.reasons import reasons
-from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.steering import PodState, Steering
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Readings
 from nodeagent.telemetry.open_connections import OpenConnections
@@ -97,7 +97,7 @@ class Picture:
             xds_message_bytes={kind.value: counts.message_bytes for kind, counts in xds.kinds.items()},
             worker_totals=self.totals.sums(),
             worker_restarts=self.fleet.restarts.total(),
-            reports_lost=sum(worker.reports_lost for worker in self.fleet.workers.values()),
+            reports_lost=self.fleet.reports_lost,
             bugs=self.bugs(),
             access_log_lines_lost=self.lines.lost if self.lines else 0,
             pods_captured=sum(pod.captured is Captured.YES for pod in pods),
@@ -133,7 +133,7 @@ class Picture:
             yield ComponentState("state-file", Health.DEGRADED, self.started, xds.state_error)
 
     def _pods(self) -> Iterator[PodView]:
-        known = {(pod.namespace, pod.name): pod for pod in self.steering.pods()}
+        known = {(pod.namespace, pod.name): pod for pod in self._pods_in_kernel()}
         for enrolled in self.capture.enrolment.enrolled:
             pod, workload = enrolled.pod, enrolled.workload
             seen = known.get((pod.namespace, pod.name))
@@ -152,6 +152,12 @@ class Picture:
         for other in self.capture.enrolment.others:
             captured = Captured.NO if other.reason in _NEVER_CAPTURED else Captured.PENDING
             yield PodView(namespace=other.namespace, pod=other.name, captured=captured, reason=other.reason)
+
+    def _pods_in_kernel(self) -> list[PodState]:
+        try:
+            return self.steering.pods()
+        except KernelError:
+            return []  # as in _counters
 
     def _certificates(self) -> Iterator[CertificateView]:
         for row in self.keeper.status():

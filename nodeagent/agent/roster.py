@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FILE_NAME = "workers.json"
+LEAVING = -1
+"""Slot of a worker that has none any more and drains: cleanup ends it, a successor does not wait for it."""
 
 
 def write_roster(run_dir: str, workers: Iterable[tuple[int, int]]) -> None:
@@ -20,12 +22,16 @@ def write_roster(run_dir: str, workers: Iterable[tuple[int, int]]) -> None:
 
 
 def start_time(pid: int) -> int:
-    """Start of a process in clock ticks since boot: with the pid it names a process for good. 0 when it is gone."""
+    """Start of a process in clock ticks since boot: with the pid it names a process for good.
+
+    0 when it is gone, or dead and not reaped yet, as its children are when an agent in a container is killed.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[19])
+    state, *rest = stat.rpartition(")")[2].split()
+    return 0 if state in {"Z", "X"} else int(rest[18])
 
 
 def living_workers(run_dir: str) -> list[tuple[int, int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One worker process as the agent sees it, and one that knocks at the rendezvous socket and is nobody yet."""
+"""One worker process as the agent sees it, whoever started it: what it said, what it is told, and when it is gone."""
 
 import asyncio
 import contextlib
@@ -13,19 +13,26 @@ from collections.abc import Callable
 from nodeagent.agent.channel import Channel
 from nodeagent.model.identity import Identity
 from nodeagent.proxy.framing import FrameBroken, FrameReader, encode_frame
-from nodeagent.proxy.messages import FromWorker, Hello, Report, ToWorker
+from nodeagent.proxy.messages import FromWorker, Report, ToWorker
 
 
 class Worker:
     """`told` and `reported` get its messages; `gone` is set when the process has ended."""
 
     def __init__(
-        self, slot: int, pid: int, listeners: tuple[socket.socket, ...], child: subprocess.Popen[bytes] | None
+        self,
+        slot: int,
+        pid: int,
+        pidfd: int,
+        listeners: tuple[socket.socket, ...],
+        child: "subprocess.Popen[bytes] | None" = None,
     ) -> None:
-        """`child` is the process when it is ours to reap. Raises ProcessLookupError when it is gone already."""
+        """`pidfd` is ours from here on; `child` is the process when it is ours to reap."""
         self.slot, self.pid, self.listeners = slot, pid, listeners
         self.started = time.time()
+        self.said_ready = asyncio.Event()
         self.is_ready = False
+        """It said so, and the kernel sends it connections."""
         self.generation = 0
         """The last one that it has applied whole."""
         self.reports_lost = 0
@@ -37,9 +44,19 @@ class Worker:
         self.broken = ""
         """Why it had to be killed; empty when it ended by itself."""
         self._child = child
-        self._channels: list[Channel] = []
-        self._pidfd = os.pidfd_open(pid)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._died)
+        self._control: Channel | None = None
+        self._report: Channel | None = None
+        self._pidfd = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._died)
+
+    @property
+    def is_adopted(self) -> bool:
+        return self._child is None
+
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long it has read nothing of what it was sent."""
+        return self._control.stalled_seconds if self._control is not None else 0.0
 
     def listen(
         self,
@@ -48,7 +65,9 @@ class Worker:
         told: Callable[["Worker", FromWorker], None],
         reported: Callable[["Worker", Report], None],
     ) -> None:
-        self._channels = [control, report]
+        """May be called again: a worker that lost us comes back with channels of its own."""
+        self._close_channels()
+        self._control, self._report = control, report
         answers: FrameReader[FromWorker] = FrameReader(FromWorker)
         reports: FrameReader[Report] = FrameReader(Report)
 
@@ -73,55 +92,32 @@ class Worker:
         self.send_frame(encode_frame(message), descriptors)
 
     def send_frame(self, frame: bytes, descriptors: tuple[int, ...] = ()) -> None:
-        if self._channels:
-            self._channels[0].send(frame, descriptors)
+        if self._control is not None:
+            self._control.send(frame, descriptors)
 
     def kill(self, why: str) -> None:
-        """For a worker that cannot be understood; its slot's keeper replaces it when it is gone."""
+        """For a worker that cannot be understood or does not listen; its slot's keeper replaces it when it is gone."""
+        if self.gone.is_set() or self.broken:
+            return
         self.broken = why
         with contextlib.suppress(ProcessLookupError):  # it died already: the pidfd will tell
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def let_go(self) -> None:
-        """Closes our ends; the process, if it lives, goes on."""
+        """Closes our ends; the process, if it lives, goes on. What it had reported before is heard."""
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        for channel in self._channels:
-            channel.close()
+        self._close_channels()
         os.close(self._pidfd)
+
+    def _close_channels(self) -> None:
+        if self._report is not None:
+            self._report.drain()
+            self._report.close()
+        if self._control is not None:
+            self._control.close()
 
     def _died(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         if self._child is not None:
             self._child.wait()  # it is dead: this only reaps it
         self.gone.set()
-
-
-class Visitor:
-    """Somebody at the rendezvous socket, until the Hello that names its slot."""
-
-    def __init__(
-        self, sock: socket.socket, pid: int, introduced: Callable[["Visitor", Hello, list[int]], None]
-    ) -> None:
-        self.pid = pid
-        self.channel = Channel(sock)
-        self.complaint: Callable[[str], None] = lambda _words: None
-        reader: FrameReader[FromWorker] = FrameReader(FromWorker)
-
-        def on_bytes(payload: bytes, descriptors: list[int]) -> None:
-            try:
-                for message, owned in reader.received(payload, descriptors):
-                    if isinstance(message, Hello):
-                        introduced(self, message, owned)
-                    else:
-                        self._turn_away(f"{type(message).__name__} instead of Hello")
-                    return
-            except FrameBroken as error:
-                self._turn_away(str(error))
-
-        self._close_reader = reader.close
-        self.channel.listen(on_bytes, reader.close)
-
-    def _turn_away(self, why: str) -> None:
-        self.complaint(why)
-        self._close_reader()
-        self.channel.close()

@@ -1,10 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The number of workers; what they do is tested with real processes, in tests/e2e."""
+"""Workers start, die, hang, outlive their agent and are adopted; here with processes that speak the protocol only."""
 
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
 import pytest
 
-from nodeagent.agent.fleet import decide_slots
+from nodeagent.agent import fleet as fleet_module
+from nodeagent.agent.fleet import KINDS, decide_slots
+from nodeagent.agent.roster import living_workers, write_roster
+from nodeagent.agent.worker import Worker
 from nodeagent.kernel.maps import SLOTS
+from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Changes
+from nodeagent.proxy.framing import encode_frame
+from nodeagent.proxy.messages import Start, WorkerConfig
+
+Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
+Node = Any
+"""`Surroundings` of conftest.py, which cannot be imported."""
+
+START = ["Start", "Apply", "LocalPods", "Apply"]
+RESYNC = ["Resync", "Apply", "LocalPods"]
+LOCAL = frozenset({Ip("10.0.0.1")})
+NOBODY = frozenset[Identity]()
 
 
 @pytest.mark.parametrize(
@@ -15,3 +41,358 @@ def test_one_worker_for_two_cores_but_no_more_than_the_kernel_has_places_for(
     wanted: int, cores: int, slots: int
 ) -> None:
     assert decide_slots(wanted, cores) == slots
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_each_slot_gets_a_worker_and_its_place_in_the_kernel(node: Node, workers: int) -> None:
+    async def scenario() -> None:
+        agent = node.agent(workers)
+        async with agent.running() as fleet:
+            assert await fleet.started(20)
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+
+            assert set(node.steering.table) == {(kind, slot) for kind in KINDS for slot in range(workers)}
+            for slot in range(workers):
+                assert node.told(agent.pid(slot)) == START
+                assert node.journal(agent.pid(slot))[0]["slot"] == slot
+            assert sorted(living_workers(node.config.run_dir)) == [(slot, agent.pid(slot)) for slot in range(workers)]
+            assert fleet.restarts.total() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_dies_is_replaced_and_its_listeners_stay(node: Node) -> None:
+    async def scenario() -> None:
+        agent = node.agent(2)
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            neighbour, former, table = agent.pid(1), agent.pid(0), dict(node.steering.table)
+
+            successor = await agent.kill(0)
+
+            assert successor != former
+            assert agent.pid(1) == neighbour
+            assert fleet.restarts == {0: 1}
+            assert node.steering.table == table
+            assert all(sock.fileno() >= 0 for sock in table.values())
+            assert dict(living_workers(node.config.run_dir)) == {0: successor, 1: neighbour}
+
+    asyncio.run(scenario())
+
+
+def test_the_last_words_of_a_dying_worker_are_heard(node: Node) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            await agent.kill(0, signal.SIGUSR1)
+
+    asyncio.run(scenario())
+    assert len(node.lines) == 2, node.lines
+    assert "worker_lost" not in node.lines[0]  # it had closed in good order
+    assert "worker_lost" in node.lines[1]  # it was open
+
+
+def test_a_kernel_that_refuses_a_listener_is_asked_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(fleet_module, "KERNEL_RETRY_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        agent = node.agent()
+        node.steering.refusals = 10**6
+        async with agent.running() as fleet:
+            await eventually(lambda: node.steering.refusals < 10**6 - 3)
+            assert not fleet.is_ready
+            node.steering.refusals = 0
+            assert await fleet.started(20)
+            assert len(node.steering.table) == 3
+            assert fleet.restarts.total() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_machine_that_cannot_start_a_worker_is_tried_again(
+    node: Node, caplog: pytest.LogCaptureFixture, eventually: Eventually
+) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        node.steering.netns = "/nowhere"
+        async with agent.running() as fleet:
+            await eventually(lambda: "cannot be started" in caplog.text)
+            assert not fleet.is_ready
+            node.steering.netns = "/proc/self/ns/net"
+            assert await fleet.started(20)
+
+    asyncio.run(scenario())
+    assert "/nowhere" in caplog.text
+
+
+def test_connections_come_from_every_worker_that_answers(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        agent = node.agent(2)
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            rows = await fleet.connections()
+            assert sorted((slot, record.id) for slot, record in rows) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+
+            (node.directory / "mute").touch()
+            assert await fleet.connections(0.1) == []
+            assert "did not list their connections" in caplog.text
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_dies_while_it_is_asked_is_not_waited_for(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent(2)
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            (node.directory / "mute").touch()
+            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                looking = group.create_task(fleet.observe(60))
+                first, second = fleet.workers.values()
+                await eventually(lambda: any(row["what"] == "ListConnections" for row in node.journal(first.pid)))
+                os.kill(second.pid, signal.SIGKILL)  # whose turn is next
+                await eventually(lambda: fleet.workers.get(second.slot) not in {None, second})
+                os.kill(first.pid, signal.SIGKILL)
+                await looking
+            assert len(agent.connections) == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_leaves_takes_no_worker_along_and_the_next_one_adopts_it(
+    node: Node, eventually: Eventually
+) -> None:
+    async def scenario() -> None:
+        former, successor = node.agent(2), node.agent(2)
+        async with former.running() as fleet:
+            await fleet.started(20)
+            pids = [former.pid(0), former.pid(1)]
+            await eventually(lambda: all(node.told(pid) == ["Start", "Apply"] for pid in pids))
+        begun = [len(node.told(pid)) for pid in pids]
+
+        async with successor.running() as fleet:
+            assert await fleet.started(20)
+            assert [successor.pid(0), successor.pid(1)] == pids
+            # Until the state is complete the former agent's is better.
+            await eventually(lambda: len(successor.connections) == 4)
+            successor.state.apply(Changes())
+            assert [node.told(pid)[count:] for pid, count in zip(pids, begun, strict=True)] == [[], []]
+            assert await fleet.applied(99, 0.1)
+
+            generation = successor.state.set_local(LOCAL)
+            fleet.state_is_complete(NOBODY)
+
+            assert await fleet.applied(generation, 20)
+            for pid, count in zip(pids, begun, strict=True):
+                await eventually(lambda: len(node.told(pid)) == count + 4)  # noqa: B023 - awaited at once
+                assert node.told(pid)[count:] == [*RESYNC, "ForgetCertificate"]
+            fleet.state_is_complete(NOBODY)  # said once
+            assert fleet.restarts.total() == 0
+
+    asyncio.run(scenario())
+    assert len(node.launched) == 2
+
+
+def test_a_certificate_that_is_wanted_is_not_forgotten(node: Node, eventually: Eventually) -> None:
+    held = Identity("cluster.local", "gone", "gone")
+
+    async def scenario() -> None:
+        former, successor = node.agent(), node.agent()
+        async with former.running() as fleet:
+            await fleet.started(20)
+        async with successor.running() as fleet:
+            await fleet.started(20)
+            fleet.state_is_complete(frozenset({held}))
+            assert await fleet.applied(successor.state.set_local(LOCAL), 20)
+            assert "ForgetCertificate" not in node.told(successor.pid())
+            fleet.state_is_complete(NOBODY)  # its pod left
+            await eventually(lambda: "ForgetCertificate" in node.told(successor.pid()))
+
+    asyncio.run(scenario())
+
+
+def test_an_adopted_worker_that_dies_is_replaced_and_its_connections_are_told(
+    node: Node, eventually: Eventually
+) -> None:
+    async def scenario() -> None:
+        former, successor = node.agent(), node.agent()
+        async with former.running() as fleet:
+            await fleet.started(20)
+        async with successor.running() as fleet:
+            await fleet.started(20)
+            await eventually(lambda: len(successor.connections) == 2)
+            await successor.kill(0)
+            assert fleet.restarts == {0: 1}
+
+    asyncio.run(scenario())
+    assert len(node.lines) == 2
+    assert all("worker_lost" in line for line in node.lines)
+
+
+def test_a_worker_that_dies_with_its_agent_is_not_waited_for_long(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "ADOPTION_SECONDS", 60)
+
+    async def scenario() -> None:
+        former, successor = node.agent(), node.agent()
+        async with former.running() as fleet:
+            await fleet.started(20)
+            pid = former.pid()
+        os.kill(pid, signal.SIGKILL)
+        node.launched[0].child.wait()
+        async with successor.running() as fleet:
+            assert await fleet.started(20)
+            assert successor.pid() != pid
+
+    asyncio.run(scenario())
+
+
+def test_superfluous_workers_lose_their_slots_first_and_then_drain(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        former, successor = node.agent(3), node.agent(1)
+        async with former.running() as fleet:
+            await fleet.started(20)
+            pids = [former.pid(slot) for slot in range(3)]
+        node.steering.steps.clear()
+
+        async with successor.running() as fleet:
+            await fleet.started(20)
+            fleet.state_is_complete(NOBODY)
+            await eventually(lambda: all(node.told(pid)[-1:] == ["Drain"] for pid in pids[1:]))
+            assert set(node.steering.table) == {(kind, 0) for kind in KINDS}
+            emptied = [step for step in node.steering.steps if step[3] is False]
+            assert node.steering.steps.index(emptied[0]) == 3, "slot 0 serves before the others are emptied"
+            await eventually(lambda: len(living_workers(node.config.run_dir)) == 1)
+            assert successor.pid() == pids[0]
+            # They learnt what changed while they were still serving.
+            assert all("Resync" in node.told(pid) for pid in pids[1:])
+
+    asyncio.run(scenario())
+    assert [line.count("worker_lost") for line in node.lines] == [1, 1, 1, 1]  # two each, which this one never closes
+
+
+def test_a_survivor_that_knocks_too_late_drains_and_does_not_serve_twice(
+    node: Node, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(fleet_module, "ADOPTION_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        former, successor = node.agent(), node.agent()
+        async with former.running() as fleet:
+            await fleet.started(20)
+            late = former.pid()
+            (node.directory / "hide").touch()
+        async with successor.running() as fleet:
+            assert await fleet.started(20)
+            replacement = successor.pid()
+            assert replacement != late
+            table = dict(node.steering.table)
+            (node.directory / "hide").unlink()
+            await eventually(lambda: "Drain" in node.told(late))
+            assert successor.pid() == replacement
+            assert node.steering.table == table
+            await eventually(lambda: node.launched[0].child.poll() == 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_stranger_does_not_get_the_slot_of_a_survivor(node: Node, eventually: Eventually) -> None:
+    """The roster names a process; another one with the workers' uid says that it is this slot's worker."""
+
+    async def scenario() -> None:
+        former, successor = node.agent(), node.agent()
+        async with former.running() as fleet:
+            await fleet.started(20)
+            survivor = former.pid()
+        (node.directory / "hide").touch()
+        stranger = node.launch(0, netns="/proc/self/ns/net", uid=0, rendezvous=node.directory / "workers.sock")
+        start = encode_frame(Start(msgspec.convert({**vars(node.config)}, WorkerConfig, strict=False)))
+        listeners = [listener.fileno() for listener in node.steering.make_listeners().values()]
+        socket.send_fds(stranger.control, [start], listeners)
+        stranger.control.close()
+        stranger.report.close()
+        os.close(stranger.pidfd)
+        await eventually(lambda: node.told(stranger.child.pid) == ["Start"])
+        async with successor.running() as fleet:
+            (node.directory / "hide").unlink()
+            await fleet.started(20)
+            assert successor.pid() == survivor
+            await eventually(lambda: stranger.child.poll() is not None)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_lost_its_control_socket_comes_back_and_is_told_everything(
+    node: Node, eventually: Eventually
+) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            generation = agent.state.set_local(LOCAL)
+            fleet.state_is_complete(NOBODY)
+            await fleet.applied(generation, 20)
+            pid = agent.pid()
+            os.kill(pid, signal.SIGUSR2)
+            await eventually(lambda: "Resync" in node.told(pid))
+            assert await fleet.applied(agent.state.apply(Changes()), 20)
+            assert agent.pid() == pid
+            assert [record.id for _, record in await fleet.connections()] == [1, 2]
+            assert fleet.restarts.total() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_hangs_is_replaced(node: Node, monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            pid = agent.pid()
+            await fleet.observe()
+            assert agent.pid() == pid
+            monkeypatch.setattr(Worker, "stalled_seconds", property(lambda worker: 61.0 if worker.pid == pid else 0.0))
+            await fleet.observe()
+            await eventually(lambda: 0 in fleet.workers and agent.pid() != pid)
+
+    asyncio.run(scenario())
+
+
+def test_a_roster_that_names_a_reused_pid_is_not_believed(node: Node) -> None:
+    ours = os.getpid()
+    write_roster(node.config.run_dir, [(0, ours)])
+    roster = node.directory / "workers.json"
+    roster.write_text(roster.read_text().replace("]]", "1]]"))  # started at another time
+
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            assert await fleet.started(20)
+            assert agent.pid() != ours
+
+    asyncio.run(scenario())
+
+
+def test_no_descriptor_is_left_of_a_worker(node: Node, monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> None:
+    monkeypatch.setattr(fleet_module, "RESTART_SECONDS", (0.0,))
+
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            await agent.kill(0)
+            before = _descriptors()
+            for _ in range(3):
+                await agent.kill(0)
+            await eventually(lambda: _descriptors() == before)
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.connect(str(node.directory / "workers.sock"))
+            await eventually(lambda: _descriptors() == before)
+
+    asyncio.run(scenario())
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
