@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nodeagent demo`: shows the outcome of the tour; the tour itself is lab/demo."""
 
-import contextlib
+import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -29,58 +29,81 @@ def demo(*, script: bool, as_json: bool, only_live: bool) -> None:
     """
     # The lab's modules take half a second to load, which no other command should pay for.
     from nodeagent.lab.demo.claims import Outcome
-    from nodeagent.lab.demo.tour import LAST
+    from nodeagent.lab.demo.tour import LAST, TOUR
     from nodeagent.lab.machine import difference, machine_state
 
     stays = only_live or (sys.stdout.isatty() and not script and not as_json)
     show = _show_json if as_json else _show_words
     began, before = time.monotonic(), machine_state()
     outcomes: list[Outcome] = []
-    with contextlib.suppress(KeyboardInterrupt):
-        for outcome in _perform(tours=not only_live, stays=stays, tell=_silent if as_json else click.echo):
+    performance = _perform(tours=not only_live, stays=stays, is_talking=not as_json)
+    is_interrupted = False
+    try:
+        for outcome in performance:
             outcomes.append(outcome)
             show(outcome)
+    except KeyboardInterrupt:
+        is_interrupted = not stays or not (only_live or len(outcomes) == len(TOUR))
+    finally:
+        performance.close()
     ended = time.monotonic()
     left = difference(before, machine_state())
     outcomes.append(Outcome(LAST, not left, "; ".join(left) or "no difference", time.monotonic() - ended))
     show(outcomes[-1])
+    if is_interrupted:
+        raise click.Abort
+    _judge(outcomes, time.monotonic() - began, is_talking=not as_json)
+
+
+def _judge(outcomes: "Sequence[Outcome]", seconds: float, *, is_talking: bool) -> None:
     false = [outcome.claim for outcome in outcomes if not outcome.ok]
     if false:
         raise ProblemFound(
             f"{len(false)} of {len(outcomes)} claims are false: {'; '.join(false)}",
-            check="The evidence stands below each claim.",
+            check="The evidence stands with each claim.",
         )
-    if not as_json:
-        click.echo(f"{len(outcomes)} claims, all true, in {time.monotonic() - began:.0f} s")
+    if is_talking:
+        click.echo(f"{len(outcomes)} claims, all true, in {seconds:.0f} s")
 
 
-def _perform(*, tours: bool, stays: bool, tell: Callable[[str], None]) -> "Iterator[Outcome]":
+def _perform(*, tours: bool, stays: bool, is_talking: bool) -> "Generator[Outcome, None, None]":
     """The show itself; everything is gone when it ends, however it ends."""
     from nodeagent.lab.demo.claims import run_claims
     from nodeagent.lab.demo.live import guide, watch
     from nodeagent.lab.demo.stage import NODES, running
     from nodeagent.lab.demo.tour import TOUR
 
-    began = time.monotonic()
+    begins, tell = (_begins, _told) if is_talking else (_silent, _silent)
     with running() as stage:
-        stage.prepare()
-        tell(_step("two nodes and six pods, all named na-*, with an application in each pod", began))
-        began = time.monotonic()
-        stage.start_control_plane()
-        tell(_step(f"control plane reads {stage.mesh_directory}", began))
-        began = time.monotonic()
-        for node in NODES:
-            stage.start_agent(node)
-        tell(_step("an agent with a tunnel worker on each node, the pods of the mesh captured", began))
+        steps: list[tuple[str, Callable[[], None]]] = [
+            ("two nodes and six pods, all named na-*, with an application in each pod", stage.prepare),
+            (f"control plane reads {stage.mesh_directory}", stage.start_control_plane),
+            *((f"agent and tunnel worker of {name}", functools.partial(stage.start_agent, name)) for name in NODES),
+        ]
+        for words, take in steps:
+            began = time.monotonic()
+            begins(words)
+            take()
+            tell(f" · {words}  {click.style(f'{time.monotonic() - began:.1f}s', dim=True)}")
         if tours:
-            yield from run_claims(TOUR, stage)
+            yield from run_claims(TOUR, stage, begins)
         if stays:
+            stage.invite()
             tell(guide(stage))
             watch(stage, tell)
 
 
-def _step(words: str, began: float) -> str:
-    return f" · {words}  {click.style(f'{time.monotonic() - began:.1f}s', dim=True)}"
+_CLEAR_LINE = "\r\033[K"
+
+
+def _begins(words: str) -> None:
+    """What is being tried, until its outcome takes the line's place; only where a person looks."""
+    if sys.stdout.isatty():
+        click.echo(f" … {words}", nl=False)
+
+
+def _told(line: str) -> None:
+    click.echo(f"{_CLEAR_LINE}{line}" if sys.stdout.isatty() else line)
 
 
 def _show_json(outcome: "Outcome") -> None:
@@ -89,7 +112,7 @@ def _show_json(outcome: "Outcome") -> None:
 
 def _show_words(outcome: "Outcome") -> None:
     sign = click.style("✓", fg="green") if outcome.ok else click.style("✗", fg="red")
-    click.echo(f" {sign} {outcome.claim}  {click.style(f'{outcome.seconds:.1f}s', dim=True)}")
+    _told(f" {sign} {outcome.claim}  {click.style(f'{outcome.seconds:.1f}s', dim=True)}")
     click.echo(f"     {click.style(outcome.evidence, dim=True)}")
 
 

@@ -33,9 +33,15 @@ class Outcome:
         return dataclasses.asdict(self) | {"seconds": round(self.seconds, 3)}
 
 
-def run_claims(claims: Sequence[Claim[Stage]], stage: Stage) -> Iterator[Outcome]:
-    """One outcome per claim, in order; a false one does not stop the tour, since the next may tell why."""
+def run_claims(
+    claims: Sequence[Claim[Stage]], stage: Stage, begins: Callable[[str], None] = lambda _words: None
+) -> Iterator[Outcome]:
+    """One outcome per claim, in order; a false one does not stop the tour, since the next may tell why.
+
+    `begins` is told the words of a claim before it is tried: some take seconds.
+    """
     for claim in claims:
+        begins(claim.words)
         began = time.monotonic()
         try:
             ok, evidence = True, claim.prove(stage)

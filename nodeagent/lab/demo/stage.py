@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pyroute2 import IPRoute
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.pins import read_counters
 from nodeagent.lab.demo import mesh
-from nodeagent.lab.demo.claims import eventually
+from nodeagent.lab.demo.claims import ClaimFalse, eventually
 from nodeagent.lab.demo.client import connect
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference, network_state
@@ -103,7 +103,7 @@ class Stage:
             stderr=subprocess.STDOUT,
         )
         root = self.state_directory / "root-cert.pem"
-        eventually(lambda: root.exists() and self._accepts(), START_SECONDS, "the control plane listens")
+        self._await(lambda: root.exists() and self._accepts(), "control-plane")
 
     def start_agent(self, name: str, *, takeover: bool = False) -> None:
         """Starts the agent of a node and waits until it has captured its pods."""
@@ -131,7 +131,7 @@ class Stage:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-        eventually(lambda: self._is_ready(name), START_SECONDS, f"the agent of {name} is ready (log: {name}.log)")
+        self._await(lambda: self._is_ready(name), name)
 
     def _cluster(self) -> list[mesh.Object]:
         nodes = [mesh.node(name, f"zone-{name[-1]}") for name in NODES]
@@ -157,13 +157,25 @@ class Stage:
 
     def _is_ready(self, name: str) -> bool:
         if self.agents[name].poll() is not None:
-            raise NotPossible(f"the agent of {name} ended", check=f"See {self.directory / name}.log.")
+            raise NotPossible(f"the agent of {name} ended; its last words: {self._last_words(name)}")
         try:
             with self.lab.nodes[name].connect("127.0.0.1", 15021, seconds=2) as probe:
                 probe.sendall(b"GET /healthz/ready HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
                 return probe.recv(100).startswith(b"HTTP/1.1 200")
         except OSError:
             return False
+
+    def _await(self, condition: Callable[[], bool], part: str) -> None:
+        """Raises NotPossible with the part's last words, since its log goes with the lab."""
+        try:
+            eventually(condition, START_SECONDS, f"{part} is ready")
+        except ClaimFalse as failure:
+            raise NotPossible(f"{failure}; its last words: {self._last_words(part)}") from failure
+
+    def _last_words(self, part: str) -> str:
+        path = self.directory / f"{part}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        return " | ".join(lines[-3:]) or "none"
 
     def _log(self, name: str) -> int:
         """Descriptor of `<name>.log`, opened to append: a restarted part goes on in the same file."""
