@@ -6,6 +6,7 @@ but for `read_pods`, which parses the file.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,17 +80,28 @@ def _obstacle(workload: Workload | None) -> str:
 
 
 def read_pods(path: str) -> tuple[LocalPod, ...]:
-    """The file of `--pods-file`: a YAML list of `{namespace, name, netns}`.
+    """The file of `--pods-file`: a YAML list of `{namespace, name, netns}`; no pods without a file.
 
-    Raises ConfigError naming the file and, for a bad entry, its place; the caller keeps the list it had.
+    Raises ConfigError naming the file and, for a bad entry, its place; the caller keeps the list it had. An empty file
+    is refused too: it is how a file looks that is being written, and believing it would let go every pod.
     """
+    if not path:
+        return ()
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        return tuple(msgspec.convert(yaml.safe_load(text) or [], list[LocalPod], strict=True))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--pods-file: {path}: {error}", check="Is the path right and the file readable?") from error
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        pods = tuple(msgspec.convert(found, list[LocalPod], strict=True))
+    except OSError as error:
+        words = f"--pods-file: {path}: {error.strerror}"
+        raise ConfigError(words, check="Is the path right and the file readable?") from error
+    except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"--pods-file: {path}: {' '.join(str(error).split())}",
-            check="Expected: a YAML list of entries with namespace, name and netns.",
+            check="Expected: a YAML list of entries with namespace, name and netns; `[]` for none.",
         ) from error
+    twice = [names for names, times in Counter((pod.namespace, pod.name) for pod in set(pods)).items() if times > 1]
+    if twice:
+        raise ConfigError(
+            f"--pods-file: {path}: {'/'.join(twice[0])} is listed with two network namespaces",
+            check="A pod has one; the entry of its former sandbox must go.",
+        )
+    return pods

@@ -10,12 +10,14 @@ import contextlib
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 from nodeagent.admin.http import HttpServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
 from nodeagent.admin.routes import make_orders, make_routes
 from nodeagent.admin.server import AdminServer
 from nodeagent.agent.capture import Capture
+from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.instance import only_instance
 from nodeagent.agent.memory import forbid_dumps
@@ -47,7 +49,8 @@ OBSERVE_SECONDS = 15.0
 def run_agent(config: Config, *, takeover: bool) -> None:
     """Returns after SIGTERM or SIGINT. Raises NodeagentError for what keeps an agent from running here."""
     forbid_dumps()
-    xds_upstream(config), ca_upstream(config)  # an address that is none is told before anything is touched
+    xds_upstream(config), ca_upstream(config)  # what cannot be is told before anything is touched
+    read_pods(config.pods_file)
     with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines:
         agent = Agent(config, lines)
         with asyncio.Runner() as runner:
@@ -87,13 +90,15 @@ class Agent:
             open_connections=self._connections,
             totals=self._totals,
             lines=lines,
-            bugs=lambda: sum(server.bugs for server in self._servers),
+            bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
+        self._bugs = 0
         self._servers: list[AdminServer | HttpServer] = []
         self._exposition = Exposition(traffic, self._picture.readings)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._callback_failed)
         main = asyncio.current_task()
         assert main is not None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -139,6 +144,11 @@ class Agent:
         while True:
             await asyncio.sleep(OBSERVE_SECONDS)
             await self._fleet.observe()
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that no task carries: nobody else would count it. The loop goes on."""
+        self._bugs += 1
+        loop.default_exception_handler(context)
 
     def _told_to_stop(self, main: "asyncio.Task[None]", number: int) -> None:
         log.info("told to stop by %s", signal.Signals(number).name)

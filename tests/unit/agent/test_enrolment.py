@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods are enrolled, why the others are not, and what a broken list says."""
+"""Who is enrolled, why the others are not, and what a pods file may look like."""
 
 from pathlib import Path
 
 import pytest
 
-from nodeagent.agent.enrolment import EnrolledPod, NotEnrolled, decide_enrolment, read_pods
+from nodeagent.agent.enrolment import NotEnrolled, decide_enrolment, read_pods
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
@@ -14,95 +14,102 @@ from nodeagent.model.pod import LocalPod
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 WEB = LocalPod("shop", "web", "/run/netns/web")
-ADDRESSES = (Ip("10.1.0.1"), Ip("fd00::1"))
+ENROLLED = Workload(
+    uid="web",
+    name="web",
+    namespace="shop",
+    node="node-a",
+    service_account="web",
+    addresses=(Ip("10.0.0.1"), Ip("fd00::1")),
+    protocol=TunnelProtocol.HBONE,
+)
 
 
-def _workload(
-    name: str,
-    *,
-    node: str = "node-a",
-    protocol: TunnelProtocol = TunnelProtocol.HBONE,
-    addresses: tuple[Ip, ...] = ADDRESSES,
-    is_host_network: bool = False,
-) -> Workload:
-    return Workload(
-        uid=name,
-        name=name,
-        namespace="shop",
-        service_account=name,
-        node=node,
-        protocol=protocol,
-        addresses=addresses,
-        is_host_network=is_host_network,
-    )
+def mesh(*workloads: Workload) -> Mesh:
+    made = Mesh()
+    made.apply(Changes(workloads=workloads))
+    return made
 
 
-def _mesh(*workloads: Workload) -> Mesh:
-    mesh = Mesh()
-    mesh.apply(Changes(workloads=workloads))
-    return mesh
-
-
-def test_a_pod_that_both_lists_have_is_enrolled() -> None:
-    web = _workload("web")
-    found = decide_enrolment(_mesh(web), "node-a", [WEB, WEB])
-    assert found.enrolled == (EnrolledPod(WEB, web),)
-    assert found.others == ()
-    assert found.addresses == frozenset(ADDRESSES)
-    assert found.identities == {Identity("cluster.local", "shop", "web")}
+def varied(**changes: object) -> Workload:
+    fields = {field: getattr(ENROLLED, field) for field in ENROLLED.__struct_fields__}
+    return Workload(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
-    ("workload", "reason"),
+    ("workload", "pods", "reason"),
     [
-        (None, "UNKNOWN_WORKLOAD"),
-        (_workload("web", node="node-b"), "UNKNOWN_WORKLOAD"),
-        (_workload("web", protocol=TunnelProtocol.TCP), "NOT_IN_MESH"),
-        (_workload("web", is_host_network=True), "HOST_NETWORK"),
-        (_workload("web", addresses=()), "NO_ADDRESS"),
+        pytest.param(ENROLLED, [WEB], "", id="enrolled"),
+        pytest.param(ENROLLED, [WEB, WEB], "", id="listed twice alike"),
+        pytest.param(None, [WEB], "UNKNOWN_WORKLOAD", id="the mesh does not know it"),
+        pytest.param(varied(node="node-b"), [WEB], "UNKNOWN_WORKLOAD", id="it belongs to another node"),
+        pytest.param(varied(namespace="else"), [WEB], "UNKNOWN_WORKLOAD", id="a namesake elsewhere"),
+        pytest.param(varied(protocol=TunnelProtocol.TCP), [WEB], "NOT_IN_MESH", id="no HBONE"),
+        pytest.param(varied(is_host_network=True), [WEB], "HOST_NETWORK", id="in the node's namespace"),
+        pytest.param(varied(addresses=()), [WEB], "NO_ADDRESS", id="without address"),
+        pytest.param(ENROLLED, [], "NO_NETNS", id="nobody names its namespace"),
+        pytest.param(varied(protocol=TunnelProtocol.TCP), [], None, id="neither listed nor in the mesh"),
+        pytest.param(varied(is_host_network=True), [], None, id="in the node's namespace, not listed"),
     ],
 )
-def test_why_a_local_pod_is_not_enrolled(workload: Workload | None, reason: str) -> None:
-    found = decide_enrolment(_mesh(*([workload] if workload else [])), "node-a", [WEB])
-    assert found.enrolled == ()
-    assert found.others == (NotEnrolled("shop", "web", reason),)
+def test_each_pod_is_enrolled_or_has_a_reason(workload: Workload | None, pods: list[LocalPod], reason: str) -> None:
+    decided = decide_enrolment(mesh(*([workload] if workload else [])), "node-a", pods)
+
+    assert [pod.pod for pod in decided.enrolled] == ([WEB] if reason == "" else [])
+    names = (workload.namespace, workload.name) if workload and not pods else ("shop", "web")
+    assert NotEnrolled(*names, reason) in decided.others or not reason
+    assert bool(reason) == bool(decided.others)
 
 
-def test_a_workload_whose_namespace_nobody_knows_is_told_and_one_outside_the_mesh_is_not() -> None:
-    mesh = _mesh(_workload("web"), _workload("plain", protocol=TunnelProtocol.TCP, addresses=(Ip("10.1.0.2"),)))
-    found = decide_enrolment(mesh, "node-a", [])
-    assert found.others == (NotEnrolled("shop", "web", "NO_NETNS"),)
+def test_addresses_and_identities_are_those_of_the_enrolled() -> None:
+    api = varied(uid="api", name="api", addresses=(Ip("10.0.0.2"),), service_account="api")
+    decided = decide_enrolment(mesh(ENROLLED, api), "node-a", [WEB])
+
+    assert decided.addresses == {"10.0.0.1", "fd00::1"}
+    assert decided.identities == {Identity("cluster.local", "shop", "web")}
+    assert decided.others == (NotEnrolled("shop", "api", "NO_NETNS"),)
 
 
-def test_the_file(tmp_path: Path) -> None:
+GOOD = "- {namespace: shop, name: web, netns: /run/netns/web}\n"
+
+
+@pytest.mark.parametrize(("text", "pods"), [(GOOD, (WEB,)), (GOOD * 2, (WEB, WEB)), ("[]\n", ())])
+def test_a_pods_file_is_read(tmp_path: Path, text: str, pods: tuple[LocalPod, ...]) -> None:
     path = tmp_path / "pods.yaml"
-    path.write_text("- {namespace: shop, name: web, netns: /run/netns/web}\n")
-    assert read_pods(str(path)) == (WEB,)
-    path.write_text("")
-    assert read_pods(str(path)) == ()
+    path.write_text(text)
+    assert read_pods(str(path)) == pods
+
+
+def test_without_a_file_there_are_no_pods() -> None:
+    assert read_pods("") == ()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "words"),
     [
-        ("- [", "pods.yaml"),
-        ("namespace: shop", "Expected `array`"),
-        ("- {namespace: shop, name: web}", "`netns` - at `$[0]`"),
-        ("- {namespace: shop, name: 3, netns: /x}", "$[0].name"),
-        (b"\xff", "pods.yaml"),
+        pytest.param(b"", "null", id="empty, as one that is being written"),
+        pytest.param(b"{}", "object", id="a mapping"),
+        pytest.param(b"- web", "str", id="no entry"),
+        pytest.param(b"- {namespace: shop, name: web}", "netns", id="a field is missing"),
+        pytest.param(b"- {namespace: shop, name: 7, netns: x}", "int", id="a number for a name"),
+        pytest.param(b"- {namespace: shop", "expected", id="cut in the middle"),
+        pytest.param(b"- 2024-99-99", "month", id="what YAML takes for a date"),
+        pytest.param(b"\xff\xfe\xff", "codec", id="no UTF-8"),
+        pytest.param(b"[" * 5000, "", id="deeper than can be read"),
+        pytest.param((GOOD + GOOD.replace("netns/web", "netns/other")).encode(), "shop/web", id="two namespaces"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes, said: str) -> None:
+def test_a_broken_pods_file_is_an_operators_mistake(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "pods.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ConfigError) as caught:
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="--pods-file") as caught:
         read_pods(str(path))
-    assert "--pods-file" in str(caught.value)
-    assert said in str(caught.value)
+    assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.check
 
 
-def test_a_missing_file_is_the_operators_to_correct(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        read_pods(str(tmp_path / "nothing"))
+@pytest.mark.parametrize("path", ["/nowhere/pods.yaml", "/"])
+def test_a_file_that_cannot_be_read_is_named(path: str) -> None:
+    with pytest.raises(ConfigError, match=path):
+        read_pods(path)
