@@ -17,7 +17,8 @@ from nodeagent.kernel.steering import Steering
 
 DRAIN_SECONDS = 5.0
 """What a worker is given to end its connections in order; then it is killed."""
-_FILES = (FILE_NAME, "workers.sock", "admin.sock", "state")
+_FILES = (FILE_NAME, "workers.partial", "workers.sock", "admin.sock", "state", "state.new")
+"""The second of a pair is what a crash leaves of the first in the middle of a write."""
 
 
 def cleanup(run_dir: str, bpffs: str) -> list[str]:

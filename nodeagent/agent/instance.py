@@ -23,25 +23,20 @@ TAKEOVER_SECONDS = 10.0
 @contextlib.contextmanager
 def only_instance(run_dir: str, *, takeover: bool) -> Iterator[None]:
     """Raises AlreadyRunning when another agent holds this node, NotPossible when the directory cannot be used."""
-    lock = Path(run_dir) / "agent.lock"
-    try:
-        lock.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        # Workers reach their rendezvous socket in this directory with another uid: pass, but do not list.
-        lock.parent.chmod(0o711)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError as error:
-        raise MissingPrivilege(f"run directory {run_dir}: {error.strerror}") from error
-    except OSError as error:
-        raise NotPossible(f"run directory {run_dir}: {error.strerror}", check="Give another with --run-dir.") from error
+    descriptor = _open_lock(Path(run_dir) / "agent.lock")
     try:
         if not _lock(descriptor):
             owner = _owner(descriptor)
             if not takeover:
                 raise AlreadyRunning(f"an agent is already running on this node (pid {owner or 'unknown'})")
             _ask_to_leave(descriptor, owner)
+        if not _is_file_of(descriptor, Path(run_dir) / "agent.lock"):
+            # A cleanup removed the file while we waited: the next agent would make another, and lock that.
+            raise AlreadyRunning("the run directory was cleaned up at this moment", check="Start the agent again.")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
+        os.ftruncate(descriptor, 0)  # a pid that is gone must not be taken for the next holder's
     finally:
         os.close(descriptor)
 
@@ -56,6 +51,26 @@ def running_agent(run_dir: str) -> int | None:
         return None if _lock(descriptor) else _owner(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_lock(lock: Path) -> int:
+    try:
+        lock.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        # Workers reach their rendezvous socket in this directory with another uid: pass, but do not list.
+        lock.parent.chmod(0o711)
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise MissingPrivilege(f"run directory {lock.parent}: {error.strerror}") from error
+    except OSError as error:
+        words = f"run directory {lock.parent}: {error.strerror}"
+        raise NotPossible(words, check="Give another with --run-dir.") from error
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int) -> bool:
