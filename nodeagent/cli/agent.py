@@ -54,11 +54,12 @@ def agent(*, config_file: str | None, takeover: bool, **flags: str | None) -> No
     default. SIGTERM ends the agent and leaves programs, proxy namespace and workers to the next one.
     """
     config = make_config(flags, os.environ, read_settings(config_file) if config_file else {})
-    # After make_config, so that a wrong flag is told at once: what follows loads gRPC and more.
-    from nodeagent.agent.run import run_agent
     from nodeagent.telemetry.logs import set_up_logging
 
     set_up_logging(config.log_format, config.log_level)
+    # After make_config, so that a wrong flag is told at once, and after logging is set up: this loads gRPC and more.
+    from nodeagent.agent.run import run_agent
+
     run_agent(config, takeover=takeover)
 
 

@@ -74,11 +74,13 @@ def control_plane(
     """
     import asyncio
 
-    from nodeagent.controlplane.objects import Enrolment
-    from nodeagent.controlplane.run import SERVER_NAMES, Settings, run
     from nodeagent.telemetry.logs import set_up_logging
 
     set_up_logging(log_format, log_level)
+    # After logging is set up: this loads gRPC.
+    from nodeagent.controlplane.objects import Enrolment
+    from nodeagent.controlplane.run import SERVER_NAMES, Settings, run
+
     settings = Settings(
         config_dir=config_dir,
         state_dir=state_dir,

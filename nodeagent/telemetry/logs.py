@@ -6,6 +6,7 @@ A traceback follows its line indented by a tab in the text form, so that no line
 
 import json
 import logging
+import os
 import sys
 from typing import TextIO
 
@@ -13,10 +14,17 @@ from nodeagent.telemetry.access_log import timestamp
 from nodeagent.telemetry.escape import one_line
 
 _LEVELS = {"WARNING": "warn", "CRITICAL": "error"}
+_GRPC_LEVEL = "GRPC_VERBOSITY"
+"""gRPC writes to standard error by itself, in a form of its own, a line for every handshake that fails. It reads this
+variable when it is loaded. What failed stands in our line about the call."""
 
 
 def set_up_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """`log_format` is `text` or `json`, `level` is `debug`, `info`, `warning` or `error`. Replaces what was set up."""
+    """`log_format` is `text` or `json`, `level` is `debug`, `info`, `warning` or `error`. Replaces what was set up.
+
+    Before gRPC is loaded, or its lines stand between ours.
+    """
+    os.environ.setdefault(_GRPC_LEVEL, "ERROR")
     output = logging.StreamHandler(stream if stream is not None else sys.stderr)
     output.setFormatter(JsonLines() if log_format == "json" else TextLines())
     root = logging.getLogger()

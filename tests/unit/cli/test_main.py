@@ -166,6 +166,19 @@ def test_what_is_typed_often_imports_little(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "loaded"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["agent", "--node", "a"], ["control-plane", "--config-dir", "/nowhere", "--state-dir", "/nowhere"]]
+)
+def test_logging_is_set_up_before_grpc_is_loaded(arguments: list[str]) -> None:
+    text = (
+        "import sys; from nodeagent.telemetry import logs;"
+        "logs.set_up_logging = lambda *_: sys.exit('too late' if 'grpc' in sys.modules else 'in time');"
+        "from nodeagent.cli.main import run; run(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", text, *arguments], capture_output=True, text=True, check=False)
+    assert done.stderr == "in time\n"
+
+
 def test_a_reader_that_has_enough_is_no_error() -> None:
     """As `nodeagent --help | true`, with a reader that is surely gone before the first write."""
     reader, writer = os.pipe()

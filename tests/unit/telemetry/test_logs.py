@@ -4,6 +4,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,8 @@ from nodeagent.telemetry.logs import set_up_logging
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("GRPC_VERBOSITY", "INFO")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -68,3 +70,11 @@ def test_a_second_set_up_replaces_the_first() -> None:
     logging.getLogger("nodeagent").info("once")
     assert first.getvalue() == ""
     assert second.getvalue().count("\n") == 1
+
+
+def test_grpc_writes_errors_alone_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up_logging("json", "info", io.StringIO())
+    assert os.environ["GRPC_VERBOSITY"] == "INFO"
+    monkeypatch.delenv("GRPC_VERBOSITY")
+    set_up_logging("json", "info", io.StringIO())
+    assert os.environ["GRPC_VERBOSITY"] == "ERROR"
