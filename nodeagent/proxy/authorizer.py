@@ -6,14 +6,15 @@ connections do not stop the loop; a change during a review asks for another one.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import assert_never
 
 from nodeagent.model.address import Ip
 from nodeagent.model.policy import Policy
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
 from nodeagent.model.workload import Workload
-from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Verdict, evaluate
+from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending, Verdict, evaluate
 from nodeagent.proxy.guard import ConnectionGuard, OpenConnections
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.state import State
@@ -39,6 +40,28 @@ class Authorizer:
             guard.facts, guard.basis = facts, basis
             guard.record.policy = verdict.policy or ""
         return verdict
+
+    def settle(
+        self,
+        guard: ConnectionGuard,
+        workload: Workload,
+        facts: ConnectionFacts,
+        allowed: Callable[[], None],
+        refused: Callable[[Reason], None],
+    ) -> bool:
+        """Judges and goes on by the verdict; False when a policy that `workload` names has not arrived yet."""
+        verdict = self.judge(guard, workload, facts)
+        match verdict:
+            case Allow():
+                allowed()
+            case Deny(policy, reason):
+                guard.record.policy = policy or ""
+                refused(reason)
+            case Pending():
+                return False
+            case unreachable:
+                assert_never(unreachable)
+        return True
 
     def state_changed(self) -> None:
         if self._review is None and self._is_stale:

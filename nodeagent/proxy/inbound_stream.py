@@ -5,8 +5,8 @@
 the port in `forwarded` counts only beside the same address, so a peer can choose nothing but its own port.
 """
 
+import functools
 import socket
-from typing import assert_never
 
 from nodeagent.hbone.authority import parse_authority
 from nodeagent.hbone.baggage import Baggage, build_baggage, parse_baggage
@@ -16,7 +16,7 @@ from nodeagent.hbone.frames import ErrorCode
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Party
 from nodeagent.model.workload import Workload
-from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending
+from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.carried import reset_reason
 from nodeagent.proxy.dial import Dial
@@ -100,18 +100,8 @@ class InboundStream:
         if workload is None:
             return False
         facts = ConnectionFacts(self._tunnel.peer, self._peer_ip, self._local_ip, self._port)
-        verdict = self._authorizer.judge(self._guard, workload, facts)
-        match verdict:
-            case Allow():
-                self._dial_application()
-            case Deny(policy, reason):
-                self._record.policy = policy or ""
-                self._refuse(_DENIED, reason)
-            case Pending():
-                return False
-            case unreachable:
-                assert_never(unreachable)
-        return True
+        refused = functools.partial(self._refuse, _DENIED)
+        return self._authorizer.settle(self._guard, workload, facts, self._dial_application, refused)
 
     def _not_judged(self) -> None:
         self._refuse(_DENIED, Reason.POLICY_PENDING)

@@ -23,7 +23,7 @@ from nodeagent.model.address import Ip, join_host_port
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party, Transport
 from nodeagent.model.workload import Service, Workload
-from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending
+from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.carried import reset_reason
 from nodeagent.proxy.dial import Dial
@@ -157,18 +157,8 @@ class OutboundConnection:
         if destination is None:
             return False
         self._record.destination_identity = destination.identity
-        verdict = self._outbound.authorizer.judge(self._guard, destination, facts)
-        match verdict:
-            case Allow():
-                self._go_directly((facts.destination_ip, facts.destination_port))
-            case Deny(policy, reason):
-                self._record.policy = policy or ""
-                self.refuse(reason)
-            case Pending():
-                return False
-            case unreachable:
-                assert_never(unreachable)
-        return True
+        allowed = functools.partial(self._go_directly, (facts.destination_ip, facts.destination_port))
+        return self._outbound.authorizer.settle(self._guard, destination, facts, allowed, self.refuse)
 
     def _go_by_tunnel(self, source: Workload, route: ToTunnel) -> None:
         record, config = self._record, self._shared.state.config

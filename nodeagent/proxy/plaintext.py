@@ -5,13 +5,12 @@ Nothing distinguishes them for the application from a connection without a mesh:
 """
 
 import socket
-from typing import assert_never
 
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party
 from nodeagent.model.workload import Workload
-from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending
+from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.dial import Dial
 from nodeagent.proxy.guard import ConnectionGuard
@@ -72,18 +71,7 @@ class PlaintextConnection:
             return False
         self._describe(workload)
         facts = ConnectionFacts(None, record.source_ip, record.original_ip, record.original_port)
-        verdict = self._plaintext.authorizer.judge(self._guard, workload, facts)
-        match verdict:
-            case Allow():
-                self._dial_application()
-            case Deny(policy, reason):
-                record.policy = policy or ""
-                self.refuse(reason)
-            case Pending():
-                return False
-            case unreachable:
-                assert_never(unreachable)
-        return True
+        return self._plaintext.authorizer.settle(self._guard, workload, facts, self._dial_application, self.refuse)
 
     def _not_judged(self) -> None:
         is_known = self._shared.state.local_workload(self._record.original_ip) is not None
