@@ -33,7 +33,7 @@ from nodeagent.telemetry.metrics import Readings
 from nodeagent.telemetry.open_connections import OpenConnections
 from nodeagent.telemetry.totals import Totals
 from nodeagent.version import VERSION
-from nodeagent.xds.client import XdsClient
+from nodeagent.xds.client import XdsClient, XdsStatus
 
 _NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK"})
 """Why a local pod is rightly left alone; every other reason is one that should go away."""
@@ -115,17 +115,11 @@ class Picture:
         )
 
     def _components(self) -> Iterator[ComponentState]:
-        kernel_error, pods_error = self.capture.kernel_error, self.capture.pods_error
-        state = Health.FAILED if kernel_error else Health.OK if self.capture.is_settled else Health.DEGRADED
-        yield ComponentState("kernel", state, self.started, kernel_error or "programs and maps as wanted")
-        if pods_error:
-            yield ComponentState("pods-file", Health.DEGRADED, self.started, pods_error)
+        yield kernel_component(self.capture.kernel_error, is_settled=self.capture.is_settled, started=self.started)
+        if self.capture.pods_error:
+            yield ComponentState("pods-file", Health.DEGRADED, self.started, self.capture.pods_error)
         xds = self.xds.status
-        if xds.connected_since:
-            yield ComponentState("xds", Health.OK, xds.connected_since, f"following {xds.address}")
-        else:
-            told = f"{xds.last_error or f'connecting to {xds.address}'}; the last good state stays in force"
-            yield ComponentState("xds", Health.DEGRADED, xds.last_change or self.started, told)
+        yield xds_component(xds, self.started)
         refused = [row for row in self.keeper.status() if row.last_error]
         told = refused[0].last_error if refused else "every request was answered"
         yield ComponentState("ca", Health.DEGRADED if refused else Health.OK, self.started, told)
@@ -202,3 +196,19 @@ class Picture:
 
 def _because(error: str) -> str:
     return f": {error}" if error else ""
+
+
+def kernel_component(error: str, *, is_settled: bool, started: float) -> ComponentState:
+    if error:
+        return ComponentState("kernel", Health.FAILED, started, error)
+    if not is_settled:
+        return ComponentState("kernel", Health.DEGRADED, started, "programs and maps are not as wanted yet")
+    return ComponentState("kernel", Health.OK, started, "programs and maps as wanted")
+
+
+def xds_component(xds: XdsStatus, started: float) -> ComponentState:
+    if xds.connected_since:
+        return ComponentState("xds", Health.OK, xds.connected_since, f"following {xds.address}")
+    trouble = xds.last_error or f"connecting to {xds.address}"
+    meanwhile = "the last good state stays in force" if xds.is_ready else "the mesh is not known yet"
+    return ComponentState("xds", Health.DEGRADED, xds.last_change or started, f"{trouble}; {meanwhile}")

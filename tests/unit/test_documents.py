@@ -238,7 +238,6 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "agent/capture.py",
             "agent/channel.py",
             "agent/cleanup.py",
-            "agent/picture.py",
             "agent/run.py",
             "agent/state.py",
             "agent/worker.py",
