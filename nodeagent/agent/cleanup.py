@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from nodeagent.agent.instance import only_instance
-from nodeagent.agent.roster import FILE_NAME, living_workers
+from nodeagent.agent.roster import FILE_NAME, LEAVING, living_workers
 from nodeagent.kernel.steering import Steering
 
 DRAIN_SECONDS = 5.0
@@ -26,7 +26,7 @@ def cleanup(run_dir: str, bpffs: str) -> list[str]:
     if not Path(run_dir).exists() and not (Path(bpffs) / "nodeagent").exists():
         return []
     with only_instance(run_dir, takeover=False):
-        done = [f"worker {slot} (pid {pid}) ended" for slot, pid in living_workers(run_dir) if _end(pid)]
+        done = [f"worker {_name(slot)} (pid {pid}) ended" for slot, pid in living_workers(run_dir) if _end(pid)]
         done += Steering(bpffs=bpffs, run_dir=run_dir).remove()
         for name in _FILES:
             path = Path(run_dir) / name
@@ -37,6 +37,10 @@ def cleanup(run_dir: str, bpffs: str) -> list[str]:
     with contextlib.suppress(OSError):  # somebody keeps something else there
         Path(run_dir).rmdir()
     return done
+
+
+def _name(slot: int) -> str:
+    return "without a slot" if slot == LEAVING else str(slot)
 
 
 def _end(pid: int) -> bool:

@@ -1,14 +1,159 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a component says of itself agrees with its state."""
+"""What is told outside is what the parts know at that moment; a part that is broken does not break the picture."""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from nodeagent.admin.state import Health
-from nodeagent.agent.picture import kernel_component, xds_component
+from nodeagent.admin.state import Captured, Health
+from nodeagent.agent.enrolment import EnrolledPod, Enrolment, NotEnrolled
+from nodeagent.agent.picture import Picture, kernel_component, xds_component
+from nodeagent.agent.state import NodeState
+from nodeagent.config import Config
+from nodeagent.errors import KernelError
+from nodeagent.kernel.steering import PodState
+from nodeagent.model.address import Ip
+from nodeagent.model.pod import LocalPod
+from nodeagent.model.workload import TunnelProtocol, Workload
+from nodeagent.telemetry.totals import Totals
 from nodeagent.xds.client import XdsStatus
 
 STARTED = 100.0
 ADDRESS = "https://cp:15012"
+WEB = Workload(
+    uid="web", name="web", namespace="shop", addresses=(Ip("10.0.0.1"),), protocol=TunnelProtocol.HBONE
+)  # fmt: skip
+
+
+class FakeKernel:
+    is_broken = False
+
+    def __init__(self) -> None:
+        self.states = [PodState("shop", "web", "veth1", 7)]
+
+    def pods(self) -> list[PodState]:
+        self._break()
+        return self.states
+
+    def counters(self) -> dict[str, int]:
+        self._break()
+        return {"STEERED": 3, "NOT_TCP": 0}
+
+    def _break(self) -> None:
+        if self.is_broken:
+            raise KernelError("the pins are gone")
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    return FakeKernel()
+
+
+@pytest.fixture
+def parts(kernel: FakeKernel) -> SimpleNamespace:
+    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9)
+    return SimpleNamespace(
+        config=Config(node="node-a"),
+        state=NodeState(),
+        steering=kernel,
+        fleet=SimpleNamespace(
+            is_ready=True, slots=2, workers={0: worker}, restarts=Counter({0: 4, 1: 1}), reports_lost=6
+        ),
+        capture=SimpleNamespace(
+            enrolment=Enrolment((EnrolledPod(LocalPod("shop", "web", "/run/netns/web"), WEB),)),
+            is_settled=True,
+            kernel_error="",
+            pods_error="",
+        ),
+        xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
+        keeper=SimpleNamespace(status=lambda: (), failures=0),
+        open_connections=SimpleNamespace(count=lambda pid: {70: 12}[pid]),
+        totals=Totals(),
+        lines=None,
+        bugs=lambda: 0,
+    )
+
+
+def picture(parts: SimpleNamespace) -> Picture:
+    return Picture(**vars(parts), started=1.0)
+
+
+def test_a_pod_is_captured_when_the_kernel_has_it(parts: SimpleNamespace, kernel: FakeKernel) -> None:
+    (pod,) = picture(parts).agent_state().pods
+    assert (pod.captured, pod.device) == (Captured.YES, "veth1 (7)")
+
+    kernel.states = [PodState("shop", "web", reason="NO_NETNS", words="gone")]
+    (pod,) = picture(parts).agent_state().pods
+    assert (pod.captured, pod.reason) == (Captured.PENDING, "NO_NETNS")
+
+    kernel.states = []
+    (pod,) = picture(parts).agent_state().pods
+    assert (pod.captured, pod.reason) == (Captured.PENDING, "PENDING")
+
+
+@pytest.mark.parametrize(
+    ("reason", "captured"),
+    [
+        ("NOT_IN_MESH", Captured.NO),
+        ("HOST_NETWORK", Captured.NO),
+        ("UNKNOWN_WORKLOAD", Captured.PENDING),
+        ("NO_NETNS", Captured.PENDING),
+    ],
+)
+def test_a_pod_that_is_not_enrolled_is_left_alone_or_expected(
+    parts: SimpleNamespace, reason: str, captured: Captured
+) -> None:
+    parts.capture.enrolment = Enrolment((), (NotEnrolled("shop", "web", reason),))
+    (pod,) = picture(parts).agent_state().pods
+    assert (pod.captured, pod.reason) == (captured, reason)
+
+
+def test_a_kernel_that_cannot_be_read_leaves_the_rest(parts: SimpleNamespace, kernel: FakeKernel) -> None:
+    kernel.is_broken = True
+    parts.capture.kernel_error = "the pins are gone"
+    state = picture(parts).agent_state()
+    assert state.kernel == ()
+    assert [pod.captured for pod in state.pods] == [Captured.PENDING]
+    assert next(part.state for part in state.components if part.name == "kernel") is Health.FAILED
+    assert picture(parts).readings().kernel_packets == {}
+
+
+def test_every_slot_is_told_with_or_without_a_worker(parts: SimpleNamespace) -> None:
+    first, second = picture(parts).agent_state().workers
+    assert (first.pid, first.state, first.restarts, first.connections, first.generation) == (70, "ready", 4, 12, 9)
+    assert (second.slot, second.state) == (1, "gone")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("fleet", {"is_ready": False}, "worker"),
+        ("xds", {"is_ready": False}, "no saved state"),
+        ("capture", {"is_settled": False, "kernel_error": "E2BIG"}, "E2BIG"),
+    ],
+)
+def test_what_is_missing_is_told_to_the_readiness_probe(
+    parts: SimpleNamespace, part: str, change: dict[str, Any], words: str
+) -> None:
+    parts.state.certificates = {WEB.identity: object()}
+    assert picture(parts).obstacles() == []
+    vars(getattr(parts, part)).update(change)
+    (told,) = picture(parts).obstacles()
+    assert words in told
+
+
+def test_an_identity_without_certificate_is_an_obstacle(parts: SimpleNamespace) -> None:
+    (told,) = picture(parts).obstacles()
+    assert str(WEB.identity) in told
+
+
+def test_only_counters_that_moved_are_shown_and_all_are_scraped(parts: SimpleNamespace) -> None:
+    assert [row.reason for row in picture(parts).agent_state().kernel] == ["STEERED"]
+    readings = picture(parts).readings()
+    assert readings.kernel_packets == {"STEERED": 3, "NOT_TCP": 0}
+    assert (readings.reports_lost, readings.pods_captured, readings.pods_pending) == (6, 1, 0)
 
 
 @pytest.mark.parametrize(

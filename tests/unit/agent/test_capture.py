@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order in which kernel, workers and certificates learn of a change, and what is never undone."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from nodeagent.agent import capture as module
+from nodeagent.agent.capture import Capture
+from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.state import NodeState
+from nodeagent.config import Config
+from nodeagent.errors import KernelError
+from nodeagent.kernel.steering import Steering, Wanted
+from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Changes
+from nodeagent.model.workload import TunnelProtocol, Workload
+from nodeagent.proxy.messages import LocalPods, ToWorker
+
+Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
+
+WEB, API = Identity("cluster.local", "shop", "web"), Identity("cluster.local", "shop", "api")
+
+
+def workload(name: str, *ips: str) -> Workload:
+    return Workload(
+        uid=name,
+        name=name,
+        namespace="shop",
+        node="node-a",
+        service_account=name,
+        addresses=tuple(map(Ip, ips)),
+        protocol=TunnelProtocol.HBONE,
+    )
+
+
+class Node:
+    """Everything around the capture writes what it is told into one list."""
+
+    def __init__(self, directory: Path) -> None:
+        self.pods_file = directory / "pods.yaml"
+        self.pods(web="web-1")
+        self.config = Config(node="node-a", pods_file=str(self.pods_file))
+        self.state = NodeState()
+        self.state.subscribe(self._told)
+        self.is_mesh_known = True
+        self.is_applied = True
+        self.refuse = 0
+        self.steps: list[Any] = []
+        self.capture = Capture(
+            self.config,
+            cast("Steering", self),
+            self.state,
+            cast("WorkerFleet", self),
+            lambda identities: self.steps.append(
+                ("certificates", sorted(identity.service_account for identity in identities))
+            ),
+            lambda: self.is_mesh_known,
+        )
+
+    def pods(self, **netns: str) -> None:
+        rows = [f"- {{namespace: shop, name: {name}, netns: /run/netns/{place}}}" for name, place in netns.items()]
+        aside = self.pods_file.with_suffix(".partial")
+        aside.write_text("\n".join(rows) or "[]")
+        aside.replace(self.pods_file)
+
+    def _told(self, message: ToWorker, _descriptors: tuple[int, ...]) -> None:
+        if isinstance(message, LocalPods):
+            self.steps.append(("workers", sorted(message.addresses)))
+
+    # ---- the fleet
+
+    async def started(self, _seconds: float) -> bool:
+        return True
+
+    def state_is_complete(self, wanted: frozenset[Identity]) -> None:
+        self.steps.append(("complete", sorted(identity.service_account for identity in wanted)))
+
+    async def applied(self, generation: int, _seconds: float) -> bool:
+        assert generation == self.state.mesh.generation
+        self.steps.append("applied")
+        return self.is_applied
+
+    # ---- steering
+
+    def reconcile(self, wanted: Wanted) -> list[str]:
+        if self.refuse:
+            self.refuse -= 1
+            raise KernelError("no filter today", check="Ask again.")
+        rows = {f"{pod.name}@{pod.netns.rpartition('/')[2]}": list(pod.addresses) for pod in wanted.pods}
+        self.steps.append(("kernel", rows))
+        return []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.capture.watch_pods_file()), group.create_task(self.capture.run())]
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def settled(self, eventually: Eventually) -> list[Any]:
+        """What happened up to the last step of a change."""
+        await eventually(
+            lambda: len(self.steps) > 2 and self.steps[-1][0] == "certificates" and self.steps[-2] != "applied"
+        )
+        taken, self.steps = self.steps, []
+        return taken
+
+    def change(self, changes: Changes) -> None:
+        self.state.apply(changes)
+        self.capture.look_again()
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(module, "PODS_FILE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    return Node(tmp_path)
+
+
+def test_a_pod_that_comes_is_captured_when_the_workers_know_it(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            assert await node.settled(eventually) == [
+                ("certificates", ["web"]),
+                ("workers", ["10.0.0.1"]),
+                ("complete", ["web"]),
+                "applied",
+                ("kernel", {"web@web-1": ["10.0.0.1"]}),
+                ("certificates", ["web"]),
+            ]
+            assert node.capture.is_settled
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_that_goes_is_let_go_before_the_workers_forget_it_and_its_certificate(
+    node: Node, eventually: Eventually
+) -> None:
+    async def scenario() -> None:
+        node.pods(web="web-1", api="api-1")
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"), workload("api", "10.0.0.2"))))
+        async with node.running():
+            await node.settled(eventually)
+            node.change(Changes(removed_workloads=("api",)))
+            assert await node.settled(eventually) == [
+                ("certificates", ["api", "web"]),
+                ("kernel", {"web@web-1": ["10.0.0.1"]}),
+                ("workers", ["10.0.0.1"]),
+                ("complete", ["web"]),
+                "applied",
+                ("kernel", {"web@web-1": ["10.0.0.1"]}),
+                ("certificates", ["web"]),
+            ]
+
+    asyncio.run(scenario())
+
+
+def test_one_pod_takes_the_address_of_another_in_one_change(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        node.pods(web="web-1", api="api-1")
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            await node.settled(eventually)
+            node.change(Changes(workloads=(workload("api", "10.0.0.1"),), removed_workloads=("web",)))
+            steps = await node.settled(eventually)
+            kernel = [step[1] for step in steps if step[0] == "kernel"]
+            assert kernel == [{}, {"api@api-1": ["10.0.0.1"]}]
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_that_restarts_under_its_name_is_another_one(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            await node.settled(eventually)
+            node.state.apply(Changes(workloads=(workload("web", "10.0.0.9"),)))
+            node.pods(web="web-2")
+            steps = await node.settled(eventually)
+            kernel = [step[1] for step in steps if step[0] == "kernel"]
+            assert kernel == [{}, {"web@web-2": ["10.0.0.9"]}]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "between"),
+    [
+        pytest.param(["10.0.0.1"], ["10.0.0.1", "fd00::1"], None, id="it gets a second address"),
+        pytest.param(["10.0.0.1", "fd00::1"], ["fd00::1", "10.0.0.1"], None, id="in another order"),
+        pytest.param(["10.0.0.1", "fd00::1"], ["10.0.0.1"], ["10.0.0.1"], id="it loses one"),
+        pytest.param(["10.0.0.1"], ["10.0.0.2"], [], id="another one: captured without any, so it is dropped"),
+    ],
+)
+def test_a_pod_that_stays_is_captured_all_the_time(
+    node: Node, eventually: Eventually, before: list[str], after: list[str], between: list[str] | None
+) -> None:
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", *before),)))
+        async with node.running():
+            await node.settled(eventually)
+            node.change(Changes(workloads=(workload("web", *after),)))
+            steps = await node.settled(eventually)
+            kernel = [step[1] for step in steps if step[0] == "kernel"]
+            expected = [between, after] if between is not None else [after]
+            assert kernel == [{"web@web-1": addresses} for addresses in expected]
+
+    asyncio.run(scenario())
+
+
+def test_a_change_that_concerns_no_pod_here_asks_the_kernel_once(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            await node.settled(eventually)
+            node.change(Changes(workloads=(Workload(uid="far", name="far", namespace="shop", node="node-b"),)))
+            steps = await node.settled(eventually)
+            assert [step[0] for step in steps if step[0] == "kernel"] == ["kernel"]
+            assert not [step for step in steps if step[0] == "workers"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("missing", ["mesh", "pods"])
+def test_nothing_is_undone_for_want_of_news(
+    node: Node, missing: str, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A successor that has neither a control plane nor saved state, or whose pods file broke at that moment."""
+
+    async def scenario() -> None:
+        node.is_mesh_known = missing != "mesh"
+        if missing == "pods":
+            node.pods_file.write_text("- {")
+        async with node.running():
+            node.capture.look_again()
+            await asyncio.sleep(0.1)  # ten looks, and nothing may come of them
+            assert node.steps == []
+            assert not node.capture.is_settled
+            assert (missing == "pods") == ("pods.yaml" in node.capture.pods_error)
+            node.is_mesh_known = True
+            node.pods(web="web-1")
+            # An empty mesh is one too, and comes without a change.
+            assert (await node.settled(eventually))[-2] == ("kernel", {})
+
+    asyncio.run(scenario())
+
+
+def test_a_pods_file_that_breaks_later_leaves_the_last_good_list(
+    node: Node, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            await node.settled(eventually)
+            for breakage in (lambda: node.pods_file.write_text(""), node.pods_file.unlink):
+                breakage()
+                await eventually(lambda: bool(node.capture.pods_error))
+                node.change(Changes())
+                assert (await node.settled(eventually))[-2] == ("kernel", {"web@web-1": ["10.0.0.1"]})
+                node.pods(web="web-1")
+                await eventually(lambda: not node.capture.pods_error)
+                await node.settled(eventually)
+
+    asyncio.run(scenario())
+    assert "last good list stays in force" in caplog.text
+
+
+def test_a_kernel_that_refuses_is_asked_again_and_told_once(
+    node: Node, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        node.refuse = 3
+        async with node.running():
+            await eventually(lambda: bool(node.capture.kernel_error))
+            assert not node.capture.is_settled
+            await eventually(lambda: node.capture.is_settled)
+            assert node.capture.kernel_error == ""
+            assert [identity.service_account for identity in node.capture.enrolment.identities] == ["web"]
+
+    asyncio.run(scenario())
+    assert caplog.text.count("no filter today") == 1
+
+
+def test_a_worker_that_does_not_answer_does_not_hold_up_the_kernel(
+    node: Node, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        node.is_applied = False
+        async with node.running():
+            await node.settled(eventually)
+
+    asyncio.run(scenario())
+    assert "not every worker has applied" in caplog.text
+
+
+def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Eventually) -> None:
+    known: list[frozenset[Ip]] = []
+    reconcile = node.reconcile
+
+    def note(wanted: Wanted) -> list[str]:
+        known.append(wanted.known)
+        assert wanted.adoption_seconds == node.config.adoption_seconds
+        return reconcile(wanted)
+
+    node.reconcile = note  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"), workload("far", "10.1.0.1"))))
+        async with node.running():
+            await node.settled(eventually)
+
+    asyncio.run(scenario())
+    assert known == [{"10.0.0.1", "10.1.0.1"}]
