@@ -264,7 +264,8 @@ def test_superfluous_workers_lose_their_slots_first_and_then_drain(node: Node, e
             assert set(node.steering.table) == {(kind, 0) for kind in KINDS}
             emptied = [step for step in node.steering.steps if step[3] is False]
             assert node.steering.steps.index(emptied[0]) == 3, "slot 0 serves before the others are emptied"
-            await eventually(lambda: len(living_workers(node.config.run_dir)) == 1)
+            await eventually(lambda: len(node.lines) == 4)
+            assert living_workers(node.config.run_dir) == [(0, pids[0])]
             assert successor.pid() == pids[0]
             # They learnt what changed while they were still serving.
             assert all("Resync" in node.told(pid) for pid in pids[1:])
