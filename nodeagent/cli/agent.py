@@ -54,7 +54,7 @@ def agent(*, config_file: str | None, takeover: bool, **flags: str | None) -> No
     default. SIGTERM ends the agent and leaves programs, proxy namespace and workers to the next one.
     """
     config = make_config(flags, os.environ, read_settings(config_file) if config_file else {})
-    from nodeagent.telemetry.logs import set_up_logging
+    from nodeagent.logs.process import set_up_logging
 
     set_up_logging(config.log_format, config.log_level)
     # After make_config, so that a wrong flag is told at once, and after logging is set up: this loads gRPC and more.

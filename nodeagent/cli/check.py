@@ -11,7 +11,7 @@ from nodeagent.cli.command import command
 from nodeagent.cli.output import Output, has_colour, shows
 from nodeagent.config import Config
 from nodeagent.errors import ProblemFound
-from nodeagent.telemetry.escape import one_line
+from nodeagent.logs.escape import one_line
 
 if TYPE_CHECKING:
     from nodeagent.kernel.probe import Probe

@@ -74,7 +74,7 @@ def control_plane(
     """
     import asyncio
 
-    from nodeagent.telemetry.logs import set_up_logging
+    from nodeagent.logs.process import set_up_logging
 
     set_up_logging(log_format, log_level)
     # After logging is set up: this loads gRPC.

@@ -10,7 +10,7 @@ from nodeagent.admin.client import AdminClient
 from nodeagent.cli.command import command
 from nodeagent.cli.output import Output, asks_agent, has_colour, shows
 from nodeagent.errors import ProblemFound
-from nodeagent.telemetry.escape import one_line
+from nodeagent.logs.escape import one_line
 
 _FINE = frozenset({"ALLOWED", "PASSES"})
 _COLOURS = {"ALLOWED": "green", "PASSES": "green", "PENDING": "yellow", "MIXED": "yellow"}

@@ -12,7 +12,7 @@ from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
 from nodeagent.cli.output import Output, Row, Table, asks_agent, shows
 from nodeagent.errors import AgentUnreachable, MissingPrivilege, ProblemFound
-from nodeagent.telemetry.escape import one_line
+from nodeagent.logs.escape import one_line
 
 
 def _field(name: str) -> Callable[[Row], object]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from nodeagent.telemetry.escape import one_line
+from nodeagent.logs.escape import one_line
 
 _GAP = "  "
 _NARROWEST = 8

@@ -36,6 +36,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_seconds: float
     handshake_seconds: float
     max_connections: int
+    log_format: str = "text"
+    log_level: str = "info"
 
 
 # ---- agent to worker ---------------------------------------------------------------------------------------------

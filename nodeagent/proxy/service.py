@@ -9,6 +9,7 @@ from collections import Counter
 from itertools import islice
 from typing import assert_never
 
+from nodeagent.logs.process import set_up_logging
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.proxy.authorizer import Authorizer
@@ -103,6 +104,7 @@ class Service:
             self._loop.turn(_DRAIN_LOOKS_SECONDS)
 
     def _start(self, config: WorkerConfig, descriptors: list[int]) -> None:
+        set_up_logging(config.log_format, config.log_level, part=f"worker{self._slot}")
         self._running = _Running(self._loop, config, descriptors, self._control, self._reports)
         self._control.send(Ready(os.getpid()))
 

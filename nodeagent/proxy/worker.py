@@ -13,6 +13,7 @@ import socket
 import sys
 
 from nodeagent.errors import NodeagentError
+from nodeagent.logs.process import set_up_logging
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.privileges import drop_privileges, enter_network_namespace, raise_descriptor_limit
 from nodeagent.proxy.service import Service
@@ -23,11 +24,7 @@ _GC_THRESHOLD = 50_000
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s worker {options.slot}: %(message)s",
-    )
+    set_up_logging("text", "info", part=f"worker{options.slot}")  # until the agent says how
     logging.raiseExceptions = False  # a log that cannot be written must not end connections
     control = socket.socket(fileno=options.control_fd)
     report = socket.socket(fileno=options.report_fd)

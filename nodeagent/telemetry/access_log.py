@@ -5,19 +5,18 @@ ztunnel's fields come first and are exactly its own; a refused or broken connect
 which name what the error alone does not: the counted reason, the policy that decided, and what to look at.
 """
 
-import datetime as dt
 import json
 from collections.abc import Callable, Iterator
 
+from nodeagent.logs.escape import bare, bounded, quoted
+from nodeagent.logs.moment import LAST_SECOND, timestamp
 from nodeagent.model.address import join_host_port
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction, Party
-from nodeagent.telemetry.escape import bare, bounded, quoted
 from nodeagent.telemetry.labels import OPEN_FLAG, reason_of
 
 _BARE_FIELDS = frozenset({"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent", "bytes_recv"})
 
-_LAST_SECOND = 253_402_300_799.0
 """The end of year 9999, which datetime cannot pass."""
 
 
@@ -77,14 +76,8 @@ def format_json(time: float, level: str, message: str, fields: dict[str, str | i
     return json.dumps(line, separators=(",", ":")) + "\n"
 
 
-def timestamp(time: float) -> str:
-    """RFC 3339 in UTC with microseconds, from Unix time; what cannot be a date (it came from a worker) is clamped."""
-    moment = dt.datetime.fromtimestamp(min(max(0.0, time), _LAST_SECOND), dt.UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def _milliseconds(seconds: float) -> str:
-    return f"{int(min(max(0.0, seconds), _LAST_SECOND) * 1000)}ms"
+    return f"{int(min(max(0.0, seconds), LAST_SECOND) * 1000)}ms"
 
 
 def _ends(record: ConnectionRecord) -> Iterator[tuple[str, str | int]]:

@@ -7,10 +7,10 @@ pod's own name; so the number of series grows with pairs of workloads that talk,
 
 from typing import NamedTuple
 
+from nodeagent.logs.escape import bounded
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
-from nodeagent.telemetry.escape import bounded
 
 UNKNOWN = "unknown"
 

@@ -25,7 +25,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, bool]]:
     module = types.ModuleType("nodeagent.agent.run")
     module.run_agent = lambda config, *, takeover: calls.append((config, takeover))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nodeagent.agent.run", module)
-    monkeypatch.setattr("nodeagent.telemetry.logs.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("nodeagent.logs.process.set_up_logging", lambda *_: None)
     for field in dataclasses.fields(Config):
         monkeypatch.delenv(field.metadata["env"], raising=False)
     return calls

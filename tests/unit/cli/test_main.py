@@ -171,8 +171,8 @@ def test_what_is_typed_often_imports_little(arguments: list[str]) -> None:
 )
 def test_logging_is_set_up_before_grpc_is_loaded(arguments: list[str]) -> None:
     text = (
-        "import sys; from nodeagent.telemetry import logs;"
-        "logs.set_up_logging = lambda *_: sys.exit('too late' if 'grpc' in sys.modules else 'in time');"
+        "import sys; from nodeagent.logs import process;"
+        "process.set_up_logging = lambda *_: sys.exit('too late' if 'grpc' in sys.modules else 'in time');"
         "from nodeagent.cli.main import run; run(sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", text, *arguments], capture_output=True, text=True, check=False)

@@ -10,8 +10,8 @@ import os
 import sys
 from typing import TextIO
 
-from nodeagent.telemetry.access_log import timestamp
-from nodeagent.telemetry.escape import one_line
+from nodeagent.logs.escape import one_line
+from nodeagent.logs.moment import timestamp
 
 _LEVELS = {"WARNING": "warn", "CRITICAL": "error"}
 _GRPC_LEVEL = "GRPC_VERBOSITY"
@@ -19,14 +19,16 @@ _GRPC_LEVEL = "GRPC_VERBOSITY"
 variable when it is loaded. What failed stands in our line about the call."""
 
 
-def set_up_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
+def set_up_logging(log_format: str, level: str, stream: TextIO | None = None, *, part: str = "") -> None:
     """`log_format` is `text` or `json`, `level` is `debug`, `info`, `warning` or `error`. Replaces what was set up.
+
+    `part` says which of several alike processes writes; it stands in front of the scope.
 
     Before gRPC is loaded, or its lines stand between ours.
     """
     os.environ.setdefault(_GRPC_LEVEL, "ERROR")
     output = logging.StreamHandler(stream if stream is not None else sys.stderr)
-    output.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    output.setFormatter(JsonLines(part) if log_format == "json" else TextLines(part))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -35,19 +37,28 @@ def set_up_logging(log_format: str, level: str, stream: TextIO | None = None) ->
     logging.captureWarnings(capture=True)
 
 
-class TextLines(logging.Formatter):
+class _Lines(logging.Formatter):
+    def __init__(self, part: str = "") -> None:
+        super().__init__()
+        self._part = f"{part}." if part else ""
+
+    def scope(self, record: logging.LogRecord) -> str:
+        return self._part + record.name.removeprefix("nodeagent.")
+
+
+class TextLines(_Lines):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{timestamp(record.created)}\t{_level(record)}\t{_scope(record)}\t{one_line(record.getMessage())}"
+        line = f"{timestamp(record.created)}\t{_level(record)}\t{self.scope(record)}\t{one_line(record.getMessage())}"
         trace = _trace(self, record)
         return line + "".join(f"\n\t{one_line(row)}" for row in trace.splitlines())
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(_Lines):
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "level": _level(record),
             "time": timestamp(record.created),
-            "scope": _scope(record),
+            "scope": self.scope(record),
             "message": record.getMessage(),
         }
         trace = _trace(self, record)
@@ -56,10 +67,6 @@ class JsonLines(logging.Formatter):
 
 def _level(record: logging.LogRecord) -> str:
     return _LEVELS.get(record.levelname, record.levelname.lower())
-
-
-def _scope(record: logging.LogRecord) -> str:
-    return record.name.removeprefix("nodeagent.")
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.telemetry.escape import MAX_CHARACTERS, bare, bounded, one_line, quoted
+from nodeagent.logs.escape import MAX_CHARACTERS, bare, bounded, one_line, quoted
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeagent.telemetry.logs import set_up_logging
+from nodeagent.logs.process import set_up_logging
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +78,11 @@ def test_grpc_writes_errors_alone_unless_told_otherwise(monkeypatch: pytest.Monk
     monkeypatch.delenv("GRPC_VERBOSITY")
     set_up_logging("json", "info", io.StringIO())
     assert os.environ["GRPC_VERBOSITY"] == "ERROR"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_one_of_several_alike_processes_says_which_it_is(log_format: str) -> None:
+    stream = io.StringIO()
+    set_up_logging(log_format, "info", stream, part="worker1")
+    logging.getLogger("nodeagent.proxy.control").info("serving on")
+    assert "worker1.proxy.control" in stream.getvalue()
