@@ -56,8 +56,11 @@ def run_agent(config: Config, *, takeover: bool) -> None:
         with asyncio.Runner() as runner:
             try:
                 runner.run(agent.run())
-            except* NodeagentError as failures:
-                raise _first(failures) from failures
+            except BaseExceptionGroup as failures:  # not except*, which would put what it raises into a group again
+                errors, bugs = failures.split(NodeagentError)
+                if errors is None or bugs is not None:
+                    raise
+                raise _first(errors) from failures
 
 
 class Agent:
@@ -114,10 +117,10 @@ class Agent:
         self._servers = list(self._make_servers())
         for server in self._servers:
             server.listen()  # what may be refused comes first: a port in use must not leave half an agent
-        await asyncio.to_thread(self._steering.start)
         async with asyncio.TaskGroup() as parts:
             for server in self._servers:
                 parts.create_task(server.run(), name=type(server).__name__)
+            await asyncio.to_thread(self._steering.start)  # may compile for seconds; who asks is answered meanwhile
             parts.create_task(self._fleet.run(), name="workers")
             parts.create_task(self._xds.run(), name="xds")
             parts.create_task(self._keeper.run(), name="certificates")
