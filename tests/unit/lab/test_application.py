@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The application and its client over loopback: what the tour takes for evidence must be right without a mesh."""
+
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from nodeagent.lab.demo import application
+from nodeagent.lab.demo.application import CHUNK, pattern
+from nodeagent.lab.demo.client import Echo, Traffic, ask, connect, download, is_served, read_all, upload
+from nodeagent.lab.namespaces import Pod
+from nodeagent.model.address import Ip
+
+
+class HereAsPod:
+    """What the client needs of a pod: a socket, here in the test's own namespace."""
+
+    def socket(self, family: int, kind: int) -> socket.socket:
+        return socket.socket(family, kind)
+
+
+POD = cast("Pod", HereAsPod())
+V4, V6 = Ip("127.0.0.1"), Ip("::1")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """As the stage runs it: without site-packages and without the environment."""
+    chosen = free_port()
+    words = [sys.executable, "-S", "-E", str(Path(application.__file__)), str(chosen)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 20)[0]
+            assert process.stdout.readline() == b"ready\n"
+            yield chosen
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("ip", [V4, V6])
+def test_it_tells_whom_it_sees(port: int, ip: Ip) -> None:
+    with connect(POD, ip, port) as connection:
+        own = connection.getsockname()
+        connection.sendall(b"WHO\n")
+        assert read_all(connection).decode() == f"{own[0]} {own[1]}\n"
+
+
+@pytest.mark.parametrize("length", [0, 1, CHUNK, 3 * CHUNK + 7])
+def test_what_is_sent_arrives_in_both_directions(port: int, length: int) -> None:
+    sent, told, _ = upload(POD, V4, port, length)
+    assert sent == told
+    assert sent.startswith(f"{length} ")
+    expected, received, _ = download(POD, V4, port, length)
+    assert expected == received
+
+
+def test_the_pattern_is_long_enough_different_and_the_same_again() -> None:
+    once = b"".join(pattern(1, CHUNK + 5))
+    assert len(once) == CHUNK + 5
+    assert once == b"".join(pattern(1, CHUNK + 5))
+    assert once != b"".join(pattern(2, CHUNK + 5))
+
+
+def test_a_request_may_come_in_pieces_and_bring_its_first_bytes(port: int) -> None:
+    with connect(POD, V4, port) as connection:
+        for piece in (b"EC", b"HO\nfirst", b" second"):
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection) == b"first second"
+
+
+@pytest.mark.parametrize("request_line", ["NONSENSE", "", "SOURCE", "WHO ME", "X" * 300])
+def test_an_unknown_request_is_answered_as_such(port: int, request_line: str) -> None:
+    assert ask(POD, V4, port, request_line) == "unknown request"
+
+
+def test_a_reset_is_a_reset(port: int) -> None:
+    with connect(POD, V4, port) as connection:
+        connection.sendall(b"RESET\n")
+        assert connection.recv(100) == b"resetting\n"
+        connection.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+
+
+def test_it_tells_how_connections_ended(port: int) -> None:
+    ask(POD, V4, port, "ENDINGS")
+    for linger in (None, b"\1\0\0\0\0\0\0\0"):
+        with connect(POD, V4, port) as connection:
+            connection.sendall(b"HOW\n")
+            assert connection.recv(100) == b"watching\n"
+            if linger is None:
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(1) == b""
+            else:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    told = ""
+    for _ in range(200):
+        told = f"{told} {ask(POD, V4, port, 'ENDINGS')}".strip()
+        if "reset" in told:
+            break
+    assert told == "end reset"
+
+
+def test_an_echo_goes_on_until_it_is_cut(port: int) -> None:
+    echo = Echo(POD, V4, port)
+    for word in (b"one", b"two"):
+        echo.exchange(word)
+    assert echo.seconds_until_cut(0.02) is None
+    echo.close()
+
+
+def test_an_echo_that_is_cut_is_noticed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        echo = Echo(POD, V4, listener.getsockname()[1])
+        listener.accept()[0].close()
+        cut = echo.seconds_until_cut(5)
+        assert cut is not None
+        assert cut < 5
+        with pytest.raises(ConnectionError):
+            echo.exchange()
+        echo.close()
+
+
+def test_nobody_there_is_no(port: int) -> None:
+    assert is_served(POD, V4, port)
+    assert not is_served(POD, V4, free_port(), seconds=1)
+    with pytest.raises(ConnectionRefusedError):
+        ask(POD, V4, free_port(), "WHO")
+
+
+def test_traffic_counts_what_was_served(port: int) -> None:
+    with Traffic(POD, V4, port, pause_seconds=0.001).running() as traffic:
+        traffic.wait_for_more(20)
+    assert traffic.served >= 20
+    assert traffic.exchanges > 0
+    assert traffic.failures == []
+    assert traffic.slowest > 0
+
+
+def test_traffic_tells_what_failed() -> None:
+    with Traffic(POD, V4, free_port(), pause_seconds=0.001).running() as traffic:
+        traffic.wait_for_more(1, within_seconds=0.2)
+    assert traffic.served == 0
+    assert any(failure.startswith("open connection after 0 exchanges") for failure in traffic.failures)
+    assert any(failure.startswith("new connection: ConnectionRefusedError") for failure in traffic.failures)
