@@ -13,6 +13,7 @@ enum flow_kind {
 	FLOW_ALLOWED = 1,  /* by the verdict table, which is asked again when policies change */
 	FLOW_EXCLUDED = 2, /* by the exclusion list */
 	FLOW_ADOPTED = 3,  /* open before the pod was enrolled */
+	FLOW_TAKEN = 4,	   /* the proxy's, and not direct at all: never to be adopted */
 };
 
 /* Any total order will do, as long as both directions agree: the last word differs most often. */

@@ -10,23 +10,27 @@
  *  2  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
  *     cut short, options, fragment, extension headers   one each             drop
  *  3  source address is not this device's               SPOOFED_SOURCE       drop
- *  4  SYN-ACK, proxy socket                             PROXY_ANSWERED       to proxy, forget flow
+ *  4  SYN-ACK, proxy socket                             PROXY_ANSWERED       to proxy, take flow
  *  5  not SYN, flow of the current generation           LOCAL_FLOW           mark LOCAL
  *  6  not SYN, proxy socket                             PROXY_FLOW           to proxy
  *  7  not SYN, to an address of the node                NODE_FLOW            pass
  *  8  not SYN, flow of an old generation, still good    FLOW_RENEWED         renew, mark LOCAL
  *  9  not SYN, flow of an old generation                REVOKED              to proxy: reset
  * 10  not SYN, to neither local pod nor known address   OUTSIDE_FLOW         pass
- * 11  not SYN, not RST, adoption window open            ADOPTED              add flow, mark LOCAL
+ * 11  not SYN, not RST, not taken, window is open       ADOPTED              add flow, mark LOCAL
  *     the same, a listener's SYN cookie explains it     SYN_COOKIE           to proxy
  * 12  not SYN                                           UNKNOWN_FLOW         to proxy: reset
  * 13  SYN to an address of the node                     NODE_ADDRESS         pass
- * 14  SYN to an excluded address or port                EXCLUDED             add flow if known
+ * 14  SYN to an excluded address or port                EXCLUDED             add flow if known, remote
  * 15  SYN to a local enrolled pod, verdict is allow     LOCAL_ALLOWED        add flow, mark LOCAL
- * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, forget flow
- * 17  SYN to a known address                            STEERED              to proxy, forget flow
+ * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, take flow
+ * 17  SYN to a known address                            STEERED              to proxy, take flow
  * 18  SYN                                               UNKNOWN_DESTINATION  pass
  *     the same, only registered ones may be reached     NOT_REGISTERED       drop
+ *
+ * "Take flow" forgets a left-over. While the window is open it notes instead that the connection is
+ * the proxy's, so that row 11 does not adopt it when its worker dies; for every other row a flow that
+ * is taken is none.
  *
  * Rows 8 and 15 ask the table of verdicts between this node's pods. As long as nothing fills such a
  * table no connection is allowed by it: row 15 does not apply, row 8 renews what needs no verdict
@@ -57,6 +61,20 @@ static __always_inline bool is_excluded(const struct packet *packet)
 	return excluded.lookup(&key) != NULL;
 }
 
+static __always_inline bool is_open(u64 adopt_until)
+{
+	return bpf_ktime_get_ns() < adopt_until;
+}
+
+static __always_inline void take_flow(const struct packet *packet, const struct settings *given,
+				      u64 adopt_until)
+{
+	if (is_open(adopt_until))
+		add_flow(packet, FLOW_TAKEN, given->generation);
+	else
+		delete_flow(packet);
+}
+
 /* Rows 4 to 12. */
 static __always_inline enum reason judge_running(struct __sk_buff *skb, struct packet *packet,
 						 struct settings *given, u64 adopt_until)
@@ -67,10 +85,14 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
 	 * left-over. */
 	if (is_syn_ack && has_socket(skb, packet, given->proxy_namespace)) {
-		delete_flow(packet);
+		take_flow(packet, given, adopt_until);
 		return REASON_PROXY_ANSWERED;
 	}
 	flow = find_flow(packet);
+	if (flow && flow->kind == FLOW_TAKEN) {
+		flow = NULL;
+		adopt_until = 0;
+	}
 	if (flow && flow->generation == given->generation)
 		return REASON_LOCAL_FLOW;
 	if (has_socket(skb, packet, given->proxy_namespace))
@@ -85,7 +107,7 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 		return REASON_REVOKED;
 	if (!is_mesh_address(&packet->destination))
 		return REASON_OUTSIDE_FLOW;
-	if (!(packet->flags & TCP_RST) && bpf_ktime_get_ns() < adopt_until) {
+	if (!(packet->flags & TCP_RST) && is_open(adopt_until)) {
 		/* Adopted, the end of a handshake with the proxy would leave in plain text. */
 		if (ends_cookie_handshake(skb, packet, LISTENER_OUTBOUND, given->slots))
 			return REASON_SYN_COOKIE;
@@ -96,22 +118,26 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 }
 
 /* Rows 13 to 18. */
-static __always_inline enum reason judge_syn(struct packet *packet, struct settings *given)
+static __always_inline enum reason judge_syn(struct packet *packet, struct settings *given,
+					     u64 adopt_until)
 {
 	if (node_addresses.lookup(&packet->destination))
 		return REASON_NODE_ADDRESS;
 	if (is_excluded(packet)) {
-		if (is_mesh_address(&packet->destination))
+		/* Left alone by us, not by whom it reaches: a pod of this node has to_pod in front. */
+		if (pods.lookup(&packet->destination))
+			delete_flow(packet);
+		else if (known.lookup(&packet->destination))
 			add_flow(packet, FLOW_EXCLUDED, given->generation);
 		return REASON_EXCLUDED;
 	}
 	if (pods.lookup(&packet->destination)) {
-		delete_flow(packet);
+		take_flow(packet, given, adopt_until);
 		delete_hairpin(packet);
 		return REASON_LOCAL_STEERED;
 	}
 	if (known.lookup(&packet->destination)) {
-		delete_flow(packet);
+		take_flow(packet, given, adopt_until);
 		return REASON_STEERED;
 	}
 	return given->registry_only ? REASON_NOT_REGISTERED : REASON_UNKNOWN_DESTINATION;
@@ -136,7 +162,7 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 		return REASON_SPOOFED_SOURCE;
 	if (!is_syn(&packet))
 		return judge_running(skb, &packet, given, source->adopt_until);
-	return judge_syn(&packet, given);
+	return judge_syn(&packet, given, source->adopt_until);
 }
 
 int from_pod(struct __sk_buff *skb)

@@ -196,6 +196,24 @@ def test_row_11_an_open_connection_is_adopted_while_the_window_is_open(kernel: K
     assert kernel.from_pod(Packet(family.pod, family.remote, ACK, source_port=40001)).reason == "UNKNOWN_FLOW"
 
 
+def test_row_11_a_connection_that_the_proxy_had_is_never_adopted(kernel: Kernel, family: Family) -> None:
+    """Its worker may die while the window is open: what the pod sends then would leave in plain text."""
+    answer = Packet(family.pod, family.remote, SYN_ACK, source_port=80, destination_port=40002)
+    with _adoption(kernel, family):
+        assert kernel.from_pod(Packet(family.pod, family.remote)).reason == "STEERED"
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_STEERED"
+        with kernel.proxy_socket(answer):
+            assert kernel.from_pod(answer).reason == "PROXY_ANSWERED"
+        for packet in (
+            Packet(family.pod, family.remote, ACK),
+            Packet(family.pod, family.neighbour, ACK),
+            Packet(family.pod, family.remote, ACK, source_port=80, destination_port=40002),
+        ):
+            with kernel.proxy_socket(packet):
+                assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+            assert kernel.from_pod(packet)[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
+
+
 def test_row_12_nobodys_packet_to_the_mesh_is_never_passed(kernel: Kernel, family: Family) -> None:
     for destination in (family.remote, family.neighbour):
         for flags in (ACK, SYN_ACK, RST, FIN, SYN | FIN, SYN | RST, 0):
@@ -215,6 +233,16 @@ def test_row_14_an_excluded_port_passes_for_everyone(kernel: Kernel, family: Fam
     assert kernel.maps.flows.keys() == set(), "an address outside the mesh needs no flow"
     assert kernel.from_pod(Packet(family.pod, family.remote, destination_port=2049)).reason == "EXCLUDED"
     assert kernel.from_pod(Packet(family.pod, family.remote, destination_port=2050)).reason == "STEERED"
+
+
+def test_row_14_an_exclusion_does_not_lead_past_the_guard_of_another_pod(kernel: Kernel, family: Family) -> None:
+    """Its to_pod steers the SYN to the proxy, so the rest belongs there too."""
+    assert kernel.from_pod(Packet(family.pod, family.neighbour, destination_port=2049))[:3] == ("EXCLUDED", UNSPEC, 0)
+    assert kernel.to_pod(Packet(family.pod, family.neighbour, destination_port=2049)).reason == "INBOUND"
+    packet = Packet(family.pod, family.neighbour, ACK, destination_port=2049)
+    with kernel.proxy_socket(packet):
+        assert kernel.from_pod(packet)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
+    assert kernel.maps.flows.keys() == set()
 
 
 def test_row_16_a_pod_of_this_node_is_steered(kernel: Kernel, family: Family) -> None:
