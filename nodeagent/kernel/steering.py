@@ -145,14 +145,20 @@ class Steering:
 
     def reconcile(self, wanted: Wanted) -> list[str]:
         """Brings the kernel to what is wanted; what was done, in words. Raises KernelError when nothing can be done."""
-        with self._lock:
-            self._load()
-            with IPRoute() as node:
-                return self._reconcile(node, wanted)
+        try:
+            with self._lock:
+                self._load()
+                with IPRoute() as node:
+                    return self._reconcile(node, wanted)
+        except OSError as error:  # out of descriptors, or bpffs was unmounted: it may pass, and the agent asks again
+            raise KernelError(f"the kernel cannot be looked at: {error}") from error
 
     def counters(self) -> dict[str, int]:
-        """Packets by the name of their reason."""
-        return sum_counters(self._opened_maps().reason_counts.descriptor)
+        """Packets by the name of their reason. Raises KernelError."""
+        try:
+            return sum_counters(self._opened_maps().reason_counts.descriptor)
+        except OSError as error:
+            raise KernelError(f"the kernel's counters cannot be read: {error.strerror}") from error
 
     def overflow(self) -> dict[str, int]:
         """Rows that did not fit, by map. For `known` this also means that unknown destinations are dropped."""

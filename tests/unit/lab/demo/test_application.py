@@ -5,6 +5,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,8 @@ import pytest
 
 from nodeagent.lab.demo import application
 from nodeagent.lab.demo.application import CHUNK, pattern
-from nodeagent.lab.demo.client import Echo, Traffic, ask, connect, download, is_served, read_all, upload
+from nodeagent.lab.demo.claims import ClaimFalse
+from nodeagent.lab.demo.client import Echo, Fate, Traffic, ask, connect, download, fate, is_served, read_all, upload
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 
@@ -58,6 +60,15 @@ def test_it_tells_whom_it_sees(port: int, ip: Ip) -> None:
         assert read_all(connection).decode() == f"{own[0]} {own[1]}\n"
 
 
+@pytest.mark.parametrize("ip", [V4, V6])
+def test_it_tells_where_it_was_reached_and_how_often_by_whom(port: int, ip: Ip) -> None:
+    assert ask(POD, ip, port, "WHERE") == f"{ip} {port}"
+    before = int(ask(POD, ip, port, f"MET {ip}"))
+    with connect(POD, ip, port):
+        assert int(ask(POD, ip, port, f"MET {ip}")) == before + 2
+    assert ask(POD, ip, port, "MET 192.0.2.1") == "0"
+
+
 @pytest.mark.parametrize("length", [0, 1, CHUNK, 3 * CHUNK + 7])
 def test_what_is_sent_arrives_in_both_directions(port: int, length: int) -> None:
     sent, told, _ = upload(POD, V4, port, length)
@@ -72,6 +83,11 @@ def test_the_pattern_is_long_enough_different_and_the_same_again() -> None:
     assert len(once) == CHUNK + 5
     assert once == b"".join(pattern(1, CHUNK + 5))
     assert once != b"".join(pattern(2, CHUNK + 5))
+
+
+def test_no_two_chunks_of_the_pattern_are_the_same() -> None:
+    chunks = list(pattern(1, 3 * CHUNK))
+    assert len({*chunks}) == len(chunks)
 
 
 def test_a_request_may_come_in_pieces_and_bring_its_first_bytes(port: int) -> None:
@@ -115,6 +131,20 @@ def test_it_tells_how_connections_ended(port: int) -> None:
     assert told == "end reset"
 
 
+def test_it_reads_on_after_it_has_ended_its_own_direction(port: int) -> None:
+    ask(POD, V4, port, "ENDINGS")
+    with connect(POD, V4, port) as connection:
+        connection.sendall(b"LATE\n")
+        assert read_all(connection) == b"over\n"
+        connection.sendall(b"12345")
+    told = ""
+    for _ in range(200):
+        told = f"{told} {ask(POD, V4, port, 'ENDINGS')}".strip()
+        if told:
+            break
+    assert told == "late:5"
+
+
 def test_an_echo_goes_on_until_it_is_cut(port: int) -> None:
     echo = Echo(POD, V4, port)
     for word in (b"one", b"two"):
@@ -142,17 +172,50 @@ def test_nobody_there_is_no(port: int) -> None:
         ask(POD, V4, free_port(), "WHO")
 
 
+@pytest.mark.parametrize(
+    ("linger", "answer", "wanted"),
+    [
+        pytest.param(b"\1\0\0\0\0\0\0\0", b"", Fate.REFUSED, id="reset"),
+        pytest.param(None, b"", Fate.ENDED, id="end"),
+        pytest.param(None, b"you", Fate.SERVED, id="answer"),
+    ],
+)
+def test_the_fate_of_a_connection(linger: bytes | None, answer: bytes, wanted: Fate) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+                if linger is not None:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert fate(POD, V4, listener.getsockname()[1]) is wanted
+        server.join()
+
+
+def test_a_connection_that_nobody_answers_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert fate(POD, V4, listener.getsockname()[1], seconds=0.05) is Fate.SILENT
+
+
 def test_traffic_counts_what_was_served(port: int) -> None:
     with Traffic(POD, V4, port, pause_seconds=0.001).running() as traffic:
         traffic.wait_for_more(20)
     assert traffic.served >= 20
-    assert traffic.exchanges > 0
+    assert traffic.exchanges >= 20
     assert traffic.failures == []
     assert traffic.slowest > 0
 
 
 def test_traffic_tells_what_failed() -> None:
-    with Traffic(POD, V4, free_port(), pause_seconds=0.001).running() as traffic:
+    with (
+        Traffic(POD, V4, free_port(), pause_seconds=0.001).running() as traffic,
+        pytest.raises(ClaimFalse, match="0 of 1 new connections .* and 0 exchanges .*ConnectionRefusedError"),
+    ):
         traffic.wait_for_more(1, within_seconds=0.2)
     assert traffic.served == 0
     assert any(failure.startswith("open connection after 0 exchanges") for failure in traffic.failures)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the machine lacks for a moment is an error of the kernel part, which is tried again, and no bug."""
+
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel.steering import Steering, Wanted
+
+NOTHING = Wanted(pods=(), known=frozenset(), adoption_seconds=0)
+
+
+@pytest.fixture
+def steering(monkeypatch: pytest.MonkeyPatch) -> Steering:
+    def refuse(_steering: Steering) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Steering, "_load", refuse)
+    return Steering(bpffs="/nowhere", run_dir="/nowhere")
+
+
+def test_out_of_descriptors(steering: Steering) -> None:
+    with pytest.raises(KernelError, match="Too many open files"):
+        steering.reconcile(NOTHING)
+
+
+def test_counters_of_a_map_that_was_closed(steering: Steering, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = SimpleNamespace(reason_counts=SimpleNamespace(descriptor=1 << 20))
+    monkeypatch.setattr(steering, "_maps", maps)
+    with pytest.raises(KernelError, match="counters"):
+        steering.counters()
+
+
+def test_before_the_start_there_is_nothing_to_read() -> None:
+    steering = Steering(bpffs="/nowhere", run_dir="/nowhere")
+    assert steering.pods() == []
+    with pytest.raises(KernelError, match="not open yet"):
+        steering.counters()
