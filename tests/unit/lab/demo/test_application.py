@@ -214,7 +214,7 @@ def test_traffic_counts_what_was_served(port: int) -> None:
 def test_traffic_tells_what_failed() -> None:
     with (
         Traffic(POD, V4, free_port(), pause_seconds=0.001).running() as traffic,
-        pytest.raises(ClaimFalse, match="0 of 1 new connections .* and 0 exchanges .*ConnectionRefusedError"),
+        pytest.raises(ClaimFalse, match=r"0 of 1 new connections .* and 0 exchanges .*ConnectionRefusedError"),
     ):
         traffic.wait_for_more(1, within_seconds=0.2)
     assert traffic.served == 0
