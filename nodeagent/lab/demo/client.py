@@ -2,6 +2,7 @@
 """The client's side of application.py: plain sockets made inside a pod's namespace, as any program of the pod would."""
 
 import contextlib
+import enum
 import hashlib
 import socket
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 from nodeagent.lab.demo.application import CHUNK, pattern
+from nodeagent.lab.demo.claims import ClaimFalse
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 
@@ -43,12 +45,28 @@ def read_all(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
+class Fate(enum.StrEnum):
+    """What became of a connection, as its client saw it."""
+
+    SERVED = "served"
+    REFUSED = "refused"
+    """Reset, at connect or later, before any answer."""
+    ENDED = "ended without an answer"
+    SILENT = "left without an answer"
+
+
+def fate(source: Pod, ip: Ip, port: int, *, seconds: float = 3.0) -> Fate:
+    try:
+        return Fate.SERVED if ask(source, ip, port, "WHO", seconds=seconds) else Fate.ENDED
+    except TimeoutError:
+        return Fate.SILENT
+    except OSError:
+        return Fate.REFUSED
+
+
 def is_served(source: Pod, ip: Ip, port: int, *, seconds: float = 3.0) -> bool:
     """Whether the application answered; a refusal, a reset and silence are all no."""
-    try:
-        return bool(ask(source, ip, port, "WHO", seconds=seconds))
-    except OSError:
-        return False
+    return fate(source, ip, port, seconds=seconds) is Fate.SERVED
 
 
 def upload(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, float]:
@@ -141,11 +159,20 @@ class Traffic:
             self._stop.set()
             for thread in threads:
                 thread.join(PATIENCE_SECONDS)
+                if thread.is_alive():  # what it waits for has no end of its own within the same time
+                    self.failures.append(f"a connection still hung {PATIENCE_SECONDS:g} s after the last one")
 
-    def wait_for_more(self, connections: int, within_seconds: float = 10.0) -> None:
-        """Until that many more connections were served, or the time is over (the failures then say why)."""
-        goal, deadline = self.served + connections, time.monotonic() + within_seconds
-        while self.served < goal and time.monotonic() < deadline:
+    def wait_for_more(self, times: int, within_seconds: float = PATIENCE_SECONDS) -> None:
+        """Until that many more connections were served, and the open one was used as often. Raises ClaimFalse."""
+        served, exchanges = self.served + times, self.exchanges + times
+        deadline = time.monotonic() + within_seconds
+        while self.served < served or self.exchanges < exchanges:
+            if time.monotonic() > deadline:
+                raise ClaimFalse(
+                    f"{self.served - served + times} of {times} new connections to {self._ip} and "
+                    f"{self.exchanges - exchanges + times} exchanges on the open one within {within_seconds:g} s; "
+                    f"{self.failures[0] if self.failures else 'the rest hung'}"
+                )
             time.sleep(0.005)
 
     def _connect_again(self) -> None:
