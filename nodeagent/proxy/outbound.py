@@ -4,6 +4,9 @@
 To a pod of this node no tunnel is needed: both ends are identified by their devices, the policy of the destination is
 asked here, and nothing leaves the kernel's memory.
 
+The kernel steers only what the mesh knows. An address that we do not know is one that we do not know yet, or no more:
+it is waited for and then refused, since plain text would be a guess.
+
 The client was accepted by steering's grace and waits; nothing is read from it before the other end has answered, so a
 stream that the peer never processed can be tried again, and every refusal is a reset.
 """
@@ -38,7 +41,7 @@ from nodeagent.proxy.stream import StreamRelay
 from nodeagent.proxy.tunnel import Tunnel
 from nodeagent.routing.candidates import Balancer
 from nodeagent.routing.decide import decide
-from nodeagent.routing.route import Direct, Refuse, Target
+from nodeagent.routing.route import Direct, Refuse, Route, Target
 from nodeagent.routing.route import Tunnel as ToTunnel
 
 _ATTEMPTS = 3
@@ -107,26 +110,35 @@ class OutboundConnection:
         if source is None:
             return False
         self._record.source = Party.of(source)
-        self._go(source)
+        self._wait(functools.partial(self._routed, source), functools.partial(self.refuse, Reason.UNKNOWN_DESTINATION))
         return True
 
-    def _go(self, source: Workload) -> None:
-        target = Target(self._record.original_ip, self._record.original_port)
-        route = decide(target, source, self._shared.state.mesh, pick_workload, self._outbound.balancer.candidates)
+    def _routed(self, source: Workload) -> bool:
+        mesh, ip = self._shared.state.mesh, self._record.original_ip
+        if mesh.workload_at(source.network, ip) is None and not mesh.services_at(source.network, ip):
+            return False
+        target = Target(ip, self._record.original_port)
+        self._go(source, decide(target, source, mesh, pick_workload, self._outbound.balancer.candidates))
+        return True
+
+    def _go(self, source: Workload, route: Route) -> None:
         match route:
             case Refuse():
                 self._describe(None, route.service)
                 self.refuse(route.reason, route.detail)
             case Direct():
                 self._describe(route.destination, route.service)
-                self._record.destination_ip, self._record.destination_port = route.ip, route.port
-                self._go_directly((route.ip, route.port))
+                if route.ip in self._shared.state.local:  # it has just left the mesh; its guard is still there, and we
+                    self._go_locally(source, (route.ip, route.port))
+                else:
+                    self._record.destination_ip, self._record.destination_port = route.ip, route.port
+                    self._go_directly((route.ip, route.port))
             case ToTunnel():
                 self._describe(route.destination, route.service)
                 if self._shared.state.local_workload(route.ip) is None:
                     self._go_by_tunnel(source, route)
                 else:
-                    self._go_locally(source, route)
+                    self._go_locally(source, (route.ip, route.port_at_destination))
             case unreachable:
                 assert_never(unreachable)
 
@@ -144,11 +156,11 @@ class OutboundConnection:
             source = (self._record.original_ip, 0)
         self._dial = Dial(self._shared.loop, source, destination, self._shared.state.config.connect_seconds, self)
 
-    def _go_locally(self, source: Workload, route: ToTunnel) -> None:
+    def _go_locally(self, source: Workload, destination: tuple[Ip, int]) -> None:
         record = self._record
-        record.destination_ip, record.destination_port = route.ip, route.port_at_destination
+        record.destination_ip, record.destination_port = destination
         record.source_identity = source.identity
-        facts = ConnectionFacts(source.identity, record.source_ip, route.ip, route.port_at_destination)
+        facts = ConnectionFacts(source.identity, record.source_ip, *destination)
         self._wait(functools.partial(self._judge, facts), functools.partial(self.refuse, Reason.POLICY_PENDING))
 
     def _judge(self, facts: ConnectionFacts) -> bool:

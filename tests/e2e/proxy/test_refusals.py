@@ -16,13 +16,15 @@ from nodeagent.model.address import Cidr, Port
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
+from nodeagent.model.workload import TunnelProtocol
 from nodeagent.proxy.messages import LocalPods
 
 if TYPE_CHECKING:
     import socket
 
+    from nodeagent.model.workload import Workload
     from nodeagent.proxy.messages import WorkerConfig
-    from tests.e2e.proxy.conftest import Authority, HbonePeer, Mesh
+    from tests.e2e.proxy.conftest import Authority, HbonePeer, Mesh, Pod
 
 pytestmark = pytest.mark.e2e
 
@@ -69,6 +71,32 @@ def test_a_server_of_an_unknown_ca_is_not_talked_to(mesh: Mesh, other: Authority
     assert mesh.wires.client.is_refused(mesh.wires.server.v4)
     assert mesh.near.ended()[0].reason == Reason.TLS_UNKNOWN_CA.value
     assert mesh.far.ended()[0].reason == Reason.TLS_UNKNOWN_CA.value
+
+
+# ---- nobody knows who the server is ------------------------------------------------------------------------------
+
+
+def test_an_unknown_address_is_never_reached_in_plain_text(mesh: Mesh) -> None:
+    """Steering brings only what the mesh knows, so this worker has not heard of it yet, or the kernel of its end."""
+    with mesh.wires.outsider.listen() as app:
+        assert mesh.wires.client.is_refused(mesh.wires.outsider.v4)
+        app.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            app.accept()
+    assert mesh.near.ended()[0].reason == Reason.UNKNOWN_DESTINATION.value
+
+
+def test_an_address_that_becomes_known_is_served_after_all(
+    mesh: Mesh, workload_of: Callable[[str, Pod, Identity], Workload]
+) -> None:
+    outsider = msgspec.structs.replace(
+        workload_of("outsider", mesh.wires.outsider, STRANGER), protocol=TunnelProtocol.TCP
+    )
+    with mesh.wires.outsider.listen() as app, mesh.wires.client.connect(mesh.wires.outsider.v4, PORT) as client:
+        mesh.near.apply(workloads=(outsider,))
+        with app.accept()[0] as served:
+            client.sendall(b"late")
+            assert served.recv(100) == b"late"
 
 
 # ---- the client is not who it should be --------------------------------------------------------------------------

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Transport
+from nodeagent.model.workload import TunnelProtocol
 from nodeagent.proxy.messages import LocalPods
 
 if TYPE_CHECKING:
@@ -84,6 +86,18 @@ def test_a_policy_change_cuts_neighbours_too(mesh: Mesh) -> None:
             with pytest.raises(ConnectionResetError):
                 end.recv(1)
     assert mesh.near.ended()[0].reason == Reason.POLICY_CHANGED.value
+
+
+def test_a_neighbour_that_is_leaving_the_mesh_is_guarded_until_it_has_left(mesh: Mesh, neighbour: Workload) -> None:
+    """It speaks no HBONE any more, and the kernel still delivers to it what the proxy sends, past its own guard."""
+    left = msgspec.structs.replace(neighbour, protocol=TunnelProtocol.TCP)
+    mesh.near.apply(workloads=(left,), policies=(denial(mesh.client.identity.principal),))
+    with mesh.wires.outsider.listen() as app:
+        assert mesh.wires.client.is_refused(mesh.wires.outsider.v4)
+        app.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            app.accept()
+    assert mesh.near.ended()[0].reason == Reason.POLICY_DENIED.value
 
 
 def test_a_neighbour_that_leaves_takes_its_connections_along(mesh: Mesh, neighbour: Workload) -> None:

@@ -10,13 +10,19 @@ import struct
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Transport
+from nodeagent.model.workload import TunnelProtocol
 
 if TYPE_CHECKING:
-    from tests.e2e.proxy.conftest import Mesh
+    from collections.abc import Callable
+
+    from nodeagent.model.identity import Identity
+    from nodeagent.model.workload import Workload
+    from tests.e2e.proxy.conftest import Mesh, Pod
 
 pytestmark = pytest.mark.e2e
 
@@ -205,8 +211,12 @@ def test_a_service_address_leads_to_its_endpoint(mesh: Mesh, app: socket.socket)
     assert outbound.service == inbound.service == mesh.web.key
 
 
-def test_an_address_outside_the_mesh_is_reached_in_plain_text(mesh: Mesh) -> None:
+def test_a_workload_that_is_not_enrolled_is_reached_in_plain_text(
+    mesh: Mesh, workload_of: Callable[[str, Pod, Identity], Workload]
+) -> None:
     outsider = mesh.wires.outsider
+    known = workload_of("outsider", outsider, mesh.server.identity)
+    mesh.near.apply(workloads=(msgspec.structs.replace(known, protocol=TunnelProtocol.TCP),))
     with outsider.listen() as listener, mesh.wires.client.connect(outsider.v4, PORT, source_port=40003) as client:
         served, seen = listener.accept()
         with served:
