@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from nodeagent.lab.topology import PodPlace
+from nodeagent.model.address import Ip
 
 Object = dict[str, object]
 
@@ -36,8 +37,9 @@ def node(name: str, zone: str) -> Object:
     return {"apiVersion": "v1", "kind": "Node", "metadata": _metadata(name, labels=labels)}
 
 
-def pod(place: PodPlace) -> Object:
-    spec = place.spec
+def pod(place: PodPlace, ips: Sequence[Ip] = ()) -> Object:
+    """At `ips`, or where the lab has it."""
+    spec, ips = place.spec, ips or place.ips
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -45,8 +47,8 @@ def pod(place: PodPlace) -> Object:
         "spec": {"nodeName": spec.node, "serviceAccountName": spec.service_account},
         "status": {
             "phase": "Running",
-            "podIP": str(place.ips[0]),
-            "podIPs": [{"ip": str(ip)} for ip in place.ips],
+            "podIP": str(ips[0]),
+            "podIPs": [{"ip": str(ip)} for ip in ips],
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }

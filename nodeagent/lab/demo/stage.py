@@ -25,11 +25,13 @@ from nodeagent.kernel.pins import read_counters
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import ClaimFalse, eventually
 from nodeagent.lab.demo.client import connect
+from nodeagent.lab.demo.stranger import Stranger
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference, network_state
 from nodeagent.lab.namespaces import RUN_DIR, Pod
-from nodeagent.lab.topology import PodSpec, Topology
+from nodeagent.lab.topology import PodPlace, PodSpec, Topology
 from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
 
 PORT = 8080
 OTHER_PORT = 9090
@@ -71,6 +73,7 @@ class Stage:
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.control_plane: subprocess.Popen[bytes]
         self._nodes_before: dict[str, State] = {}
+        self._stranger: Stranger | None = None
 
     # ---- setting it ------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,10 @@ class Stage:
         )
         root = self.state_directory / "root-cert.pem"
         self._await(lambda: root.exists() and self._accepts(), "control-plane")
+        if self._stranger is None:
+            directory = self.directory / "stranger"
+            directory.mkdir(mode=0o700)
+            self._stranger = Stranger(self.lab.control, self.state_directory, directory)
 
     def start_agent(self, name: str, *, takeover: bool = False) -> None:
         """Starts the agent of a node and waits until it has captured its pods."""
@@ -193,6 +200,32 @@ class Stage:
             mesh.write(path, objects)
         else:
             path.unlink(missing_ok=True)
+
+    @property
+    def stranger(self) -> Stranger:
+        """There once the control plane has made the mesh's root."""
+        assert self._stranger is not None
+        return self._stranger
+
+    @contextlib.contextmanager
+    def stranger_in_mesh(self) -> Iterator[Identity]:
+        """For as long, the mesh has a workload at the control plane's host, where the stranger can stand for it."""
+        place = PodPlace(PodSpec(name="stranger", node="elsewhere", namespace="shop", service_account="stranger"), 0, 0)
+        self.write("50-stranger.yaml", [mesh.pod(place, self.lab.control.ips)])
+        try:
+            for ip in self.lab.control.ips:
+                eventually(lambda ip=ip: self._is_captured("web", ip), 5, f"connections to {ip} are captured")  # type: ignore[misc]
+            yield Identity("cluster.local", "shop", "stranger")
+        finally:
+            self.write("50-stranger.yaml", [])
+
+    def _is_captured(self, source: str, ip: Ip) -> bool:
+        """Of an address where nobody listens: the proxy accepts what its host would refuse."""
+        try:
+            connect(self.pod(source), ip, PORT).close()
+        except OSError:
+            return False
+        return True
 
     def renew_certificates(self) -> None:
         for name in NODES:

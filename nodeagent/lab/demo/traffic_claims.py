@@ -7,7 +7,9 @@ import struct
 from nodeagent.lab.demo.claims import demand, eventually
 from nodeagent.lab.demo.client import ask, connect, download, read_all, upload
 from nodeagent.lab.demo.stage import PORT, Stage
+from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
 
 MARKER = b"na-demo-secret-0123456789abcdef!"
 MARKERS = 10_000
@@ -19,12 +21,8 @@ def captured(stage: Stage) -> str:
     web, db, told = stage.pod("web"), stage.pod("db"), []
     for ip in db.ips:
         before = stage.packets("node-a").get("STEERED", 0)
-        with connect(web, ip, PORT) as connection:
-            own, port = connection.getsockname()[:2]
-            connection.sendall(b"WHO\n")
-            seen = read_all(connection).decode().strip()
+        seen = _seen_as_itself(web, ip)
         after = stage.packets("node-a").get("STEERED", 0)
-        demand(seen == f"{own} {port}", f"the client is {own} {port}, the application saw {seen}")
         demand(after > before, f"the kernel's counter STEERED stayed {before}")
         told.append(f"{ip}: STEERED +{after - before}, the application saw {seen}")
     return "; ".join(told)
@@ -54,21 +52,63 @@ def encrypted(stage: Stage) -> str:
 
 
 def identified(stage: Stage) -> str:
-    """Both nodes name both identities, each from the certificate that the other end proved."""
+    """Both ends prove their identity, believe no other one, and name both in their records.
+
+    A peer of the lab's own looks at the certificates: as a client it is shown the server's, as a server the client's.
+    """
+    web, db, told = stage.pod("web"), stage.pod("db"), []
+    ours, theirs = (Identity("cluster.local", "shop", name) for name in ("web", "db"))
+    with stage.stranger_in_mesh() as name:
+        for index, ip in enumerate(db.ips):
+            _recorded(stage, index, (str(ours), str(theirs)))
+            for pod, wanted in ((web, ours), (db, theirs)):
+                shown = stage.stranger.proof_of(pod.ips[index]).identity
+                demand(shown == str(wanted), f"a client at {pod.ips[index]} is shown {shown}, not {wanted}")
+            _believes_clients(stage, ip, ours)
+            _believes_servers(stage, index, name, ours)
+            told.append("IPv6" if ":" in ip else "IPv4")
+    return (
+        f"{' and '.join(told)}: {ours} and {theirs} shown to a peer in the middle of the link; a client without a "
+        "certificate or of another CA and a server with another name or of another CA turned away; node-a and node-b "
+        "recorded who is the source and who the destination"
+    )
+
+
+def _recorded(stage: Stage, index: int, expected: tuple[str, str]) -> None:
     web, db = stage.pod("web"), stage.pod("db")
-    expected = {f"spiffe://cluster.local/ns/shop/sa/{name}" for name in ("web", "db")}
-    told = []
-    for ip in db.ips:
-        with connect(web, ip, PORT) as connection:
-            port = connection.getsockname()[1]
-            connection.sendall(b"WHO\n")
-            read_all(connection)
-        for node in ("node-a", "node-b"):
-            line = stage.access_line(node, str(web.ips[db.ips.index(ip)]), port)
-            found = {str(line.get("src.identity")), str(line.get("dst.identity"))}
-            demand(found == expected, f"{node} recorded {sorted(found)}")
-        told.append(f"{'IPv6' if ':' in ip else 'IPv4'}: node-a and node-b agree")
-    return f"{'; '.join(told)} on {' and '.join(sorted(expected))}"
+    with connect(web, db.ips[index], PORT) as connection:
+        port = connection.getsockname()[1]
+        connection.sendall(b"WHO\n")
+        read_all(connection)
+    for node in ("node-a", "node-b"):
+        line = stage.access_line(node, str(web.ips[index]), port)
+        found = str(line.get("src.identity")), str(line.get("dst.identity"))
+        demand(found == expected, f"{node} recorded {found[0]} to {found[1]}")
+
+
+def _believes_clients(stage: Stage, ip: Ip, known: Identity) -> None:
+    stranger = stage.stranger
+    demand(not stranger.is_turned_away(ip, known), f"{ip} turned away a client with a certificate of the mesh")
+    demand(stranger.is_turned_away(ip, None), f"{ip} goes on with a client without a certificate")
+    demand(stranger.is_turned_away(ip, known, is_known_ca=False), f"{ip} goes on with a client of another CA")
+
+
+def _believes_servers(stage: Stage, index: int, expected: Identity, client: Identity) -> None:
+    """What web's tunnel does when the server at the other end is the right one, has another name, or another CA."""
+    web, ip = stage.pod("web"), stage.lab.control.ips[index]
+    for name, is_known_ca in (
+        (Identity("cluster.local", "shop", "impostor"), True),
+        (expected, False),
+        (expected, True),
+    ):
+        with stage.stranger.listening() as listener, connect(web, ip, PORT):
+            visit = stage.stranger.receive(listener, name, is_known_ca=is_known_ca)
+        who = f"a server {name} {'of the mesh' if is_known_ca else 'of another CA'} at {ip}"
+        wanted = is_known_ca and name == expected
+        demand(visit.is_believed is wanted, f"{who} was {'' if visit.is_believed else 'not '}believed by web's tunnel")
+        if is_known_ca:
+            shown = visit.client.identity if visit.client else "nobody"
+            demand(shown == str(client), f"{who} was shown {shown}, not {client}")
 
 
 def whole(stage: Stage) -> str:
@@ -83,9 +123,9 @@ def whole(stage: Stage) -> str:
 
 
 def endings(stage: Stage) -> str:
-    """A half-close leaves the other direction open; a reset arrives as a reset, in both directions."""
-    web, db = stage.pod("web"), stage.pod("db")
-    for ip in db.ips:
+    """Each direction ends by itself and leaves the other open; a reset arrives as a reset."""
+    web = stage.pod("web")
+    for ip in (*stage.pod("db").ips, *stage.pod("api").ips):
         with connect(web, ip, PORT) as connection:
             connection.sendall(b"DIGEST\nhalf")
             connection.shutdown(socket.SHUT_WR)
@@ -102,49 +142,84 @@ def endings(stage: Stage) -> str:
         with connect(web, ip, PORT) as connection:
             connection.sendall(b"HOW\n")
             connection.recv(100)
-        told: list[str] = []
-
-        def both_told(ip: Ip = ip, told: list[str] = told) -> bool:
-            told += ask(web, ip, PORT, "ENDINGS").split()
-            return len(told) == 2
-
-        eventually(both_told, 5, f"{ip}: the application learnt of both endings")
-        demand(sorted(told) == ["end", "reset"], f"{ip}: the application saw {told}")
+        with connect(web, ip, PORT) as connection:
+            connection.sendall(b"LATE\n")
+            demand(read_all(connection) == b"over\n", f"{ip}: the application's half-close did not arrive as such")
+            connection.sendall(b"sent after the application's end")
+        _endings_told(web, ip, ["end", "late:32", "reset"])
     return (
-        "IPv4 and IPv6: answer after half-close; reset seen by the client; reset and end told apart by the application"
+        "IPv4 and IPv6, between nodes and on one: either end's half-close left the other direction open; reset seen by "
+        "the client; reset and end told apart by the application"
     )
 
 
+def _endings_told(client: Pod, ip: Ip, wanted: list[str]) -> None:
+    told: list[str] = []
+
+    def all_told() -> bool:
+        told.extend(ask(client, ip, PORT, "ENDINGS").split())
+        return len(told) >= len(wanted)
+
+    eventually(all_told, 5, f"{ip}: the application learnt of {len(wanted)} endings")
+    demand(sorted(told) == wanted, f"{ip}: the application saw {told}, not {wanted}")
+
+
 def same_node(stage: Stage) -> str:
-    """Pods of one node pass the same policy, and see each other's real addresses."""
-    web, api, seen = stage.pod("web"), stage.pod("api"), ""
-    for ip in api.ips:
-        with connect(web, ip, PORT) as connection:
-            own, port = connection.getsockname()[:2]
-            connection.sendall(b"WHO\n")
-            seen = read_all(connection).decode().strip()
-        demand(seen == f"{own} {port}", f"the client is {own} {port}, the application saw {seen}")
-    return f"web to api on node-a, IPv4 and IPv6; the application saw {seen}"
+    """Pods of one node are steered as well, see each other's real addresses, and nothing of it leaves the node."""
+    web, api, told = stage.pod("web"), stage.pod("api"), []
+    with stage.lab.wire.tap() as tap:
+        for ip in api.ips:
+            before = stage.packets("node-a").get("LOCAL_STEERED", 0)
+            seen = _seen_as_itself(web, ip)
+            after = stage.packets("node-a").get("LOCAL_STEERED", 0)
+            demand(after > before, f"{ip}: the kernel's counter LOCAL_STEERED stayed {before}")
+            told.append(f"{ip}: LOCAL_STEERED +{after - before}, the application saw {seen}")
+    crossed = sum(tap.result().count(ip=ip).packets for ip in api.ips)
+    demand(not crossed, f"{crossed} packets from or to api crossed the link between the nodes")
+    return f"{'; '.join(told)}; nothing of it on the link"
 
 
 def service(stage: Stage) -> str:
     """A Service's address leads to one of its pods, on both nodes."""
-    web = stage.pod("web")
-    for ip in stage.service_ips:
-        answer = ask(web, ip, 80, "WHO")
-        demand(answer.split()[0] in {str(own) for own in web.ips}, f"{ip}:80 answered {answer!r}")
-        demand(ask(stage.pod("db"), ip, 80, "WHO"), f"db did not reach itself at {ip}:80")
-    return f"{', '.join(stage.service_ips)} port 80 served by db's port {PORT}, also to db itself"
+    web, db = stage.pod("web"), stage.pod("db")
+    for ip, own, target in zip(stage.service_ips, web.ips, db.ips, strict=True):
+        reached, seen = ask(web, ip, 80, "WHERE"), ask(web, ip, 80, "WHO")
+        demand(reached == f"{target} {PORT}", f"{ip}:80 led to {reached!r}, not to {target} {PORT}")
+        demand(seen.startswith(f"{own} "), f"{ip}:80: the application saw {seen!r}, not {own}")
+        reached = ask(db, ip, 80, "WHERE")
+        demand(reached == f"{target} {PORT}", f"{ip}:80 led db to {reached!r}, not to itself")
+    return f"{', '.join(stage.service_ips)} port 80 led to {' and '.join(db.ips)} port {PORT}, also from db itself"
 
 
 def outside_untouched(stage: Stage) -> str:
-    """A pod outside the mesh is reached as before: directly, in plain text."""
-    web, legacy = stage.pod("web"), stage.pod("legacy")
-    for ip in legacy.ips:
-        demand(ask(web, ip, PORT, "WHO"), f"web did not reach legacy at {ip}")
-    for ip in stage.pod("legacy2").ips:
-        demand(ask(legacy, ip, PORT, "WHO").split()[0] in {str(own) for own in legacy.ips}, f"legacy to {ip}")
-    return "web to legacy (plain TCP) and legacy to legacy2 on the other node (never touched), IPv4 and IPv6"
+    """A pod outside the mesh is reached as before: directly, in plain text, by the client's own address and port."""
+    told = []
+    for client, server in (("web", "legacy"), ("legacy", "legacy2")):
+        with stage.lab.wire.tap(marker=MARKER) as tap:
+            for ip in stage.pod(server).ips:
+                _seen_as_itself(stage.pod(client), ip)
+                with connect(stage.pod(client), ip, PORT) as connection:
+                    connection.sendall(b"DIGEST\n" + MARKER * 100)
+                    connection.shutdown(socket.SHUT_WR)
+                    demand(read_all(connection).startswith(b"3200 "), f"{client} to {ip}: the markers did not arrive")
+        seen = tap.result()
+        for version in (4, 6):
+            markers = seen.count(version=version).markers
+            demand(markers, f"{client} to {server}, IPv{version}: none of the markers crossed the link in plain text")
+            told.append(f"{client} to {server} IPv{version}: {markers} markers on the link")
+        tunnelled = sum(seen.count(port=15008, ip=ip).packets for ip in stage.pod(server).ips)
+        demand(not tunnelled, f"{client} to {server}: {tunnelled} packets to or from port 15008")
+    return f"{'; '.join(told)}; real address and port seen, nothing on port 15008"
+
+
+def _seen_as_itself(client: Pod, ip: Ip) -> str:
+    """What the application saw, once that was the client's own address and port. Raises ClaimFalse."""
+    with connect(client, ip, PORT) as connection:
+        own, port = connection.getsockname()[:2]
+        connection.sendall(b"WHO\n")
+        seen = read_all(connection).decode().strip()
+    demand(seen == f"{own} {port}", f"the client is {own} {port}, the application at {ip} saw {seen!r}")
+    return seen
 
 
 def _was_reset(connection: socket.socket) -> bool:
