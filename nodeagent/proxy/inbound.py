@@ -44,9 +44,12 @@ class Inbound:
             self.shared.loop.guarded(tunnel, tunnel.begin)
 
     def state_changed(self) -> None:
-        """Tunnels to pods that left end with them; guards are reviewed, but idle tunnels have none."""
+        """Tunnels to pods that left end with them: a successor's streams must not come by what promised another.
+
+        Guards are reviewed, but idle tunnels have none.
+        """
         for tunnel in tuple(self.tunnels):
-            if tunnel.local_ip not in self.shared.state.local:
+            if self.shared.state.has_left(tunnel.local_ip, tunnel.identity):
                 tunnel.fail(Reason.POD_REMOVED, "")
 
     def drain(self) -> None:
@@ -60,6 +63,8 @@ class InboundTunnel:
     def __init__(self, inbound: Inbound, sock: socket.socket, guard: ConnectionGuard) -> None:
         self.inbound, self._shared = inbound, inbound.shared
         self.peer_ip, self.local_ip = guard.record.source_ip, guard.record.original_ip
+        self.identity: Identity | None = None
+        """As whom we answered: the pod's that had the address then."""
         self._guard = guard
         self._socket: socket.socket | None = sock
         self._tunnel: Tunnel | None = None
@@ -102,6 +107,7 @@ class InboundTunnel:
             context = self._shared.state.certificates.server_context(workload.identity)
         except PeerError:
             return False
+        self.identity = workload.identity
         self._guard.record.destination = Party.of(workload)
         sock, self._socket = self._socket, None
         self._shared.loop.forget(sock.fileno())

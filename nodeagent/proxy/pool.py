@@ -101,7 +101,7 @@ class Pool:
     def state_changed(self) -> None:
         """Tunnels of pods that left end with them."""
         for tunnel in self.all():
-            if tunnel.key.source_ip not in self._shared.state.local:
+            if self._shared.state.has_left(tunnel.key.source_ip, tunnel.key.identity):
                 tunnel.fail(Reason.POD_REMOVED, "")
 
     def drain(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias, assert_never
 
 from nodeagent.model.address import Ip
+from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh, split
 from nodeagent.model.workload import Workload
 from nodeagent.proxy.certificates import Certificates
@@ -60,6 +61,16 @@ class State:
     def local_workload(self, ip: Ip) -> Workload | None:
         """The enrolled pod of this node with this address."""
         return self.mesh.workload_at(self.config.network, ip) if ip in self.local else None
+
+    def has_left(self, ip: Ip, identity: Identity | None) -> bool:
+        """Whether the pod that had this address here has gone: nobody has it now, or one with another identity.
+
+        An address whose workload is unknown for a moment is still the same pod's.
+        """
+        if ip not in self.local:
+            return True
+        workload = self.local_workload(ip)
+        return workload is not None and identity is not None and workload.identity != identity
 
     def submit(self, message: StateMessage, descriptors: list[int]) -> None:
         """Queues it; it is applied in its turn."""

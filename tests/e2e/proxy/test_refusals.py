@@ -360,6 +360,34 @@ def test_a_policy_change_cuts_what_it_denies_and_nothing_else(mesh: Mesh, app: s
             assert again_end.recv(1) == b"x"
 
 
+def test_a_pod_that_inherits_an_address_does_not_inherit_its_tunnels(mesh: Mesh, app: socket.socket) -> None:
+    """The client was promised another identity; the set of local addresses is the same as before."""
+    heir = msgspec.structs.replace(mesh.server, uid="heir", name="heir", service_account="stranger")
+    mesh.far.certify(STRANGER, mesh.authority)
+    with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0]:
+        mesh.far.eventually(lambda: len(mesh.far.opened) == 1)
+        mesh.far.apply(workloads=(heir,))
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert mesh.far.ended()[0].reason == Reason.POD_REMOVED.value
+    assert mesh.wires.client.is_refused(mesh.wires.server.v4)
+    assert mesh.near.ended(2)[1].reason == Reason.TLS_WRONG_IDENTITY.value
+
+
+def test_a_client_that_inherits_an_address_dials_as_itself(mesh: Mesh, app: socket.socket) -> None:
+    heir = msgspec.structs.replace(mesh.client, uid="heir", name="heir", service_account="stranger")
+    mesh.near.certify(STRANGER, mesh.authority)
+    with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0]:
+        mesh.near.eventually(lambda: len(mesh.near.opened) == 1)
+        mesh.near.apply(workloads=(heir,))
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert mesh.near.ended()[0].reason == Reason.POD_REMOVED.value
+    with mesh.wires.client.connect(mesh.wires.server.v4, PORT), app.accept()[0]:
+        mesh.far.eventually(lambda: len(mesh.far.opened) == 2)
+    assert mesh.far.opened[1].source_identity == STRANGER
+
+
 def test_connections_of_a_pod_that_leaves_end_with_it(mesh: Mesh, app: socket.socket) -> None:
     with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0] as served:
         mesh.far.eventually(lambda: len(mesh.far.opened) == 1)
