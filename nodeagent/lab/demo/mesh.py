@@ -115,9 +115,16 @@ def peer_authentication(name: str, namespace_name: str, mode: str) -> Object:
     }
 
 
+def text(objects: Iterable[Object]) -> str:
+    return README + "---\n".join(yaml.safe_dump(item, sort_keys=False) for item in objects)
+
+
 def write(path: Path, objects: Iterable[Object]) -> None:
+    replace(path, text(objects))
+
+
+def replace(path: Path, content: str) -> None:
     """In one step, so that the control plane never reads half a file."""
-    text = README + "---\n".join(yaml.safe_dump(item, sort_keys=False) for item in objects)
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(content, encoding="utf-8")
     aside.replace(path)

@@ -1,103 +1,166 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims about who may talk to whom, and how fast a change of mind is in force."""
 
+import dataclasses
 import time
+from collections.abc import Sequence
 
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import demand, eventually
-from nodeagent.lab.demo.client import Echo, is_served
+from nodeagent.lab.demo.client import Echo, Fate, ask, fate, is_served
 from nodeagent.lab.demo.stage import OTHER_PORT, PORT, Stage
+from nodeagent.model.address import Ip
 
 ENFORCED_WITHIN_SECONDS = 5.0
 POLICY = "30-policy.yaml"
+OTHER_POLICY = "31-other-policy.yaml"
 PEER = "40-peer-authentication.yaml"
+_WEB = "cluster.local/ns/shop/sa/web"
+_BATCH = "cluster.local/ns/backoffice/sa/batch"
 
 
-def _expect(stage: Stage, expected: dict[tuple[str, int], bool], words: str) -> None:
-    """Every (client, port) of db is served or not as expected, IPv4 and IPv6, once the rule has arrived."""
-    db = stage.pod("db")
-    cases = [(name, ip, port, wanted) for (name, port), wanted in expected.items() for ip in db.ips]
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One client, one target, and whether it shall be served."""
+
+    client: str
+    target: str
+    port: int
+    is_served: bool
+
+
+def _cases(*rows: tuple[str, int, bool], targets: Sequence[str] = ("db",)) -> list[Case]:
+    return [Case(client, target, port, wanted) for target in targets for client, port, wanted in rows]
+
+
+def _expect(stage: Stage, cases: Sequence[Case], words: str) -> None:
+    """Each client is served or refused as expected, IPv4 and IPv6, once the rule has arrived.
+
+    Refused is a reset, of which the application has seen nothing, not even a connection.
+    """
     # The refusals first: they are how the arrival of a rule is seen.
-    cases.sort(key=lambda case: case[3])
-    for name, ip, port, wanted in cases:
-        words_here = f"{words}: {name} to {ip} port {port} {'served' if wanted else 'refused'}"
-        eventually(
-            lambda name=name, ip=ip, port=port, wanted=wanted: is_served(stage.pod(name), ip, port) is wanted,  # type: ignore[misc]
-            ENFORCED_WITHIN_SECONDS,
-            words_here,
-        )
+    for case in sorted(cases, key=lambda case: case.is_served):
+        for index, ip in enumerate(stage.pod(case.target).ips):
+            wanted = Fate.SERVED if case.is_served else Fate.REFUSED
+            words_here = f"{words}: {case.client} to {ip} port {case.port} {wanted}"
+
+            def is_so(case: Case = case, ip: Ip = ip, wanted: Fate = wanted) -> bool:
+                return fate(stage.pod(case.client), ip, case.port) is wanted
+
+            eventually(is_so, ENFORCED_WITHIN_SECONDS, words_here)
+            if not case.is_served:
+                before = _met(stage, case, index)
+                demand(is_so(), f"{words_here}: and then not any more")
+                met = _met(stage, case, index) - before
+                demand(not met, f"{words_here}: but its application accepted {met} connections")
+
+
+def _met(stage: Stage, case: Case, index: int) -> int:
+    """Connections that the target accepted from the client; asked from within its own pod, past everything of ours."""
+    target, client = stage.pod(case.target), stage.pod(case.client)
+    loopback = Ip(("127.0.0.1", "::1")[index])
+    return int(ask(target, loopback, case.port, f"MET {client.ips[index]}"))
 
 
 def policies(stage: Stage) -> str:
-    """ALLOW and DENY by principal, namespace, address block and port."""
-    web_ips = [str(ip) for ip in stage.pod("web").ips]
-    rules: list[tuple[str, str, mesh.Object, dict[tuple[str, int], bool]]] = [
-        (
-            "principal",
-            "ALLOW",
-            mesh.rule(principals=["cluster.local/ns/shop/sa/web"]),
-            {("web", PORT): True, ("batch", PORT): False},
-        ),
-        ("namespace", "DENY", mesh.rule(namespaces=["backoffice"]), {("web", PORT): True, ("batch", PORT): False}),
-        ("address block", "ALLOW", mesh.rule(ip_blocks=web_ips), {("web", PORT): True, ("batch", PORT): False}),
-        ("port", "ALLOW", mesh.rule(ports=[PORT]), {("web", PORT): True, ("web", OTHER_PORT): False}),
-        ("port", "DENY", mesh.rule(ports=[OTHER_PORT]), {("web", PORT): True, ("web", OTHER_PORT): False}),
-    ]
-    told = []
-    for kind, action, rule, expected in rules:
-        stage.write(POLICY, [mesh.authorization("db", "shop", "db", action, [rule])])
-        _expect(stage, expected, f"{action} by {kind}")
+    """ALLOW and DENY by principal, namespace, address block and port, between nodes and on one."""
+    # Blocks that hold web (.2) and api (.3), and neither batch (.4) nor the other family.
+    blocks = [f"{ip}/{bits}" for ip, bits in zip(stage.pod("web").ips, (31, 127), strict=True)]
+    others = [f"{ip}/{bits}" for ip, bits in zip(stage.pod("batch").ips, (31, 127), strict=True)]
+    by_client = (("web", PORT, True), ("batch", PORT, False))
+    by_port = (("web", PORT, True), ("web", OTHER_PORT, False))
+    rules = (
+        ("principal", "ALLOW", mesh.rule(principals=[_WEB]), by_client),
+        ("principal", "DENY", mesh.rule(principals=[_BATCH]), by_client),
+        ("namespace", "ALLOW", mesh.rule(namespaces=["shop"]), by_client),
+        ("namespace", "DENY", mesh.rule(namespaces=["backoffice"]), by_client),
+        ("address block", "ALLOW", mesh.rule(ip_blocks=blocks), by_client),
+        ("address block", "DENY", mesh.rule(ip_blocks=others), by_client),
+        ("port", "ALLOW", mesh.rule(ports=[PORT]), by_port),
+        ("port", "DENY", mesh.rule(ports=[OTHER_PORT]), by_port),
+    )
+    targets, told = ("db", "api"), []
+    for kind, action, rule, rows in rules:
+        stage.write(POLICY, [mesh.authorization(app, "shop", app, action, [rule]) for app in targets])
+        _expect(stage, _cases(*rows, targets=targets), f"{action} by {kind}")
         told.append(f"{action} by {kind}")
     stage.write(POLICY, [])
-    _expect(stage, {("web", OTHER_PORT): True, ("batch", PORT): True}, "without a policy")
-    return f"{', '.join(told)}: each let the right ones in and kept the others out, IPv4 and IPv6"
+    _expect(stage, _cases(("web", OTHER_PORT, True), ("batch", PORT, True), targets=targets), "without a policy")
+    return (
+        f"{', '.join(told)}: each let the right ones in and reset the others before the application saw them, "
+        "IPv4 and IPv6, between nodes and on one"
+    )
 
 
 def plaintext(stage: Stage) -> str:
     """A client without identity is refused under STRICT and served under PERMISSIVE."""
-    stage.write(PEER, [mesh.peer_authentication("default", "shop", "STRICT")])
-    _expect(stage, {("legacy", PORT): False, ("web", PORT): True}, "STRICT")
-    line = stage.last_refusal("node-b", {str(ip) for ip in stage.pod("legacy").ips})
-    stage.write(PEER, [mesh.peer_authentication("default", "shop", "PERMISSIVE")])
-    _expect(stage, {("legacy", PORT): True, ("web", PORT): True}, "PERMISSIVE")
+    rows = [(client, PORT, True) for client in ("web", "legacy", "legacy2")]
+    refused = [(client, port, client == "web") for client, port, _ in rows]
+    # For the whole mesh, so that PERMISSIVE has something to say afterwards.
+    strict = mesh.peer_authentication("default", "istio-system", "STRICT")
+    stage.write(PEER, [strict])
+    _expect(stage, _cases(*refused), "STRICT")
+    stage.write(PEER, [strict, mesh.peer_authentication("default", "shop", "PERMISSIVE")])
+    _expect(stage, _cases(*rows), "PERMISSIVE")
     stage.write(PEER, [])
-    return f"legacy to db: refused under STRICT by {line.get('policy', '?')}, served under PERMISSIVE, IPv4 and IPv6"
+    _expect(stage, _cases(*rows), "without a mode")
+    return (
+        "legacy (on db's node) and legacy2 (on the other): reset under the mesh's STRICT, served under shop's "
+        "PERMISSIVE, IPv4 and IPv6; web served under both"
+    )
 
 
 def edit_enforced(stage: Stage) -> str:
-    """An edit is in force for new connections and cuts an open one."""
-    web, db, told = stage.pod("web"), stage.pod("db"), []
-    deny = mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(principals=["cluster.local/ns/shop/sa/web"])])
-    for ip in db.ips:
-        echo = Echo(web, ip, PORT)
-        echo.exchange()
+    """An edit is in force for new connections and cuts an open one, and no other."""
+    web, told = stage.pod("web"), []
+    targets = [("db", ip) for ip in stage.pod("db").ips] + [("api", ip) for ip in stage.pod("api").ips]
+    for app, ip in targets:
+        deny = mesh.authorization(app, "shop", app, "DENY", [mesh.rule(principals=[_WEB])])
+        echo, bystander = Echo(web, ip, PORT), Echo(stage.pod("batch"), ip, PORT)
+        for connection in (echo, bystander):
+            connection.exchange()
         began = time.monotonic()
         stage.write(POLICY, [deny])
         cut = echo.seconds_until_cut(ENFORCED_WITHIN_SECONDS)
         demand(cut is not None, f"{ip}: the open connection lived on for {ENFORCED_WITHIN_SECONDS:g} s")
         echo.close()
-        demand(not is_served(web, ip, PORT), f"{ip}: a new connection was served after the open one had been cut")
+        found = fate(web, ip, PORT)
+        demand(found is Fate.REFUSED, f"{ip}: a new connection was {found} after the open one had been cut")
         refused = (time.monotonic() - began) * 1000
-        family = "IPv6" if ":" in ip else "IPv4"
-        told.append(f"{family} cut after {(cut or 0) * 1000:.0f} ms, new refused by {refused:.0f} ms")
+        bystander.exchange()
+        bystander.close()
+        place = f"{'IPv6' if ':' in ip else 'IPv4'} {'between nodes' if app == 'db' else 'on one node'}"
+        told.append(f"{place} cut after {(cut or 0) * 1000:.0f} ms, new refused by {refused:.0f} ms")
         stage.write(POLICY, [])
         eventually(lambda ip=ip: is_served(web, ip, PORT), ENFORCED_WITHIN_SECONDS, "the policy is gone")  # type: ignore[misc]
-    return "; ".join(told)
+    return f"{'; '.join(told)}; connections of a client still allowed went on"
 
 
 def invalid_refused(stage: Stage) -> str:
     """An edit that is not valid is refused with file and line, and the old rule stays in force."""
-    stage.write(POLICY, [mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(namespaces=["backoffice"])])])
-    _expect(stage, {("batch", PORT): False, ("web", PORT): True}, "the valid rule")
-    stage.write(POLICY, [mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(ip_blocks=["10.244.1.0/99"])])])
-    found: list[str] = []
-
-    def told() -> bool:
-        found[:] = [finding for finding in stage.findings() if POLICY in finding and "10.244.1.0/99" in finding]
-        return bool(found)
-
-    eventually(told, ENFORCED_WITHIN_SECONDS, "the control plane named file and line")
-    _expect(stage, {("batch", PORT): False, ("web", PORT): True}, "the old rule")
+    denied = _cases(("batch", PORT, False), ("web", PORT, True))
+    valid = mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(namespaces=["backoffice"])])
+    bad_block = mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(ip_blocks=["10.244.1.0/99"])])
+    told = []
+    for words, text in (("10.244.1.0/99", mesh.text([bad_block])), ("not YAML", "apiVersion: v1\nkind: [Pod\n")):
+        stage.write(POLICY, [valid])
+        _expect(stage, denied, "the valid rule")
+        stage.write_text(POLICY, text)
+        wanted = f"/{POLICY}:{_wrong_line(text)}: "
+        told.append(stage.finding(wanted, words, ENFORCED_WITHIN_SECONDS))
+        # A later edit that is valid: when it is in force, the invalid one has been everywhere, too.
+        stage.write(OTHER_POLICY, [mesh.authorization("api", "shop", "api", "DENY", [mesh.rule(principals=[_WEB])])])
+        _expect(stage, _cases(("web", PORT, False), targets=("api",)), "an edit after the invalid one")
+        demand(not is_served(stage.pod("batch"), stage.pod("db").ipv4, PORT), f"{words}: the old rule was lost")
+        _expect(stage, denied, "the old rule")
+        stage.write(OTHER_POLICY, [])
     stage.write(POLICY, [])
-    _expect(stage, {("batch", PORT): True}, "without a policy")
-    return f"{found[0]}; the old rule stayed in force"
+    _expect(stage, _cases(("batch", PORT, True)), "without a policy")
+    _expect(stage, _cases(("web", PORT, True), targets=("api",)), "without a policy")
+    return f"{'; '.join(told)}; the old rule stayed in force, and a later edit of another file was applied"
+
+
+def _wrong_line(text: str) -> int:
+    """Where the block stands that is none, or where the text ends in the middle of a list."""
+    lines = text.splitlines()
+    return next((number for number, line in enumerate(lines, 1) if "/99" in line), len(lines) + 1)

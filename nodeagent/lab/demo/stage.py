@@ -195,11 +195,14 @@ class Stage:
 
     def write(self, name: str, objects: Sequence[mesh.Object]) -> None:
         """A file of mesh.d, replaced in one step; without objects it is removed."""
-        path = self.mesh_directory / name
         if objects:
-            mesh.write(path, objects)
+            mesh.write(self.mesh_directory / name, objects)
         else:
-            path.unlink(missing_ok=True)
+            (self.mesh_directory / name).unlink(missing_ok=True)
+
+    def write_text(self, name: str, content: str) -> None:
+        """As `write`, whatever the text is."""
+        mesh.replace(self.mesh_directory / name, content)
 
     @property
     def stranger(self) -> Stranger:
@@ -293,14 +296,6 @@ class Stage:
         eventually(written, 5, f"the access log of {node} has a line from {wanted}")
         return found[-1]
 
-    def last_refusal(self, node: str, sources: set[str]) -> dict[str, Any]:
-        refused = [
-            line
-            for line in self.access_lines(node)
-            if "error" in line and str(line.get("src.addr", "")).rpartition(":")[0].strip("[]") in sources
-        ]
-        return refused[-1] if refused else {}
-
     def findings(self) -> list[str]:
         """What the control plane has to say about mesh.d, a line each with file and line."""
         path = self.state_directory / "findings.json"
@@ -310,6 +305,20 @@ class Stage:
             f"{row['file']}:{row['line']}: {row['message']}"
             for row in json.loads(path.read_text(encoding="utf-8"))["findings"]
         ]
+
+    def finding(self, place: str, words: str, within_seconds: float) -> str:
+        """The first finding at `place` (end of a path, and line) with these words, waited for. Raises ClaimFalse."""
+        found: list[str] = []
+
+        def told() -> bool:
+            found[:] = [finding for finding in self.findings() if place in finding and words in finding]
+            return bool(found)
+
+        try:
+            eventually(told, within_seconds, f"the control plane named {place} with {words!r}")
+        except ClaimFalse as failure:
+            raise ClaimFalse(f"{failure}; it says: {' | '.join(self.findings()) or 'nothing'}") from failure
+        return found[0]
 
     def node_differences(self, node: str) -> list[str]:
         return difference(self._nodes_before[node], self.lab.nodes[node].call(network_state), except_device=OUR_DEVICE)
