@@ -42,7 +42,7 @@ class InboundStream:
         self._tunnel, self._request, self._guard, self._record = tunnel, request, guard, guard.record
         self._peer_ip, self._local_ip = guard.record.source_ip, guard.record.original_ip
         self._port = 0
-        self._early: list[bytes] = []
+        self._early = bytearray()
         self._is_ended = self._is_over = False
         self._hold: Hold | None = None
         self._dial: Dial | None = None
@@ -133,7 +133,7 @@ class InboundStream:
         tunnel.adopt(stream_id, relay)
         tunnel.flush_later()
         self._guard.established()
-        relay.payload_before(b"".join(self._early))
+        relay.payload_before(self._early)
         if self._is_ended:
             relay.ended()
 
@@ -147,7 +147,7 @@ class InboundStream:
 
     def payload(self, views: list[memoryview]) -> None:
         if not self._is_over:
-            self._early.append(b"".join(views))
+            self._early += b"".join(views)
 
     def ended(self) -> None:
         self._is_ended = True

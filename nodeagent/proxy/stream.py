@@ -7,11 +7,11 @@ for bytes that the socket took. A FIN becomes END_STREAM and back, a reset RST_S
 
 import errno
 import socket
-from collections import deque
 
 from nodeagent.hbone.events import Response
 from nodeagent.hbone.frames import ErrorCode
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.backlog import Backlog
 from nodeagent.proxy.carried import reset_reason
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
@@ -47,7 +47,7 @@ class StreamRelay:
         self._loop, self._tunnel, self._connection = loop, tunnel, tunnel.connection
         self._stream_id, self._guard, self._is_outbound = stream_id, guard, is_outbound
         self._socket: socket.socket | None = sock
-        self._backlog: deque[memoryview] = deque()
+        self._backlog = Backlog()
         """From the tunnel, not yet taken by the socket: never more than the stream's window."""
         self._is_ended = self._is_shut = self._is_read_out = False
         """The peer has ended; the socket was told; the socket has ended and the peer was told."""
@@ -137,7 +137,7 @@ class StreamRelay:
         if sock is None:
             return
         if self._backlog:
-            self._backlog.append(memoryview(b"".join(views)))
+            self._backlog.add(views)
             return
         if len(views) > _MAX_VIEWS:
             views = [memoryview(b"".join(views))]
@@ -151,10 +151,10 @@ class StreamRelay:
         self._credit(sent)
         total = len(views[0]) if len(views) == 1 else sum(map(len, views))
         if sent < total:
-            self._backlog.append(memoryview(b"".join(views))[sent:])
+            self._backlog.add(views, sent)
             self._change(self._interest | WRITE)
 
-    def payload_before(self, early: bytes) -> None:
+    def payload_before(self, early: bytes | bytearray) -> None:
         """What came before the socket was there."""
         if early:
             self.payload([memoryview(early)])
@@ -170,12 +170,10 @@ class StreamRelay:
             return
         try:
             while backlog:
-                sent = sock.send(backlog[0])
+                sent = sock.send(backlog.first)
                 self._credit(sent)
-                if sent < len(backlog[0]):
-                    backlog[0] = backlog[0][sent:]
+                if not backlog.taken(sent):
                     return
-                backlog.popleft()
         except BlockingIOError:
             return
         except OSError as error:

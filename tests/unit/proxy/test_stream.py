@@ -3,6 +3,7 @@
 
 import socket
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -133,6 +134,19 @@ def receive(sock: socket.socket, size: int, turn: Callable[[], None] = lambda: N
         turn()
         got += sock.recv(1 << 20)
     return got
+
+
+def test_what_waits_costs_what_it_is_however_small_its_frames_are(relayed: Relayed) -> None:
+    """One byte a batch is the worst that a peer can do to an application that does not read."""
+    while not relayed.relay._backlog:
+        relayed.peer_sends(b"x" * 65536)
+    tracemalloc.start()
+    try:
+        for _ in range(2000):
+            relayed.peer_sends(b"x", frame=1)
+        assert tracemalloc.get_traced_memory()[0] < 64_000, "it was 500,000 with an object for each"
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_sockets_bytes_become_data(relayed: Relayed) -> None:

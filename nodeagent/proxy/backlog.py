@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes that a socket does not take yet. Costs what they are, however small the pieces are in which they come.
+
+A window bounds bytes and not pieces: a peer that sends one byte a frame would make four million objects of it, at 200
+bytes each. Never bounds anything itself: whoever fills it has a window.
+"""
+
+from collections import deque
+
+_PIECE_BYTES = 64 << 10
+"""Pieces are joined up to this size; larger ones stay as they came, since joining them would be a copy for nothing."""
+
+
+class Backlog:
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytearray] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    @property
+    def pieces(self) -> int:
+        return len(self._pieces)
+
+    def add(self, views: list[memoryview], skipped: int = 0) -> None:
+        """Copies; `skipped` bytes at the beginning were taken already, and at least one was not."""
+        piece = bytearray().join(views)
+        del piece[:skipped]
+        if self._pieces and len(self._pieces[-1]) + len(piece) <= _PIECE_BYTES:
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(piece)
+
+    @property
+    def first(self) -> bytearray:
+        """What goes next; only when there is something."""
+        return self._pieces[0]
+
+    def taken(self, size: int) -> bool:
+        """So many bytes of `first`; whether that was all of it."""
+        if size < len(self._pieces[0]):
+            del self._pieces[0][:size]  # moves no byte
+            return False
+        self._pieces.popleft()
+        return True
+
+    def clear(self) -> None:
+        self._pieces.clear()

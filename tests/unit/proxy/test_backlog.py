@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What waits comes out as it went in, and in few pieces."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.proxy.backlog import Backlog
+
+
+def test_single_bytes_are_joined() -> None:
+    backlog = Backlog()
+    for _ in range(200_000):
+        backlog.add([memoryview(b"x")])
+    assert backlog.pieces == 4
+
+
+def test_large_pieces_stay_as_they_came() -> None:
+    backlog = Backlog()
+    backlog.add([memoryview(bytes(100_000)), memoryview(bytes(100_000))])
+    backlog.add([memoryview(b"small")])
+    assert (backlog.pieces, len(backlog.first)) == (2, 200_000)
+
+
+batches = st.lists(st.lists(st.binary(min_size=1, max_size=40_000), min_size=1, max_size=3), max_size=8)
+
+
+@given(batches, st.integers(0, 30_000), st.data())
+def test_bytes_come_out_as_they_went_in(batches: list[list[bytes]], skipped: int, data: st.DataObject) -> None:
+    backlog, expected, got = Backlog(), b"", b""
+    for batch in batches:
+        whole = b"".join(batch)
+        skip = min(skipped, len(whole) - 1)
+        backlog.add([memoryview(part) for part in batch], skip)
+        expected += whole[skip:]
+        room = len(backlog.first)
+        size = data.draw(st.integers(0, room))
+        got += backlog.first[:size]
+        assert backlog.taken(size) is (size == room)
+    while backlog:
+        got += backlog.first
+        assert backlog.taken(len(backlog.first))
+    assert got == expected
