@@ -46,6 +46,8 @@ class Scalar:
     value: str | int | float | bool | None
     text: str
     line: int
+    is_plain: bool = False
+    """Written without quotes and tag: only then is `<<` a merge key (YAML 1.1, https://yaml.org/type/merge.html)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class _Open:
 
     value: Sequence | Mapping
     anchor: str | None
-    key: tuple[str, int] | None = None
+    key: Scalar | None = None
     merged: list[Value] = dataclasses.field(default_factory=list)
 
 
@@ -135,7 +137,7 @@ class _Builder:
         line = _line(event)
         match event:
             case yaml.ScalarEvent():
-                scalar = Scalar(self._resolve(event, line), event.value, line)
+                scalar = Scalar(self._resolve(event, line), event.value, line, is_plain=event.implicit[0])
                 self._named(event.anchor, scalar)
                 self._add(scalar)
             case yaml.AliasEvent():
@@ -176,18 +178,18 @@ class _Builder:
         elif into.key is None:
             into.key = self._key(value)
         else:
-            key, line = into.key
-            into.key = None
-            self._enter(into, into.value, key, line, value)
+            key, into.key = into.key, None
+            self._enter(into, into.value, key, value)
 
-    def _key(self, value: Value) -> tuple[str, int]:
+    def _key(self, value: Value) -> Scalar:
         if isinstance(value, Scalar):
-            return value.text, value.line
+            return value
         self._problems.append((value.line, "a key has to be a text"))
-        return "", value.line
+        return Scalar("", "", value.line)
 
-    def _enter(self, into: _Open, mapping: Mapping, key: str, line: int, value: Value) -> None:
-        if key == "<<":
+    def _enter(self, into: _Open, mapping: Mapping, name: Scalar, value: Value) -> None:
+        key, line = name.text, name.line
+        if key == "<<" and name.is_plain:
             into.merged.extend(value.items if isinstance(value, Sequence) else [value])
         elif key in mapping.entries:
             self._problems.append((line, f"key {key!r} occurs twice, first in line {mapping.lines[key]}"))
