@@ -5,6 +5,7 @@ A pod's device is found from the node's side: the kernel says in which namespace
 pod does inside its own namespace (devices it makes, indexes it chooses, names it gives) can point to another pod.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,19 +95,37 @@ def namespace_id(link: IPRoute, descriptor: int) -> int:
 
 
 def find_pod_device(link: IPRoute, devices: Mapping[int, Device], netns: str) -> PodDevice | NotCapturable:
-    """`devices` of the node, read before: reading them is what makes the kernel number their peers' namespaces."""
+    """`devices` of the node, read before: reading them is what makes the kernel number their peers' namespaces.
+
+    Raises KernelError when this machine is short of something: a pod that cannot be looked at has not left, and letting
+    it go would open it.
+    """
     try:
         descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
+        _raise_shortage(error, netns)
         return NotCapturable("NO_NETNS", f"its network namespace cannot be opened: {netns}: {error.strerror}")
     try:
         if os.fstat(descriptor).st_dev != Path(OWN_NETNS).stat().st_dev:
             return NotCapturable("NO_NETNS", f"nothing is mounted there: {netns}")
         return _find_pod_device(link, devices, descriptor)
     except (OSError, KernelError) as error:
+        _raise_shortage(error, netns)
         return NotCapturable("NO_NETNS", f"its network namespace cannot be looked at: {netns}: {error}")
     finally:
         os.close(descriptor)
+
+
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR})
+
+
+def _raise_shortage(error: OSError | KernelError, netns: str) -> None:
+    cause = error.__cause__ if isinstance(error, KernelError) else error
+    number = cause.code if isinstance(cause, NetlinkError) else getattr(cause, "errno", 0)
+    if number in _SHORTAGES:
+        raise KernelError(
+            f"{netns} cannot be looked at: {os.strerror(number)}", check="Limits of descriptors and memory."
+        ) from error
 
 
 @contextmanager
