@@ -30,6 +30,8 @@ _VOLATILE_SYSCTLS = frozenset({"net.netfilter.nf_conntrack_count"})
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_CLSACT with TC_H_MIN_INGRESS or TC_H_MIN_EGRESS
 _ENVELOPE = frozenset({"attrs", "header", "event", "value", "res_id"})  # res_id: counts all changes of nftables
 _CLONED = 0x200  # RTM_F_CLONED: a cached route, not a configured one
+_MULTICAST = " type 5 scope 0 proto 2 "  # RTN_MULTICAST by RTPROT_KERNEL
+_OF_THE_LINK = (".mtu", ".addr_gen_mode")  # attributes of a device that are shown as sysctls, too
 _FROM_ADVERTISEMENT = 9  # RTPROT_RA: comes and goes with routers
 
 
@@ -47,9 +49,23 @@ State = frozenset[Fact]
 
 
 def difference(before: State, after: State, *, except_device: str = "") -> list[str]:
-    """Sorted, readable; empty when nothing changed. `except_device` leaves out everything about one device."""
+    """Sorted, readable; empty when nothing changed. `except_device` leaves out what any new device brings along."""
     lines = [(fact, "vanished") for fact in before - after] + [(fact, "appeared") for fact in after - before]
-    return [f"{how}: {fact}" for fact, how in sorted(lines) if not except_device or fact.device != except_device]
+    defaults = {fact.text for fact in after if fact.section == "sysctl"} if except_device else set()
+    return [
+        f"{how}: {fact}"
+        for fact, how in sorted(lines)
+        if fact.device != except_device or not except_device or not _comes_along(fact, defaults)
+    ]
+
+
+def _comes_along(fact: Fact, defaults: set[str]) -> bool:
+    """Whether the kernel gives this to any device that is up: sysctls by default, and IPv6's route for multicast."""
+    if fact.section == "route":
+        return _MULTICAST in fact.text
+    name = fact.text.partition(" = ")[0]
+    is_default = fact.text.replace(f".{fact.device}.", ".default.") in defaults
+    return fact.section == "sysctl" and (is_default or ".neigh." in name or name.endswith(_OF_THE_LINK))
 
 
 def machine_state() -> State:

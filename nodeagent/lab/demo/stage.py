@@ -22,7 +22,7 @@ from pyroute2 import IPRoute
 
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.pins import read_counters
-from nodeagent.lab.demo import mesh
+from nodeagent.lab.demo import mesh, processes
 from nodeagent.lab.demo.claims import ClaimFalse, eventually
 from nodeagent.lab.demo.client import connect
 from nodeagent.lab.demo.stranger import Stranger
@@ -273,7 +273,10 @@ class Stage:
         return "" if len(generation) == 3 else f"more than one generation: {sorted(generation)}"
 
     def worker_pids(self, node: str) -> list[int]:
-        return [worker["pid"] for worker in self.ask(node, "status")["workers"]]
+        """All processes in the node's proxy namespace, as the kernel has them."""
+        place = self.lab.nodes[node]
+        inode: int = place.call(lambda: (RUN_DIR / "proxy.netns").stat().st_ino)
+        return processes.in_netns(inode, place.cgroup)
 
     def certificate_serials(self, node: str) -> list[str]:
         rows = self.ask(node, "certs")["certificates"]

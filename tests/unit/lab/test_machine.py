@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How states are compared. What they contain is proven in tests/e2e/test_lab.py."""
 
+import pytest
+
 from nodeagent.lab.machine import Fact, difference, network_state
 
 RULE = Fact("ip rule", "", "AF_INET fwmark 1 table 7")
@@ -21,9 +23,31 @@ def test_a_difference_tells_what_came_and_what_went() -> None:
     ]
 
 
-def test_what_concerns_one_device_can_be_left_out() -> None:
-    assert difference(frozenset(), frozenset({OF_NA0}), except_device="na0") == []
-    assert difference(frozenset(), frozenset({OF_NA0, RULE}), except_device="na0") == [f"appeared: {RULE}"]
+@pytest.mark.parametrize(
+    ("fact", "is_told"),
+    [
+        pytest.param(OF_NA0, False, id="sysctl as by default"),
+        pytest.param(Fact("sysctl", "na0", "net.ipv4.conf.na0.rp_filter = 0"), True, id="sysctl of ours"),
+        pytest.param(Fact("sysctl", "na0", "net.ipv6.conf.na0.mtu = 1500"), False, id="MTU"),
+        pytest.param(Fact("sysctl", "na0", "net.ipv6.neigh.na0.locktime = 0"), False, id="neighbours"),
+        pytest.param(
+            Fact("route", "na0", "AF_INET6 dst ff00:: /8 type 5 scope 0 proto 2 device na0"), False, id="multicast"
+        ),
+        pytest.param(
+            Fact("route", "na0", "AF_INET dst 10.9.0.0 /16 type 1 scope 253 proto 4 device na0"), True, id="route"
+        ),
+        pytest.param(
+            Fact("route", "na0", "AF_INET dst 10.9.0.1 /32 type 2 scope 254 proto 2 device na0"), True, id="address"
+        ),
+        pytest.param(Fact("filter", "na0", "na0 ingress"), True, id="anything else of the device"),
+        pytest.param(RULE, True, id="rule"),
+        pytest.param(Fact("sysctl", "eth0", "net.ipv4.conf.eth0.rp_filter = 1"), True, id="another device"),
+    ],
+)
+def test_what_a_new_device_brings_along_can_be_left_out(fact: Fact, *, is_told: bool) -> None:
+    before = frozenset({Fact("sysctl", "default", "net.ipv4.conf.default.rp_filter = 1")})
+    assert difference(before, before | {fact}, except_device="na0") == ([f"appeared: {fact}"] if is_told else [])
+    assert difference(before, before | {fact}) == [f"appeared: {fact}"]
 
 
 def test_reading_twice_gives_the_same() -> None:
