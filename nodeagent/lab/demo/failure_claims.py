@@ -1,103 +1,165 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims about what happens when a part of the mesh dies: nothing is refused, nothing crosses in plain text."""
 
+import contextlib
+import socket
+from collections.abc import Iterator
+
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import demand, eventually
-from nodeagent.lab.demo.client import Traffic, is_served
+from nodeagent.lab.demo.client import PATIENCE_SECONDS, Fate, Traffic, connect, fate, is_served, read_all
 from nodeagent.lab.demo.policy_claims import POLICY
-from nodeagent.lab.demo.stage import PORT, Stage
+from nodeagent.lab.demo.stage import NODES, PORT, Stage
 from nodeagent.lab.demo.traffic_claims import MARKER
+from nodeagent.lab.namespaces import Pod
+from nodeagent.model.address import Ip
 
 CHANGES_FLOW_WITHIN_SECONDS = 20.0
 """The agents' backoff is at most 15 s after a long outage; after a short one it is far less."""
+WAITING = 16
+"""Connections that are opened while there is no worker."""
 
 
-def _undisturbed(traffic: Traffic) -> str:
-    demand(not traffic.failures, f"{len(traffic.failures)} failures, the first: {(traffic.failures or [''])[0]}")
-    return (
-        f"{traffic.served} new connections and {traffic.exchanges} exchanges on an open one without a failure "
-        f"(slowest {traffic.slowest * 1000:.0f} ms)"
-    )
+@contextlib.contextmanager
+def _traffic(stage: Stage) -> Iterator[tuple[Traffic, Traffic]]:
+    """From web to db, IPv4 and IPv6."""
+    web, db = stage.pod("web"), stage.pod("db")
+    with Traffic(web, db.ipv4, PORT).running() as v4, Traffic(web, db.ipv6, PORT).running() as v6:
+        yield v4, v6
+
+
+def _wait_for_more(traffics: tuple[Traffic, Traffic], times: int) -> None:
+    for traffic in traffics:
+        traffic.wait_for_more(times)
+
+
+def _undisturbed(traffics: tuple[Traffic, Traffic]) -> str:
+    """Once it has stopped, so that what hung is known."""
+    told = []
+    for family, traffic in zip(("IPv4", "IPv6"), traffics, strict=True):
+        demand(not traffic.failures, f"{len(traffic.failures)} failures, the first: {(traffic.failures or [''])[0]}")
+        told.append(
+            f"{family} {traffic.served} new connections and {traffic.exchanges} exchanges on an open one without a "
+            f"failure (slowest {traffic.slowest * 1000:.0f} ms)"
+        )
+    return "; ".join(told)
+
+
+def _changes_flow(stage: Stage, within_seconds: float) -> float:
+    """Seconds until a policy was in force for IPv4 and IPv6; it is withdrawn again."""
+    batch, db = stage.pod("batch"), stage.pod("db")
+
+    def all_are(wanted: Fate) -> bool:
+        return all(fate(batch, ip, PORT) is wanted for ip in db.ips)
+
+    stage.write(POLICY, [mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(namespaces=["backoffice"])])])
+    seconds = eventually(lambda: all_are(Fate.REFUSED), within_seconds, "a change is in force")
+    stage.write(POLICY, [])
+    eventually(lambda: all_are(Fate.SERVED), within_seconds, "the change back is in force")
+    return seconds
 
 
 def control_plane_dies(stage: Stage) -> str:
     """Killed: new and open connections go on. Back: changes flow again."""
-    web, db = stage.pod("web"), stage.pod("db")
-    with Traffic(web, db.ips[0], PORT).running() as v4, Traffic(web, db.ips[1], PORT).running() as v6:
-        for traffic in (v4, v6):
-            traffic.wait_for_more(10)
+    with _traffic(stage) as traffics:
+        _wait_for_more(traffics, 10)
         stage.control_plane.kill()
-        for traffic in (v4, v6):
-            traffic.wait_for_more(25)
-    told = f"without it: IPv4 {_undisturbed(v4)}; IPv6 {_undisturbed(v6)}"
-    stage.start_control_plane()
-    stage.write(POLICY, [mesh.authorization("db", "shop", "db", "DENY", [mesh.rule(namespaces=["backoffice"])])])
-    seconds = eventually(
-        lambda: not is_served(stage.pod("batch"), db.ips[0], PORT),
-        CHANGES_FLOW_WITHIN_SECONDS,
-        "a change after its return",
+        stage.control_plane.wait(PATIENCE_SECONDS)
+        _wait_for_more(traffics, 25)
+        stage.start_control_plane()
+        seconds = _changes_flow(stage, CHANGES_FLOW_WITHIN_SECONDS)
+        _wait_for_more(traffics, 5)
+    return (
+        f"without it and at its return: {_undisturbed(traffics)}; a policy was in force {seconds:.1f} s after its start"
     )
-    stage.write(POLICY, [])
-    eventually(lambda: is_served(stage.pod("batch"), db.ips[0], PORT), CHANGES_FLOW_WITHIN_SECONDS, "the change back")
-    return f"{told}; back again, a policy was in force {seconds:.1f} s after its start"
 
 
 def agent_dies(stage: Stage) -> str:
     """Killed with SIGKILL: everything goes on. Restarted: one generation of programs, nothing lost."""
-    web, db = stage.pod("web"), stage.pod("db")
-    with Traffic(web, db.ips[0], PORT).running() as v4, Traffic(web, db.ips[1], PORT).running() as v6:
-        for node in ("node-a", "node-b"):
-            before = stage.worker_pids(node)
-            v4.wait_for_more(5)
+    with _traffic(stage) as traffics:
+        for node in NODES:
+            workers, packets = stage.worker_pids(node), stage.packets(node)
+            _wait_for_more(traffics, 5)
             stage.agents[node].kill()
-            v4.wait_for_more(15)
-            v6.wait_for_more(5)
+            stage.agents[node].wait(PATIENCE_SECONDS)
+            _wait_for_more(traffics, 15)
             stage.start_agent(node)
-            demand(stage.worker_pids(node) == before, f"{node}: its workers changed from {before}")
-            v4.wait_for_more(10)
+            demand(stage.worker_pids(node) == workers, f"{node}: its workers changed from {workers}")
+            lost = [name for name, count in stage.packets(node).items() if count < packets.get(name, 0)]
+            demand(not lost, f"{node}: the kernel's counters {', '.join(lost)} went back")
+            _wait_for_more(traffics, 10)
             demand(not stage.attachment_fault(node), f"{node}: {stage.attachment_fault(node)}")
-    told = f"IPv4 {_undisturbed(v4)}; IPv6 {_undisturbed(v6)}"
-    return f"both agents killed and restarted under traffic, workers adopted: {told}; one generation of programs"
+        # The workers are the old ones; they must listen to the new agents.
+        seconds = _changes_flow(stage, CHANGES_FLOW_WITHIN_SECONDS)
+    return (
+        f"both agents killed and restarted under traffic, workers adopted: {_undisturbed(traffics)}; one generation of "
+        f"programs, no counter went back, the adopted workers enforced a policy after {seconds * 1000:.0f} ms"
+    )
 
 
 def worker_dies(stage: Stage) -> str:
     """Killed with SIGKILL: no plain text on the wire; new connections wait for the replacement, none is refused."""
     web, db, slowest = stage.pod("web"), stage.pod("db"), 0.0
-    with stage.lab.wire.tap(marker=MARKER) as tap:
-        for node in ("node-a", "node-b"):
-            for ip in db.ips:
-                sender = stage.marker_sender(web, ip, MARKER)
+    for node in NODES:
+        for ip in db.ips:
+            with stage.lab.wire.tap(marker=MARKER) as tap, stage.marker_sender(web, ip, MARKER) as sender:
+                sender.wait_for_more(10)
                 before = stage.worker_pids(node)
                 stage.kill_worker(before[0])
+                waiting = _served_while_waiting(web, ip)
                 after_kill = Traffic(web, ip, PORT, pause_seconds=0.0)
                 with after_kill.running():
                     after_kill.wait_for_more(20)
-                sender.stop()
-                demand(not after_kill.failures, f"{node} {ip}: after the kill: {(after_kill.failures or [''])[0]}")
-                demand(after_kill.served >= 20, f"{node} {ip}: only {after_kill.served} connections were served")
-                demand(stage.worker_pids(node) != before, f"{node}: the worker was not replaced")
-                slowest = max(slowest, after_kill.slowest)
-    seen = tap.result()
-    demand(seen.dropped == 0, f"the tap lost {seen.dropped} packets, so its counts prove nothing")
-    demand(seen.markers == 0, f"the marker crossed the link {seen.markers} times in plain text")
+                sender.wait_for_more(10)
+            where = f"{node} {ip}: after the kill"
+            demand(waiting == WAITING, f"{where}: {waiting} of {WAITING} connections that waited were served")
+            demand(not after_kill.failures, f"{where}: {(after_kill.failures or [''])[0]}")
+            after = stage.worker_pids(node)
+            demand(after and not {*before} & {*after}, f"{node}: workers {before} became {after}")
+            seen = tap.result()
+            demand(seen.dropped == 0, f"the tap lost {seen.dropped} packets, so its counts prove nothing")
+            demand(seen.markers == 0, f"{where}: the marker crossed the link {seen.markers} times in plain text")
+            demand(seen.hbone_bytes > 20 * len(sender.portion), f"{where}: the tunnel carried {seen.hbone_bytes} bytes")
+            slowest = max(slowest, after_kill.slowest)
     return (
-        "4 workers killed in mid-stream: marker on the link 0 times, no new connection refused, "
-        f"slowest {slowest * 1000:.0f} ms"
+        f"4 workers killed in mid-stream: marker on the link 0 times before, while and after; {WAITING} connections "
+        f"opened at that moment waited and were served, as were those after them, slowest {slowest * 1000:.0f} ms"
     )
 
 
+def _served_while_waiting(client: Pod, ip: Ip) -> int:
+    """How many of the connections that are opened at once get their answer, one after another."""
+    served = 0
+    with contextlib.ExitStack() as stack:
+        opened: list[socket.socket] = []
+        for _ in range(WAITING):
+            with contextlib.suppress(OSError):  # refused: not served
+                opened.append(stack.enter_context(connect(client, ip, PORT)))
+        for connection in opened:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"WHO\n")
+                served += bool(read_all(connection))
+    return served
+
+
 def rotation(stage: Stage) -> str:
-    """Certificates are renewed under traffic; no connection notices."""
-    web, db = stage.pod("web"), stage.pod("db")
-    before = {node: stage.certificate_serials(node) for node in ("node-a", "node-b")}
-    with Traffic(web, db.ips[0], PORT).running() as v4, Traffic(web, db.ips[1], PORT).running() as v6:
-        v4.wait_for_more(5)
+    """Certificates are renewed under traffic; no connection notices. Peers are shown the new ones."""
+    pods = [stage.pod(name) for name in ("web", "batch", "db")]
 
-        def renewed() -> bool:
-            return all(not set(before[node]) & set(stage.certificate_serials(node)) for node in before)
+    def shown() -> dict[Ip, str]:
+        return {ip: stage.stranger.proof_of(ip).serial for pod in pods for ip in pod.ips}
 
+    with _traffic(stage) as traffics:
+        _wait_for_more(traffics, 5)
+        before = shown()
+        demand(all(before.values()), f"certificates without a serial number: {before}")
         stage.renew_certificates()
-        seconds = eventually(renewed, 30, "all certificates of both nodes were renewed")
-        for traffic in (v4, v6):
-            traffic.wait_for_more(20)
-    return f"all serials of both nodes changed within {seconds:.1f} s: IPv4 {_undisturbed(v4)}; IPv6 {_undisturbed(v6)}"
+        seconds = eventually(
+            lambda: not {*before.values()} & {*shown().values()}, 30, "peers are shown new certificates"
+        )
+        _wait_for_more(traffics, 20)
+    told = {node: stage.certificate_serials(node) for node in NODES}
+    listed = {int(serial, 16) for serials in told.values() for serial in serials}
+    unlisted = [ip for ip, serial in shown().items() if int(serial, 16) not in listed]
+    demand(not unlisted, f"{unlisted} show certificates that `certs` does not list: {told}")
+    return f"a peer on the link was shown new serials of all within {seconds:.1f} s: {_undisturbed(traffics)}"

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pyroute2 import IPRoute
 
@@ -24,7 +24,7 @@ from nodeagent.errors import NotPossible
 from nodeagent.kernel.pins import read_counters
 from nodeagent.lab.demo import mesh, processes
 from nodeagent.lab.demo.claims import ClaimFalse, eventually
-from nodeagent.lab.demo.client import connect
+from nodeagent.lab.demo.client import PATIENCE_SECONDS, connect
 from nodeagent.lab.demo.stranger import Stranger
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference, network_state
@@ -352,27 +352,35 @@ class Stage:
 
 
 class MarkerSender:
-    """Sends a marker over one open connection after another until stopped, whatever happens to them."""
+    """Sends a marker over one open connection after another until the block ends, whatever happens to them."""
 
     def __init__(self, source: Pod, ip: Ip, marker: bytes) -> None:
-        self._source, self._ip, self._marker = source, ip, marker
+        self._source, self._ip, self.portion = source, ip, marker * 100
+        self.sent = 0
+        """Portions that the kernel took."""
         self._stop = threading.Event()
-        self._first = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._first.wait(10)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(PATIENCE_SECONDS)
+
+    def wait_for_more(self, portions: int) -> None:
+        """Raises ClaimFalse."""
+        goal = self.sent + portions
+        eventually(lambda: self.sent >= goal, PATIENCE_SECONDS, f"{portions} more portions of the marker were sent")
 
     def _run(self) -> None:
         while not self._stop.is_set():
             with contextlib.suppress(OSError), connect(self._source, self._ip, PORT) as connection:
                 connection.sendall(b"DIGEST\n")
                 while not self._stop.is_set():
-                    connection.sendall(self._marker * 100)
-                    self._first.set()
+                    connection.sendall(self.portion)
+                    self.sent += 1
                     time.sleep(0.001)
 
 
