@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Self
 
 from nodeagent.lab.demo.application import CHUNK, pattern
-from nodeagent.lab.demo.claims import ClaimFalse
+from nodeagent.lab.demo.claims import ClaimFalse, eventually
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 
@@ -199,3 +200,36 @@ class Traffic:
             echo.close()
         except OSError as error:
             self.failures.append(f"open connection after {self.exchanges} exchanges: {type(error).__name__}: {error}")
+
+
+class MarkerSender:
+    """Sends a marker over one open connection after another until the block ends, whatever happens to them."""
+
+    def __init__(self, source: Pod, ip: Ip, port: int, marker: bytes) -> None:
+        self._source, self._ip, self._port, self.portion = source, ip, port, marker * 100
+        self.sent = 0
+        """Portions that the kernel took."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE_SECONDS)
+
+    def wait_for_more(self, portions: int) -> None:
+        """Raises ClaimFalse."""
+        goal = self.sent + portions
+        eventually(lambda: self.sent >= goal, PATIENCE_SECONDS, f"{portions} more portions of the marker were sent")
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError), connect(self._source, self._ip, self._port) as connection:
+                connection.sendall(b"DIGEST\n")
+                while not self._stop.is_set():
+                    connection.sendall(self.portion)
+                    self.sent += 1
+                    time.sleep(0.001)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import demand, eventually
-from nodeagent.lab.demo.client import PATIENCE_SECONDS, Fate, Traffic, connect, fate, is_served, read_all
+from nodeagent.lab.demo.client import PATIENCE_SECONDS, Fate, MarkerSender, Traffic, connect, fate, read_all
 from nodeagent.lab.demo.policy_claims import POLICY
 from nodeagent.lab.demo.stage import NODES, PORT, Stage
 from nodeagent.lab.demo.traffic_claims import MARKER
@@ -102,7 +102,7 @@ def worker_dies(stage: Stage) -> str:
     web, db, slowest = stage.pod("web"), stage.pod("db"), 0.0
     for node in NODES:
         for ip in db.ips:
-            with stage.lab.wire.tap(marker=MARKER) as tap, stage.marker_sender(web, ip, MARKER) as sender:
+            with stage.lab.wire.tap(marker=MARKER) as tap, MarkerSender(web, ip, PORT, MARKER) as sender:
                 sender.wait_for_more(10)
                 before = stage.worker_pids(node)
                 stage.kill_worker(before[0])

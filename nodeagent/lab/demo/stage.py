@@ -12,19 +12,16 @@ import select
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-from pyroute2 import IPRoute
+from typing import Any
 
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.pins import read_counters
 from nodeagent.lab.demo import mesh, processes
 from nodeagent.lab.demo.claims import ClaimFalse, eventually
-from nodeagent.lab.demo.client import PATIENCE_SECONDS, connect
+from nodeagent.lab.demo.client import connect
+from nodeagent.lab.demo.filters import attached_filters
 from nodeagent.lab.demo.stranger import Stranger
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference, network_state
@@ -237,9 +234,6 @@ class Stage:
     def kill_worker(self, pid: int) -> None:
         os.kill(pid, 9)
 
-    def marker_sender(self, source: Pod, ip: Ip, marker: bytes) -> "MarkerSender":
-        return MarkerSender(source, ip, marker)
-
     # ---- what claims look at ---------------------------------------------------------------------------------------
 
     def ask(self, node: str, *words: str) -> dict[str, Any]:
@@ -256,7 +250,7 @@ class Stage:
 
     def attached(self, node: str) -> dict[str, list[str]]:
         """Filters by device and hook as the kernel lists them, each `nodeagent/<program>:<the kernel's id>`."""
-        return self.lab.nodes[node].call(_attached)
+        return self.lab.nodes[node].call(attached_filters)
 
     def attachment_fault(self, node: str) -> str:
         """Empty when na0 and each pod of the mesh have their programs, all of one generation, and nothing else has."""
@@ -351,58 +345,11 @@ class Stage:
             return address
 
 
-class MarkerSender:
-    """Sends a marker over one open connection after another until the block ends, whatever happens to them."""
-
-    def __init__(self, source: Pod, ip: Ip, marker: bytes) -> None:
-        self._source, self._ip, self.portion = source, ip, marker * 100
-        self.sent = 0
-        """Portions that the kernel took."""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(PATIENCE_SECONDS)
-
-    def wait_for_more(self, portions: int) -> None:
-        """Raises ClaimFalse."""
-        goal = self.sent + portions
-        eventually(lambda: self.sent >= goal, PATIENCE_SECONDS, f"{portions} more portions of the marker were sent")
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(OSError), connect(self._source, self._ip, PORT) as connection:
-                connection.sendall(b"DIGEST\n")
-                while not self._stop.is_set():
-                    connection.sendall(self.portion)
-                    self.sent += 1
-                    time.sleep(0.001)
-
-
 @contextlib.contextmanager
 def running() -> Iterator[Stage]:
     """The whole stage, removed at the end of the block."""
     with Lab(topology()) as lab:
         yield Stage(lab)
-
-
-def _attached() -> dict[str, list[str]]:
-    """In the calling thread's namespace."""
-    found: dict[str, list[str]] = {}
-    with IPRoute() as ip:
-        for link in ip.get_links():
-            for hook, parent in (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3)):
-                for row in ip.get_filters(index=link["index"], parent=parent):
-                    options = row.get_attr("TCA_OPTIONS")
-                    name = options.get_attr("TCA_BPF_NAME") if options is not None else None
-                    if name is not None:
-                        found.setdefault(f"{link.get_attr('IFLA_IFNAME')} {hook}", []).append(str(name))
-    return found
 
 
 def _nodeagent(*words: str | Path) -> list[str]:
