@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's certificates as TLS contexts: two per identity, made once, since making one costs a millisecond.
 
-A context that is replaced lives on in the tunnels that were opened with it; rotation cuts nothing.
+A context that is replaced lives on in the tunnels that were opened with it; rotation cuts nothing. What those tunnels
+believed is told by `trust`, so that none takes new streams on the word of a CA that is trusted no more.
 """
 
+import hashlib
 import logging
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 from nodeagent.errors import PeerError
 from nodeagent.model.identity import Identity
@@ -24,10 +27,11 @@ class CertificateMissing(PeerError):
 
 
 class _Entry:
-    __slots__ = ("client", "not_after", "serial", "server")
+    __slots__ = ("client", "not_after", "serial", "server", "trust")
 
     def __init__(self, announced: Certificate, key_and_chain: str, roots: str) -> None:
         self.serial, self.not_after = announced.serial, announced.not_after
+        self.trust = hashlib.sha256(Path(roots).read_bytes()).digest()
         self.client = make_context(key_and_chain, roots, is_server=False)
         self.server = make_context(key_and_chain, roots, is_server=True)
 
@@ -55,6 +59,11 @@ class Certificates:
 
     def forget(self, identity: Identity) -> None:
         self._entries.pop(identity, None)
+
+    def trust(self, identity: Identity) -> bytes:
+        """Stands for the roots that peers of this identity are judged by now; empty without a certificate."""
+        entry = self._entries.get(identity)
+        return entry.trust if entry is not None else b""
 
     def client_context(self, identity: Identity) -> ssl.SSLContext:
         """Raises CertificateMissing."""

@@ -51,6 +51,8 @@ class Inbound:
         for tunnel in tuple(self.tunnels):
             if self.shared.state.has_left(tunnel.local_ip, tunnel.identity):
                 tunnel.fail(Reason.POD_REMOVED, "")
+            else:
+                tunnel.retire_when_outdated()
 
     def drain(self) -> None:
         for tunnel in tuple(self.tunnels):
@@ -65,6 +67,7 @@ class InboundTunnel:
         self.peer_ip, self.local_ip = guard.record.source_ip, guard.record.original_ip
         self.identity: Identity | None = None
         """As whom we answered: the pod's that had the address then."""
+        self._trust = b""
         self._guard = guard
         self._socket: socket.socket | None = sock
         self._tunnel: Tunnel | None = None
@@ -84,6 +87,13 @@ class InboundTunnel:
             self._tunnel.drain()
         else:
             self.fail(Reason.DRAINED, "")
+
+    def retire_when_outdated(self) -> None:
+        """The peer was believed by roots that are in force no more: it may come again. Streams go on."""
+        if self._tunnel is None or self._tunnel.peer is None or self._tunnel.connection.is_draining:
+            return
+        if self.identity is not None and self._shared.state.certificates.trust(self.identity) != self._trust:
+            self._tunnel.drain()
 
     def fail(self, reason: Reason, error: str) -> None:
         if self._tunnel is not None:
@@ -108,6 +118,7 @@ class InboundTunnel:
         except PeerError:
             return False
         self.identity = workload.identity
+        self._trust = self._shared.state.certificates.trust(workload.identity)
         self._guard.record.destination = Party.of(workload)
         sock, self._socket = self._socket, None
         self._shared.loop.forget(sock.fileno())

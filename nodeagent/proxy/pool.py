@@ -99,10 +99,12 @@ class Pool:
                 del self._tunnels[tunnel.key]
 
     def state_changed(self) -> None:
-        """Tunnels of pods that left end with them."""
+        """Tunnels of pods that left end with them; those that believe outdated roots take no new streams."""
         for tunnel in self.all():
             if self._shared.state.has_left(tunnel.key.source_ip, tunnel.key.identity):
                 tunnel.fail(Reason.POD_REMOVED, "")
+            elif tunnel.is_outdated:
+                tunnel.drain()
 
     def drain(self) -> None:
         """No new streams; each tunnel closes after its last."""
@@ -122,6 +124,7 @@ class PooledTunnel:
         self._waiting: dict[Passenger, None] = {}
         self._tunnel: Tunnel | None = None
         self._idle: Timer | None = None
+        self._trust = b""
         self._is_over = False
         self._dial = Dial(
             shared.loop, (key.source_ip, 0), (key.ip, key.port), shared.state.config.connect_seconds, self
@@ -138,6 +141,13 @@ class PooledTunnel:
             streams=len(tunnel.streams),
             peer_limit=tunnel.connection.peer_limit,
         )
+
+    @property
+    def is_outdated(self) -> bool:
+        """Its peer was believed by roots that are in force no more."""
+        if self._tunnel is None or self._tunnel.peer is None:
+            return False
+        return self._shared.state.certificates.trust(self.key.identity) != self._trust
 
     def board(self, passenger: Passenger) -> None:
         if self._tunnel is not None and self._tunnel.can_open:
@@ -175,6 +185,7 @@ class PooledTunnel:
             sock.close()
             self._over(error.reason, str(error))
             return
+        self._trust = state.certificates.trust(self.key.identity)
         channel = SecureChannel(context, is_server=False)
         self._tunnel = Tunnel(self._shared.loop, sock, channel, Role.CLIENT, self, state.config.handshake_seconds)
 

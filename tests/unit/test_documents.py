@@ -211,7 +211,6 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             "kernel/apply.py",
             "kernel/listeners.py",
-            "kernel/netlink.py",
             "kernel/proxy_namespace.py",
             "kernel/syscall.py",
             "kernel/watch.py",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nodeagent.proxy.messages import Hello, WorkerConfig
-    from tests.e2e.proxy.conftest import Agent, HbonePeer, Mesh, Running
+    from tests.e2e.proxy.conftest import Agent, Authority, HbonePeer, Mesh, Running
 
 pytestmark = pytest.mark.e2e
 
@@ -119,6 +119,21 @@ def test_a_certificate_that_cannot_be_loaded_leaves_the_old_one_in_use(mesh: Mes
     with connection(mesh, app) as pair:
         assert works(*pair)
     mesh.near.eventually(lambda: mesh.near.counters.get("certificates_refused") == 1)
+
+
+@pytest.mark.parametrize("is_server", [False, True], ids=["client", "server"])
+def test_a_tunnel_takes_nothing_new_by_roots_that_are_trusted_no_more(
+    mesh: Mesh, app: socket.socket, authority_of: Callable[[str], Authority], *, is_server: bool
+) -> None:
+    worker, own = (mesh.far, mesh.server) if is_server else (mesh.near, mesh.client)
+    with connection(mesh, app) as (client, served):
+        assert works(client, served)
+        worker.certify(own.identity, mesh.authority, roots=authority_of("another mesh").roots)
+        worker.apply()
+        assert works(client, served)
+        assert mesh.wires.client.is_refused(mesh.wires.server.v4), "the GOAWAY came before the answer above"
+        assert works(client, served)
+    assert worker.ended()[0].reason == Reason.TLS_UNKNOWN_CA.value
 
 
 # ---- without an agent --------------------------------------------------------------------------------------------

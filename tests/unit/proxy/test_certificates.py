@@ -41,6 +41,18 @@ def test_a_certificate_makes_both_contexts(certificates: Certificates, pair: tup
     assert certificates.client_context(WEB) is certificates.client_context(WEB)
 
 
+def test_trust_is_that_of_the_roots_and_not_of_the_certificate(
+    certificates: Certificates, pair: tuple[int, int], authority: Callable[[], Callable[..., tuple[str, str]]]
+) -> None:
+    assert certificates.trust(WEB) == b""
+    certificates.add(Certificate(WEB, "1", 2000), *pair)
+    former = certificates.trust(WEB)
+    certificates.add(Certificate(WEB, "2", 3000), *pair)
+    assert certificates.trust(WEB) == former != b""
+    certificates.add(Certificate(WEB, "3", 3000), pair[0], int(authority()(str(WEB))[1].rpartition("/")[2]))
+    assert certificates.trust(WEB) != former
+
+
 def test_none_and_expired(certificates: Certificates, wall: Wall, pair: tuple[int, int]) -> None:
     with pytest.raises(CertificateMissing, match="no certificate"):
         certificates.client_context(WEB)
