@@ -12,6 +12,7 @@ import pytest
 
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Traffic, ask, is_served
+from nodeagent.lab.demo.processes import status
 from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
 from nodeagent.lab.machine import network_state
 from nodeagent.lab.namespaces import RUN_DIR
@@ -33,6 +34,14 @@ def stage() -> Iterator[Stage]:
 
 def run(stage: Stage, *words: str, node: str = NODE) -> "subprocess.CompletedProcess[str]":
     return stage.lab.nodes[node].run([sys.executable, "-m", "nodeagent.cli.main", *words])
+
+
+def is_captured(stage: Stage) -> bool:
+    """Whether a connection from web to db is served, and by way of the proxies of both nodes, as the kernels count."""
+    names = ("node-a", "STEERED"), ("node-b", "INTO_POD")
+    before = [stage.packets(node)[name] for node, name in names]
+    is_answered = is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
+    return is_answered and all(stage.packets(node)[name] > old for (node, name), old in zip(names, before, strict=True))
 
 
 def agent_words(stage: Stage, *more: str) -> list[str]:
@@ -72,6 +81,7 @@ def test_sigterm_leaves_workers_programs_and_connections(stage: Stage) -> None:
         assert stage.attached(NODE) == programs
         told = run(stage, "status")
         stage.start_agent(NODE)
+        assert stage.attachment_fault(NODE) == ""
         traffic.wait_for_more(5)
 
     assert told.returncode == 3
@@ -122,8 +132,7 @@ def test_a_broken_pods_file_leaves_the_last_good_list_in_force(stage: Stage) -> 
     node.call(lambda: (RUN_DIR / "pods.yaml").write_text("- {namespace: shop"))
     eventually(lambda: "pods-file" in run(stage, "status").stdout, 5, "status names the pods file")
 
-    assert is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
-    assert stage.packets(NODE)["STEERED"] > 0
+    assert is_captured(stage)
     node.call(lambda: (RUN_DIR / "pods.yaml").write_bytes(good))
     eventually(lambda: "pods-file" not in run(stage, "status").stdout, 5, "status is content again")
 
@@ -146,12 +155,13 @@ def test_a_full_disk_for_the_state_file_is_told_and_harms_nobody(stage: Stage) -
         node.call(fill)
         stage.write("25-more.yaml", [_namespace_object()])
         eventually(lambda: "state-file" in run(stage, "status").stdout, 20, "status names the state file")
-        assert is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
+        assert is_captured(stage)
         assert stage.agents[NODE].poll() is None
     finally:
         node.call((RUN_DIR / "state.filler").unlink)
         node.call(lambda: subprocess.run(["mount", "-o", "remount,size=50%", "/run"], check=True))
         stage.write("25-more.yaml", [])
+    eventually(lambda: "state-file" not in run(stage, "status").stdout, 20, "status is content again")
 
 
 def _namespace_object() -> dict[str, object]:
@@ -202,6 +212,8 @@ def _get(stage: Stage, port: int, path: str) -> str:
 def test_cleanup_is_refused_while_an_agent_runs_and_then_takes_everything_away(stage: Stage) -> None:
     node = stage.lab.nodes["node-b"]
     refused = run(stage, "cleanup", node="node-b")
+    workers = stage.worker_pids("node-b")
+    assert workers
     stage.agents["node-b"].terminate()
     stage.agents["node-b"].wait(10)
 
@@ -209,6 +221,9 @@ def test_cleanup_is_refused_while_an_agent_runs_and_then_takes_everything_away(s
 
     assert refused.returncode == 5
     assert cleaned.returncode == 0, cleaned.stderr
+    # Nobody may have asked yet for the end of those whose parent, the agent, is gone.
+    left = [status(pid)["State"] for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert all(state.startswith("Z") for state in left), left
     assert stage.attached("node-b") == {}
     assert node.call(lambda: [path for path in Path("/sys/fs/bpf").iterdir() if "nodeagent" in path.name]) == []
     assert stage.node_differences("node-b") == []
@@ -217,4 +232,4 @@ def test_cleanup_is_refused_while_an_agent_runs_and_then_takes_everything_away(s
     # Without an agent the pods talk as before, in plain text.
     assert is_served(stage.pod("legacy"), stage.pod("db").ipv4, PORT)
     stage.start_agent("node-b")
-    assert is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
+    assert is_captured(stage)
