@@ -30,8 +30,12 @@ def demo(*, script: bool, as_json: bool, only_live: bool) -> None:
     # The lab's modules take half a second to load, which no other command should pay for.
     from nodeagent.lab.demo.claims import Outcome
     from nodeagent.lab.demo.tour import LAST, TOUR
+    from nodeagent.lab.lab import Lab
     from nodeagent.lab.machine import difference, machine_state
 
+    # First of all: what a killed run left is not how the machine should be found again.
+    if Lab.clean_all().removed and not as_json:
+        click.echo(" · removed what an earlier run had left, which was killed")
     stays = only_live or (sys.stdout.isatty() and not script and not as_json)
     show = _show_json if as_json else _show_words
     began, before = time.monotonic(), machine_state()

@@ -232,20 +232,16 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "the show, which proves itself",
         "tests/e2e/test_tour.py",
-        (
-            "cli/demo.py",
-            *(
-                f"lab/demo/{name}.py"
-                for name in (
-                    "failure_claims",
-                    "live",
-                    "machine_claims",
-                    "policy_claims",
-                    "stage",
-                    "tour",
-                    "traffic_claims",
-                )
-            ),
+        tuple(
+            f"lab/demo/{name}.py"
+            for name in (
+                "failure_claims",
+                "machine_claims",
+                "policy_claims",
+                "stage",
+                "tour",
+                "traffic_claims",
+            )
         ),
     ),
     ("the client's side of it", "tests/unit/lab/demo/test_application.py", ("lab/demo/client.py",)),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live view after the tour: who reaches whom, told whenever it changes, until Ctrl-C."""
 
+import os
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from nodeagent.lab.demo.client import is_served
 from nodeagent.lab.demo.stage import PORT, Stage
@@ -14,13 +15,18 @@ PAIRS = (("web", "db"), ("web", "api"), ("batch", "db"), ("legacy", "db"))
 
 def guide(stage: Stage) -> str:
     """What a visitor may try."""
+    held = f"exec 3<>/dev/tcp/{stage.pod('db').ipv4}/{PORT}; echo HOW >&3; cat <&3"
     return "\n".join(
         (
-            f"The mesh lives in {stage.mesh_directory}. Try, in another terminal:",
-            f"  edit {stage.mesh_directory}/30-policy.yaml      and see below what changes (a first one is there)",
-            "  ip netns exec na-web ping -c1 " + stage.pod("db").ipv4 + "          the pods are ordinary namespaces",
-            f"  {stage.shell_words('node-a')} explain shop/web shop/db:{PORT}",
-            f"  {stage.shell_words('node-b')} connections",
+            "Try, in another terminal, as root:",
+            f"  alias node-a='{stage.shell_words('node-a')}'",
+            f"  alias node-b='{stage.shell_words('node-b')}'",
+            "  node-a --help                              (status, pods, workloads, services, policies, certs, ...)",
+            f"  node-a explain backoffice/batch shop/db:{PORT}",
+            f"  nsenter --net={stage.pod('web').netns} bash -c '{held}' &",
+            "  node-b connections                         (there it is, from web to db)",
+            f"  edit {stage.mesh_directory}/30-policy.yaml",
+            "It refuses backoffice now. Let it refuse shop: web's connection is cut. Below is told whatever changes.",
             f"Logs: {stage.directory}/*.log. Ctrl-C ends and removes everything.",
         )
     )
@@ -28,26 +34,33 @@ def guide(stage: Stage) -> str:
 
 def watch(stage: Stage, show: Callable[[str], None]) -> None:
     """Ends by KeyboardInterrupt."""
+
+    def tell(words: str) -> None:
+        show(f"  {time.strftime('%H:%M:%S')}  {words}")
+
     known: dict[tuple[str, str], bool] = {}
-    seen_log = _size(stage.directory / "control-plane.log")
+    with (stage.directory / "control-plane.log").open(encoding="utf-8", errors="replace") as log:
+        log.seek(0, os.SEEK_END)
+        while True:
+            for message in news(log):
+                tell(f"control plane: {message.replace(f'{stage.mesh_directory}/', '')}")
+            for pair in PAIRS:
+                source, target = pair
+                served = is_served(stage.pod(source), stage.pod(target).ipv4, PORT, seconds=1.0)
+                if known.get(pair) is not served:
+                    known[pair] = served
+                    tell(f"{source} to {target}:{PORT} is {'served' if served else 'refused'}")
+            time.sleep(LOOK_SECONDS)
+
+
+def news(log: TextIO) -> Iterator[str]:
+    """What the control plane has said about its directory since the last call; a line being written waits for it."""
     while True:
-        for line in _news(stage.directory / "control-plane.log", seen_log):
-            show(f"  control plane  {line}")
-        seen_log = _size(stage.directory / "control-plane.log")
-        for pair in PAIRS:
-            source, target = pair
-            served = is_served(stage.pod(source), stage.pod(target).ipv4, PORT, seconds=1.0)
-            if known.get(pair) is not served:
-                known[pair] = served
-                show(f"  {time.strftime('%H:%M:%S')}  {source} to {target}:{PORT}  {'served' if served else 'refused'}")
-        time.sleep(LOOK_SECONDS)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _news(path: Path, since: int) -> list[str]:
-    with path.open(encoding="utf-8", errors="replace") as log:
-        log.seek(since)
-        return [line.strip() for line in log if "mesh.d" in line or "generation" in line]
+        begin = log.tell()
+        line = log.readline()
+        if not line.endswith("\n"):
+            log.seek(begin)
+            return
+        _time, _level, scope, message = (*line.rstrip("\n").split("\t", 3), "", "", "")[:4]
+        if scope == "controlplane.run":
+            yield message
