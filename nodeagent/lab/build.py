@@ -95,6 +95,7 @@ def make_mounts(journal: Journal, name: Path, netns: Path, cgroup: Path) -> int:
     namespace = in_thread(body)
     journal.note(Kind.LINK, name)
     name.symlink_to(f"/proc/{os.getpid()}/fd/{namespace}")
+    _demand_our_root(name)
     return namespace
 
 
@@ -118,6 +119,15 @@ def hide_netns(mounts: Path, netns: Path) -> None:
         netns.unlink()
 
     call_inside(body, mounts=mounts)
+
+
+def _demand_our_root(mounts: Path) -> None:
+    """Entering a mount namespace leaves a chroot: what is written inside would go to the machine's own files."""
+    if not os.path.samestat(call_inside(Path("/").stat, mounts=mounts), Path("/").stat()):
+        raise NotPossible(
+            "this process is in a chroot, which a node of the lab cannot be in",
+            check="Run it outside, or in a container or a virtual machine in place of the chroot.",
+        )
 
 
 def _make_pin(journal: Journal, path: Path) -> None:

@@ -53,3 +53,9 @@ def test_a_directory_that_went_meanwhile_is_made_again_and_noted_before_the_name
 def test_an_unknown_sysctl_is_named() -> None:
     with pytest.raises(NotPossible, match=r"net\.ipv4\.no_such_thing=1"):
         build._write_sysctl("net.ipv4.no_such_thing", "1")
+
+
+def test_a_chroot_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "call_inside", lambda _function, **_: tmp_path.stat())
+    with pytest.raises(NotPossible, match="chroot"):
+        build._demand_our_root(Path("/run/nodeagent-lab/1/node-a"))
