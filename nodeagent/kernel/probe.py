@@ -136,6 +136,9 @@ def _attempt(name: str, attempt: Callable[[], None], evidence: str, advice: str)
     with ThreadPoolExecutor(1) as thread:
         try:
             thread.submit(attempt).result()
+        except PermissionError as error:
+            granted = capabilities(_effective_capabilities())
+            return Probe(name, ok=False, evidence=str(error), advice=advice if granted.ok else granted.advice)
         except (OSError, NotPossible) as error:
             return Probe(name, ok=False, evidence=str(error), advice=advice)
     return Probe(name, ok=True, evidence=evidence)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.kernel import probe
 from nodeagent.kernel.probe import CAPABILITIES, bpf_filesystem, capabilities, kernel_release
 
 ALL = sum(1 << bit for bit in CAPABILITIES.values())
@@ -45,3 +46,16 @@ def test_bpf_filesystem(tmp_path: Path) -> None:
         assert not probe.ok
         assert str(path) in probe.evidence
         assert probe.advice == f"mount -t bpf bpf {path}"
+
+
+@pytest.mark.parametrize(("granted", "advice"), [(ALL, "CONFIG_X"), (0, "as root")])
+def test_what_is_refused_for_want_of_a_capability_is_not_blamed_on_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, granted: int, advice: str
+) -> None:
+    def attempt() -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(probe, "_effective_capabilities", lambda: granted)
+    found = probe._attempt("clsact", attempt, "", "The kernel needs CONFIG_X.")
+    assert not found.ok
+    assert advice in found.advice
