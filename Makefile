@@ -10,7 +10,8 @@ UV_VERSION := 0.13.8
 ENVOY_VERSION := 1.40.0
 UV := build/tools/bin/uv
 BIN := .venv/bin
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+NO_SUDO := bash -c 'echo "this needs root: run make as root, or install sudo" >&2; exit 1'
+SUDO := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo,$(NO_SUDO)))
 export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
