@@ -204,8 +204,9 @@ def _mounts() -> Iterator[Fact]:
 
 
 def _cgroups() -> Iterator[Fact]:
-    for directory, _, _ in os.walk(cgroups.unified_hierarchy()):
-        if any(part.startswith("na-") for part in Path(directory).parts):
+    """Those of labs stand at the top; one that stands deeper is a container's, whose lab is not ours to judge."""
+    for top in cgroups.unified_hierarchy().glob("na-*"):
+        for directory, _, _ in os.walk(top):
             yield Fact("cgroup", "", directory)
 
 
