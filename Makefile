@@ -60,7 +60,9 @@ clean: ## remove what the verbs made here (not the packages of the system)
 
 define install_packages
 	missing=()
-	for package in $(1); do dpkg -s $$package >/dev/null 2>&1 || missing+=("$$package"); done
+	for package in $(1); do  # dpkg -s knows packages too that were removed but for their configuration
+		[[ $$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null) == installed ]] || missing+=("$$package")
+	done
 	if (( $${#missing[@]} )); then
 		echo "installing with apt-get: $${missing[*]}"
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get update -qq
