@@ -94,12 +94,15 @@ class WorkerFleet:
         self._reports_lost = 0
         """By workers that have ended."""
         self._is_state_complete = False
+        self._survivors: frozenset[int] = frozenset()
+        """Pids that the former agent left on its roster."""
         state.subscribe(self._broadcast)
 
     async def run(self) -> None:
         """Ends only by cancellation, and then leaves the workers to a successor."""
         loop = asyncio.get_running_loop()
         survivors = living_workers(self._config.run_dir)
+        self._survivors = frozenset(pid for _, pid in survivors)
         self._arrivals = {slot: (pid, loop.create_future()) for slot, pid in survivors if 0 <= slot < self.slots}
         rendezvous = Rendezvous(self._rendezvous_path, self._config.worker_uid, self._introduced)
         with rendezvous.open():
@@ -341,6 +344,7 @@ class WorkerFleet:
             arrival.set_result(worker)
             log.info("worker %d (pid %d) of the former agent adopted", slot, worker.pid)
         else:
+            worker.is_stranger = worker.pid not in self._survivors
             worker.is_ready = True  # for as long as it has connections, it is asked for them
             self._leaving.add(worker)
             self._farewells.put_nowait(worker)
@@ -356,8 +360,11 @@ class WorkerFleet:
         self._resync(worker)
 
     def _resync(self, worker: Worker) -> None:
-        """Not before the state is complete: until then a predecessor's state is better than ours."""
-        worker.is_outdated = not self._is_state_complete
+        """Not before the state is complete: until then a predecessor's state is better than ours.
+
+        Never for a stranger: whoever has the workers' uid can knock, and what we would tell has the node's keys in it.
+        """
+        worker.is_outdated = worker.is_stranger or not self._is_state_complete
         if not worker.is_outdated:
             worker.send(Resync(self._settings))
             self._state.send_everything(worker.send)

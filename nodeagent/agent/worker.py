@@ -38,6 +38,8 @@ class Worker:
         self.reports_lost = 0
         self.is_outdated = False
         """Adopted, and not told anything yet: it serves from what its former agent told it."""
+        self.is_stranger = False
+        """It knocked, and no agent's roster has it: it drains with what it has."""
         self.held: frozenset[Identity] = frozenset()
         """Certificates that it brought along from a former agent."""
         self.gone = asyncio.Event()

@@ -236,9 +236,12 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             f"lab/demo/{name}.py"
             for name in (
                 "failure_claims",
+                "filters",
                 "machine_claims",
                 "policy_claims",
+                "processes",
                 "stage",
+                "stranger",
                 "tour",
                 "traffic_claims",
             )

@@ -321,6 +321,8 @@ def test_a_stranger_does_not_get_the_slot_of_a_survivor(node: Node, eventually: 
             await fleet.started(20)
             assert successor.pid() == survivor
             await eventually(lambda: stranger.child.poll() is not None)
+            # Nothing of the mesh, and above all no key: only that it shall go.
+            assert node.told(stranger.child.pid) == ["Start", "Drain"]
 
     asyncio.run(scenario())
 
