@@ -10,6 +10,7 @@ import json
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,10 @@ class Envoy:
         assert self.process.poll() is None, "Envoy ended; its words are in the captured output"
         return self._ask("/ready") == b"LIVE\n"
 
-    def stats(self) -> dict[str, int]:
-        """Counters and gauges."""
+    def stats(self) -> Counter[str]:
+        """Counters and gauges; 0 for what Envoy has not counted yet, which it does not list."""
         found = json.loads(self._ask("/stats?format=json"))["stats"]
-        return {stat["name"]: stat["value"] for stat in found if "value" in stat}
+        return Counter({stat["name"]: stat["value"] for stat in found if "value" in stat})
 
     def connects(self) -> list[dict[str, str]]:
         """Of the CONNECTs that ended at a gate, what it saw. Written a moment after the end."""
