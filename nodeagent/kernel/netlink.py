@@ -1,27 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts about devices and addresses, by rtnetlink. pyroute2's messages stop here; nothing here changes anything.
 
-A pod's device is found from the node's side: the kernel says in which namespace a veth's peer lives, and nothing that a
-pod does inside its own namespace (devices it makes, indexes it chooses, names it gives) can point to another pod.
+Which of these facts make a device a certain pod's is decided in discovery.py.
 """
 
 import errno
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.netns import OWN_NETNS, enter_netns
 from nodeagent.model.address import Ip, parse_ip
 
-POD_DEVICE = "eth0"
-"""CNI's name for a pod's main device; looked at only when a pod has several."""
 NO_NAMESPACE = 0xFFFFFFFF
 ALWAYS_NODE = frozenset({Ip("169.254.1.1")})
 """Calico's gateway address: the node answers ARP for it on each pod's device, and no device carries it."""
@@ -94,40 +90,6 @@ def namespace_id(link: IPRoute, descriptor: int) -> int:
         return int(link.get_netnsid(fd=descriptor)["nsid"])
 
 
-def find_pod_device(link: IPRoute, devices: Mapping[int, Device], netns: str) -> PodDevice | NotCapturable:
-    """`devices` of the node, read before: reading them is what makes the kernel number their peers' namespaces.
-
-    Raises KernelError when this machine is short of something: a pod that cannot be looked at has not left, and letting
-    it go would open it.
-    """
-    try:
-        descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        _raise_shortage(error, netns)
-        return NotCapturable("NO_NETNS", f"its network namespace cannot be opened: {netns}: {error.strerror}")
-    try:
-        if os.fstat(descriptor).st_dev != Path(OWN_NETNS).stat().st_dev:
-            return NotCapturable("NO_NETNS", f"nothing is mounted there: {netns}")
-        return _find_pod_device(link, devices, descriptor)
-    except (OSError, KernelError) as error:
-        _raise_shortage(error, netns)
-        return NotCapturable("NO_NETNS", f"its network namespace cannot be looked at: {netns}: {error}")
-    finally:
-        os.close(descriptor)
-
-
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR})
-
-
-def _raise_shortage(error: OSError | KernelError, netns: str) -> None:
-    cause = error.__cause__ if isinstance(error, KernelError) else error
-    number = cause.code if isinstance(cause, NetlinkError) else getattr(cause, "errno", 0)
-    if number in _SHORTAGES:
-        raise KernelError(
-            f"{netns} cannot be looked at: {os.strerror(number)}", check="Limits of descriptors and memory."
-        ) from error
-
-
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turns pyroute2's errors into ours."""
@@ -137,25 +99,30 @@ def explained(what: str) -> Iterator[None]:
         raise KernelError(f"{what}: {os.strerror(error.code)}") from error
 
 
-def _find_pod_device(link: IPRoute, devices: Mapping[int, Device], descriptor: int) -> PodDevice | NotCapturable:
-    number = namespace_id(link, descriptor)
-    ours = [device for device in devices.values() if device.peer and device.peer_namespace == number]
-    if number == NO_NAMESPACE or not ours:
-        return NotCapturable("NO_DEVICE", "no device of the node leads into its network namespace")
-    with enter_netns(descriptor):
-        inside = IPRoute()
-    with inside:
-        theirs = read_devices(inside)
-    ours = [device for device in ours if device.kind == "veth" and device.peer in theirs]
-    if not ours:
-        return NotCapturable("UNSUPPORTED_DEVICE", "the device that leads into its network namespace is no veth")
-    main = min(ours, key=lambda device: (theirs[device.peer].name != POD_DEVICE, device.index))
-    return PodDevice(main.index, main.name, main.mtu, _gateway_mac(main, devices), theirs[main.peer].mac)
+def find_output_device(link: IPRoute, ip: Ip) -> int:
+    """Index of the device by which this namespace sends to `ip`; 0 without a route."""
+    try:
+        for message in link.route("get", dst=str(ip)):
+            return int(message.get_attr("RTA_OIF") or 0)
+    except NetlinkError as error:
+        if error.code not in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
+            raise KernelError(f"the route to {ip}: {os.strerror(error.code)}") from error
+    return 0
 
 
-def _gateway_mac(device: Device, devices: Mapping[int, Device]) -> bytes:
-    master = devices.get(device.master)
-    return master.mac if master is not None and master.kind == "bridge" else device.mac
+def find_bridge_port(link: IPRoute, bridge: int, ip: Ip) -> int:
+    """Index of the port behind which the bridge sees `ip`: its MAC by the neighbours, the port by the FDB. 0: none."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with explained(f"looking for {ip} behind bridge {bridge}"):
+        macs = {
+            message.get_attr("NDA_LLADDR")
+            for message in link.get_neighbours(family=family, ifindex=bridge)
+            if message.get_attr("NDA_DST") == str(ip)
+        } - {None}
+        for message in link.get_neighbours(family=socket.AF_BRIDGE):
+            if message.get_attr("NDA_MASTER") == bridge and message.get_attr("NDA_LLADDR") in macs:
+                return int(message["ifindex"])
+    return 0
 
 
 _UP, _NOARP = 0x1, 0x80

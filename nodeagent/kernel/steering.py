@@ -22,13 +22,13 @@ from nodeagent.kernel import probe
 from nodeagent.kernel.apply import Hands, in_words
 from nodeagent.kernel.attach import Hook, Program, detach, find_filter
 from nodeagent.kernel.codings import Exclusion, PodCount, Settings
+from nodeagent.kernel.discovery import find_pod_device
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
 from nodeagent.kernel.loader import load_programs
 from nodeagent.kernel.maps import SLOTS, Maps
 from nodeagent.kernel.netlink import (
     Device,
     NotCapturable,
-    find_pod_device,
     read_devices,
     read_node_addresses,
 )
@@ -310,7 +310,7 @@ def _find_pods(
 ) -> tuple[list[CapturedPod], list[tuple[WantedPod, CapturedPod | NotCapturable]]]:
     captured, states = [], []
     for pod in wanted:
-        device = find_pod_device(node, devices, pod.netns)
+        device = find_pod_device(node, devices, pod.netns, pod.addresses)
         found: CapturedPod | NotCapturable
         if isinstance(device, NotCapturable):
             found = device
