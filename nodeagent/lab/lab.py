@@ -10,13 +10,14 @@ Leaving the block, by whatever way, removes everything; a run that was killed is
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from nodeagent.errors import ConfigError, MissingPrivilege, NotPossible
-from nodeagent.lab import build, cgroups, clean, routed
+from nodeagent.lab import bridged, build, cgroups, clean, link, routed
 from nodeagent.lab.journal import DIRECTORY, Entry, Journal, Kind, living_runs
 from nodeagent.lab.namespaces import Host, Namespace, Node, Pod
 from nodeagent.lab.signals import deferred, raised_as_exit
@@ -25,6 +26,7 @@ from nodeagent.lab.topology import (
     OUTSIDE,
     WIRE,
     HostPlace,
+    PodNetwork,
     PodPlace,
     PodSpec,
     Topology,
@@ -32,6 +34,20 @@ from nodeagent.lab.topology import (
     netns_name,
 )
 from nodeagent.lab.wire import Wire
+from nodeagent.model.address import Ip
+
+
+class _PodWires(Protocol):
+    """What routed.py and bridged.py are."""
+
+    def gateways(self, node: HostPlace, /) -> tuple[Ip, Ip]: ...
+
+    def wire_pod(self, place: PodPlace, netns: Path, node: HostPlace, node_netns: Path, mtu: int) -> None: ...
+
+    def unwire_pod(self, device: str, node_netns: Path) -> None: ...
+
+
+_POD_NETWORKS: Mapping[PodNetwork, _PodWires] = {PodNetwork.ROUTED: routed, PodNetwork.BRIDGED: bridged}
 
 
 class Lab:
@@ -47,6 +63,7 @@ class Lab:
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
         self.nodes, self.pods = {}, {}
+        self._pod_network = _POD_NETWORKS[topology.pod_network]
         self._outside: Host | None = None
         self._mounts = ExitStack()  # what holds the nodes' mount namespaces
 
@@ -56,6 +73,10 @@ class Lab:
         if self._outside is None:
             raise ConfigError("this lab has no outside host", check="Topology.of(..., outside=True) makes one.")
         return self._outside
+
+    def gateways(self, node: Node) -> tuple[Ip, Ip]:
+        """The next hop of this node's pods, in each family; IPv6's may be of link scope."""
+        return self._pod_network.gateways(self.topology.node_place(node.name))
 
     @property
     def run(self) -> int:
@@ -111,7 +132,7 @@ class Lab:
             cgroups.remove(pod.cgroup)
             pod.reap()
             node = self.nodes[pod.node]
-            routed.unwire_pod(pod.device, node.netns)
+            self._pod_network.unwire_pod(pod.device, node.netns)
             build.hide_netns(node.mounts, pod.netns)
             pin = Entry(Kind.PINNED, os.fspath(pod.netns))
             clean.remove(pin)
@@ -142,9 +163,9 @@ class Lab:
         sysctls = {node.name: {**build.NODE, **node.sysctls} for node in self.topology.nodes}
         for place, netns in hosts:
             build.make_netns(self._journal, netns, sysctls.get(place.name, build.HOST))
-        routed.wire_hosts(wire, hosts, self.topology.mtu)
+        link.wire_hosts(wire, hosts, self.topology.mtu)
         for place, netns in hosts:
-            routed.address_host(place, netns, nodes)
+            link.address_host(place, netns, nodes)
             self._make_host(place, netns)
         self.wire = Wire(WIRE, wire, self._make_cgroup(WIRE))
         for pod in self.topology.pods:
@@ -168,7 +189,7 @@ class Lab:
         node = self.nodes[place.spec.node]
         netns = self._netns(place.spec.name)
         build.make_netns(self._journal, netns, build.HOST)
-        routed.wire_pod(place, netns, self.topology.node_place(node.name), node.netns, self.topology.mtu)
+        self._pod_network.wire_pod(place, netns, self.topology.node_place(node.name), node.netns, self.topology.mtu)
         build.show_netns(node.mounts, netns)
         cgroup = node.cgroup / cgroups.PODS / place.spec.name
         cgroups.make(cgroup)

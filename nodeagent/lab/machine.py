@@ -77,14 +77,14 @@ def machine_state() -> State:
 
 
 def network_state() -> State:
-    """What must be as before in a node's namespace while an agent runs: firewall, ip rules, routes, sysctls."""
-    return frozenset({*in_thread(_rules_and_routes), *in_thread(_firewall), *_sysctls()})
+    """What must be as before in a node's namespace while an agent runs: firewall, rules, routes, addresses, sysctls."""
+    return frozenset({*in_thread(_addressing), *in_thread(_firewall), *_sysctls()})
 
 
 # -- of a network namespace ------------------------------------------------------------------------------------------
 
 
-def _rules_and_routes() -> list[Fact]:
+def _addressing() -> list[Fact]:
     with IPRoute() as ip:
         names = {link["index"]: str(link.get("ifname")) for link in ip.get_links()}
         facts = []
@@ -98,6 +98,9 @@ def _rules_and_routes() -> list[Fact]:
                 if not route["flags"] & _CLONED and route["proto"] != _FROM_ADVERTISEMENT:
                     device = names.get(route.get("oif") or 0, "")
                     facts.append(Fact("route", device, f"{family.name} {_route(route)} device {device or 'none'}"))
+        for address in ip.get_addr():
+            name = names.get(address["index"], "")
+            facts.append(Fact("address", name, f"{name} {address.get('address')}/{address['prefixlen']}"))
     return facts
 
 
@@ -139,7 +142,7 @@ def _sysctls() -> Iterator[Fact]:
 
 
 def _links() -> list[Fact]:
-    """Devices with their addresses, qdiscs and filters."""
+    """Devices with their qdiscs and filters."""
     facts = []
     with IPRoute() as ip:
         links = {link["index"]: link for link in ip.get_links()}
@@ -147,9 +150,6 @@ def _links() -> list[Fact]:
         for index, link in links.items():
             text = f"{names[index]} index {index} {link.get('state')} {_attributes(link, ('IFLA_MTU', 'IFLA_MASTER'))}"
             facts.append(Fact("link", names[index], text))
-        for address in ip.get_addr():
-            name = names.get(address["index"], "")
-            facts.append(Fact("address", name, f"{name} {address.get('address')}/{address['prefixlen']}"))
         for qdisc in ip.get_qdiscs():
             name, kind = names.get(qdisc["index"], ""), str(qdisc.get("kind"))
             facts.append(Fact("qdisc", name, f"{name} {kind} {qdisc['handle']:x} parent {qdisc['parent']:x}"))

@@ -121,7 +121,7 @@ class Namespace:
         return self.call(lambda: Socket(family, kind, protocol))
 
     def network_state(self) -> State:
-        """Firewall, ip rules, routes and sysctls of this namespace, to be compared by machine.difference."""
+        """Firewall, ip rules, routes, addresses and sysctls of this namespace, to be compared by machine.difference."""
         return self.call(network_state)
 
     def reap(self) -> None:

@@ -2,7 +2,7 @@
 """What a lab consists of and which address each part has. Pure: a topology is a value, its plan is derived from it.
 
     node n              192.168.77.<n>/24      fd00:77::<n>/64       on the inter-node link
-    pod k of node n     10.244.<n>.<k>/32      fd00:244:<n>::<k>/128 behind a veth of its own, routed by the node
+    pod k of node n     10.244.<n>.<k>         fd00:244:<n>::<k>     behind a veth of its own, routed or on a bridge
     control             192.168.77.250/24      fd00:77::250/64       where a control plane runs
     outside             192.168.77.251/24      fd00:77::251/64       a host that is neither node nor pod (optional)
 
@@ -11,6 +11,7 @@ A name is unique in its lab, whatever its Kubernetes namespace, because it names
 """
 
 import dataclasses
+import enum
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -24,18 +25,29 @@ OUTSIDE = "outside"
 WIRE = "wire"
 BRIDGE = "bridge"
 UPLINK = "uplink"
-RESERVED = frozenset({CONTROL, OUTSIDE, WIRE, BRIDGE, UPLINK})
+POD_BRIDGE = "cni0"
+RESERVED = frozenset({CONTROL, OUTSIDE, WIRE, BRIDGE, UPLINK, POD_BRIDGE})
+
+POD_DEVICE = "eth0"
+"""Without the prefix, since a pod's programs look for it; it is only ever seen inside the pod's own namespace."""
 
 CONTROL_NUMBER = 250
 OUTSIDE_NUMBER = 251
 MAX_NODES = 200
-FIRST_POD_NUMBER = 2  # .1 is where a bridged pod network would have its gateway
+FIRST_POD_NUMBER = 2  # .1 is where a bridged pod network has its gateway
 LAST_POD_NUMBER = 254
 
 DEVICE_NAME_LENGTH = 15  # IFNAMSIZ without its zero byte
 MINIMUM_MTU = 1280  # RFC 8200 §5: below it the kernel switches IPv6 off on the device
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class PodNetwork(enum.StrEnum):
+    """How the pods of all nodes are attached: the modules of these names."""
+
+    ROUTED = "routed"
+    BRIDGED = "bridged"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +102,7 @@ class Topology:
     pods: tuple[PodPlace, ...]
     mtu: int
     has_outside: bool
+    pod_network: PodNetwork
 
     @classmethod
     def of(
@@ -99,6 +112,7 @@ class Topology:
         *,
         mtu: int = 1500,
         outside: bool = False,
+        pod_network: PodNetwork = PodNetwork.ROUTED,
     ) -> Self:
         """Raises ConfigError for names that are not DNS labels, are used twice or reserved, and for unknown nodes."""
         specs = tuple(NodeSpec(name=node) if isinstance(node, str) else node for node in nodes)
@@ -106,7 +120,7 @@ class Topology:
             raise ConfigError(f"a lab of {len(specs)} nodes", check=f"1 to {MAX_NODES} nodes are possible.")
         if not MINIMUM_MTU <= mtu <= 65535:
             raise ConfigError(f"MTU {mtu}", check=f"{MINIMUM_MTU} (the least for IPv6) to 65535 is possible.")
-        topology = cls((), (), mtu, outside)
+        topology = cls((), (), mtu, outside, pod_network)
         for node in specs:
             _demand_usable(node.name, topology._names())
             topology = dataclasses.replace(topology, nodes=(*topology.nodes, node))

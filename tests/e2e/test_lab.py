@@ -3,6 +3,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import socket
@@ -17,12 +18,13 @@ import pytest
 import yaml
 
 from nodeagent.errors import NotPossible
+from nodeagent.lab.bridged import BRIDGE_DEVICE
 from nodeagent.lab.journal import living_runs
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import difference, machine_state
-from nodeagent.lab.namespaces import PODS_FILE, Host
-from nodeagent.lab.topology import PodSpec, Topology
-from nodeagent.model.address import socket_ip
+from nodeagent.lab.namespaces import PODS_FILE, Host, Node, Pod
+from nodeagent.lab.topology import PodNetwork, PodSpec, Topology
+from nodeagent.model.address import Ip, socket_ip
 from nodeagent.model.pod import LocalPod
 
 pytestmark = pytest.mark.e2e
@@ -43,14 +45,19 @@ with Lab(Topology.of(["node-a"], [PodSpec(name="web", node="node-a")])) as lab:
 """
 
 
-def topology(*, outside: bool = False, mtu: int = 1500) -> Topology:
+def topology(*, outside: bool = False, mtu: int = 1500, pod_network: PodNetwork = PodNetwork.ROUTED) -> Topology:
     pods = [
         PodSpec(name="web", node="node-a", namespace="shop", service_account="web", labels={"app": "web"}),
         PodSpec(name="api", node="node-a"),
         PodSpec(name="db", node="node-b"),
         PodSpec(name="legacy", node="node-b"),
     ]
-    return Topology.of(["node-a", "node-b"], pods, outside=outside, mtu=mtu)
+    return Topology.of(["node-a", "node-b"], pods, outside=outside, mtu=mtu, pod_network=pod_network)
+
+
+@pytest.fixture(params=list(PodNetwork))
+def pod_network(request: pytest.FixtureRequest) -> PodNetwork:
+    return PodNetwork(request.param)
 
 
 @pytest.fixture
@@ -82,20 +89,59 @@ def exchange(client: Host, server: Host, ip: str, payload: bytes = b"hello") -> 
 # -- what is built ---------------------------------------------------------------------------------------------------
 
 
-def test_everyone_reaches_everyone_in_both_families_with_their_own_address() -> None:
+def test_everyone_reaches_everyone_in_both_families_with_their_own_address(pod_network: PodNetwork) -> None:
     began = time.monotonic()
-    with Lab(topology(outside=True)) as lab:
+    with Lab(topology(outside=True, pod_network=pod_network)) as lab:
         assert time.monotonic() - began < 2.0
         hosts = [*lab.nodes.values(), *lab.pods.values(), lab.control, lab.outside]
         for client in hosts:
             for server in hosts:
-                for source, destination in zip(client.ips, server.ips, strict=True):
+                for source, destination in zip(_seen_as(lab, client, server), server.ips, strict=True):
                     assert exchange(client, server, destination) == (source, b"hello"), (client, server)
 
 
+def _seen_as(lab: Lab, client: Host, server: Host) -> tuple[Ip, Ip]:
+    """A node is its pods' gateway; on a bridge it meets them by that address."""
+    if isinstance(client, Node) and isinstance(server, Pod) and server.node == client.name:
+        return lab.gateways(client) if lab.topology.pod_network is PodNetwork.BRIDGED else client.ips
+    return client.ips
+
+
+def test_a_pods_next_hop_is_its_node(pod_network: PodNetwork) -> None:
+    with Lab(topology(pod_network=pod_network)) as lab:
+        web, node = lab.pods["web"], lab.nodes["node-a"]
+        with node.listen(0) as listener:
+            port = listener.getsockname()[1]
+            for gateway in lab.gateways(node):
+                target = (f"{gateway}%eth0" if gateway.startswith("fe80") else gateway, port)
+                # Inside, since that is where the name of the device means something.
+                web.call(functools.partial(socket.create_connection, target, 5)).close()
+                accepted, peer = listener.accept()
+                accepted.close()
+                assert gateway.startswith("fe80") or socket_ip(peer[0]) in web.ips
+
+
+def test_bridged_pods_are_ports_of_one_bridge_whose_mac_stays() -> None:
+    with Lab(topology(pod_network=PodNetwork.BRIDGED, mtu=1400)) as lab:
+        node = lab.nodes["node-a"]
+        before, ports = node.call(_bridge)
+        assert ports == {lab.pods["web"].device, lab.pods["api"].device}
+        assert node.call(lambda: _mtu(BRIDGE_DEVICE)) == 1400
+        late = lab.add_pod(PodSpec(name="late", node="node-a"))
+        lab.remove_pod(lab.pods["web"])
+        assert node.call(_bridge) == (before, {lab.pods["api"].device, late.device})
+        for ip in late.ips:  # neighbours: their frames go through the bridge, not through the node's routes
+            assert exchange(lab.pods["api"], late, ip)[1] == b"hello"
+
+
+def _bridge() -> tuple[str, set[str]]:
+    bridge = Path("/sys/class/net", BRIDGE_DEVICE)
+    return (bridge / "address").read_text(), {path.name for path in (bridge / "brif").iterdir()}
+
+
 @pytest.mark.parametrize("mtu", [1280, 1400, 9000])
-def test_every_device_on_the_way_has_the_mtu(mtu: int) -> None:
-    with Lab(topology(mtu=mtu)) as lab:
+def test_every_device_on_the_way_has_the_mtu(mtu: int, pod_network: PodNetwork) -> None:
+    with Lab(topology(mtu=mtu, pod_network=pod_network)) as lab:
         web, db, node = lab.pods["web"], lab.pods["db"], lab.nodes["node-a"]
         assert web.call(lambda: _mtu("eth0")) == mtu
         assert node.call(lambda: (_mtu(web.device), _mtu("na-uplink"))) == (mtu, mtu)
@@ -197,6 +243,10 @@ def test_a_nodes_network_state_shows_what_was_added_to_it(lab: Lab) -> None:
     ]
     assert difference(before, lab.nodes["node-b"].network_state())  # another node is another state
 
+    before = node.network_state()
+    assert node.run(["ip", "address", "add", "192.0.2.7/32", "dev", "lo"]).returncode == 0
+    assert "appeared: address: lo 192.0.2.7/32" in difference(before, node.network_state())
+
 
 # -- the tap ---------------------------------------------------------------------------------------------------------
 
@@ -256,8 +306,8 @@ def test_a_tap_whose_process_is_gone_says_so(lab: Lab) -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_nothing_is_left_after_a_run_in_which_everything_was_used() -> None:
-    with Lab(topology(outside=True)) as lab:
+def test_nothing_is_left_after_a_run_in_which_everything_was_used(pod_network: PodNetwork) -> None:
+    with Lab(topology(outside=True, pod_network=pod_network)) as lab:
         node = lab.nodes["node-a"]
         node.run(["sh", "-c", "mkdir /sys/fs/bpf/pins; mount -t tmpfs x /mnt; sleep 1000 >/dev/null 2>&1 &"])
         left_running = lab.pods["web"].spawn(["sleep", "1000"])

@@ -248,7 +248,11 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     ("the client's side of it", "tests/unit/lab/demo/test_application.py", ("lab/demo/client.py",)),
-    ("places in namespaces", "tests/e2e/test_lab.py", ("lab/namespaces.py", "lab/routed.py", "lab/wire.py")),
+    (
+        "places in namespaces",
+        "tests/e2e/test_lab.py",
+        ("lab/bridged.py", "lab/link.py", "lab/namespaces.py", "lab/netlink.py", "lab/routed.py", "lab/wire.py"),
+    ),
     ("how every command's help ends", "tests/unit/cli/test_main.py", ("cli/command.py",)),
     ("who may have which identity", "tests/unit/controlplane/test_ca.py", ("controlplane/authorize.py",)),
     ("whose token it is", "tests/unit/controlplane/test_token.py", ("controlplane/gate.py",)),

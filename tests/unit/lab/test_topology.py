@@ -15,6 +15,7 @@ from nodeagent.lab.topology import (
     LAST_POD_NUMBER,
     OUTSIDE,
     NodeSpec,
+    PodNetwork,
     PodSpec,
     Topology,
     device_name,
@@ -42,6 +43,13 @@ def test_addresses_follow_from_the_numbers_of_node_and_pod() -> None:
     assert topology.node_place("node-b").pod_blocks == ("10.244.2.0/24", "fd00:244:2::/64")
 
 
+@pytest.mark.parametrize("pod_network", PodNetwork)
+def test_pods_have_the_same_addresses_however_they_are_attached(pod_network: PodNetwork) -> None:
+    topology = Topology.of(["node-a"], [PodSpec(name="web", node="node-a")], pod_network=pod_network)
+    assert topology.pod_network is pod_network
+    assert topology.pod_place("web").ips == ("10.244.1.2", "fd00:244:1::2")
+
+
 @pytest.mark.parametrize(("outside", "names"), [(False, [CONTROL]), (True, [CONTROL, OUTSIDE])])
 def test_hosts_of_the_link(*, outside: bool, names: list[str]) -> None:
     hosts = two_nodes(outside=outside).hosts
@@ -65,6 +73,7 @@ def test_a_removed_pods_number_goes_to_its_successor() -> None:
         pytest.param([PodSpec(name="../x", node="node-a")], "cannot name", id="path"),
         pytest.param([PodSpec(name="x" * 64, node="node-a")], "cannot name", id="too long"),
         pytest.param([PodSpec(name="wire", node="node-a")], "lab's own", id="reserved"),
+        pytest.param([PodSpec(name="cni0", node="node-a")], "lab's own", id="the bridge of bridged pods"),
         pytest.param([PodSpec(name="node-b", node="node-a")], "already has", id="name of a node"),
         pytest.param(
             [PodSpec(name="web", node="node-a"), PodSpec(name="web", node="node-b", namespace="other")],

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that are bridged: each pod's veth is a port of one bridge per node, as flannel and the CNI plugin `bridge` do.
+
+The pods of a node are neighbours in one subnet, whose gateway is the bridge. The same functions as routed.py.
+"""
+
+from pathlib import Path
+from typing import Any  # pyroute2 has no types
+
+from nodeagent.lab import netlink
+from nodeagent.lab.routed import unwire_pod
+from nodeagent.lab.topology import POD_BRIDGE, POD_DEVICE, HostPlace, PodPlace, device_name
+from nodeagent.model.address import Ip
+
+__all__ = ["BRIDGE_DEVICE", "gateways", "unwire_pod", "wire_pod"]
+
+BRIDGE_DEVICE = device_name(POD_BRIDGE)
+_LENGTHS = (24, 64)
+
+
+def gateways(node: HostPlace) -> tuple[Ip, Ip]:
+    """The bridge's addresses; what the node itself sends to its pods comes from them too."""
+    return Ip(f"10.244.{node.number}.1"), Ip(f"fd00:244:{node.number}::1")
+
+
+def wire_pod(place: PodPlace, netns: Path, node: HostPlace, node_netns: Path, mtu: int) -> None:
+    device = device_name(place.spec.name)
+
+    def on_node(ip: Any) -> None:
+        bridge = netlink.find(ip, BRIDGE_DEVICE) or _add_bridge(ip, node, mtu)
+        netlink.add_pair(ip, device, POD_DEVICE, netns, mtu)
+        ip.link("set", index=netlink.index(ip, device), master=bridge, state="up")
+
+    def in_pod(ip: Any) -> None:
+        netlink.set_up(ip, "lo")
+        index = netlink.set_up(ip, POD_DEVICE)
+        for address, length in zip(place.ips, _LENGTHS, strict=True):
+            ip.addr("add", index=index, address=address, prefixlen=length, flags=netlink.NODAD if length == 64 else 0)
+        for gateway, everything in zip(gateways(node), ("0.0.0.0/0", "::/0"), strict=True):
+            ip.route("add", dst=everything, gateway=gateway, oif=index)
+
+    netlink.with_netlink(on_node, node_netns)
+    netlink.with_netlink(in_pod, netns)
+
+
+def _add_bridge(ip: Any, node: HostPlace, mtu: int) -> int:
+    """Comes with the node's first pod, as with that plugin, and stays."""
+    ip.link(
+        "add",
+        ifname=BRIDGE_DEVICE,
+        kind="bridge",
+        br_stp_state=0,
+        br_forward_delay=0,
+        br_mcast_snooping=0,  # snooping without a querier would hold back neighbour discovery
+    )
+    index = netlink.index(ip, BRIDGE_DEVICE)
+    # A MAC that was set stays; else it would be the lowest of the ports' and change with them.
+    (message,) = ip.get_links(index)
+    ip.link("set", index=index, address=message.get("address"), mtu=mtu, state="up")
+    for address, length in zip(gateways(node), _LENGTHS, strict=True):
+        ip.addr("add", index=index, address=address, prefixlen=length, flags=netlink.NODAD if length == 64 else 0)
+    return index
