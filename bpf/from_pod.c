@@ -22,7 +22,8 @@
  * 12  not SYN                                           UNKNOWN_FLOW         to proxy: reset
  * 13  SYN to an address of the node                     NODE_ADDRESS         pass
  * 14  SYN to an excluded address or port                EXCLUDED             add flow if known, remote
- * 15  SYN to a local enrolled pod, verdict is allow     LOCAL_ALLOWED        add flow, mark LOCAL
+ * 15  SYN to a local enrolled pod, verdict is allow,    LOCAL_ALLOWED        add flow, mark LOCAL
+ *     no proxy socket, not to port 15008
  * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, take flow
  * 17  SYN to a known address                            STEERED              to proxy, take flow
  * 18  SYN                                               UNKNOWN_DESTINATION  pass
@@ -32,9 +33,14 @@
  * the proxy's, so that row 11 does not adopt it when its worker dies; for every other row a flow that
  * is taken is none.
  *
- * Rows 8 and 15 ask the table of verdicts between this node's pods. As long as nothing fills such a
- * table no connection is allowed by it: row 15 does not apply, row 8 renews what needs no verdict
- * (adopted, excluded). What is marked LOCAL passes, and to_pod lets it in. "To proxy" is
+ * Rows 8 and 15 ask the table of verdicts between this node's pods: who opened the connection, to
+ * which pod and port. Only an allow is in it; whatever else the answer is, the proxy gives it and
+ * names the policy. The settings' generation is read once for a packet: rows of one generation are
+ * all there before it is named in the settings. Row 8 renews without a verdict what never had one
+ * (adopted, excluded). A SYN whose connection the proxy holds already (row 15) is its
+ * retransmission, and stays there.
+ *
+ * What is marked LOCAL passes, and to_pod lets it in. "To proxy" is
  * bpf_redirect_peer, which keeps the mark and exists at TC ingress only: OUT in rows 4 and 6, where
  * a socket exists, else OUT_NEW.
  */
@@ -61,23 +67,87 @@ static __always_inline bool is_excluded(const struct packet *packet)
 	return excluded.lookup(&key) != NULL;
 }
 
+/* By the table of verdicts: may the pod of this number connect to that pod's port? */
+static __always_inline bool may_connect(u32 generation, u32 source, u32 destination, be16 port)
+{
+	struct verdict_key key = {
+		.generation = generation,
+		.destination = destination,
+		.port = port,
+	};
+	struct verdict *verdict;
+
+	if (port == HBONE_PORT || source >= NUMBERS)
+		return false;
+	verdict = verdicts.lookup(&key);
+	if (!verdict) {
+		key.port = 0;
+		verdict = verdicts.lookup(&key);
+	}
+	return verdict && (verdict->sources[source / 8] >> (source % 8)) & 1;
+}
+
+/* The same of a connection that is open, in the direction of its SYN. */
+static __always_inline bool may_go_on(const struct packet *packet, const struct flow *flow,
+				      u32 generation, u32 own_number)
+{
+	struct address peer_address = packet->destination;
+	struct pod *peer = pods.lookup(&peer_address);
+
+	if (!peer)
+		return false;
+	if (flow->from_second == is_second(packet))
+		return may_connect(generation, own_number, peer->number, packet->destination_port);
+	return may_connect(generation, peer->number, own_number, packet->source_port);
+}
+
 static __always_inline bool is_open(u64 adopt_until)
 {
 	return bpf_ktime_get_ns() < adopt_until;
 }
 
-static __always_inline void take_flow(const struct packet *packet, const struct settings *given,
-				      u64 adopt_until)
+/* What the agent says of the pod whose packet this is, and when: read once. */
+struct sender {
+	u64 adopt_until;
+	u32 number;
+	u32 generation;
+};
+
+static __always_inline void take_flow(const struct packet *packet, const struct sender *sender)
 {
-	if (is_open(adopt_until))
-		add_flow(packet, FLOW_TAKEN, given->generation);
+	if (is_open(sender->adopt_until))
+		add_flow(packet, FLOW_TAKEN, sender->generation);
 	else
 		delete_flow(packet);
 }
 
+/* Rows 8 to 12, of a connection that the proxy does not hold. */
+static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct packet *packet,
+						struct settings *given, struct sender *sender,
+						struct flow *flow)
+{
+	if (flow && (flow->kind != FLOW_ALLOWED ||
+		     may_go_on(packet, flow, sender->generation, sender->number))) {
+		flow->generation = sender->generation;
+		return REASON_FLOW_RENEWED;
+	}
+	if (flow)
+		return REASON_REVOKED;
+	if (!is_mesh_address(&packet->destination))
+		return REASON_OUTSIDE_FLOW;
+	if (!(packet->flags & TCP_RST) && is_open(sender->adopt_until)) {
+		/* Adopted, the end of a handshake with the proxy would leave in plain text. */
+		if (ends_cookie_handshake(skb, packet, LISTENER_OUTBOUND, given->slots))
+			return REASON_SYN_COOKIE;
+		add_flow(packet, FLOW_ADOPTED, sender->generation);
+		return REASON_ADOPTED;
+	}
+	return REASON_UNKNOWN_FLOW;
+}
+
 /* Rows 4 to 12. */
 static __always_inline enum reason judge_running(struct __sk_buff *skb, struct packet *packet,
-						 struct settings *given, u64 adopt_until)
+						 struct settings *given, struct sender *sender)
 {
 	bool is_syn_ack = (packet->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 	struct flow *flow;
@@ -85,59 +155,54 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
 	 * left-over. */
 	if (is_syn_ack && has_socket(skb, packet, given->proxy_namespace)) {
-		take_flow(packet, given, adopt_until);
+		take_flow(packet, sender);
 		return REASON_PROXY_ANSWERED;
 	}
 	flow = find_flow(packet);
 	if (flow && flow->kind == FLOW_TAKEN) {
 		flow = NULL;
-		adopt_until = 0;
+		sender->adopt_until = 0;
 	}
-	if (flow && flow->generation == given->generation)
+	if (flow && flow->generation == sender->generation)
 		return REASON_LOCAL_FLOW;
 	if (has_socket(skb, packet, given->proxy_namespace))
 		return REASON_PROXY_FLOW;
 	if (node_addresses.lookup(&packet->destination))
 		return REASON_NODE_FLOW;
-	if (flow && flow->kind != FLOW_ALLOWED) {
-		flow->generation = given->generation;
-		return REASON_FLOW_RENEWED;
-	}
-	if (flow)
-		return REASON_REVOKED;
-	if (!is_mesh_address(&packet->destination))
-		return REASON_OUTSIDE_FLOW;
-	if (!(packet->flags & TCP_RST) && is_open(adopt_until)) {
-		/* Adopted, the end of a handshake with the proxy would leave in plain text. */
-		if (ends_cookie_handshake(skb, packet, LISTENER_OUTBOUND, given->slots))
-			return REASON_SYN_COOKIE;
-		add_flow(packet, FLOW_ADOPTED, given->generation);
-		return REASON_ADOPTED;
-	}
-	return REASON_UNKNOWN_FLOW;
+	return judge_direct(skb, packet, given, sender, flow);
 }
 
 /* Rows 13 to 18. */
-static __always_inline enum reason judge_syn(struct packet *packet, struct settings *given,
-					     u64 adopt_until)
+static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packet *packet,
+					     struct settings *given, struct sender *sender)
 {
+	struct pod *pod;
+
 	if (node_addresses.lookup(&packet->destination))
 		return REASON_NODE_ADDRESS;
+	pod = pods.lookup(&packet->destination);
 	if (is_excluded(packet)) {
 		/* Left alone by us, not by whom it reaches: a pod of this node has to_pod in front. */
-		if (pods.lookup(&packet->destination))
+		if (pod)
 			delete_flow(packet);
 		else if (known.lookup(&packet->destination))
-			add_flow(packet, FLOW_EXCLUDED, given->generation);
+			add_flow(packet, FLOW_EXCLUDED, sender->generation);
 		return REASON_EXCLUDED;
 	}
-	if (pods.lookup(&packet->destination)) {
-		take_flow(packet, given, adopt_until);
+	if (pod &&
+	    may_connect(sender->generation, sender->number, pod->number,
+			packet->destination_port) &&
+	    !has_socket(skb, packet, given->proxy_namespace)) {
+		add_flow(packet, FLOW_ALLOWED, sender->generation);
+		return REASON_LOCAL_ALLOWED;
+	}
+	if (pod) {
+		take_flow(packet, sender);
 		delete_hairpin(packet);
 		return REASON_LOCAL_STEERED;
 	}
 	if (known.lookup(&packet->destination)) {
-		take_flow(packet, given, adopt_until);
+		take_flow(packet, sender);
 		return REASON_STEERED;
 	}
 	return given->registry_only ? REASON_NOT_REGISTERED : REASON_UNKNOWN_DESTINATION;
@@ -145,6 +210,7 @@ static __always_inline enum reason judge_syn(struct packet *packet, struct setti
 
 static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct settings *given)
 {
+	struct sender sender = {.generation = given->generation};
 	struct packet packet = {};
 	struct source_key key = {};
 	struct source *source;
@@ -160,9 +226,11 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 	source = sources.lookup(&key);
 	if (!source)
 		return REASON_SPOOFED_SOURCE;
+	sender.adopt_until = source->adopt_until;
+	sender.number = source->number;
 	if (!is_syn(&packet))
-		return judge_running(skb, &packet, given, source->adopt_until);
-	return judge_syn(&packet, given, source->adopt_until);
+		return judge_running(skb, &packet, given, &sender);
+	return judge_syn(skb, &packet, given, &sender);
 }
 
 int from_pod(struct __sk_buff *skb)

@@ -8,12 +8,17 @@
  *  #  packet, first row that fits                       reason
  *  1  not TCP, not IP, VLAN                             PROXY_NOT_TCP        drop
  *     cut short, options, fragment, extension headers   one each             drop
- *  2  SYN between two local enrolled pods                                    forget hairpin, go on
- *  3  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod
- *  4  from a local enrolled pod's address               INTO_NODE            into the stack
- *  5  else                                              FOREIGN_SOURCE       drop
+ *  2  tunnel between two local enrolled pods            INTO_PROXY           to proxy
+ *  3  SYN between two local enrolled pods                                    forget hairpin, go on
+ *  4  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod
+ *  5  from a local enrolled pod's address               INTO_NODE            into the stack
+ *  6  else                                              FOREIGN_SOURCE       drop
  *
- * Both write the MACs. Row 4 marks PROXY and puts the packet on the ingress of that pod's device:
+ * Row 2: both ends are the proxy's. A SYN to port 15008 is one, since no application is reached
+ * there; any other packet from or to this port is one if the proxy has the socket that it is for.
+ * Without that it answers a pod that dialled port 15008 itself.
+ *
+ * Rows 4 and 5 write the MACs. Row 5 marks PROXY and puts the packet on the ingress of that pod's device:
  * the node's stack, its reverse-path checks, NAT and NetworkPolicy see ordinary traffic of the pod.
  * A hairpin's answer goes there too, because the node must undo its NAT.
  */
@@ -24,6 +29,16 @@ struct ethernet_macs {
 	u8 destination[MAC_BYTES];
 	u8 source[MAC_BYTES];
 };
+
+static __always_inline bool is_own_tunnel(struct __sk_buff *skb, const struct packet *packet,
+					  const struct settings *given)
+{
+	if (packet->destination_port == HBONE_PORT && is_syn(packet))
+		return true;
+	if (packet->destination_port != HBONE_PORT && packet->source_port != HBONE_PORT)
+		return false;
+	return has_socket(skb, packet, given->proxy_namespace);
+}
 
 static __always_inline int write_macs(struct __sk_buff *skb, const u8 *destination,
 				      const u8 *source)
@@ -36,7 +51,8 @@ static __always_inline int write_macs(struct __sk_buff *skb, const u8 *destinati
 }
 
 /* With INTO_POD and INTO_NODE, `by` is the pod whose device is meant. */
-static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struct pod **by)
+static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struct settings *given,
+						    struct pod **by)
 {
 	struct packet packet = {};
 	enum reason bad = skb->vlan_present ? REASON_NOT_IP : parse(skb, &packet);
@@ -49,6 +65,8 @@ static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struc
 		return bad;
 	source = pods.lookup(&packet.source);
 	destination = pods.lookup(&packet.destination);
+	if (source && destination && is_own_tunnel(skb, &packet, given))
+		return REASON_INTO_PROXY;
 	opens = is_syn(&packet);
 	if (opens && source && destination)
 		delete_hairpin(&packet);
@@ -62,11 +80,16 @@ static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struc
 
 int from_proxy(struct __sk_buff *skb)
 {
+	struct settings *given = read_settings();
 	struct pod *pod = NULL;
-	enum reason why = judge_from_proxy(skb, &pod);
+	enum reason why = given ? judge_from_proxy(skb, given, &pod) : UNDECIDED;
 
 	count(why);
-	if (verdict_of(why) != TC_ACT_REDIRECT || !pod)
+	if (verdict_of(why) != TC_ACT_REDIRECT)
+		return verdict_of(why);
+	if (why == REASON_INTO_PROXY)
+		return bpf_redirect(given->proxy_device, 0);
+	if (!pod)
 		return TC_ACT_SHOT;
 	if (why == REASON_INTO_POD) {
 		if (write_macs(skb, pod->pod_mac, pod->gateway_mac))

@@ -34,15 +34,18 @@ _Static_assert(sizeof(struct source_key) == 20, "source_key");
 
 struct source {
 	u64 adopt_until; /* nanoseconds of CLOCK_MONOTONIC: end of the adoption window */
+	u32 number;	 /* of the pod, in the table of verdicts */
+	u32 zero;
 };
-_Static_assert(sizeof(struct source) == 8, "source");
+_Static_assert(sizeof(struct source) == 16, "source");
 
 struct pod {
 	u32 device;	   /* ifindex of the pod's device on the node */
 	u8 gateway_mac[6]; /* what the pod sends to: the bridge's, or the device's own */
 	u8 pod_mac[6];	   /* its eth0's */
+	u32 number;	   /* of the pod, in the table of verdicts */
 };
-_Static_assert(sizeof(struct pod) == 16, "pod");
+_Static_assert(sizeof(struct pod) == 20, "pod");
 
 struct pod_count {
 	u64 outbound; /* connections of the pod that were steered */
@@ -58,6 +61,19 @@ struct exclusion_key { /* a row of an LPM trie: the first prefix_bits bits of th
 	struct address address;
 };
 _Static_assert(sizeof(struct exclusion_key) == 24, "exclusion_key");
+
+struct verdict_key {
+	u32 generation;	 /* of the settings; other rows are being written, or are left-overs */
+	u32 destination; /* number of the pod that is connected to */
+	be16 port;	 /* 0: every port without a row of its own */
+	u16 zero;
+};
+_Static_assert(sizeof(struct verdict_key) == 12, "verdict_key");
+
+struct verdict { /* bit n % 8 of byte n / 8: the pod of number n may connect */
+	u8 sources[128];
+};
+_Static_assert(sizeof(struct verdict) == 128, "verdict");
 
 struct flow_key { /* one key for both directions: see flow.h for which end is the first */
 	struct address first;

@@ -45,6 +45,12 @@ MAP("hash", struct address, u32, node_addresses, 4096, ON_DEMAND);
  * SYN. 1024: lists of this kind are written by hand. */
 MAP("lpm_trie", struct exclusion_key, u32, excluded, 1024, ON_DEMAND);
 
+/* Which pods of this node may connect to which, as far as identities and port decide. What has no
+ * bit here is the proxy's to answer: denied, pending, dependent on more. Written by the agent, a
+ * generation at a time, while the one before is still in force; read by from_pod. 16384: 250 pods,
+ * two generations, 32 ports of their own each; a destination whose rows do not fit has none. */
+MAP("hash", struct verdict_key, struct verdict, verdicts, 16384, ON_DEMAND);
+
 /* Connection that passes directly and has a mesh peer -> why. Written and read by from_pod, never
  * by what arrives from outside. LRU: nothing tells when a connection ends. 65536: all ports of one
  * pod to one address, 8 MB; an entry that is pushed out costs its connection (UNKNOWN_FLOW). */
@@ -65,7 +71,9 @@ MAP("percpu_array", u32, u64, reason_counts, 64, 0);
 /* clang-format on */
 
 enum listener { LISTENER_OUTBOUND, LISTENER_HBONE, LISTENER_PLAINTEXT, LISTENERS };
-enum { SLOTS = 4 }; /* workers of a node; at_proxy and to_pod try them in straight-line code */
+enum { NUMBERS = 1024 }; /* of pods: bits of a verdict; a higher one is in no verdict */
+enum { SLOTS = 4 };	 /* workers of a node; at_proxy and to_pod try them in straight-line code */
+_Static_assert(sizeof(struct verdict) * 8 == NUMBERS, "a bit for each pod");
 _Static_assert(LISTENERS *SLOTS == 12 && REASON_ROOM == 64, "sizes above");
 
 static __always_inline struct settings *read_settings(void)

@@ -70,7 +70,9 @@ enum {
 	ROW(ASSIGNED_HBONE, OK, "given to a worker's HBONE listener") \
 	ROW(ASSIGNED_PLAINTEXT, OK, "given to a worker's inbound plaintext listener") \
 	ROW(PROXY_AWAY, SHOT, "no worker is listening") \
-	ROW(ASSIGN_REFUSED, SHOT, "the kernel refused to give the packet to a listener")
+	ROW(ASSIGN_REFUSED, SHOT, "the kernel refused to give the packet to a listener") \
+	/* from_proxy */ \
+	ROW(INTO_PROXY, REDIRECT, "the proxy's tunnel between two pods of this node, back to the proxy")
 /* clang-format on */
 
 #define NUMBER(name, verdict, words) \

@@ -6,10 +6,10 @@
  * kernel's bridge or route never.
  *
  *  #  packet, first row that fits                       reason
- *  1  ICMP error about a connection of the proxy        ICMP_ERROR           to proxy
- *  2  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
+ *  1  mark LOCAL                                        LOCAL_DELIVERED      pass
+ *  2  ICMP error about a connection of the proxy        ICMP_ERROR           to proxy
+ *  3  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
  *     cut short, options, fragment, extension headers   one each             drop
- *  3  mark LOCAL                                        LOCAL_DELIVERED      pass
  *  4  SYN made by the node (ingress_ifindex is 0)       NODE_PROBE           pass
  *  5  SYN                                               INBOUND              to proxy, add hairpin
  *  6  not SYN, proxy socket                             INBOUND_FLOW         to proxy
@@ -17,11 +17,11 @@
  *  8  ACK that a listener's SYN cookie explains         SYN_COOKIE           tag, to proxy
  *  9  else                                              INBOUND_OTHER        pass
  *
- * Row 1 comes first because the node makes such errors itself (its own uplink's MTU). Row 6 comes
- * before 7 because the node answers the proxy's connections itself. A pod or the wire cannot forge
- * an ingress_ifindex of 0. Row 5 adds a hairpin when the source is an enrolled pod of this node: it
- * came through the node's NAT. "To proxy" is bpf_redirect to na0, a transmission: it clears the
- * mark.
+ * Row 1: from_pod has read and judged this packet. Row 2 comes before 3 because the node makes such
+ * errors itself (its own uplink's MTU). Row 6 comes before 7 because the node answers the proxy's
+ * connections itself. A pod or the wire cannot forge an ingress_ifindex of 0. Row 5 adds a hairpin
+ * when the source is an enrolled pod of this node: it came through the node's NAT. "To proxy" is
+ * bpf_redirect to na0, a transmission: it clears the mark.
  */
 #include "cookie.h"
 #include "flow.h"
@@ -30,14 +30,15 @@
 static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct settings *given)
 {
 	struct packet packet = {};
-	enum reason bad = parse(skb, &packet);
+	enum reason bad;
 
+	if ((skb->mark & MARK_BITS) == MARK_LOCAL)
+		return REASON_LOCAL_DELIVERED;
+	bad = parse(skb, &packet);
 	if (packet.is_icmp_error && has_socket(skb, &packet, given->proxy_namespace))
 		return REASON_ICMP_ERROR;
 	if (bad)
 		return bad;
-	if ((skb->mark & MARK_BITS) == MARK_LOCAL)
-		return REASON_LOCAL_DELIVERED;
 	if (is_syn(&packet)) {
 		if (skb->ingress_ifindex == 0)
 			return REASON_NODE_PROBE;

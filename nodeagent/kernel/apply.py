@@ -40,7 +40,7 @@ class Hands:
         filters = {hook: find_filter(self._link(hook), hook) for hook in hooks}
         return Found(
             settings=maps.read_settings(),
-            sources=frozenset(maps.sources.keys()),
+            sources=maps.sources.rows(),
             pods=maps.pods.rows(),
             counted=frozenset(maps.pod_counts.keys()),
             known=known,

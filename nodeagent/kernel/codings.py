@@ -32,12 +32,33 @@ class Source(NamedTuple):
     ip: Ip
 
 
+class SourceRow(NamedTuple):
+    adopt_until: int
+    """End of the adoption window, nanoseconds of CLOCK_MONOTONIC."""
+    number: int
+
+
 class PodRow(NamedTuple):
     """How an enrolled pod of this node is reached."""
 
     device: int
     gateway_mac: bytes
     pod_mac: bytes
+    number: int
+    """Its bit in the table of verdicts; NO_NUMBER when there was none left."""
+
+
+NUMBERS = 1024
+"""Pods that the table of verdicts has bits for: NUMBERS in bpf/maps.h."""
+NO_NUMBER = 0xFFFFFFFF
+
+
+class VerdictKey(NamedTuple):
+    generation: int
+    destination: int
+    """Number of the pod."""
+    port: int
+    """0: every port without a row of its own."""
 
 
 class PodCount(NamedTuple):
@@ -123,12 +144,14 @@ def of_source() -> Coding[Source]:
     return Coding(lambda source: layout.pack(device=source.device, address=packed_ip(source.ip)), decode)
 
 
-def of_adopt_until() -> Coding[int]:
+def of_source_row() -> Coding[SourceRow]:
     layout = layouts()["source"]
-    return Coding(
-        lambda nanoseconds: layout.pack(adopt_until=nanoseconds),
-        lambda packed: _fields("source", packed)["adopt_until"],
-    )
+
+    def decode(packed: bytes) -> SourceRow:
+        fields = _fields("source", packed)
+        return SourceRow(fields["adopt_until"], fields["number"])
+
+    return Coding(lambda row: layout.pack(**row._asdict()), decode)
 
 
 def of_pod() -> Coding[PodRow]:
@@ -136,7 +159,8 @@ def of_pod() -> Coding[PodRow]:
 
     def decode(packed: bytes) -> PodRow:
         fields = layout.unpack(packed)
-        return PodRow(_int_of(fields["device"]), _bytes_of(fields["gateway_mac"]), _bytes_of(fields["pod_mac"]))
+        macs = _bytes_of(fields["gateway_mac"]), _bytes_of(fields["pod_mac"])
+        return PodRow(_int_of(fields["device"]), *macs, _int_of(fields["number"]))
 
     return Coding(lambda row: layout.pack(**row._asdict()), decode)
 
@@ -167,6 +191,26 @@ def of_exclusion() -> Coding[Exclusion]:
         return Exclusion(Cidr(_bytes_of(fields["address"]), bits), Port(port))
 
     return Coding(encode, decode)
+
+
+def of_verdict_key() -> Coding[VerdictKey]:
+    layout = layouts()["verdict_key"]
+
+    def decode(packed: bytes) -> VerdictKey:
+        fields = layout.unpack(packed)
+        (port,) = struct.unpack("!H", _bytes_of(fields["port"]))
+        return VerdictKey(_int_of(fields["generation"]), _int_of(fields["destination"]), port)
+
+    return Coding(lambda key: layout.pack(**{**key._asdict(), "port": struct.pack("!H", key.port)}), decode)
+
+
+def of_verdict() -> Coding[int]:
+    """As a number whose bit n stands for the pod of number n."""
+    layout = layouts()["verdict"]
+    return Coding(
+        lambda bits: layout.pack(sources=bits.to_bytes(NUMBERS // 8, "little")),
+        lambda packed: int.from_bytes(_bytes_of(layout.unpack(packed)["sources"]), "little"),
+    )
 
 
 def of_flow_key() -> Coding[FlowKey]:

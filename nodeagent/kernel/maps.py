@@ -6,7 +6,7 @@ A full map is an answer (`put` says False), not an error: what it means is decid
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -38,6 +38,7 @@ class Table(Generic[Key, Value]):
             raise KernelError(f"map {path}: {error.strerror}", check="Did the loader run, on this bpffs?") from error
         info = syscall.map_info(self.descriptor)
         self._key_bytes = info.key_bytes
+        self._entries = info.entries
         self._copies = syscall.possible_cpus() if is_per_cpu else 1
         self._value_bytes = info.value_bytes * self._copies
 
@@ -59,13 +60,19 @@ class Table(Generic[Key, Value]):
         """False when it was not there."""
         return self._ask(lambda: syscall.map_delete(self.descriptor, self._key.encode(key)))
 
+    def put_all(self, rows: Sequence[tuple[Key, Value]]) -> int:
+        """How many were put, in their order, before the map was full."""
+        keys = b"".join(self._key.encode(key) for key, _ in rows)
+        values = b"".join(self._value.encode(value) for _, value in rows)
+        return self._ask(lambda: syscall.map_update_batch(self.descriptor, keys, values, len(rows)))
+
     def keys(self) -> set[Key]:
         found = self._ask(lambda: syscall.map_keys(self.descriptor, self._key_bytes))
         return {self._key.decode(key) for key in found}
 
     def rows(self) -> dict[Key, Value]:
-        found = ((key, self.find(key)) for key in self.keys())
-        return {key: value for key, value in found if value is not None}
+        found = self._ask(lambda: syscall.map_rows(self.descriptor, self._key_bytes, self._value_bytes, self._entries))
+        return {self._key.decode(key): self._value.decode(value) for key, value in found}
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -83,7 +90,7 @@ class Maps:
     def __init__(self, directory: Path) -> None:
         with ExitStack() as opened:
             self.settings = _open(opened, directory, "settings", codings.of_number(), codings.of_settings())
-            self.sources = _open(opened, directory, "sources", codings.of_source(), codings.of_adopt_until())
+            self.sources = _open(opened, directory, "sources", codings.of_source(), codings.of_source_row())
             self.pods = _open(opened, directory, "pods", codings.of_address(), codings.of_pod())
             self.pod_counts = _open(
                 opened, directory, "pod_counts", codings.of_number(), codings.of_pod_count(), is_per_cpu=True
@@ -91,6 +98,7 @@ class Maps:
             self.known = _open(opened, directory, "known", codings.of_address(), codings.of_number())
             self.node_addresses = _open(opened, directory, "node_addresses", codings.of_address(), codings.of_number())
             self.excluded = _open(opened, directory, "excluded", codings.of_exclusion(), codings.of_number())
+            self.verdicts = _open(opened, directory, "verdicts", codings.of_verdict_key(), codings.of_verdict())
             self.flows = _open(opened, directory, "flows", codings.of_flow_key(), codings.of_flow())
             self.hairpins = _open(opened, directory, "hairpins", codings.of_flow_key(), codings.of_number())
             self.listeners = _open(opened, directory, "listeners", codings.of_number(), codings.of_number("=Q"))

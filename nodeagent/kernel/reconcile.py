@@ -7,17 +7,28 @@ to_pod comes before from_pod, so that no connection of a pod is answered by a po
 right makes no step, so a second reconcile has nothing to do.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nodeagent.kernel.attach import Hook, Program
-from nodeagent.kernel.codings import Exclusion, PodCount, PodRow, Settings, Source
+from nodeagent.kernel.codings import (
+    NO_NUMBER,
+    NUMBERS,
+    Exclusion,
+    PodCount,
+    PodRow,
+    Settings,
+    Source,
+    SourceRow,
+)
 from nodeagent.kernel.netlink import PodDevice
 from nodeagent.kernel.proxy_namespace import Crossing
 from nodeagent.model.address import Ip
 
 TableName = Literal["settings", "sources", "pods", "pod_counts", "known", "node_addresses", "excluded"]
+Owner = tuple[str, str, str]
+"""A pod: its namespace, name and network namespace."""
 PRESENT = 1
 """The value of a row whose key says it all."""
 
@@ -28,12 +39,20 @@ class CapturedPod:
 
     namespace: str
     name: str
+    netns: str
     addresses: tuple[Ip, ...]
     device: PodDevice
+    number: int = NO_NUMBER
+    """Its bit in the table of verdicts."""
 
     @property
     def hooks(self) -> tuple[Hook, Hook]:
         return _hooks(self.device.index)
+
+    @property
+    def owner(self) -> "Owner":
+        """Whose number it is, for this agent's life."""
+        return self.namespace, self.name, self.netns
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,7 @@ class Found:
     """What the kernel has."""
 
     settings: Settings = _NO_SETTINGS
-    sources: frozenset[Source] = frozenset()
+    sources: Mapping[Source, SourceRow] = field(default_factory=dict)
     pods: Mapping[Ip, PodRow] = field(default_factory=dict)
     counted: frozenset[int] = frozenset()
     known: frozenset[Ip] = frozenset()
@@ -107,6 +126,36 @@ def plan(target: Target, found: Found) -> list[Step]:
     ]
 
 
+def number_pods(
+    pods: Iterable[CapturedPod], found: Found, judged: Container[int], known: Mapping[int, Owner]
+) -> tuple[CapturedPod, ...]:
+    """The pods with their numbers: the one that a pod has already, else one that no verdict of this moment is about.
+
+    A number is what verdicts know of a pod, so it must never pass to another one while they do: not when an address
+    or the index of a device is used again, and not because an agent began anew. A device is known by our filter on it.
+
+    Args:
+        pods: captured now.
+        found: what the kernel has.
+        judged: the numbers that the table in force speaks of, as a source or a destination.
+        known: whose number it is, as far as this agent remembers: namespace, name and network namespace.
+    """
+    numbered: dict[int, CapturedPod] = {}
+    waiting: list[CapturedPod] = []
+    for pod in pods:
+        own = {row.number for source, row in found.sources.items() if source.device == pod.device.index}
+        is_same = any(hook in found.filters for hook in pod.hooks)
+        number = own.pop() if len(own) == 1 and is_same else NO_NUMBER
+        if number < NUMBERS and number not in numbered and known.get(number, pod.owner) == pod.owner:
+            numbered[number] = replace(pod, number=number)
+        else:
+            waiting.append(pod)
+    taken = {row.number for row in found.sources.values()} | {row.number for row in found.pods.values()}
+    free = (number for number in range(NUMBERS) if number not in taken | numbered.keys() and number not in judged)
+    unnumbered = [replace(pod, number=next(free, NO_NUMBER)) for pod in waiting]
+    return (*numbered.values(), *unnumbered)
+
+
 def wanted_filters(target: Target) -> dict[Hook, Program]:
     """In the order in which they are attached."""
     filters = {
@@ -146,8 +195,11 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
         yield Put("known", ip, PRESENT)
     for device in sorted({pod.device.index for pod in target.pods} - found.counted):
         yield Put("pod_counts", device, PodCount())
-    for source in sorted(_sources(target) - found.sources):
-        yield Put("sources", source, target.adopt_until)
+    for source, number in sorted(_sources(target).items()):
+        former = found.sources.get(source, SourceRow(target.adopt_until, NO_NUMBER))
+        wanted = former._replace(number=number)
+        if found.sources.get(source) != wanted:
+            yield Put("sources", source, wanted)
     for ip, row in _rows(target).items():
         if found.pods.get(ip) != row:
             yield Put("pods", ip, row)
@@ -167,7 +219,7 @@ def _detachments(target: Target, found: Found) -> Iterator[Step]:
 def _removals(target: Target, found: Found) -> Iterator[Step]:
     for ip in sorted(found.pods.keys() - _rows(target).keys()):
         yield Remove("pods", ip)
-    for source in sorted(found.sources - _sources(target)):
+    for source in sorted(found.sources.keys() - _sources(target).keys()):
         yield Remove("sources", source)
     for device in sorted(found.counted - {pod.device.index for pod in target.pods}):
         yield Remove("pod_counts", device)
@@ -179,14 +231,15 @@ def _removals(target: Target, found: Found) -> Iterator[Step]:
         yield Remove("node_addresses", ip)
 
 
-def _sources(target: Target) -> frozenset[Source]:
-    return frozenset(Source(pod.device.index, ip) for pod in target.pods for ip in pod.addresses)
+def _sources(target: Target) -> dict[Source, int]:
+    """Each with the number of its pod."""
+    return {Source(pod.device.index, ip): pod.number for pod in target.pods for ip in pod.addresses}
 
 
 def _rows(target: Target) -> dict[Ip, PodRow]:
     """While a pod is being replaced two may have one address: the newer device gets its packets."""
     return {
-        ip: PodRow(pod.device.index, pod.device.gateway_mac, pod.device.pod_mac)
+        ip: PodRow(pod.device.index, pod.device.gateway_mac, pod.device.pod_mac, pod.number)
         for pod in sorted(target.pods, key=lambda pod: pod.device.index)
         for ip in pod.addresses
     }

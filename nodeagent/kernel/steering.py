@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +21,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import probe
 from nodeagent.kernel.apply import Hands, in_words
 from nodeagent.kernel.attach import Hook, Program, detach, find_filter
-from nodeagent.kernel.codings import Exclusion, PodCount, Settings
+from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, Settings
 from nodeagent.kernel.discovery import find_pod_device
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
 from nodeagent.kernel.loader import load_programs
@@ -34,10 +34,23 @@ from nodeagent.kernel.netlink import (
 )
 from nodeagent.kernel.pins import Pins, sum_counters
 from nodeagent.kernel.proxy_namespace import DEFAULT_MTU, ProxyNamespace
-from nodeagent.kernel.reconcile import CapturedPod, Found, Put, Remove, Step, Target, plan, wanted_filters
+from nodeagent.kernel.reconcile import (
+    CapturedPod,
+    Found,
+    Owner,
+    Put,
+    Remove,
+    Step,
+    Target,
+    number_pods,
+    plan,
+    wanted_filters,
+)
 from nodeagent.kernel.sources import PROGRAMS
 from nodeagent.kernel.syscall import opened, program_info
+from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
 from nodeagent.model.address import Ip
+from nodeagent.policy.verdict_table import VerdictRow
 
 __all__ = ["ListenerKind", "PodState", "Steering", "Wanted", "WantedPod"]
 
@@ -80,6 +93,8 @@ class PodState:
     words: str = ""
     """The same for people."""
     counts: PodCount = _NO_COUNT
+    number: int = NO_NUMBER
+    """Its bit in the table of verdicts."""
 
     @property
     def is_captured(self) -> bool:
@@ -109,6 +124,9 @@ class Steering:
         """Rows of the map of the same name, which nobody else writes: reading 100,000 back takes a second."""
         self._states: tuple[PodState, ...] = ()
         self._overflow: Counter[str] = Counter()
+        self._verdicts: Verdicts | None = None
+        self._owners: dict[int, Owner] = {}
+        """Of the numbers that pods have, as far as this object gave or confirmed them."""
 
     def start(self) -> None:
         """Namespace, programs and maps: made, or adopted from a predecessor. Raises KernelError, MissingPrivilege."""
@@ -153,6 +171,18 @@ class Steering:
         except OSError as error:  # out of descriptors, or bpffs was unmounted: it may pass, and the agent asks again
             raise KernelError(f"the kernel cannot be looked at: {error}") from error
 
+    def put_verdicts(self, rows: Sequence[VerdictRow]) -> Swap:
+        """These verdicts and no others, in one step. Raises KernelError; then the former table is in force."""
+        with self._lock:
+            swap = self._opened_verdicts().swap(rows)
+            self._overflow["verdicts"] = swap.refused
+            return swap
+
+    def revoked(self) -> list[Revoked]:
+        """Direct connections that were allowed by a table and are not by the one in force. Raises KernelError."""
+        with self._lock:
+            return self._opened_verdicts().revoked()
+
     def counters(self) -> dict[str, int]:
         """Packets by the name of their reason. Raises KernelError."""
         try:
@@ -162,7 +192,7 @@ class Steering:
 
     def overflow(self) -> dict[str, int]:
         """Rows that did not fit, by map. For `known` this also means that unknown destinations are dropped."""
-        return dict(self._overflow)
+        return dict(+self._overflow)
 
     def pods(self) -> list[PodState]:
         """The pods of the last reconcile, with their counts of this moment."""
@@ -193,7 +223,7 @@ class Steering:
         """Closes descriptors and takes nothing away."""
         if self._maps is not None:
             self._maps.close()
-            self._maps, self._known = None, None
+            self._maps, self._known, self._verdicts = None, None, None
         self._namespace.close()
         self._programs, self._seen = {}, None
 
@@ -203,6 +233,11 @@ class Steering:
         if self._maps is None:
             raise KernelError("the kernel's maps are not open yet", check="The agent has not started its kernel part.")
         return self._maps
+
+    def _opened_verdicts(self) -> Verdicts:
+        if self._verdicts is None:
+            self._verdicts = Verdicts(self._opened_maps(), self._settings_lock)
+        return self._verdicts
 
     def _load(self) -> None:
         if not self._pins.has_programs():
@@ -219,7 +254,7 @@ class Steering:
 
     def _open_again(self, former: Maps) -> None:
         with self._settings_lock:
-            self._maps, self._known = Maps(self._pins.maps), None
+            self._maps, self._known, self._verdicts = Maps(self._pins.maps), None, None
             former.close()
             for row, sock in self._listeners.items():
                 if sock.fileno() >= 0:
@@ -243,11 +278,16 @@ class Steering:
         with self._namespace.inside() as proxy:
             hands = Hands(self._opened_maps(), node, proxy, self._put_settings)
             found = self._find(hands, target, devices)
+            target = replace(target, pods=self._numbered(captured, found))
             steps = plan(target, found)
             hands.apply(steps)
         self._follow_known(steps, hands)
-        self._states = tuple(_state(state, pod, hands.refused) for state, pod in states)
+        numbers = {pod.device.index: pod.number for pod in target.pods}
+        self._states = tuple(_state(state, pod, hands.refused, numbers) for state, pod in states)
+        self._owners = {pod.number: pod.owner for pod in target.pods}
+        unwritten = self._overflow["verdicts"]
         self._overflow = Counter(step.table for step in hands.overflow)
+        self._overflow["verdicts"] = unwritten
         self._close_when_full(wanted)
         self._seen = set(wanted_filters(target)) | hands.undetached
         return [*in_words(steps, hands, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
@@ -266,6 +306,9 @@ class Steering:
             self._known = self._opened_maps().known.keys()
         return hands.find(hooks, frozenset(self._known))
 
+    def _numbered(self, captured: Sequence[CapturedPod], found: Found) -> tuple[CapturedPod, ...]:
+        return number_pods(captured, found, self._opened_verdicts().judged(), self._owners)
+
     def _follow_known(self, steps: Iterable[Step], hands: Hands) -> None:
         assert self._known is not None
         for step in steps:
@@ -277,11 +320,12 @@ class Steering:
     def _put_settings(self, settings: Settings) -> None:
         with self._settings_lock:  # a listener may have come since the plan was made
             maps = self._opened_maps()
-            maps.settings.put(0, settings._replace(slots=_slots_in_use(maps)))
+            generation = maps.read_settings().generation or settings.generation
+            maps.settings.put(0, settings._replace(slots=_slots_in_use(maps), generation=generation))
 
     def _close_when_full(self, wanted: Wanted) -> None:
         """An address of the mesh that did not fit would be reached in plain text: fail closed."""
-        for table, rows in self._overflow.items():
+        for table, rows in (+self._overflow).items():
             log.error("the kernel map %s is full: %d rows do not fit", table, rows)
         registry_only = int(wanted.registry_only or self._overflow["known"] > 0)
         with self._settings_lock:
@@ -315,14 +359,27 @@ def _find_pods(
         if isinstance(device, NotCapturable):
             found = device
         else:
-            found = CapturedPod(pod.namespace, pod.name, pod.addresses, device)
+            found = CapturedPod(pod.namespace, pod.name, pod.netns, pod.addresses, device)
             captured.append(found)
         states.append((pod, found))
     return captured, states
 
 
-def _state(pod: WantedPod, found: CapturedPod | NotCapturable, refused: Mapping[int, NotCapturable]) -> PodState:
+def _state(
+    pod: WantedPod,
+    found: CapturedPod | NotCapturable,
+    refused: Mapping[int, NotCapturable],
+    numbers: Mapping[int, int],
+) -> PodState:
     if isinstance(found, NotCapturable):
         return PodState(pod.namespace, pod.name, reason=found.reason, words=found.words)
     why = refused.get(found.device.index, NotCapturable("", ""))
-    return PodState(pod.namespace, pod.name, found.device.name, found.device.index, reason=why.reason, words=why.words)
+    return PodState(
+        pod.namespace,
+        pod.name,
+        found.device.name,
+        found.device.index,
+        reason=why.reason,
+        words=why.words,
+        number=numbers[found.device.index],
+    )

@@ -28,6 +28,8 @@ OBJECT_PIN = 6
 OBJECT_GET = 7
 PROGRAM_TEST_RUN = 10
 OBJECT_INFO = 15
+MAP_LOOKUP_BATCH = 24
+MAP_UPDATE_BATCH = 26
 
 PROGRAM_SCHED_CLS = 3
 
@@ -37,6 +39,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
     """The call's result and the attribute as the kernel left it. Raises OSError."""
     buffer = ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES)
+    return _call(command, buffer), buffer.raw
+
+
+def _call(command: int, buffer: "ctypes.Array[ctypes.c_char]") -> int:
     number = _CALL_NUMBERS.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf: the call's number on {platform.machine()} is not known")
@@ -44,7 +50,7 @@ def bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"bpf command {command}: {os.strerror(code)}")
-    return result, buffer.raw
+    return int(result)
 
 
 def open_pinned(path: str) -> int:
@@ -138,6 +144,70 @@ def map_keys(descriptor: int, key_bytes: int) -> list[bytes]:
         address = ctypes.addressof(key)
         found[key.raw] = None
     return list(found)
+
+
+def map_update_batch(descriptor: int, keys: bytes, values: bytes, count: int) -> int:
+    """How many of `count` rows were put, in their order, before the map was full (BPF_MAP_UPDATE_BATCH, Linux 5.6)."""
+    if count == 0:
+        return 0
+    keys_buffer = ctypes.create_string_buffer(keys, len(keys))
+    values_buffer = ctypes.create_string_buffer(values, len(values))
+    attribute = ctypes.create_string_buffer(
+        _batch(0, 0, ctypes.addressof(keys_buffer), ctypes.addressof(values_buffer), count, descriptor),
+        _ATTRIBUTE_BYTES,
+    )
+    try:
+        _call(MAP_UPDATE_BATCH, attribute)
+    except OSError as error:
+        if error.errno not in {errno.E2BIG, errno.ENOSPC}:
+            raise
+    return int(struct.unpack_from("=I", attribute.raw, _BATCH_COUNT)[0])
+
+
+def map_rows(descriptor: int, key_bytes: int, value_bytes: int, entries: int) -> list[tuple[bytes, bytes]]:
+    """All rows of a hash, by BPF_MAP_LOOKUP_BATCH (Linux 5.6): 65536 flows in 20 ms instead of 300.
+
+    A bucket is told whole, so there must be room for the largest; the room grows when the kernel says so (ENOSPC).
+    """
+    found: list[tuple[bytes, bytes]] = []
+    position = ctypes.create_string_buffer(max(key_bytes, 4))
+    room, is_first = min(entries, 4096), True
+    while True:
+        keys, values = ctypes.create_string_buffer(key_bytes * room), ctypes.create_string_buffer(value_bytes * room)
+        start = 0 if is_first else ctypes.addressof(position)
+        attribute = ctypes.create_string_buffer(
+            _batch(
+                start, ctypes.addressof(position), ctypes.addressof(keys), ctypes.addressof(values), room, descriptor
+            ),
+            _ATTRIBUTE_BYTES,
+        )
+        is_last = False
+        try:
+            _call(MAP_LOOKUP_BATCH, attribute)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                room *= 2
+                continue
+            if error.errno != errno.ENOENT:
+                raise
+            is_last = True  # the rows before the end were told all the same
+        (count,) = struct.unpack_from("=I", attribute.raw, _BATCH_COUNT)
+        found += zip(_cut(keys.raw, key_bytes, count), _cut(values.raw, value_bytes, count), strict=True)
+        if is_last:
+            return found
+        is_first = False
+
+
+def _cut(whole: bytes, size: int, count: int) -> list[bytes]:
+    return [whole[at : at + size] for at in range(0, count * size, size)]
+
+
+_BATCH_COUNT = 32
+"""Offset of `count` in union bpf_attr's `batch`; the kernel writes there what it has done."""
+
+
+def _batch(start: int, end: int, keys: int, values: int, count: int, descriptor: int) -> bytes:
+    return struct.pack("=QQQQIIQQ", start, end, keys, values, count, descriptor, 0, 0)
 
 
 _MOST_STEPS = 1 << 20

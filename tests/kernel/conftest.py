@@ -11,7 +11,7 @@ import re
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -42,6 +42,7 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
 from nodeagent.model.address import Cidr, Ip, Port, parse_ip
+from nodeagent.policy.verdict_table import VerdictRow
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 SYN_ACK = SYN | ACK
@@ -198,6 +199,10 @@ class Node:
         addresses = {ip for pod in pods for ip in pod.addresses} | {parse_ip(ip) for ip in known}
         wanted = Wanted(tuple(pod.wanted for pod in pods), frozenset(addresses), adoption_seconds, excluded)
         return self.steering.reconcile(wanted)
+
+    def number(self, pod: Pod) -> int:
+        """Its bit in the table of verdicts."""
+        return next(state.number for state in self.steering.pods() if state.name == pod.name)
 
     def counted(self, *names: str) -> dict[str, int]:
         counters = self.steering.counters()
@@ -365,6 +370,7 @@ class Kernel:
         self._proxy = Path(node.steering.netns_path())
         self._words = {row.number: row.name for row in reasons()}
         self.a, self.b = node.ifindex(node.a), node.ifindex(node.b)
+        self.number_a, self.number_b = (node.number(pod) for pod in (node.a, node.b))
         self.na0 = socket.if_nametoindex("na0")
         with enter_netns(self._proxy):
             self.eth0 = socket.if_nametoindex("eth0")
@@ -403,6 +409,20 @@ class Kernel:
             made.bind((packet.destination, packet.destination_port))
             made.listen()
             yield
+
+    @contextlib.contextmanager
+    def verdicts(self, allowed: Mapping[tuple[int, int], Iterable[int]]) -> Iterator[None]:
+        """In this block the table, by (destination, port), allows these sources; afterwards nothing."""
+        steering = self.node.steering
+        # A destination's row for all other ports comes last, as verdict_table() has it.
+        rows = [
+            VerdictRow(*key, sum(1 << n for n in set(allowed[key]))) for key in sorted(allowed, key=lambda key: -key[1])
+        ]
+        steering.put_verdicts(rows)
+        try:
+            yield
+        finally:
+            steering.put_verdicts([])
 
     def close(self) -> None:
         self.maps.close()

@@ -4,10 +4,11 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
-from nodeagent.kernel.codings import Source
+from nodeagent.kernel.codings import NO_NUMBER, Source
 from tests.kernel.conftest import (
     ACK,
     FIN,
@@ -182,6 +183,35 @@ def test_row_9_what_no_verdict_allows_any_more_is_reset_by_the_proxy(kernel: Ker
     assert kernel.from_pod(packet).reason == "REVOKED"
 
 
+@pytest.mark.parametrize("is_client", [True, False])
+def test_row_8_an_allowed_flow_is_judged_again_in_the_direction_of_its_syn(
+    kernel: Kernel, family: Family, *, is_client: bool
+) -> None:
+    """Both ends' packets ask the same question, and only the client may connect to the server."""
+    opening = Packet(family.pod, family.neighbour)
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        assert kernel.from_pod(opening).reason == "LOCAL_ALLOWED"
+    packet, device = (replace(opening, flags=ACK), kernel.a) if is_client else (opening.reply(ACK), kernel.b)
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        assert kernel.from_pod(packet, device=device)[:3] == ("FLOW_RENEWED", UNSPEC, MARK_LOCAL)
+        assert kernel.from_pod(packet, device=device).reason == "LOCAL_FLOW"
+    with kernel.verdicts({(kernel.number_a, 80): {kernel.number_b}, (kernel.number_b, 81): {kernel.number_a}}):
+        assert kernel.from_pod(packet, device=device)[:3] == ("REVOKED", REDIRECT, MARK_OUT_NEW)
+
+
+def test_row_9_a_flow_to_a_pod_that_left_is_reset(kernel: Kernel, family: Family) -> None:
+    with kernel.verdicts({(kernel.number_b, 0): {kernel.number_a}}):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_ALLOWED"
+    row = kernel.maps.pods.find(family.neighbour)
+    assert row is not None
+    kernel.maps.pods.remove(family.neighbour)
+    try:
+        with kernel.verdicts({(kernel.number_b, 0): {kernel.number_a}}):
+            assert kernel.from_pod(Packet(family.pod, family.neighbour, ACK)).reason == "REVOKED"
+    finally:
+        kernel.maps.pods.put(family.neighbour, row)
+
+
 def test_row_10_connections_with_the_outside_pass(kernel: Kernel, family: Family) -> None:
     for flags in (ACK, SYN_ACK, RST, SYN | FIN):
         assert kernel.from_pod(Packet(family.pod, family.outside, flags))[:3] == ("OUTSIDE_FLOW", UNSPEC, 0)
@@ -245,6 +275,64 @@ def test_row_14_an_exclusion_does_not_lead_past_the_guard_of_another_pod(kernel:
     assert kernel.maps.flows.keys() == set()
 
 
+def test_row_15_an_allowed_connection_to_a_pod_of_this_node_passes(kernel: Kernel, family: Family) -> None:
+    opening = Packet(family.pod, family.neighbour)
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        assert kernel.from_pod(opening, mark=OTHERS_MARK)[:3] == ("LOCAL_ALLOWED", UNSPEC, MARK_LOCAL | OTHERS_MARK)
+        (flow,) = kernel.maps.flows.rows().values()
+        assert flow.kind == 1
+        answer = kernel.from_pod(opening.reply(SYN_ACK), device=kernel.b)
+        assert answer[:3] == ("LOCAL_FLOW", UNSPEC, MARK_LOCAL)
+        assert kernel.to_pod(opening.reply(SYN_ACK), mark=MARK_LOCAL).reason == "LOCAL_DELIVERED"
+        assert kernel.from_pod(replace(opening, flags=PSH | ACK)).reason == "LOCAL_FLOW"
+
+
+def test_row_15_a_verdict_is_for_one_source_one_destination_and_one_port(kernel: Kernel, family: Family) -> None:
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour, destination_port=81)).reason == "LOCAL_STEERED"
+        backwards = Packet(family.neighbour, family.pod)
+        assert kernel.from_pod(backwards, device=kernel.b).reason == "LOCAL_STEERED"
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_b, 5, 1023}}):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_STEERED"
+
+
+def test_row_15_a_ports_own_row_goes_before_the_row_for_all_others(kernel: Kernel, family: Family) -> None:
+    with kernel.verdicts({(kernel.number_b, 80): set(), (kernel.number_b, 0): {kernel.number_a}}):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_STEERED"
+        assert kernel.from_pod(Packet(family.pod, family.neighbour, destination_port=81)).reason == "LOCAL_ALLOWED"
+
+
+def test_row_15_rows_of_another_generation_allow_nothing(kernel: Kernel, family: Family) -> None:
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        settings = kernel.maps.read_settings()
+        for generation in (settings.generation - 1, settings.generation + 1):
+            kernel.maps.settings.put(0, settings._replace(generation=generation))
+            assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_STEERED"
+        kernel.maps.settings.put(0, settings)
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_ALLOWED"
+
+
+def test_row_15_a_pod_without_a_number_is_in_no_verdict(kernel: Kernel, family: Family) -> None:
+    source = Source(kernel.a, family.pod)
+    row = kernel.maps.sources.find(source)
+    assert row is not None
+    with kernel.verdicts({(kernel.number_b, 80): set(range(1024))}):
+        for number in (NO_NUMBER, 1024):
+            kernel.maps.sources.put(source, row._replace(number=number))
+            assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_STEERED"
+        kernel.maps.sources.put(source, row._replace(number=1023))
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_ALLOWED"
+        kernel.maps.sources.put(source, row)
+
+
+def test_row_15_a_connection_that_the_proxy_holds_stays_with_it(kernel: Kernel, family: Family) -> None:
+    """The SYN came before the verdict, and is sent once more after it."""
+    opening = Packet(family.pod, family.neighbour)
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}), kernel.proxy_socket(opening):
+        assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
+    assert kernel.maps.flows.keys() == set()
+
+
 def test_row_16_a_pod_of_this_node_is_steered(kernel: Kernel, family: Family) -> None:
     kernel.from_proxy(Packet(family.pod, family.neighbour))
     kernel.to_pod(Packet(family.neighbour, family.pod))
@@ -297,8 +385,10 @@ def _age_flows(kernel: Kernel, kind: int = 0) -> None:
 def _adoption(kernel: Kernel, family: Family) -> Iterator[None]:
     """The adoption window of pod a is open in this block."""
     source = Source(kernel.a, family.pod)
-    kernel.maps.sources.put(source, time.monotonic_ns() + 60 * 10**9)
+    row = kernel.maps.sources.find(source)
+    assert row is not None
+    kernel.maps.sources.put(source, row._replace(adopt_until=time.monotonic_ns() + 60 * 10**9))
     try:
         yield
     finally:
-        kernel.maps.sources.put(source, 0)
+        kernel.maps.sources.put(source, row)

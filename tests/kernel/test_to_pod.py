@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.mark.parametrize("origin", ["node", "elsewhere"])
-def test_row_1_an_icmp_error_about_a_connection_of_the_proxy(kernel: Kernel, family: Family, origin: str) -> None:
+def test_row_2_an_icmp_error_about_a_connection_of_the_proxy(kernel: Kernel, family: Family, origin: str) -> None:
     """The proxy sent it with the pod's address, so the error comes back to the pod."""
     sent = Packet(family.pod, family.remote, PSH | ACK, source_port=51000, destination_port=15008)
     error = icmp_error(sent, family.node)
@@ -43,19 +43,19 @@ def test_row_1_an_icmp_error_about_a_connection_of_the_proxy(kernel: Kernel, fam
         pytest.param({"cut": 1}, "CUT_SHORT", SHOT, id="cut"),
     ],
 )
-def test_row_2(kernel: Kernel, family: Family, change: dict[str, int], reason: str, verdict: int) -> None:
+def test_row_3(kernel: Kernel, family: Family, change: dict[str, int], reason: str, verdict: int) -> None:
     packet = Packet(family.remote, family.pod, **change)  # type: ignore[arg-type]
     assert kernel.to_pod(packet)[:2] == (reason, verdict)
     assert kernel.to_pod(packet, is_made_here=True)[:2] == (reason, verdict)
 
 
 @pytest.mark.parametrize("flags", [SYN, ACK, RST])
-def test_row_3_what_from_pod_marked_is_let_in(kernel: Kernel, family: Family, flags: int) -> None:
+def test_row_1_what_from_pod_marked_is_let_in(kernel: Kernel, family: Family, flags: int) -> None:
     packet = Packet(family.neighbour, family.pod, flags)
     assert kernel.to_pod(packet, mark=MARK_LOCAL)[:2] == ("LOCAL_DELIVERED", UNSPEC)
 
 
-def test_row_3_other_marks_open_nothing(kernel: Kernel, family: Family) -> None:
+def test_row_1_other_marks_open_nothing(kernel: Kernel, family: Family) -> None:
     for mark in (MARK_OUT, 0x0002, 0x1000, 0x100F):
         assert kernel.to_pod(Packet(family.neighbour, family.pod), mark=mark).reason == "INBOUND"
 

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.kernel import codings
-from nodeagent.kernel.codings import Exclusion, Flow, FlowKey, PodCount, PodRow, Settings, Source
+from nodeagent.kernel.codings import (
+    NUMBERS,
+    Exclusion,
+    Flow,
+    FlowKey,
+    PodCount,
+    PodRow,
+    Settings,
+    Source,
+    SourceRow,
+    VerdictKey,
+)
 from nodeagent.model.address import Cidr, Ip, Port
 
 _ips = st.one_of(
@@ -24,8 +35,10 @@ _blocks = st.one_of(
 _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "settings": (codings.of_settings, st.builds(Settings, _words, _words, _words, _words, _words)),
     "source": (codings.of_source, st.builds(Source, _words, _ips)),
-    "adopt_until": (codings.of_adopt_until, st.integers(0, 2**64 - 1)),
-    "pod": (codings.of_pod, st.builds(PodRow, _words, _macs, _macs)),
+    "source_row": (codings.of_source_row, st.builds(SourceRow, st.integers(0, 2**64 - 1), _words)),
+    "pod": (codings.of_pod, st.builds(PodRow, _words, _macs, _macs, _words)),
+    "verdict_key": (codings.of_verdict_key, st.builds(VerdictKey, _words, _words, _ports)),
+    "verdict": (codings.of_verdict, st.integers(0, 2**NUMBERS - 1)),
     "exclusion": (codings.of_exclusion, st.builds(Exclusion, _blocks, _ports.map(Port))),
     "flow_key": (codings.of_flow_key, st.builds(FlowKey, _ips, _ips, _ports, _ports)),
     "flow": (codings.of_flow, st.builds(Flow, _words, st.integers(0, 3), st.integers(0, 1))),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.kernel.attach import Hook, Program
-from nodeagent.kernel.codings import Exclusion, PodCount, PodRow, Settings, Source
+from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, PodRow, Settings, Source, SourceRow
 from nodeagent.kernel.netlink import PodDevice
 from nodeagent.kernel.proxy_namespace import Crossing
 from nodeagent.kernel.reconcile import (
@@ -20,6 +20,7 @@ from nodeagent.kernel.reconcile import (
     Remove,
     Step,
     Target,
+    number_pods,
     plan,
     wanted_filters,
 )
@@ -36,8 +37,9 @@ NOTHING = Target(CROSSING, PROGRAMS, (), frozenset(), frozenset())
 ADOPT_UNTIL = 12345
 
 
-def _pod(device: int = 10, *addresses: Ip, name: str = "a") -> CapturedPod:
-    return CapturedPod("default", name, addresses or IPS, PodDevice(device, f"v{device}", 1500, GATEWAY, MAC))
+def _pod(device: int = 10, *addresses: Ip, name: str = "a", number: int = 0) -> CapturedPod:
+    place = PodDevice(device, f"v{device}", 1500, GATEWAY, MAC)
+    return CapturedPod("default", name, f"/netns/{name}", addresses or IPS, place, number)
 
 
 def _node(device: int, *, is_egress: bool = False) -> Hook:
@@ -48,7 +50,7 @@ def _after(target: Target, found: Found) -> Found:
     """What is found when all steps of the plan have been done."""
     tables: dict[str, dict[object, object]] = {
         "settings": {0: found.settings},
-        "sources": dict.fromkeys(found.sources),
+        "sources": dict(found.sources.items()),
         "pods": dict(found.pods.items()),
         "pod_counts": dict.fromkeys(found.counted),
         "known": dict.fromkeys(found.known),
@@ -68,7 +70,7 @@ def _after(target: Target, found: Found) -> Found:
                 del filters[step.hook]
     return Found(
         tables["settings"][0],  # type: ignore[arg-type]
-        frozenset(tables["sources"]),  # type: ignore[arg-type]
+        tables["sources"],  # type: ignore[arg-type]
         tables["pods"],  # type: ignore[arg-type]
         frozenset(tables["pod_counts"]),  # type: ignore[arg-type]
         frozenset(tables["known"]),  # type: ignore[arg-type]
@@ -89,13 +91,13 @@ def test_an_empty_node_gets_settings_and_the_crossing() -> None:
 def test_a_pod_is_known_before_it_is_captured_and_guarded_before_it_is_steered() -> None:
     settled = _after(NOTHING, Found())
     target = replace(NOTHING, pods=(_pod(),), known=frozenset(IPS), adopt_until=ADOPT_UNTIL)
-    row = PodRow(10, GATEWAY, MAC)
+    row = PodRow(10, GATEWAY, MAC, 0)
     assert plan(target, settled) == [
         Put("known", IPS[0], 1),
         Put("known", IPS[1], 1),
         Put("pod_counts", 10, PodCount()),
-        Put("sources", Source(10, IPS[0]), ADOPT_UNTIL),
-        Put("sources", Source(10, IPS[1]), ADOPT_UNTIL),
+        Put("sources", Source(10, IPS[0]), SourceRow(ADOPT_UNTIL, 0)),
+        Put("sources", Source(10, IPS[1]), SourceRow(ADOPT_UNTIL, 0)),
         Put("pods", IPS[0], row),
         Put("pods", IPS[1], row),
         Attach(_node(10, is_egress=True), PROGRAMS["to_pod"]),
@@ -119,13 +121,16 @@ def test_an_adoption_window_is_not_opened_again() -> None:
 def test_a_new_address_of_a_running_pod_has_a_window_of_its_own() -> None:
     settled = _after(replace(NOTHING, pods=(_pod(10, IPS[0]),), adopt_until=1), Found())
     steps = plan(replace(NOTHING, pods=(_pod(10, *IPS),), adopt_until=2), settled)
-    assert steps == [Put("sources", Source(10, IPS[1]), 2), Put("pods", IPS[1], PodRow(10, GATEWAY, MAC))]
+    assert steps == [
+        Put("sources", Source(10, IPS[1]), SourceRow(2, 0)),
+        Put("pods", IPS[1], PodRow(10, GATEWAY, MAC, 0)),
+    ]
 
 
 def test_a_pod_that_comes_back_on_another_device_moves() -> None:
     settled = _after(replace(NOTHING, pods=(_pod(10),)), Found())
     steps = plan(replace(NOTHING, pods=(_pod(11),)), settled)
-    assert Put("pods", IPS[0], PodRow(11, GATEWAY, MAC)) in steps
+    assert Put("pods", IPS[0], PodRow(11, GATEWAY, MAC, 0)) in steps
     assert Detach(_node(10)) in steps
     assert Remove("sources", Source(10, IPS[0])) in steps
     assert not [step for step in steps if isinstance(step, Remove) and step.table == "pods"]
@@ -135,7 +140,7 @@ def test_of_two_pods_with_one_address_the_newer_device_gets_its_packets() -> Non
     target = replace(NOTHING, pods=(_pod(12, name="new"), _pod(11, name="old")))
     found = _after(target, Found())
     assert found.pods[IPS[0]].device == 12
-    assert {Source(11, IPS[0]), Source(12, IPS[0])} <= found.sources
+    assert {Source(11, IPS[0]), Source(12, IPS[0])} <= found.sources.keys()
 
 
 def test_another_generation_of_a_program_is_replaced_in_place() -> None:
@@ -205,3 +210,51 @@ def _rank(step: Step) -> int:
             return 3
         case Remove():
             return 4
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_captured_pod_keeps_its_number() -> None:
+    found = _after(replace(NOTHING, pods=(_pod(number=7),)), Found())
+    (pod,) = number_pods([_pod(number=NO_NUMBER)], found, judged={7}, known={})
+    assert pod.number == 7
+
+
+def test_a_pod_that_comes_gets_a_number_that_no_verdict_is_about() -> None:
+    found = _after(replace(NOTHING, pods=(_pod(number=0),)), Found())
+    (pod,) = number_pods([_pod(11, name="b")], found, judged={1, 2}, known={})
+    assert pod.number == 3, "0 is another pod's still, 1 and 2 are in the table"
+
+
+def test_a_new_device_with_the_index_and_address_of_an_old_one_gets_another_number() -> None:
+    found = _after(replace(NOTHING, pods=(_pod(number=0),)), Found())
+    without_filters = replace(found, filters={})
+    (pod,) = number_pods([_pod()], without_filters, judged={0}, known={})
+    assert pod.number == 1
+
+
+def test_a_number_never_passes_to_another_pod_on_the_same_device() -> None:
+    found = _after(replace(NOTHING, pods=(_pod(number=0),)), Found())
+    (pod,) = number_pods([_pod(name="heir")], found, judged=(), known={0: _pod().owner})
+    assert pod.number == 1
+
+
+def test_beyond_the_bits_of_a_verdict_a_pod_has_no_number() -> None:
+    pods = number_pods(
+        [_pod(device, Ip(f"10.0.0.{device}"), name=f"p{device}") for device in (1, 2)], Found(), range(1023), {}
+    )
+    assert [pod.number for pod in pods] == [1023, NO_NUMBER]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(0, 20)), unique_by=lambda pair: pair[0], max_size=12), st.data()
+)
+def test_numbers_are_unique_and_never_stale(devices: list[tuple[int, int]], data: st.DataObject) -> None:
+    before = [_pod(device, Ip(f"10.0.0.{device}"), name=f"p{device}", number=number) for device, number in devices]
+    found = _after(replace(NOTHING, pods=tuple(before)), Found())
+    wanted = [pod for pod in before if data.draw(st.booleans())] + [_pod(40, Ip("10.0.1.1"), name="new")]
+    judged = {number for _, number in devices}
+    numbers = {pod.device.index: pod.number for pod in number_pods(wanted, found, judged, {})}
+    assert len(set(numbers.values())) == len(wanted)
+    assert numbers[40] not in judged

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of verdicts in the kernel: swapped as one generation, so that no packet sees half of one.
+
+Rows of the next generation are written beside those in force; then one number in the settings names them, and what was
+in force is removed. A packet reads that number once. Whatever is left of a writer that died is removed first: it has
+the number that comes next.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from nodeagent.kernel.codings import NO_NUMBER, Flow, FlowKey, VerdictKey
+from nodeagent.kernel.maps import Maps
+from nodeagent.model.address import Ip
+from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
+
+FLOW_ALLOWED = 1
+"""enum flow_kind in bpf/flow.h."""
+
+
+class Swap(NamedTuple):
+    generation: int
+    rows: int
+    refused: int
+    """Rows that did not fit. A destination whose last row is among them is the proxy's to answer for."""
+
+
+class Revoked(NamedTuple):
+    """A direct connection that the table in force does not allow."""
+
+    client: Ip
+    client_port: int
+    server: Ip
+    server_port: int
+
+
+class Verdicts:
+    """The caller sees to it that there is one swap at a time. Methods raise KernelError."""
+
+    def __init__(self, maps: Maps, settings_lock: threading.Lock) -> None:
+        self._maps, self._settings_lock = maps, settings_lock
+
+    def swap(self, rows: Sequence[VerdictRow]) -> Swap:
+        table, current = self._maps.verdicts, self._maps.read_settings().generation
+        stale = [key for key in table.keys() if key.generation != current]  # noqa: SIM118 - it is no dict
+        for key in stale:
+            table.remove(key)
+        generation = current % NO_NUMBER + 1  # never 0: no settings at all
+        written = table.put_all([(VerdictKey(generation, row.destination, row.port), row.sources) for row in rows])
+        with self._settings_lock:
+            self._maps.settings.put(0, self._maps.read_settings()._replace(generation=generation))
+        for key in table.keys():  # noqa: SIM118 - as above
+            if key.generation != generation:
+                table.remove(key)
+        return Swap(generation, written, len(rows) - written)
+
+    def judged(self) -> frozenset[int]:
+        """Numbers of the pods that the table in force speaks of."""
+        current = self._maps.read_settings().generation
+        rows = [(key, bits) for key, bits in self._maps.verdicts.rows().items() if key.generation == current]
+        return frozenset(key.destination for key, _ in rows) | frozenset(_numbers(bits for _, bits in rows))
+
+    def revoked(self) -> list[Revoked]:
+        current = self._maps.read_settings().generation
+        numbers = {ip: row.number for ip, row in self._maps.pods.rows().items()}
+        rows = {
+            (key.destination, key.port): bits
+            for key, bits in self._maps.verdicts.rows().items()
+            if key.generation == current
+        }
+        flows = {key: flow for key, flow in self._maps.flows.rows().items() if flow.generation != current}
+        return list(find_revoked(flows, numbers, rows))
+
+
+def find_revoked(
+    flows: Mapping[FlowKey, Flow], numbers: Mapping[Ip, int], rows: Mapping[tuple[int, int], int]
+) -> Iterator[Revoked]:
+    """Of `flows`, those that a table allowed once and `rows` (by destination and port) do not. As from_pod's row 9."""
+    for key, flow in flows.items():
+        if flow.kind != FLOW_ALLOWED:
+            continue
+        first, second = (key.first, key.first_port), (key.second, key.second_port)
+        client, server = (second, first) if flow.from_second else (first, second)
+        if not _is_allowed(rows, numbers.get(client[0], NO_NUMBER), numbers.get(server[0], NO_NUMBER), server[1]):
+            yield Revoked(*client, *server)
+
+
+def _is_allowed(rows: Mapping[tuple[int, int], int], source: int, destination: int, port: int) -> bool:
+    if NO_NUMBER in {source, destination}:
+        return False
+    bits = rows.get((destination, port))
+    if bits is None:
+        bits = rows.get((destination, OTHER_PORTS), 0)
+    return bool(bits >> source & 1)
+
+
+def _numbers(bits: Iterable[int]) -> Iterator[int]:
+    together = 0
+    for some in bits:
+        together |= some
+    return (number for number in range(together.bit_length()) if together >> number & 1)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of verdicts in a real kernel: a swap is one step, leaves nothing behind and survives its writers."""
+
+import threading
+
+import pytest
+
+from nodeagent.kernel.codings import VerdictKey
+from nodeagent.policy.verdict_table import VerdictRow
+from tests.kernel.conftest import Kernel, Node, Packet
+
+pytestmark = pytest.mark.kernel
+
+ROWS_THAT_FIT = 16384
+
+
+def _table(node: Node) -> dict[VerdictKey, int]:
+    steering = node.steering
+    steering.start()
+    return dict(steering._opened_maps().verdicts.rows())
+
+
+def test_a_swap_replaces_everything(prepared: Kernel) -> None:
+    node = prepared.node
+    first = node.steering.put_verdicts([VerdictRow(1, 80, 0b1), VerdictRow(1, 0, 0b1000)])
+    assert _table(node) == {VerdictKey(first.generation, 1, 80): 0b1, VerdictKey(first.generation, 1, 0): 0b1000}
+    second = node.steering.put_verdicts([VerdictRow(2, 0, 1 << 1023)])
+    assert second.generation == first.generation + 1
+    assert _table(node) == {VerdictKey(second.generation, 2, 0): 1 << 1023}
+
+
+def test_rows_of_a_writer_that_died_never_come_into_force(prepared: Kernel) -> None:
+    node = prepared.node
+    generation = node.steering.put_verdicts([]).generation
+    prepared.maps.verdicts.put(VerdictKey(generation + 1, 7, 0), 0b1)
+    assert node.steering.put_verdicts([VerdictRow(1, 0, 0b1)]).generation == generation + 1
+    assert _table(node) == {VerdictKey(generation + 1, 1, 0): 0b1}
+
+
+def test_a_destination_that_does_not_fit_is_nobodys_to_allow(prepared: Kernel) -> None:
+    """Its row for all other ports must not be there without those that say no."""
+    node = prepared.node
+    rows = [VerdictRow(number, port, 1) for number in range(1000) for port in (*range(1, 20), 0)]
+    swap = node.steering.put_verdicts(rows)
+    try:
+        assert swap.rows + swap.refused == len(rows)
+        assert 0 < swap.rows <= ROWS_THAT_FIT
+        assert node.steering.overflow() == {"verdicts": swap.refused}
+        found = _table(node)
+        wholes = {key.destination for key in found if key.port == 0}
+        assert all(VerdictKey(swap.generation, number, port) in found for number in wholes for port in range(1, 20))
+    finally:
+        node.steering.put_verdicts([])
+    assert node.steering.overflow() == {}
+
+
+def test_no_packet_ever_sees_half_a_table(kernel: Kernel) -> None:
+    """Port 80 is denied by both tables, each in its way; a mixture of the two would allow it."""
+    a, b = kernel.number_a, kernel.number_b
+    tables = [[VerdictRow(b, 80, 0), VerdictRow(b, 0, 1 << a)], [VerdictRow(b, 81, 1 << a), VerdictRow(b, 0, 0)]]
+    stop = threading.Event()
+
+    def swap_on() -> None:
+        while not stop.is_set():
+            for table in tables:
+                kernel.node.steering.put_verdicts(table)
+
+    kernel.node.steering.put_verdicts(tables[0])
+    swapping = threading.Thread(target=swap_on)
+    swapping.start()
+    seen = set()
+    try:
+        for number in range(4000):
+            port = (80, 82)[number % 2]
+            seen.add((port, kernel.from_pod(Packet("10.99.1.2", "10.99.1.3", destination_port=port)).reason))
+    finally:
+        stop.set()
+        swapping.join()
+        kernel.node.steering.put_verdicts([])
+    assert seen == {(80, "LOCAL_STEERED"), (82, "LOCAL_ALLOWED"), (82, "LOCAL_STEERED")}
+
+
+def test_who_is_judged_is_known_to_a_successor(prepared: Kernel) -> None:
+    node = prepared.node
+    node.steering.put_verdicts([VerdictRow(5, 0, 1 << 9 | 1 << 3)])
+    successor = node.make_steering()
+    try:
+        assert successor._opened_verdicts().judged() == {3, 5, 9}
+    finally:
+        successor.close()
+        node.steering.put_verdicts([])
