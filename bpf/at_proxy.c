@@ -5,6 +5,7 @@
  *  #  packet, first row that fits                       reason
  *  1  neither TCP nor an ICMP error about TCP           NOT_FOR_PROXY        drop
  *     cut short, options, fragment, extension headers   one each             drop
+ *     two VLAN tags, IPv4-mapped address               one each             drop
  *  2  ICMP error                                        PROXY_ICMP           stack
  *  3  SYN, a connection of this namespace has it        PROXY_SYN            stack
  *  4  not SYN; not mark OUT_NEW, not tagged by to_pod   PROXY_PACKET         stack

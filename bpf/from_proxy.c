@@ -8,6 +8,7 @@
  *  #  packet, first row that fits                       reason
  *  1  not TCP, not IP, VLAN                             PROXY_NOT_TCP        drop
  *     cut short, options, fragment, extension headers   one each             drop
+ *     IPv4-mapped address                               MAPPED_ADDRESS       drop
  *  2  tunnel between two local enrolled pods            INTO_PROXY           to proxy
  *  3  SYN between two local enrolled pods                                    forget hairpin, go on
  *  4  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod

@@ -21,6 +21,8 @@ enum {
 	ETHERNET_BYTES = 14,
 	ETHERTYPE_IPV4 = NET16(0x0800),
 	ETHERTYPE_IPV6 = NET16(0x86dd),
+	ETHERTYPE_VLAN = NET16(0x8100),
+	ETHERTYPE_QINQ = NET16(0x88a8),
 	PROTOCOL_HOP_BY_HOP = 0,
 	PROTOCOL_ICMP = 1,
 	PROTOCOL_TCP = 6,
@@ -113,6 +115,11 @@ static __always_inline struct address mapped(be32 ipv4)
 	struct address address = {{0, 0, NET32(0xffff), ipv4}};
 
 	return address;
+}
+
+static __always_inline bool is_mapped(const struct address *address)
+{
+	return !address->word[0] && !address->word[1] && address->word[2] == NET32(0xffff);
 }
 
 static __always_inline enum reason parse_tcp(struct cursor *at, struct packet *packet)
@@ -237,12 +244,20 @@ static __always_inline enum reason parse_ipv6(struct cursor *at, struct packet *
 		return parse_icmpv6(at, packet);
 	if (ip.protocol != PROTOCOL_TCP)
 		return parse_extensions(at, ip.protocol);
+	/* In the maps it would be the IPv4 address, which another packet has to show. */
+	if (is_mapped(&ip.source) || is_mapped(&ip.destination))
+		return REASON_MAPPED_ADDRESS;
 	packet->source = ip.source;
 	packet->destination = ip.destination;
 	return parse_tcp(at, packet);
 }
 
-/* UNDECIDED and a filled packet for TCP; else the reason to stop. `packet` comes zeroed. */
+/* UNDECIDED and a filled packet for TCP; else the reason to stop. `packet` comes zeroed.
+ *
+ * The kernel has taken off one VLAN tag before TC ingress. If there is another, and both are of
+ * VLAN 0 (a priority and no VLAN), it takes that off as well, but only behind TC: this would be IP
+ * that no program has seen.
+ */
 static __always_inline enum reason parse(struct __sk_buff *skb, struct packet *packet)
 {
 	struct cursor at = {.skb = skb, .offset = ETHERNET_BYTES};
@@ -251,6 +266,8 @@ static __always_inline enum reason parse(struct __sk_buff *skb, struct packet *p
 		return parse_ipv4(&at, packet);
 	if (skb->protocol == ETHERTYPE_IPV6)
 		return parse_ipv6(&at, packet);
+	if (skb->protocol == ETHERTYPE_VLAN || skb->protocol == ETHERTYPE_QINQ)
+		return REASON_TAGGED_TWICE;
 	return REASON_NOT_IP;
 }
 

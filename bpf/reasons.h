@@ -72,7 +72,10 @@ enum {
 	ROW(PROXY_AWAY, SHOT, "no worker is listening") \
 	ROW(ASSIGN_REFUSED, SHOT, "the kernel refused to give the packet to a listener") \
 	/* from_proxy */ \
-	ROW(INTO_PROXY, REDIRECT, "the proxy's tunnel between two pods of this node, back to the proxy")
+	ROW(INTO_PROXY, REDIRECT, "the proxy's tunnel between two pods of this node, back to the proxy") \
+	/* read by every program */ \
+	ROW(TAGGED_TWICE, SHOT, "behind more than one VLAN tag, where IP can hide") \
+	ROW(MAPPED_ADDRESS, SHOT, "TCP over IPv6 with an IPv4-mapped address")
 /* clang-format on */
 
 #define NUMBER(name, verdict, words) \

@@ -10,6 +10,7 @@
  *  2  ICMP error about a connection of the proxy        ICMP_ERROR           to proxy
  *  3  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
  *     cut short, options, fragment, extension headers   one each             drop
+ *     two VLAN tags, IPv4-mapped address               one each             drop
  *  4  SYN made by the node (ingress_ifindex is 0)       NODE_PROBE           pass
  *  5  SYN                                               INBOUND              to proxy, add hairpin
  *  6  not SYN, proxy socket                             INBOUND_FLOW         to proxy

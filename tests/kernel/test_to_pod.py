@@ -39,6 +39,7 @@ def test_row_2_an_icmp_error_about_a_connection_of_the_proxy(kernel: Kernel, fam
     ("change", "reason", "verdict"),
     [
         pytest.param({"ethertype": 0x0806}, "NOT_IP", UNSPEC, id="ARP"),
+        pytest.param({"ethertype": 0x8100}, "TAGGED_TWICE", SHOT, id="a VLAN tag behind the one that is off"),
         pytest.param({"protocol": UDP}, "NOT_TCP", UNSPEC, id="UDP"),
         pytest.param({"cut": 1}, "CUT_SHORT", SHOT, id="cut"),
     ],
