@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ground of the vectors: a node as conftest.py has it, a host behind its wire, a worker's listeners, and silence.
+
+Silent, because exactly the named counters may move: neighbours are known beforehand, nobody looks for routers or
+duplicates, and the stacks of the pods and of the host take nothing in (what reaches them is seen before). The node
+checks no reverse path and its firewall is empty, so nothing but the programs stops anything.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nodeagent.kernel.codings import Exclusion
+from nodeagent.kernel.netns import MNT_DETACH, unmount
+from nodeagent.kernel.steering import ListenerKind
+from nodeagent.model.address import Cidr, Port, parse_ip
+from tests.kernel.conftest import FAMILIES, Node, Pod, mac, make_namespace, run
+from tests.kernel.no_way_around.vector import Cast
+
+_QUIET = "accept_dad=0 router_solicitations=0 accept_ra=0 addr_gen_mode=1"
+_GATEWAYS = {"IPv4": "169.254.1.1", "IPv6": "fe80::ee"}
+_WIRE = {"IPv4": ("198.51.100.1", "198.51.100.2"), "IPv6": ("2001:db8:1::1", "2001:db8:1::2")}
+"""The node's end and the host's."""
+EXCLUDED = frozenset(Exclusion(Cidr.parse(block), Port(0)) for block in ("10.97.0.0/16", "fd97::/16"))
+KNOWN = tuple(str(address) for family in FAMILIES.values() for address in (family.remote, family.excluded))
+
+
+class Ground(Node):
+    def __init__(self, run_dir: Path, *, is_bridged: bool) -> None:
+        self.is_bridged = is_bridged
+        _quieten(None)
+        if is_bridged:
+            run("ip link add br0 type bridge mcast_snooping 0; ip link set br0 up")
+        super().__init__(run_dir)
+        self.wire = self._make_wire()
+        for silenced in ("rp_filter", "send_redirects"):
+            run(f"for each in /proc/sys/net/ipv4/conf/*/{silenced}; do echo 0 > $each; done")
+        self.proxy = Path(self.steering.netns_path())
+        # An answer that nobody acknowledges is not sent again, in the midst of a later vector.
+        run("sysctl -qw net.ipv4.tcp_synack_retries=0", self.proxy)
+        self.listeners = self.steering.make_listeners()
+        for kind, listener in self.listeners.items():
+            self.steering.put_listener(kind, 0, listener)
+        self.capture()
+
+    def capture(self, adoption_seconds: int = 0) -> None:
+        """Pods a and b; their adoption window is that of a new enrolment."""
+        self.enrol()
+        self.enrol(self.a, self.b, known=KNOWN, adoption_seconds=adoption_seconds, excluded=EXCLUDED)
+
+    def pod(self, name: str, number: int) -> Pod:
+        ipv4, ipv6 = f"10.99.1.{number}", f"fd99:1::{number:x}"
+        pod = Pod(name, make_namespace(self.run_dir / f"na-t-{name}"), (parse_ip(ipv4), parse_ip(ipv6)))
+        self.plug(pod)
+        return pod
+
+    def plug(self, pod: Pod, ifindex: int = 0) -> None:
+        """Gives it a device, by its addresses."""
+        ipv4, ipv6 = pod.addresses
+        _join(pod.netns, pod.device, ifindex)
+        run(
+            f"ip addr add {ipv4}/32 dev eth0; ip addr add {ipv6}/128 dev eth0 nodad; ip link set eth0 up;"
+            "ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1; ip -6 route add default via"
+            " fe80::ee dev eth0",
+            pod.netns,
+        )
+        run(f"ip link set {pod.device} up")
+        leads = "br0" if self.is_bridged else pod.device
+        if self.is_bridged:
+            run(f"ip link set {pod.device} master br0")
+        else:
+            run(f"ip addr add fe80::ee/64 dev {pod.device} nodad; ip addr add 169.254.1.1/32 dev {pod.device}")
+        run(f"ip route add {ipv4} dev {leads}; ip -6 route add {ipv6} dev {leads}")
+        for address in pod.addresses:
+            _know(None, str(address), leads, mac("eth0", pod.netns))
+        for gateway in _GATEWAYS.values():
+            _know(pod.netns, gateway, "eth0", mac(leads))
+        _silence(pod.netns)
+
+    def _make_wire(self) -> Pod:
+        wire = Pod("w", make_namespace(self.run_dir / "na-t-w"), ())
+        _join(wire.netns, wire.device, 0)
+        run("ip link set eth0 up", wire.netns)
+        run(f"ip link set {wire.device} up")
+        for family, (here, there) in _WIRE.items():
+            words = "-6" if family == "IPv6" else "-4"
+            run(f"ip {words} addr add {here} dev {wire.device} {'nodad' if family == 'IPv6' else ''}")
+            run(f"ip {words} route add default via {there} dev {wire.device} onlink")
+            _know(None, there, wire.device, mac("eth0", wire.netns))
+        _silence(wire.netns)
+        return wire
+
+    def cast(self, family: str) -> Cast:
+        named = FAMILIES[family]
+        is_ipv6 = int(named.is_ipv6)
+        pods = {"a": self.a, "b": self.b, "x": self.x, "wire": self.wire}
+        macs = {name: mac("eth0", pod.netns) for name, pod in pods.items()}
+        macs |= {
+            f"{name}'": mac("br0" if self.is_bridged and name != "wire" else pod.device) for name, pod in pods.items()
+        }
+        macs |= {"worker": mac("eth0", self.proxy), "worker'": mac("na0")}
+        return Cast(
+            is_ipv6=named.is_ipv6,
+            pod=str(named.pod),
+            neighbour=str(named.neighbour),
+            stranger=str(self.x.addresses[is_ipv6]),
+            remote=str(named.remote),
+            outside=str(named.outside),
+            node=str(named.node),
+            gateway=_GATEWAYS[family],
+            excluded=str(named.excluded),
+            macs=macs,
+            listeners=tuple(self.listeners[kind].getsockname()[1] for kind in ListenerKind),
+        )
+
+    def close(self) -> None:
+        for listener in self.listeners.values():
+            listener.close()
+        super().close()
+        unmount(self.wire.netns, MNT_DETACH)
+
+
+@contextmanager
+def on_one_processor() -> Iterator[None]:
+    """Whatever this thread sends is worked off in the order in which it was sent."""
+    former = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(former)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, former)
+
+
+def _join(netns: Path, device: str, ifindex: int) -> None:
+    """A pair of devices: `device` on the node, eth0 in `netns`."""
+    index = f"index {ifindex}" if ifindex else ""
+    _quieten(netns)
+    run(f"ip link add {device} {index} type veth peer name eth0")
+    with netns.open() as namespace:
+        run(f"ip link set eth0 netns /proc/{os.getpid()}/fd/{namespace.fileno()}")
+    run("ip link set lo up", netns)
+
+
+def _quieten(netns: Path | None) -> None:
+    """Devices that are made from here on."""
+    settings = " ".join(f"net.ipv6.conf.default.{setting}" for setting in _QUIET.split())
+    run(f"sysctl -qw {settings}", netns)
+
+
+def _know(netns: Path | None, address: str, device: str, link: bytes) -> None:
+    run(f"ip neigh replace {address} lladdr {link.hex(':')} dev {device} nud permanent", netns)
+
+
+def _silence(netns: Path) -> None:
+    """What comes in by eth0 is seen by taps and by nobody else: no route leads it on, and it is not answered."""
+    for family in ("-4", "-6"):
+        run(f"ip {family} rule add pref 1 lookup local; ip {family} rule del pref 0", netns)
+        run(f"ip {family} rule add pref 0 iif eth0 blackhole", netns)
