@@ -6,7 +6,7 @@
  * plain text.
  *
  *  #  packet, first row that fits                       reason
- *  1  mark PROXY                                        PROXY_PASSAGE        clear it, pass
+ *  1  mark PROXY                                        PROXY_PASSAGE        pass
  *  2  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
  *     cut short, options, fragment, extension headers   one each             drop
  *     two VLAN tags, IPv4-mapped address               one each             drop
@@ -29,6 +29,9 @@
  * 17  SYN to a known address                            STEERED              to proxy, take flow
  * 18  SYN                                               UNKNOWN_DESTINATION  pass
  *     the same, only registered ones may be reached     NOT_REGISTERED       drop
+ *
+ * Row 1 leaves the mark on: while programs change their kind of attachment a packet meets from_pod
+ * twice, and the second must pass it too. Every other row may be run twice as it is.
  *
  * "Take flow" forgets a left-over. While the window is open it notes instead that the connection is
  * the proxy's, so that row 11 does not adopt it when its worker dies; for every other row a flow that
@@ -243,9 +246,6 @@ int from_pod(struct __sk_buff *skb)
 	count(why);
 	count_pod(skb->ifindex, why);
 	switch (why) {
-	case REASON_PROXY_PASSAGE:
-		set_mark(skb, 0);
-		return verdict;
 	case REASON_LOCAL_FLOW:
 	case REASON_FLOW_RENEWED:
 	case REASON_ADOPTED:

@@ -53,6 +53,9 @@ class Config:
     adoption_seconds: int = setting(
         10, "NODEAGENT_ADOPTION", "How long connections that were open before enrolment are taken over, seconds."
     )
+    attach: str = setting(
+        "auto", "NODEAGENT_ATTACH", "How programs are attached: tcx, clsact, or auto (TCX where the kernel has it)."
+    )
     # -- workers -------------------------------------------------------------------------------------------------
     workers: int = setting(0, "NODEAGENT_WORKERS", "Tunnel workers (0: one per two cores, at least one; at most 4).")
     worker_uid: int = setting(15008, "NODEAGENT_WORKER_UID", "User id of the workers; nothing else should run as it.")
@@ -149,6 +152,7 @@ def _number(raw: object) -> float | None:
 
 
 _CHOICES = {
+    "attach": ("auto", "tcx", "clsact"),
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
 }

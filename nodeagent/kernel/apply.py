@@ -9,10 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
-from pyroute2 import IPRoute
-
 from nodeagent.errors import KernelError
-from nodeagent.kernel.attach import Hook, attach, detach, find_filter
+from nodeagent.kernel.attach import Attacher, Hook
 from nodeagent.kernel.codings import Settings
 from nodeagent.kernel.maps import Maps, Table
 from nodeagent.kernel.netlink import Device, NotCapturable
@@ -25,10 +23,10 @@ _CROSSING = {"at_proxy", "from_proxy"}
 
 
 class Hands:
-    """For one reconcile: the open maps and a socket into each of the two namespaces."""
+    """For one reconcile: the open maps and what attaches."""
 
-    def __init__(self, maps: Maps, node: IPRoute, proxy: IPRoute, put_settings: Callable[[Settings], None]) -> None:
-        self._maps, self._node, self._proxy, self._put_settings = maps, node, proxy, put_settings
+    def __init__(self, maps: Maps, attacher: Attacher, put_settings: Callable[[Settings], None]) -> None:
+        self._maps, self._attacher, self._put_settings = maps, attacher, put_settings
         self.refused: dict[int, NotCapturable] = {}
         """By device: why its pod is not captured."""
         self.overflow: set[Put] = set()
@@ -37,7 +35,7 @@ class Hands:
 
     def find(self, hooks: Iterable[Hook], known: frozenset[Ip]) -> Found:
         maps = self._maps
-        filters = {hook: find_filter(self._link(hook), hook) for hook in hooks}
+        filters = {hook: self._attacher.find(hook) for hook in hooks}
         return Found(
             settings=maps.read_settings(),
             sources=maps.sources.rows(),
@@ -46,7 +44,7 @@ class Hands:
             known=known,
             node_addresses=frozenset(maps.node_addresses.keys()),
             excluded=frozenset(maps.excluded.keys()),
-            filters={hook: name for hook, name in filters.items() if name is not None},
+            filters={hook: ours for hook, ours in filters.items() if ours},
         )
 
     def apply(self, steps: Iterable[Step]) -> None:
@@ -73,7 +71,7 @@ class Hands:
 
     def _attach(self, step: Attach) -> None:
         try:
-            attach(self._link(step.hook), step.hook, step.program)
+            self._attacher.attach(step.hook, step.program)
         except KernelError as error:
             if step.program.name in _CROSSING:
                 raise
@@ -81,13 +79,10 @@ class Hands:
 
     def _detach(self, step: Detach) -> None:
         try:
-            detach(self._link(step.hook), step.hook)
+            self._attacher.detach(step.hook)
         except KernelError as error:
             log.warning("%s; tried again at the next reconcile", error)
             self.undetached.add(step.hook)
-
-    def _link(self, hook: Hook) -> IPRoute:
-        return self._proxy if hook.is_in_proxy else self._node
 
     def _table(self, name: TableName) -> Table[object, object]:
         return cast("Table[object, object]", getattr(self._maps, name))
@@ -107,14 +102,14 @@ def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device])
                 changed[step.table, "removed"] += 1
             case Attach():
                 outcome = "could not attach" if step.hook.device in hands.refused else "attached"
-                words.append(f"{outcome} {step.program.name} to {_place(step.hook, devices)}")
+                words.append(f"{outcome} {step.program.name} to {place_in_words(step.hook, devices)}")
             case Detach():
                 outcome = "could not detach" if step.hook in hands.undetached else "detached"
-                words.append(f"{outcome} from {_place(step.hook, devices)}")
+                words.append(f"{outcome} from {place_in_words(step.hook, devices)}")
     return [*(f"{table}: {rows} {what}" for (table, what), rows in changed.items()), *words]
 
 
-def _place(hook: Hook, devices: Mapping[int, Device]) -> str:
+def place_in_words(hook: Hook, devices: Mapping[int, Device]) -> str:
     device = devices.get(hook.device)
     name = "eth0 of the proxy namespace" if hook.is_in_proxy else device.name if device else f"device {hook.device}"
     return f"{name} ({'egress' if hook.is_egress else 'ingress'})"

@@ -3,8 +3,10 @@
 
     <bpffs>/nodeagent/<layout hash>/maps/<name>
     <bpffs>/nodeagent/<layout hash>/programs/<source hash>/<name>
+    <bpffs>/nodeagent/links/<namespace>-<ifindex>-<direction>
 
-Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C.
+Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C. Links (TCX) belong
+to devices and outlive every upgrade: their program is replaced in place, whatever layout it has.
 """
 
 import ctypes
@@ -41,12 +43,16 @@ class Pins:
     def programs(self) -> Path:
         return self.directory / "programs" / source_hash()
 
+    @property
+    def links(self) -> Path:
+        return self.root / "links"
+
     def has_programs(self) -> bool:
         return all((self.programs / name).exists() for name in PROGRAMS)
 
     def remove_others(self) -> list[str]:
         """Unpins layouts and programs that are not of this version; call it when no filter uses them any more."""
-        stale = [path for path in _children(self.root) if path != self.directory]
+        stale = [path for path in _children(self.root) if path not in {self.directory, self.links}]
         stale += [path for path in _children(self.programs.parent) if path != self.programs]
         for path in stale:
             shutil.rmtree(path)

@@ -59,9 +59,17 @@ def require(bpffs: str) -> None:
     granted = capabilities(_effective_capabilities())
     if not granted.ok:
         raise MissingPrivilege(f"{granted.name}: {granted.evidence}", check=granted.advice)
-    for result in (kernel_release(os.uname().release), bpf_filesystem(bpffs)):
-        if not result.ok:
-            raise KernelError(f"{result.name}: {result.evidence}", check=result.advice)
+    release = kernel_release(os.uname().release)
+    if not release.ok:
+        raise KernelError(f"{release.name}: {release.evidence}", check=release.advice)
+    require_bpffs(bpffs)
+
+
+def require_bpffs(path: str) -> None:
+    """Before each change: somebody may have unmounted it, or made it read-only. Raises KernelError."""
+    found = bpf_filesystem(path)
+    if not found.ok:
+        raise KernelError(f"{found.name}: {found.evidence}", check=found.advice)
 
 
 def kernel_release(release: str) -> Probe:
@@ -81,6 +89,9 @@ def bpf_filesystem(path: str) -> Probe:
         is_mounted = is_bpffs(path)
     except OSError as error:
         return Probe("bpffs", ok=False, evidence=f"{path}: {error.strerror}", advice=advice)
+    if is_mounted and os.statvfs(path).f_flag & os.ST_RDONLY:
+        # Even what is pinned cannot be opened then.
+        return Probe("bpffs", ok=False, evidence=f"Read-only: {path}", advice=f"mount -o remount,rw {path}")
     return Probe("bpffs", is_mounted, f"{'' if is_mounted else 'no bpffs is '}mounted at {path}", advice)
 
 

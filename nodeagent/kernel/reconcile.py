@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nodeagent.kernel.attach import Hook, Program
+from nodeagent.kernel.attach import Attachment, Hook, Kind, Program
 from nodeagent.kernel.codings import (
     NO_NUMBER,
     NUMBERS,
@@ -61,6 +61,8 @@ class Target:
 
     crossing: Crossing
     programs: Mapping[str, Program]
+    kind: Kind
+    """How programs are attached."""
     pods: tuple[CapturedPod, ...]
     known: frozenset[Ip]
     node_addresses: frozenset[Ip]
@@ -85,8 +87,8 @@ class Found:
     known: frozenset[Ip] = frozenset()
     node_addresses: frozenset[Ip] = frozenset()
     excluded: frozenset[Exclusion] = frozenset()
-    filters: Mapping[Hook, str] = field(default_factory=dict)
-    """Names of our filters, whatever generation, wherever they are."""
+    filters: Mapping[Hook, frozenset[Attachment]] = field(default_factory=dict)
+    """What of ours is attached, whatever generation and kind, wherever it is."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
 
 def _attachments(target: Target, found: Found) -> Iterator[Step]:
     for hook, program in wanted_filters(target).items():
-        if found.filters.get(hook) != program.filter_name:
+        if found.filters.get(hook) != frozenset({Attachment(target.kind, program.id)}):
             yield Attach(hook, program)
 
 

@@ -19,8 +19,16 @@ from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import probe
-from nodeagent.kernel.apply import Hands, in_words
-from nodeagent.kernel.attach import Hook, Program, detach, find_filter
+from nodeagent.kernel.apply import Hands, in_words, place_in_words
+from nodeagent.kernel.attach import (
+    Attacher,
+    Hook,
+    Program,
+    choose_kind,
+    detach_everywhere,
+    hooks_of,
+    pinned_hooks,
+)
 from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, Settings
 from nodeagent.kernel.discovery import find_pod_device
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
@@ -107,7 +115,8 @@ class PodState:
 
 
 class Steering:
-    def __init__(self, *, bpffs: str, run_dir: str) -> None:
+    def __init__(self, *, bpffs: str, run_dir: str, attach: str = "auto") -> None:
+        self._attach = attach
         self._pins = Pins(Path(bpffs))
         self._namespace = ProxyNamespace(run_dir)
         self._maps: Maps | None = None
@@ -131,6 +140,7 @@ class Steering:
     def start(self) -> None:
         """Namespace, programs and maps: made, or adopted from a predecessor. Raises KernelError, MissingPrivilege."""
         probe.require(str(self._pins.bpffs))
+        choose_kind(self._attach)
         with self._lock:
             self._namespace.ensure()
             self._load()
@@ -165,6 +175,7 @@ class Steering:
         """Brings the kernel to what is wanted; what was done, in words. Raises KernelError when nothing can be done."""
         try:
             with self._lock:
+                probe.require_bpffs(str(self._pins.bpffs))
                 self._load()
                 with IPRoute() as node:
                     return self._reconcile(node, wanted)
@@ -204,15 +215,10 @@ class Steering:
 
     def remove(self) -> list[str]:
         """Takes away everything of ours: filters, na0, the proxy namespace's mount, pins. What was there, in words."""
-        done = []
         with self._lock, IPRoute() as node:
-            for index, device in read_devices(node).items():
-                for is_egress in (False, True):
-                    hook = Hook(is_in_proxy=False, device=index, is_egress=is_egress)
-                    name = find_filter(node, hook)
-                    if name is not None:
-                        detach(node, hook)
-                        done.append(f"detached {name} from {device.name}")
+            devices = read_devices(node)
+            gone = detach_everywhere(node, devices, self._pins.links)
+            done = [f"detached from {place_in_words(hook, devices)}" for hook in gone]
             done += self._namespace.remove()
             self.close()
             if self._pins.remove():
@@ -267,6 +273,7 @@ class Steering:
         target = Target(
             crossing=crossing,
             programs=self._programs,
+            kind=choose_kind(self._attach),
             pods=tuple(captured),
             known=wanted.known,
             node_addresses=read_node_addresses(node, devices),
@@ -276,7 +283,8 @@ class Steering:
             adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
         )
         with self._namespace.inside() as proxy:
-            hands = Hands(self._opened_maps(), node, proxy, self._put_settings)
+            attacher = Attacher(target.kind, self._pins.links, node, proxy, self.netns_path())
+            hands = Hands(self._opened_maps(), attacher, self._put_settings)
             found = self._find(hands, target, devices)
             target = replace(target, pods=self._numbered(captured, found))
             steps = plan(target, found)
@@ -293,13 +301,9 @@ class Steering:
         return [*in_words(steps, hands, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
 
     def _find(self, hands: Hands, target: Target, devices: Mapping[int, Device]) -> Found:
-        hooks = set(wanted_filters(target))
+        hooks = set(wanted_filters(target)) | pinned_hooks(self._pins.links)
         if self._seen is None:  # a predecessor may have left filters on any device
-            hooks |= {
-                Hook(is_in_proxy=False, device=index, is_egress=is_egress)
-                for index in devices
-                for is_egress in (False, True)
-            }
+            hooks |= hooks_of(devices)
         else:
             hooks |= {hook for hook in self._seen if hook.is_in_proxy or hook.device in devices}
         if self._known is None:

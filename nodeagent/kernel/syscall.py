@@ -27,9 +27,14 @@ PROGRAM_LOAD = 5
 OBJECT_PIN = 6
 OBJECT_GET = 7
 PROGRAM_TEST_RUN = 10
+PROGRAM_BY_ID = 13
 OBJECT_INFO = 15
+PROGRAM_QUERY = 16
 MAP_LOOKUP_BATCH = 24
 MAP_UPDATE_BATCH = 26
+LINK_CREATE = 28
+LINK_UPDATE = 29
+LINK_DETACH = 34
 
 PROGRAM_SCHED_CLS = 3
 
@@ -84,8 +89,70 @@ class MapInfo:
 class ProgramInfo:
     id: int
     tag: str
+    name: str
+    """Of its function, cut to 15 characters."""
     verified_instructions: int
     """0 before Linux 5.16."""
+
+
+def program_name(number: int) -> str:
+    """Of any program on this machine, by its id. Raises OSError: ENOENT when it has gone meanwhile."""
+    descriptor, _ = bpf(PROGRAM_BY_ID, struct.pack("=II", number, 0))
+    try:
+        return program_info(descriptor).name
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class LinkInfo:
+    id: int
+    program: int
+    device: int
+    """Of TCX: its index in its own namespace; 0 when the device is gone or the link was detached."""
+
+
+def pin(descriptor: int, path: str) -> None:
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    bpf(OBJECT_PIN, struct.pack("=QII", ctypes.addressof(name), descriptor, 0))
+
+
+def link_create(program: int, device: int, place: int, flags: int) -> int:
+    """A descriptor of the link; what it holds is detached when that is closed and nothing is pinned."""
+    descriptor, _ = bpf(LINK_CREATE, struct.pack("=IIII", program, device, place, flags))
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - the parameter has no name
+    return descriptor
+
+
+def link_update(link: int, program: int) -> None:
+    """From one packet to the next."""
+    bpf(LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def link_detach(link: int) -> None:
+    """At once; without its pin and its descriptors it would be detached too, but some time later."""
+    bpf(LINK_DETACH, struct.pack("=I", link))
+
+
+def link_info(descriptor: int) -> LinkInfo:
+    info = _object_info(descriptor)
+    return LinkInfo(*struct.unpack_from("=4xII4xI", info))
+
+
+def attached(device: int, place: int) -> list[tuple[int, int]]:
+    """(program, link) by their ids, in the order in which they run; link is 0 for what was attached without one."""
+    programs, links = ((ctypes.c_uint32 * _MOST_ATTACHED)() for _ in range(2))
+    attribute = struct.pack(
+        "=IIIIQIIQQQQ",
+        device, place, 0, 0, ctypes.addressof(programs), _MOST_ATTACHED, 0, 0, ctypes.addressof(links), 0, 0,
+    )  # fmt: skip
+    _, answer = bpf(PROGRAM_QUERY, attribute)
+    (count,) = struct.unpack_from("=I", answer, 24)
+    return [(programs[row], links[row]) for row in range(count)]
+
+
+_MOST_ATTACHED = 64
+"""The kernel's own limit: BPF_MPROG_MAX."""
 
 
 def map_info(descriptor: int) -> MapInfo:
@@ -96,7 +163,7 @@ def program_info(descriptor: int) -> ProgramInfo:
     info = _object_info(descriptor)
     (number,) = struct.unpack_from("=I", info, 4)
     (verified,) = struct.unpack_from("=I", info, 216)
-    return ProgramInfo(number, info[8:16].hex(), verified)
+    return ProgramInfo(number, info[8:16].hex(), info[64:80].split(b"\0")[0].decode(), verified)
 
 
 def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes | None:

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from pyroute2 import IPRoute
 
-from nodeagent.kernel import syscall
+from nodeagent.kernel import syscall, tcx
 from nodeagent.kernel.codings import Exclusion
+from nodeagent.kernel.listing import list_programs
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import (
     CLONE_FS,
@@ -146,8 +148,8 @@ class Node:
 
     ADDRESSES = (Ip("192.0.2.1"), Ip("2001:db8::1"))
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self, run_dir: Path, attach: str = "auto") -> None:
+        self.run_dir, self.attach = run_dir, attach
         self.bpffs = run_dir / "bpf"
         self.bpffs.mkdir()
         mount("bpf", self.bpffs, "bpf")
@@ -159,9 +161,10 @@ class Node:
         self.a, self.b, self.x = self.pod("a", 2), self.pod("b", 3), self.pod("x", 9)
         self.steering = self.make_steering()
 
-    def make_steering(self) -> Steering:
+    def make_steering(self, attach: str = "") -> Steering:
         """An agent's kernel part, as it starts: it makes everything, or adopts what a predecessor left."""
-        steering = Steering(bpffs=str(self.bpffs), run_dir=str(self.run_dir))
+        self.attach = attach or self.attach
+        steering = Steering(bpffs=str(self.bpffs), run_dir=str(self.run_dir), attach=self.attach)
         steering.start()
         return steering
 
@@ -184,6 +187,25 @@ class Node:
             f"ip -6 route add {ipv6} dev {pod.device}"
         )
         return pod
+
+    def programs(self, device: str, netns: Path | None = None) -> list[str]:
+        """What is attached to a device, both directions, ours as `nodeagent/<name>:<id>`."""
+        with enter_netns(netns or OWN_NETNS), IPRoute() as link:
+            index = socket.if_nametoindex(device)
+            return [
+                program.words
+                for is_egress in (False, True)
+                for program in list_programs(link, index, is_egress=is_egress)
+            ]
+
+    def detach(self) -> None:
+        """Somebody takes all our programs from all devices."""
+        links = Pins(self.bpffs).links
+        for pin in links.iterdir() if links.is_dir() else ():
+            tcx.remove(pin)
+        remove = "for device in va vb vx na0; do tc qdisc del dev $device clsact 2>/dev/null || true; done"
+        run(remove)
+        run("tc qdisc del dev eth0 clsact 2>/dev/null || true", Path(self.steering.netns_path()))
 
     def ifindex(self, pod: Pod) -> int:
         return socket.if_nametoindex(pod.device)
@@ -459,8 +481,7 @@ def prepared(node: Node) -> Iterator[Kernel]:
     )
     node.enrol(node.a, node.b, known=tuple(everyone), excluded=excluded)
     # Programs are run by hand from here on: the stacks' own packets (ARP, MLD) must not be counted in between.
-    run("for device in va vb na0; do tc qdisc del dev $device clsact; done")
-    run("tc qdisc del dev eth0 clsact", Path(node.steering.netns_path()))
+    node.detach()
     made = Kernel(node)
     yield made
     made.close()

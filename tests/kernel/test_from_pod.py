@@ -40,7 +40,7 @@ OTHERS_MARK = 0x4000
 
 def test_row_1_the_proxys_own_packet_passes_and_loses_our_mark(kernel: Kernel, family: Family) -> None:
     outcome = kernel.from_pod(Packet(family.outside, family.pod, ACK), mark=MARK_PROXY | OTHERS_MARK)
-    assert outcome[:3] == ("PROXY_PASSAGE", UNSPEC, OTHERS_MARK)
+    assert outcome[:3] == ("PROXY_PASSAGE", UNSPEC, MARK_PROXY | OTHERS_MARK)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import tcx
 from nodeagent.kernel.codings import Source
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import MNT_DETACH, unmount
@@ -19,21 +20,21 @@ from tests.kernel.conftest import Node, mac, own_namespaces, run
 pytestmark = pytest.mark.kernel
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Node]:
+@pytest.fixture(params=["tcx", "clsact"])
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
     """A node for one test, which may damage it."""
+    if request.param == "tcx" and not tcx.is_supported():
+        pytest.skip("this kernel has no TCX (Linux 6.6)")
     with own_namespaces():
-        made = Node(tmp_path)
+        made = Node(tmp_path, request.param)
         try:
             yield made
         finally:
             made.close()
 
 
-def _filters(device: str, where: Path | None = None) -> list[str]:
-    """Ours and all others, both directions."""
-    lines = run(f"tc filter show dev {device} ingress; tc filter show dev {device} egress", where).splitlines()
-    return [word for line in lines if "handle" in line for word in line.split() if word.startswith("nodeagent/")]
+def _names(programs: list[str]) -> list[str]:
+    return [name.partition(":")[0] for name in programs]
 
 
 def test_a_second_reconcile_has_nothing_to_do(node: Node) -> None:
@@ -44,17 +45,16 @@ def test_a_second_reconcile_has_nothing_to_do(node: Node) -> None:
 def test_each_device_has_one_generation_of_each_program(node: Node) -> None:
     node.enrol(node.a, node.b)
     for device in ("va", "vb"):
-        assert [name.split(":")[0] for name in _filters(device)] == ["nodeagent/from_pod", "nodeagent/to_pod"]
-    assert [name.split(":")[0] for name in _filters("na0")] == ["nodeagent/from_proxy"]
-    proxy = Path(node.steering.netns_path())
-    assert [name.split(":")[0] for name in _filters("eth0", proxy)] == ["nodeagent/at_proxy"]
-    assert _filters("vx") == []
+        assert _names(node.programs(device)) == ["nodeagent/from_pod", "nodeagent/to_pod"]
+    assert _names(node.programs("na0")) == ["nodeagent/from_proxy"]
+    assert _names(node.programs("eth0", Path(node.steering.netns_path()))) == ["nodeagent/at_proxy"]
+    assert node.programs("vx") == []
 
 
 def test_a_pod_that_leaves_is_let_go_entirely(node: Node) -> None:
     node.enrol(node.a, node.b)
     node.enrol(node.b)
-    assert _filters("va") == []
+    assert node.programs("va") == []
     maps = Maps(Pins(node.bpffs).maps)
     assert maps.pods.rows().keys() == set(node.b.addresses)
     assert {source.device for source in maps.sources.rows()} == {node.ifindex(node.b)}
@@ -126,17 +126,21 @@ def test_a_bridges_mac_is_the_gateways(own: Node) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param("tc filter del dev va ingress", id="a filter removed"),
-        pytest.param("tc qdisc del dev va clsact", id="the qdisc removed"),
+        pytest.param(
+            "{detach}/node-{a}-ingress && rm {links}/node-{a}-ingress || tc filter del dev va ingress",
+            id="one removed",
+        ),
+        pytest.param("{detach}/node-{a}-egress || tc qdisc del dev va clsact", id="detached"),
         pytest.param("ip link del na0", id="na0 removed"),
     ],
 )
 def test_damage_is_repaired(own: Node, damage: str) -> None:
     own.enrol(own.a, own.b)
-    run(damage)
+    links = Pins(own.bpffs).links
+    run(damage.format(detach=f"bpftool link detach pinned {links}", links=links, a=own.ifindex(own.a)))
     assert own.enrol(own.a, own.b) != []
-    assert len(_filters("va")) == 2
-    assert len(_filters("na0")) == 1
+    assert len(own.programs("va")) == 2
+    assert len(own.programs("na0")) == 1
     assert own.enrol(own.a, own.b) == []
 
 
@@ -150,21 +154,25 @@ def test_a_filter_of_somebody_else_stays(own: Node) -> None:
 
 
 def test_an_ingress_qdisc_refuses_one_pod_by_name(own: Node) -> None:
-    """Kind `ingress` takes clsact's place and has no egress side."""
+    """Kind `ingress` takes clsact's place and has no egress side; TCX needs neither."""
     run("tc qdisc add dev va ingress")
     own.enrol(own.a, own.b)
-    assert [(pod.name, pod.reason) for pod in own.steering.pods()] == [("a", "ATTACH_FAILED"), ("b", "")]
+    refused = "" if own.attach == "tcx" else "ATTACH_FAILED"
+    assert [(pod.name, pod.reason) for pod in own.steering.pods()] == [("a", refused), ("b", "")]
+    run("tc qdisc del dev va ingress")
+    own.enrol(own.a, own.b)
+    assert [pod.reason for pod in own.steering.pods()] == ["", ""], "and it heals"
 
 
 def test_a_restart_compiles_nothing_and_changes_nothing(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.enrol(node.a, node.b)
-    before = _filters("va") + _filters("na0")
+    before = node.programs("va") + node.programs("na0")
     node.steering.close()
     with caplog.at_level("INFO"):
         node.steering = node.make_steering()
     assert "compiling" not in caplog.text
     assert node.enrol(node.a, node.b) == []
-    assert _filters("va") + _filters("na0") == before
+    assert node.programs("va") + node.programs("na0") == before
 
 
 def test_a_predecessors_filters_and_layouts_go_after_the_switch(own: Node) -> None:
@@ -175,8 +183,8 @@ def test_a_predecessors_filters_and_layouts_go_after_the_switch(own: Node) -> No
     own.steering.close()
     own.steering = own.make_steering()
     own.enrol(own.a, own.b)
-    assert _filters("vx") == []
-    assert [path.name for path in pins.root.iterdir()] == [pins.directory.name]
+    assert own.programs("vx") == []
+    assert {path.name for path in pins.root.iterdir()} - {"links"} == {pins.directory.name}
     assert [path.name for path in pins.programs.parent.iterdir()] == [pins.programs.name]
 
 
@@ -262,7 +270,7 @@ def test_removal_leaves_nothing_of_ours(own: Node) -> None:
     own.enrol(own.a, own.b)
     path = own.steering.netns_path()
     assert own.steering.remove() != []
-    assert _filters("va") + _filters("vb") == []
+    assert own.programs("va") + own.programs("vb") == []
     assert "na0" not in run("ip -o link")
     assert not Path(path).exists()
     assert not Pins(own.bpffs).root.exists()

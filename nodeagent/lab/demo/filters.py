@@ -3,18 +3,17 @@
 
 from pyroute2 import IPRoute
 
-_HOOKS = (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3))  # the parents of clsact's filters
+from nodeagent.kernel.listing import list_programs
+from nodeagent.kernel.netlink import read_devices
 
 
 def attached_filters() -> dict[str, list[str]]:
-    """BPF filters of the calling thread's namespace by `<device> <hook>`, each with the name it was attached by."""
+    """Programs on devices of the calling thread's namespace by `<device> <hook>`, ours as `nodeagent/<name>:<id>`."""
     found: dict[str, list[str]] = {}
     with IPRoute() as ip:
-        for link in ip.get_links():
-            for hook, parent in _HOOKS:
-                for row in ip.get_filters(index=link["index"], parent=parent):
-                    options = row.get_attr("TCA_OPTIONS")
-                    name = options.get_attr("TCA_BPF_NAME") if options is not None else None
-                    if name is not None:
-                        found.setdefault(f"{link.get_attr('IFLA_IFNAME')} {hook}", []).append(str(name))
+        for device in read_devices(ip).values():
+            for hook in ("ingress", "egress"):
+                programs = list_programs(ip, device.index, is_egress=hook == "egress")
+                if programs:
+                    found[f"{device.name} {hook}"] = [program.words for program in programs]
     return found

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.kernel.attach import Hook, Program
+from nodeagent.kernel.attach import Attachment, Hook, Kind, Program
 from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, PodRow, Settings, Source, SourceRow
 from nodeagent.kernel.netlink import PodDevice
 from nodeagent.kernel.proxy_namespace import Crossing
@@ -33,7 +33,7 @@ PROGRAMS = {
 CROSSING = Crossing(node_device=2, proxy_device=3, namespace=7)
 GATEWAY, MAC = b"gatewy", b"podmac"
 IPS = (Ip("10.0.0.1"), Ip("fd00::1"))
-NOTHING = Target(CROSSING, PROGRAMS, (), frozenset(), frozenset())
+NOTHING = Target(CROSSING, PROGRAMS, Kind.TCX, (), frozenset(), frozenset())
 ADOPT_UNTIL = 12345
 
 
@@ -65,7 +65,7 @@ def _after(target: Target, found: Found) -> Found:
             case Remove():
                 del tables[step.table][step.key]
             case Attach():
-                filters[step.hook] = step.program.filter_name
+                filters[step.hook] = frozenset({Attachment(target.kind, step.program.id)})
             case Detach():
                 del filters[step.hook]
     return Found(
@@ -149,9 +149,17 @@ def test_another_generation_of_a_program_is_replaced_in_place() -> None:
     assert plan(replace(NOTHING, programs=PROGRAMS | {"from_proxy": other}), settled) == [Attach(_node(2), other)]
 
 
+def test_another_kind_or_two_of_them_are_made_one() -> None:
+    settled = _after(NOTHING, Found())
+    by_clsact, both = replace(NOTHING, kind=Kind.CLSACT), frozenset(Attachment(kind, 3) for kind in Kind)
+    hook, program = _node(2), PROGRAMS["from_proxy"]
+    assert Attach(hook, program) in plan(by_clsact, settled)
+    assert plan(NOTHING, replace(settled, filters={**settled.filters, hook: both})) == [Attach(hook, program)]
+
+
 def test_a_predecessors_filters_elsewhere_are_detached() -> None:
     settled = _after(NOTHING, Found())
-    found = replace(settled, filters={**settled.filters, _node(40): "nodeagent/from_pod:3"})
+    found = replace(settled, filters={**settled.filters, _node(40): frozenset({Attachment(Kind.CLSACT, 3)})})
     assert plan(NOTHING, found) == [Detach(_node(40))]
 
 
@@ -180,6 +188,7 @@ _targets = st.builds(
     Target,
     crossing=st.sampled_from([CROSSING, Crossing(5, 6, 8)]),
     programs=st.just(PROGRAMS),
+    kind=st.sampled_from(Kind),
     pods=_pods,
     known=st.frozensets(_ips),
     node_addresses=st.frozensets(_ips),

@@ -18,6 +18,7 @@ def steering(monkeypatch: pytest.MonkeyPatch) -> Steering:
     def refuse(_steering: Steering) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
+    monkeypatch.setattr("nodeagent.kernel.probe.require_bpffs", lambda _path: None)
     monkeypatch.setattr(Steering, "_load", refuse)
     return Steering(bpffs="/nowhere", run_dir="/nowhere")
 

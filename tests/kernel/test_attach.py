@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs on real devices: replaced and changed in kind under traffic, beside others', on indexes used again."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import syscall, tcx
+from nodeagent.kernel.attach import Attacher, Hook, Kind, Program
+from nodeagent.kernel.netns import enter_netns, mount
+from nodeagent.kernel.pins import Pins
+from tests.kernel.conftest import Node, Pod, own_namespaces, run
+
+pytestmark = pytest.mark.kernel
+needs_tcx = pytest.mark.skipif(not tcx.is_supported(), reason="this kernel has no TCX (Linux 6.6)")
+_REMOUNT, _READ_ONLY = 0x20, 0x1
+"""MS_REMOUNT and MS_RDONLY."""
+BOTH = [pytest.param("tcx", marks=needs_tcx), "clsact"]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Node]:
+    """A node for one test."""
+    with own_namespaces():
+        made = Node(tmp_path, "clsact")
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def _restart(node: Node, attach: str, *, is_upgraded: bool = False) -> None:
+    node.steering.close()
+    if is_upgraded:  # programs of the same maps, loaded again: another generation
+        programs = Pins(node.bpffs).programs
+        programs.rename(programs.with_name("0123456789ab"))
+    node.steering = node.make_steering(attach)
+
+
+# ---- others beside us ------------------------------------------------------------------------------------------------
+
+
+def _load(verdict: int) -> int:
+    """A program of somebody else that says one thing of all packets."""
+    code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0), 16)
+    licence = ctypes.create_string_buffer(b"GPL")
+    addresses = ctypes.addressof(code), ctypes.addressof(licence)
+    descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, struct.pack("=IIQQ", syscall.PROGRAM_SCHED_CLS, 2, *addresses))
+    return descriptor
+
+
+@contextlib.contextmanager
+def _foreign(device: int, verdict: int, flags: int = 0) -> Iterator[None]:
+    """A TCX program of somebody else at the device's ingress; flags 8: before all others."""
+    program = _load(verdict)
+    try:
+        link = syscall.link_create(program, device, 46, flags)
+    finally:
+        os.close(program)
+    try:
+        yield
+    finally:
+        os.close(link)
+
+
+def _reaches(pod: Pod, target: Pod, port: int) -> bool:
+    with target.listen(port):
+        try:
+            pod.dial(target.addresses[0], port, timeout=0.5).close()
+        except TimeoutError:
+            return False
+    return True
+
+
+_PASS, _DROP = -1, 2
+
+
+@needs_tcx
+def test_a_foreign_tcx_program_behind_us_gets_its_packets_and_keeps_its_place(own: Node) -> None:
+    index = own.ifindex(own.a)
+    assert _reaches(own.a, own.x, 8000)
+    with _foreign(index, _DROP):
+        _restart(own, "tcx")
+        own.enrol(own.a)
+        before = own.programs(own.a.device)
+        assert [name.partition(":")[0] for name in before] == ["nodeagent/from_pod", "", "nodeagent/to_pod"]
+        assert not _reaches(own.a, own.x, 8001), "what we pass, it drops"
+        assert own.counted("UNKNOWN_DESTINATION") != {"UNKNOWN_DESTINATION": 0}
+        _restart(own, "tcx", is_upgraded=True)
+        own.enrol(own.a)
+        after = own.programs(own.a.device)
+        assert [name.partition(":")[0] for name in after] == ["nodeagent/from_pod", "", "nodeagent/to_pod"]
+        assert after != before
+        own.steering.remove()
+        assert own.programs(own.a.device) == [""]
+
+
+@needs_tcx
+def test_who_goes_before_us_stays_before_us(own: Node) -> None:
+    _restart(own, "tcx")
+    own.enrol(own.a)
+    with _foreign(own.ifindex(own.a), _PASS, 8):
+        _restart(own, "tcx", is_upgraded=True)
+        own.enrol(own.a)
+        names = [name.partition(":")[0] for name in own.programs(own.a.device)]
+        assert names == ["", "nodeagent/from_pod", "nodeagent/to_pod"]
+
+
+@pytest.mark.parametrize("attach", BOTH)
+def test_a_foreign_filter_gets_its_packets(own: Node, attach: str) -> None:
+    program = _load(_DROP)
+    syscall.pin(program, str(own.bpffs / "foreign"))
+    os.close(program)
+    run(f"tc qdisc add dev va clsact; tc filter add dev va ingress prio 99 bpf da object-pinned {own.bpffs}/foreign")
+    _restart(own, attach)
+    own.enrol(own.a)
+    assert not _reaches(own.a, own.x, 8000), "what we pass, it drops"
+    own.steering.remove()
+    assert own.programs("va") == ["foreign:[*fsobj]"]
+    run("tc qdisc del dev va clsact")
+    assert _reaches(own.a, own.x, 8001)
+
+
+# ---- changes under traffic -------------------------------------------------------------------------------------------
+
+
+def _send_counted(pod: Pod, during: Callable[[], None]) -> int:
+    """Sends packets that from_pod alone counts (TCP behind IP options: dropped), while and until `during` is done."""
+    with enter_netns(pod.netns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    done = threading.Event()
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        while not done.is_set() or sent < 1000:
+            sender.sendto(bytes(20), ("203.0.113.9", 0))
+            sent += 1
+
+    with sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\1\1\1\1")
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            during()
+        finally:
+            done.set()
+            thread.join()
+    return sent
+
+
+def _generations(node: Node) -> list[Program]:
+    """from_pod as it is, and loaded once more with the same maps."""
+    pins = Pins(node.bpffs)
+    _restart(node, node.attach, is_upgraded=True)
+    found = []
+    for path in (pins.programs.with_name("0123456789ab") / "from_pod", pins.programs / "from_pod"):
+        with syscall.opened(str(path)) as descriptor:
+            found.append(Program("from_pod", syscall.program_info(descriptor).id, str(path)))
+    return found
+
+
+def _change(node: Node, turns: list[tuple[Kind, Program]]) -> None:
+    """Each turn leaves exactly one attachment, the wanted one."""
+    hook = Hook(is_in_proxy=False, device=node.ifindex(node.a))
+    with IPRoute() as link:
+        for kind, program in turns:
+            attacher = Attacher(kind, Pins(node.bpffs).links, link, link, node.steering.netns_path())
+            attacher.attach(hook, program)
+            (only,) = attacher.find(hook)
+            assert (only.kind, only.program) == (kind, program.id)
+
+
+@pytest.mark.parametrize("attach", BOTH)
+def test_replacing_in_place_misses_no_packet(own: Node, attach: str) -> None:
+    _restart(own, attach)
+    own.enrol(own.a)
+    generations = _generations(own)
+    before = own.counted("IP_OPTIONS")["IP_OPTIONS"]
+    sent = _send_counted(own.a, lambda: _change(own, [(Kind(attach), program) for program in generations * 100]))
+    assert own.counted("IP_OPTIONS")["IP_OPTIONS"] - before == sent
+
+
+@needs_tcx
+def test_changing_the_kind_misses_no_packet(own: Node) -> None:
+    """Upgrade and rollback, with another generation each time."""
+    own.enrol(own.a)
+    first, second = _generations(own)
+    before = own.counted("IP_OPTIONS")["IP_OPTIONS"]
+    turns = [(Kind.TCX, first), (Kind.CLSACT, second), (Kind.TCX, second), (Kind.CLSACT, first)]
+    sent = _send_counted(own.a, lambda: _change(own, turns * 25))
+    assert own.counted("IP_OPTIONS")["IP_OPTIONS"] - before == sent
+
+
+@needs_tcx
+def test_an_agent_that_changes_the_kind_leaves_one(own: Node) -> None:
+    own.enrol(own.a, own.b)
+    for attach in ("tcx", "clsact", "auto"):
+        _restart(own, attach)
+        assert own.enrol(own.a, own.b) != []
+        for device in ("va", "vb"):
+            names = [name.partition(":")[0] for name in own.programs(device)]
+            assert names == ["nodeagent/from_pod", "nodeagent/to_pod"]
+        assert len(own.programs("na0")) == 1
+        assert len(own.programs("eth0", Path(own.steering.netns_path()))) == 1
+        assert own.enrol(own.a, own.b) == []
+    _restart(own, "tcx")
+    own.enrol(own.b)
+    assert own.programs("va") == []
+
+
+@needs_tcx
+def test_an_upgrade_keeps_the_link(own: Node) -> None:
+    _restart(own, "tcx")
+    own.enrol(own.a)
+    index = own.ifindex(own.a)
+    ((program, link),) = tcx.entries(index, is_egress=False)
+    _restart(own, "tcx", is_upgraded=True)
+    own.enrol(own.a)
+    ((later, same),) = tcx.entries(index, is_egress=False)
+    assert link == same
+    assert program != later
+
+
+# ---- devices that go -------------------------------------------------------------------------------------------------
+
+
+@needs_tcx
+def test_a_link_never_serves_the_next_device_of_its_index(own: Node) -> None:
+    _restart(own, "tcx")
+    own.enrol(own.a, own.b)
+    index, links = own.ifindex(own.a), Pins(own.bpffs).links
+    pin = links / f"node-{index}-ingress"
+    assert pin.exists()
+    run(f"ip link del va; ip link add vnew index {index} type veth peer name vother; ip link set vnew up")
+    assert own.programs("vnew") == []
+    own.enrol(own.b)
+    assert own.programs("vnew") == []
+    assert not pin.exists(), "a link without its device is let go"
+    assert own.enrol(own.b) == []
+
+
+@pytest.mark.parametrize("attach", BOTH)
+def test_a_read_only_bpffs_is_named_costs_no_capture_and_heals(own: Node, attach: str) -> None:
+    _restart(own, attach)
+    own.enrol(own.b)
+    mount("bpf", own.bpffs, "bpf", flags=_REMOUNT | _READ_ONLY)
+    try:
+        with pytest.raises(KernelError, match="Read-only") as caught:
+            own.enrol(own.a, own.b)
+        assert f"mount -o remount,rw {own.bpffs}" in caught.value.check
+        assert own.programs("va") == []
+        assert len(own.programs("vb")) == 2
+    finally:
+        mount("bpf", own.bpffs, "bpf", flags=_REMOUNT)
+    own.enrol(own.a, own.b)
+    assert [pod.reason for pod in own.steering.pods()] == ["", ""]
+
+
+@pytest.mark.parametrize("attach", BOTH)
+def test_a_device_that_vanishes_while_it_is_looked_at(own: Node, attach: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between discovery and attachment: that pod has a named state, the others are captured."""
+    _restart(own, attach)
+    attached = Attacher.attach
+
+    def vanish(self: Attacher, hook: Hook, program: Program) -> None:
+        if hook.device == own.ifindex(own.x) and "vx" in run("ip -o link"):
+            run("ip link del vx")
+        attached(self, hook, program)
+
+    index = own.ifindex(own.x)
+    monkeypatch.setattr(own, "ifindex", lambda _pod: index)
+    monkeypatch.setattr(Attacher, "attach", vanish)
+    own.enrol(own.a, own.x)
+    assert [(pod.name, pod.reason) for pod in own.steering.pods()] == [("a", ""), ("x", "ATTACH_FAILED")]
+    own.enrol(own.a, own.x)
+    assert [(pod.name, pod.reason) for pod in own.steering.pods()] == [("a", ""), ("x", "NO_DEVICE")]
