@@ -90,3 +90,20 @@ struct flow {
 	u16 zero;
 };
 _Static_assert(sizeof(struct flow) == 8, "flow");
+
+struct flow_report { /* of a direct connection between two pods of this node, by its client's socket */
+	u64 cookie;   /* of the socket: SO_COOKIE, and what sock_diag calls it */
+	u64 netns;    /* cookie of the socket's network namespace; 0: this kernel does not tell */
+	u64 started;  /* nanoseconds of CLOCK_MONOTONIC: when it began to connect */
+	u64 ended;    /* the same; 0 while it is open */
+	u64 sent;     /* bytes of the client that the server's stack has acknowledged */
+	u64 received; /* bytes of the server; while open, what had come when the client was done */
+	struct address client;
+	struct address server;
+	be16 client_port;
+	be16 server_port;
+	u32 round_trip_us; /* smoothed */
+	u32 retransmissions;
+	u32 state; /* enum report_state */
+};
+_Static_assert(sizeof(struct flow_report) == 96, "flow_report");

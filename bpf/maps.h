@@ -12,6 +12,18 @@
 
 #define MAP(type, key, value, name, entries, flags) \
 	BPF_F_TABLE(type ":" PIN_DIRECTORY "/maps/" #name, key, value, name, entries, flags)
+/* bcc's BPF_RINGBUF_OUTPUT, with a pin. */
+#define RING(name, bytes)                                                                         \
+	struct name##_table_t {                                                                   \
+		int key;                                                                          \
+		u32 leaf;                                                                         \
+		int (*ringbuf_output)(void *, u64, u64);                                          \
+		u32 max_entries;                                                                  \
+		u32 flags;                                                                        \
+	};                                                                                        \
+	__attribute__((section("maps/ringbuf"                                                     \
+			       ":" PIN_DIRECTORY "/maps/" #name))) struct name##_table_t name = { \
+		.max_entries = (bytes)}
 #define ON_DEMAND 1 /* BPF_F_NO_PREALLOC: memory as entries come, not all at once */
 
 /* clang-format off */
@@ -65,6 +77,18 @@ MAP("lru_hash", struct flow_key, u32, hairpins, 16384, 0);
  * the node's namespace, read by at_proxy and, for SYN cookies, by to_pod. 12: LISTENERS * SLOTS. */
 MAP("sockmap", u32, u64, listeners, 12, 0);
 
+/* Cookie of a client's socket -> its direct connection: from its first SYN until its end is told in
+ * flow_events. Where that is full the end stays here, until the agent finds it. Written by sockops,
+ * read and cleared by the agent. 65536: as flows; one that does not fit is counted (flow_losses). */
+MAP("hash", u64, struct flow_report, flow_reports, 65536, ON_DEMAND);
+
+/* Openings and ends, each a struct flow_report. Written by sockops, emptied by the agent. 1 MiB:
+ * ten thousand of them, more than a second of the busiest nodes. */
+RING(flow_events, 1048576);
+
+/* enum flow_loss -> how often. Written by sockops, read by the agent. */
+MAP("percpu_array", u32, u64, flow_losses, 2, 0);
+
 /* enum reason -> packets. Written by all, read by the agent. 64: REASON_ROOM. */
 MAP("percpu_array", u32, u64, reason_counts, 64, 0);
 
@@ -73,6 +97,8 @@ MAP("percpu_array", u32, u64, reason_counts, 64, 0);
 enum listener { LISTENER_OUTBOUND, LISTENER_HBONE, LISTENER_PLAINTEXT, LISTENERS };
 enum { NUMBERS = 1024 }; /* of pods: bits of a verdict; a higher one is in no verdict */
 enum { SLOTS = 4 };	 /* workers of a node; at_proxy and to_pod try them in straight-line code */
+enum flow_loss { LOSS_OF_EVENT, LOSS_OF_FLOW, FLOW_LOSSES };
+_Static_assert(FLOW_LOSSES == 2, "size of flow_losses");
 _Static_assert(sizeof(struct verdict) * 8 == NUMBERS, "a bit for each pod");
 _Static_assert(LISTENERS *SLOTS == 12 && REASON_ROOM == 64, "sizes above");
 

@@ -75,6 +75,12 @@ class Config:
     # -- this machine --------------------------------------------------------------------------------------------
     run_dir: str = setting("/run/nodeagent", "NODEAGENT_RUN_DIR", "Sockets, proxy namespace and last good state.")
     bpffs: str = setting("/sys/fs/bpf", "NODEAGENT_BPFFS", "Where bpffs is mounted; pins go into nodeagent/ there.")
+    cgroup: str = setting(
+        "",
+        "NODEAGENT_CGROUP",
+        "Cgroup of the pods, below the mount of cgroup v2; where connections that stay in the kernel are seen "
+        "(default: the kubelet's).",
+    )
     stats_address: str = setting("[::]:15020", "NODEAGENT_STATS", "Address of /metrics; empty: none.")
     ready_address: str = setting("[::]:15021", "NODEAGENT_READY", "Address of /healthz/ready; empty: none.")
     # -- seeing it -----------------------------------------------------------------------------------------------
@@ -182,6 +188,12 @@ def _validated(config: Config) -> Config:
         if getattr(config, name) < 0 or (name in _POSITIVE and not getattr(config, name)):
             raise ConfigError(f"{_flag(name)}: must be {'more than 0' if name in _POSITIVE else '0 or more'}")
     _validate_addresses(config)
+    cgroup = Path(config.cgroup).parts
+    if config.cgroup and (".." in cgroup or not set(cgroup) - {"/"}):
+        raise ConfigError(
+            f"--cgroup: {config.cgroup!r} is not a cgroup below the root",
+            check="On the root every connection of the machine would be looked at: name the pods' own, as kubepods.",
+        )
     if not Path(config.run_dir).is_absolute() or not Path(config.bpffs).is_absolute():
         raise ConfigError("--run-dir and --bpffs: absolute paths are expected")
     return config

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 BPF = Path(__file__).resolve().parent.parent / "bpf"
-PROGRAMS = ("from_pod.c", "to_pod.c", "from_proxy.c", "at_proxy.c")
+PROGRAMS = ("from_pod.c", "to_pod.c", "from_proxy.c", "at_proxy.c", "sockops.c")
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wpadded", "-Wimplicit-fallthrough", "-Wmissing-prototypes")
 
 

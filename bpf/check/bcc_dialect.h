@@ -40,9 +40,15 @@ int bpf_sk_assign(void *skb, void *socket, __u64 flags);
 int bpf_sk_release(void *socket);
 int bpf_tcp_check_syncookie(void *socket, void *ip, int ip_bytes, void *tcp, int tcp_bytes);
 u64 bpf_ktime_get_ns(void);
+int bpf_sock_ops_cb_flags_set(void *ops, int flags);
+__u64 bpf_get_netns_cookie(void *ops);
+u16 bpf_htons(u16 value);
+u32 bpf_ntohl(u32 value);
 
 /* The programs, for -Wmissing-prototypes. */
 int from_pod(struct __sk_buff *skb);
 int to_pod(struct __sk_buff *skb);
 int from_proxy(struct __sk_buff *skb);
 int at_proxy(struct __sk_buff *skb);
+int sockops(struct bpf_sock_ops *ops);
+int sockops_without_netns(struct bpf_sock_ops *ops);

@@ -67,7 +67,9 @@ class Agent:
     def __init__(self, config: Config, lines: LineWriter | None) -> None:
         self._config, self._lines = config, lines
         self._state = NodeState()
-        self._steering = Steering(bpffs=config.bpffs, run_dir=config.run_dir, attach=config.attach)
+        self._steering = Steering(
+            bpffs=config.bpffs, run_dir=config.run_dir, attach=config.attach, cgroup=config.cgroup
+        )
         traffic = TrafficMetrics()
         access_log = AccessLog(
             lines.write if lines else lambda _line: None,

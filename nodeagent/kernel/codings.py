@@ -4,6 +4,7 @@
 Pure. A coding is made by a function, since layout.h is read when it is first needed and not at import.
 """
 
+import enum
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,6 +86,41 @@ class Flow(NamedTuple):
     generation: int
     kind: int
     from_second: int
+
+
+class ReportState(enum.IntEnum):
+    """enum report_state in bpf/sockops.c."""
+
+    CONNECTING = 0
+    OPEN = 1
+    CLOSED = 2
+    RESET = 3
+    REFUSED = 4
+    UNANSWERED = 5
+
+
+class FlowReport(NamedTuple):
+    """A direct connection as its client's socket has it."""
+
+    cookie: int
+    """Of that socket."""
+    netns: int
+    """Cookie of its network namespace; 0 before Linux 5.15."""
+    started: int
+    """Nanoseconds of CLOCK_MONOTONIC."""
+    ended: int
+    """The same; 0 while it is open."""
+    sent: int
+    received: int
+    """Of one that is open neither is known yet."""
+    client: Ip
+    server: Ip
+    client_port: int
+    server_port: int
+    round_trip_us: int
+    retransmissions: int
+    state: int
+    """A ReportState."""
 
 
 @dataclass(frozen=True)
@@ -240,3 +276,21 @@ def of_flow() -> Coding[Flow]:
         return Flow(fields["generation"], fields["kind"], fields["from_second"])
 
     return Coding(lambda flow: layout.pack(**flow._asdict()), decode)
+
+
+def of_flow_report() -> Coding[FlowReport]:
+    layout = layouts()["flow_report"]
+
+    def encode(report: FlowReport) -> bytes:
+        fields = report._asdict()
+        fields |= {name: packed_ip(fields[name]) for name in ("client", "server")}
+        fields |= {name: struct.pack("!H", fields[name]) for name in ("client_port", "server_port")}
+        return layout.pack(**fields)
+
+    def decode(packed: bytes) -> FlowReport:
+        fields = layout.packing.unpack(packed)
+        client, server, client_port, server_port = fields[6:10]
+        ports = struct.unpack("!HH", client_port + server_port)
+        return FlowReport._make((*fields[:6], unpack_ip(client), unpack_ip(server), *ports, *fields[10:]))
+
+    return Coding(encode, decode)

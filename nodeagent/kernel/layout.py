@@ -18,6 +18,7 @@ _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"^struct (\w+) \{\s*?\n(.*?)^\};", re.DOTALL | re.MULTILINE)
 _FIELD = re.compile(r"^\s*(?:struct )?(\w+) (\w+)(?:\[(\d+)\])?;$")
 _MAP = re.compile(r"^MAP\((.*?)\);$", re.MULTILINE | re.DOTALL)
+_RING = re.compile(r"^RING\((\w+), (\d+)\);$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ def read_maps(header: str) -> dict[str, MapShape]:
         key, value = key.removeprefix("struct "), value.removeprefix("struct ")
         found[name] = MapShape(kind.strip('"'), key, value, name, int(entries), flags)
     return found
+
+
+def read_rings(header: str) -> dict[str, int]:
+    """Bytes of each ring by its name."""
+    return {name: int(size) for name, size in _RING.findall(_COMMENT.sub("", header))}
 
 
 def _code(kind: str, count: int, *, is_array: bool, found: dict[str, Layout]) -> str:

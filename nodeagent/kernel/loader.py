@@ -28,6 +28,10 @@ from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_so
 
 log = logging.getLogger(__name__)
 
+KINDS = {"sockops": "SOCK_OPS"}
+"""bcc's name of a program's type; of the others SCHED_CLS."""
+WITHOUT = {"sockops": "sockops_without_netns"}
+"""What is loaded, and pinned by the first name, where the kernel does not have a helper that the first one calls."""
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 """Where Debian's python3-bpfcc lies; bcc is pure Python over libbcc.so.0, so any Python 3 can use it."""
 TIMEOUT_SECONDS = 60.0
@@ -104,16 +108,28 @@ def _pin_programs(bcc: Any, module: Any, pins: Pins) -> dict[str, int]:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)
     for name in PROGRAMS:
-        try:
-            program = module.load_func(name, bcc.BPF.SCHED_CLS)
-        except Exception as error:
-            raise KernelError(f"the kernel refused the program {name}: {_one_line(error)}") from error
+        program = load(bcc, module, name)
         if bcc.lib.bpf_obj_pin(program.fd, os.fsencode(unfinished / name)) != 0:
             raise KernelError(f"the program {name} cannot be pinned at {unfinished}")
         verified[name] = syscall.program_info(program.fd).verified_instructions
     shutil.rmtree(pins.programs, ignore_errors=True)
     unfinished.rename(pins.programs)
     return verified
+
+
+def load(bcc: Any, module: Any, name: str) -> Any:
+    """The program, or what takes its place on this kernel. Raises KernelError."""
+    kind = getattr(bcc.BPF, KINDS.get(name, "SCHED_CLS"))
+    if name in WITHOUT:
+        try:
+            return module.load_func(name, kind)
+        except Exception:  # noqa: BLE001 - bcc raises nothing narrower
+            log.info("this kernel refuses %s; %s takes its place", name, WITHOUT[name])
+            name = WITHOUT[name]
+    try:
+        return module.load_func(name, kind)
+    except Exception as error:
+        raise KernelError(f"the kernel refused the program {name}: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,10 @@ responsible for leaving it, and `enter_netns` does so. Nothing here creates a na
 """
 
 import ctypes
+import errno
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
+_SO_NETNS_COOKIE = 71
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
@@ -73,6 +77,19 @@ def enter_netns(namespace: str | Path | int) -> Iterator[None]:
     finally:
         if opened >= 0:
             os.close(opened)
+
+
+def netns_cookie(namespace: str | Path) -> int:
+    """By which programs know it, and which no other namespace ever has; 0 before Linux 5.14. Raises OSError."""
+    with enter_netns(namespace):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with made:
+        try:
+            return int.from_bytes(made.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:
+                return 0
+            raise
 
 
 def _check(status: int, what: str) -> None:

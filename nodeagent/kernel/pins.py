@@ -4,9 +4,11 @@
     <bpffs>/nodeagent/<layout hash>/maps/<name>
     <bpffs>/nodeagent/<layout hash>/programs/<source hash>/<name>
     <bpffs>/nodeagent/links/<namespace>-<ifindex>-<direction>
+    <bpffs>/nodeagent/links/cgroup-<name>
 
-Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C. Links (TCX) belong
-to devices and outlive every upgrade: their program is replaced in place, whatever layout it has.
+Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C. Links belong to
+devices (TCX) or to the pods' cgroup and outlive every upgrade: their program is replaced in place, whatever layout it
+has.
 """
 
 import ctypes

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-PROGRAMS = ("from_pod", "to_pod", "from_proxy", "at_proxy")
+FILTERS = ("from_pod", "to_pod", "from_proxy", "at_proxy")
+"""On devices."""
+PROGRAMS = (*FILTERS, "sockops")
 
 _INCLUDE = re.compile(r'^#include "([\w/.]+)"$')
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)

@@ -18,6 +18,7 @@ from typing import cast
 from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import cgroup as cgroups
 from nodeagent.kernel import probe
 from nodeagent.kernel.apply import Hands, in_words, place_in_words
 from nodeagent.kernel.attach import (
@@ -115,8 +116,8 @@ class PodState:
 
 
 class Steering:
-    def __init__(self, *, bpffs: str, run_dir: str, attach: str = "auto") -> None:
-        self._attach = attach
+    def __init__(self, *, bpffs: str, run_dir: str, attach: str = "auto", cgroup: str = "") -> None:
+        self._attach, self._cgroup = attach, cgroup
         self._pins = Pins(Path(bpffs))
         self._namespace = ProxyNamespace(run_dir)
         self._maps: Maps | None = None
@@ -136,6 +137,8 @@ class Steering:
         self._verdicts: Verdicts | None = None
         self._owners: dict[int, Owner] = {}
         """Of the numbers that pods have, as far as this object gave or confirmed them."""
+        self.pods_cgroup = cgroups.PodsCgroup(None, "not looked for yet")
+        """Where direct connections are seen, or why they are not."""
 
     def start(self) -> None:
         """Namespace, programs and maps: made, or adopted from a predecessor. Raises KernelError, MissingPrivilege."""
@@ -219,6 +222,7 @@ class Steering:
             devices = read_devices(node)
             gone = detach_everywhere(node, devices, self._pins.links)
             done = [f"detached from {place_in_words(hook, devices)}" for hook in gone]
+            done += [f"detached {name}" for name in cgroups.detach_others(self._pins.links)]
             done += self._namespace.remove()
             self.close()
             if self._pins.remove():
@@ -258,6 +262,23 @@ class Steering:
         if not self._programs:
             self._programs = {name: _read_program(name, self._pins.programs / name) for name in PROGRAMS}
 
+    def _see_flows(self) -> list[str]:
+        """Programs on the pods' cgroup. Without it connections are steered all the same, so it is never an error."""
+        found = cgroups.find_pods_cgroup(self._cgroup)
+        path = found.path
+        names = cgroups.ATTACH_TYPES.keys() if path is not None else ()
+        done: list[str] = []
+        try:
+            if path is not None:
+                done += [cgroups.attach(self._pins.links, path, self._programs[name]) for name in names]
+            done += [f"detached {name}" for name in cgroups.detach_others(self._pins.links, names)]
+        except KernelError as error:
+            found = cgroups.PodsCgroup(None, str(error))
+        if found != self.pods_cgroup and found.path is None:
+            log.warning("connections that stay in the kernel are not seen: %s", found.reason)
+        self.pods_cgroup = found
+        return [words for words in done if words]
+
     def _open_again(self, former: Maps) -> None:
         with self._settings_lock:
             self._maps, self._known, self._verdicts = Maps(self._pins.maps), None, None
@@ -288,6 +309,7 @@ class Steering:
             found = self._find(hands, target, devices)
             target = replace(target, pods=self._numbered(captured, found))
             steps = plan(target, found)
+            seen = self._see_flows()
             hands.apply(steps)
         self._follow_known(steps, hands)
         numbers = {pod.device.index: pod.number for pod in target.pods}
@@ -298,7 +320,7 @@ class Steering:
         self._overflow["verdicts"] = unwritten
         self._close_when_full(wanted)
         self._seen = set(wanted_filters(target)) | hands.undetached
-        return [*in_words(steps, hands, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
+        return [*seen, *in_words(steps, hands, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
 
     def _find(self, hands: Hands, target: Target, devices: Mapping[int, Device]) -> Found:
         hooks = set(wanted_filters(target)) | pinned_hooks(self._pins.links)

@@ -112,14 +112,28 @@ class LinkInfo:
     """Of TCX: its index in its own namespace; 0 when the device is gone or the link was detached."""
 
 
+@dataclass(frozen=True)
+class CgroupLinkInfo:
+    program: int
+    cgroup: int
+    """Its id, which is the inode of its directory; 0 when that cgroup is gone, or somebody has detached the link."""
+
+
+def cgroup_link_info(descriptor: int) -> CgroupLinkInfo:
+    return CgroupLinkInfo(*struct.unpack_from("=I4xQ", _object_info(descriptor), 8))
+
+
 def pin(descriptor: int, path: str) -> None:
     name = ctypes.create_string_buffer(os.fsencode(path))
     bpf(OBJECT_PIN, struct.pack("=QII", ctypes.addressof(name), descriptor, 0))
 
 
-def link_create(program: int, device: int, place: int, flags: int) -> int:
-    """A descriptor of the link; what it holds is detached when that is closed and nothing is pinned."""
-    descriptor, _ = bpf(LINK_CREATE, struct.pack("=IIII", program, device, place, flags))
+def link_create(program: int, target: int, place: int, flags: int) -> int:
+    """`target`: index of a device, or descriptor of a cgroup, where the program comes beside others (Linux 5.7).
+
+    A descriptor of the link; what it holds is detached when that is closed and nothing is pinned.
+    """
+    descriptor, _ = bpf(LINK_CREATE, struct.pack("=IIII", program, target, place, flags))
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - the parameter has no name
     return descriptor
 

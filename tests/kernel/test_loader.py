@@ -13,7 +13,7 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
 from nodeagent.kernel.codings import Flow, FlowKey, layouts
-from nodeagent.kernel.layout import read_maps
+from nodeagent.kernel.layout import read_maps, read_rings
 from nodeagent.kernel.loader import load_programs
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import mount, unmount
@@ -31,12 +31,32 @@ MOST_INSTRUCTIONS = 8000
 def test_programs_and_maps_are_pinned_below_the_hash_of_the_layout(node: Node) -> None:
     pins = Pins(node.bpffs)
     assert {path.name for path in pins.programs.iterdir()} == set(PROGRAMS)
-    assert {path.name for path in pins.maps.iterdir()} == set(read_maps(read_source("maps.h")))
+    assert {path.name for path in pins.maps.iterdir()} == set(read_maps(read_source("maps.h"))) | set(
+        read_rings(read_source("maps.h"))
+    )
 
 
 def test_the_verifier_has_little_to_do(node: Node) -> None:
     verified = load_programs(Pins(node.bpffs))
     assert all(count < MOST_INSTRUCTIONS for count in verified.values()), verified
+
+
+def test_what_takes_a_programs_place_is_accepted_too(node: Node) -> None:
+    """In a child: bcc never gives its memory back."""
+    program = (
+        "import os, sys; os.environ['BCC_KERNEL_SOURCE'] = sys.argv[1]\n"
+        "from nodeagent.kernel.loader import KINDS, WITHOUT, import_bcc\n"
+        "bcc = import_bcc(); module = bcc.BPF(text=sys.stdin.read(), cflags=['-DPIN_DIRECTORY=\"\"'])\n"
+        "for name, other in WITHOUT.items(): module.load_func(other, getattr(bcc.BPF, KINDS[name]))\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(bpf_folder())],
+        input=program_text().replace('":" PIN_DIRECTORY "/maps/" #name', '""'),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
 
 
 def test_a_reload_keeps_the_maps_and_what_is_in_them(node: Node) -> None:
@@ -75,6 +95,9 @@ def test_pinned_maps_are_as_declared(node: Node) -> None:
         with syscall.opened(str(Pins(node.bpffs).maps / shape.name)) as descriptor:
             info = syscall.map_info(descriptor)
         assert (info.key_bytes, info.value_bytes, info.entries) == (sizes[shape.key], sizes[shape.value], shape.entries)
+    for name, size in read_rings(read_source("maps.h")).items():
+        with syscall.opened(str(Pins(node.bpffs).maps / name)) as descriptor:
+            assert syscall.map_info(descriptor).entries == size
 
 
 def test_counters_are_read_from_the_pins_alone(node: Node) -> None:

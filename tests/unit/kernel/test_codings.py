@@ -14,8 +14,10 @@ from nodeagent.kernel.codings import (
     Exclusion,
     Flow,
     FlowKey,
+    FlowReport,
     PodCount,
     PodRow,
+    ReportState,
     Settings,
     Source,
     SourceRow,
@@ -28,6 +30,7 @@ _ips = st.one_of(
 ).map(lambda ip: Ip(str(ip)))
 _ports = st.integers(0, 65535)
 _words = st.integers(0, 2**32 - 1)
+_longs = st.integers(0, 2**64 - 1)
 _macs = st.binary(min_size=6, max_size=6)
 _blocks = st.one_of(
     st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 95))
@@ -42,6 +45,10 @@ _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "exclusion": (codings.of_exclusion, st.builds(Exclusion, _blocks, _ports.map(Port))),
     "flow_key": (codings.of_flow_key, st.builds(FlowKey, _ips, _ips, _ports, _ports)),
     "flow": (codings.of_flow, st.builds(Flow, _words, st.integers(0, 3), st.integers(0, 1))),
+    "flow_report": (
+        codings.of_flow_report,
+        st.builds(FlowReport, *[_longs] * 6, _ips, _ips, _ports, _ports, _words, _words, st.sampled_from(ReportState)),
+    ),
     "address": (codings.of_address, _ips),
 }
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nodeagent.kernel.layout import PADDING, read_layouts, read_maps
+from nodeagent.kernel.layout import PADDING, read_layouts, read_maps, read_rings
 from nodeagent.kernel.sources import read_source
 
 HEADER = """
@@ -79,7 +79,7 @@ def test_a_struct_that_the_reader_does_not_see_is_refused() -> None:
 def test_every_map_of_the_product_has_a_shape_that_is_known() -> None:
     layouts = read_layouts(read_source("layout.h"))
     maps = read_maps(read_source("maps.h"))
-    assert len(maps) == 12
+    assert len(maps) == 14
     for shape in maps.values():
         assert {shape.key, shape.value} <= {"u32", "u64", *layouts}
         assert len(shape.name) <= 15, "bpftool cuts it"
@@ -89,3 +89,7 @@ def test_every_map_of_the_product_has_a_shape_that_is_known() -> None:
 def test_a_declaration_may_take_two_lines() -> None:
     (shape,) = read_maps('MAP("hash", struct row, u32,\n    rows, 12, 0);\n').values()
     assert (shape.kind, shape.key, shape.value, shape.name, shape.entries) == ("hash", "row", "u32", "rows", 12)
+
+
+def test_a_ring_has_a_size_that_a_ring_can_have() -> None:
+    assert read_rings(read_source("maps.h")) == {"flow_events": 1 << 20}

@@ -3,6 +3,7 @@
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,33 @@ def _answering(monkeypatch: pytest.MonkeyPatch, output: str, status: int, errors
 def test_the_last_line_is_the_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _answering(monkeypatch, 'noise of libbcc\n\n{"verified": {"from_pod": 4969}, "seconds": 0.7}\n', 0)
     assert loader.load_programs(Pins(tmp_path)) == {"from_pod": 4969}
+
+
+class _Refusing:
+    """A module of bcc of which the kernel takes some programs."""
+
+    def __init__(self, *refused: str) -> None:
+        self._refused = refused
+
+    def load_func(self, name: str, kind: str) -> str:
+        if name in self._refused:
+            raise Exception("Permission denied\n")  # noqa: TRY002 - as bcc does
+        return f"{name} as {kind}"
+
+
+_BCC = SimpleNamespace(BPF=SimpleNamespace(SCHED_CLS="filter", SOCK_OPS="sockops"))
+
+
+def test_a_kernel_without_a_helper_gets_the_program_that_does_without() -> None:
+    assert loader.load(_BCC, _Refusing(), "sockops") == "sockops as sockops"
+    assert loader.load(_BCC, _Refusing("sockops"), "sockops") == "sockops_without_netns as sockops"
+    assert loader.load(_BCC, _Refusing(), "to_pod") == "to_pod as filter"
+
+
+@pytest.mark.parametrize("refused", [("to_pod",), ("sockops", "sockops_without_netns")])
+def test_a_program_that_the_kernel_refuses_is_named(refused: tuple[str, ...]) -> None:
+    with pytest.raises(KernelError, match=f"the kernel refused the program {refused[-1]}: Permission denied$"):
+        loader.load(_BCC, _Refusing(*refused), refused[0])
 
 
 def test_an_error_comes_with_its_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from nodeagent.kernel.reasons import KernelReason, read_reasons, reasons
-from nodeagent.kernel.sources import PROGRAMS, read_source
+from nodeagent.kernel.sources import FILTERS, read_source
 
 # Counters outlive an upgrade: a row is appended, never moved, renamed or taken out.
 NUMBERS = [
@@ -78,10 +78,10 @@ def test_every_row_of_the_table_is_read() -> None:
 @pytest.mark.parametrize("row", reasons()[1:], ids=lambda row: row.name)
 def test_a_reason_is_given_by_some_program_and_told_in_its_truth_table(row: KernelReason) -> None:
     name = row.name
-    tables = "".join(read_source(f"{program}.c").partition("*/\n#include")[0] for program in PROGRAMS)
+    tables = "".join(read_source(f"{program}.c").partition("*/\n#include")[0] for program in FILTERS)
     told = name in tables or (name.startswith("ASSIGNED_") and "ASSIGNED_*" in tables) or name in _PARSE
     assert told
-    code = "".join(read_source(file) for file in (*(f"{program}.c" for program in PROGRAMS), "parse.h"))
+    code = "".join(read_source(file) for file in (*(f"{program}.c" for program in FILTERS), "parse.h"))
     assert re.search(rf"\bREASON_{name}\b", code)
 
 
