@@ -137,8 +137,11 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 	}
 	if (flow)
 		return REASON_REVOKED;
-	if (!is_mesh_address(&packet->destination))
+	if (!is_mesh_address(&packet->destination)) {
+		if (is_syn_ack(packet))
+			count_unasked(skb->ifindex);
 		return REASON_OUTSIDE_FLOW;
+	}
 	if (!(packet->flags & TCP_RST) && is_open(sender->adopt_until)) {
 		/* Adopted, the end of a handshake with the proxy would leave in plain text. */
 		if (ends_cookie_handshake(skb, packet, LISTENER_OUTBOUND, given->slots))
@@ -146,6 +149,8 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 		add_flow(packet, FLOW_ADOPTED, sender->generation);
 		return REASON_ADOPTED;
 	}
+	if (is_syn_ack(packet))
+		count_unasked(skb->ifindex);
 	return REASON_UNKNOWN_FLOW;
 }
 
@@ -153,12 +158,11 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 static __always_inline enum reason judge_running(struct __sk_buff *skb, struct packet *packet,
 						 struct settings *given, struct sender *sender)
 {
-	bool is_syn_ack = (packet->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 	struct flow *flow;
 
 	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
 	 * left-over. */
-	if (is_syn_ack && has_socket(skb, packet, given->proxy_namespace)) {
+	if (is_syn_ack(packet) && has_socket(skb, packet, given->proxy_namespace)) {
 		take_flow(packet, sender);
 		return REASON_PROXY_ANSWERED;
 	}

@@ -73,6 +73,8 @@ static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struc
 		delete_hairpin(&packet);
 	if (destination && (opens || !source || !is_hairpin(&packet))) {
 		*by = destination;
+		if (opens)
+			count_admitted(destination->device);
 		return REASON_INTO_POD;
 	}
 	*by = source;

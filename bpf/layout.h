@@ -51,8 +51,10 @@ struct pod_count {
 	u64 outbound; /* connections of the pod that were steered */
 	u64 inbound;  /* connections to the pod that were steered */
 	u64 dropped;  /* packets from and to the pod that were dropped */
+	u64 admitted; /* SYNs that we let into the pod and whose answer belongs to no flow of ours */
+	u64 unasked;  /* SYN-ACKs of the pod that belong to nothing that we let in or hold */
 };
-_Static_assert(sizeof(struct pod_count) == 24, "pod_count");
+_Static_assert(sizeof(struct pod_count) == 40, "pod_count");
 
 struct exclusion_key { /* a row of an LPM trie: the first prefix_bits bits of the rest count */
 	u32 prefix_bits;

@@ -41,7 +41,7 @@ MAP("hash", struct source_key, struct source, sources, 1024, 0);
 MAP("hash", struct address, struct pod, pods, 1024, 0);
 
 /* ifindex of a pod's device -> what was steered and dropped there. The agent makes and removes
- * entries, from_pod and to_pod count. 1024: as sources, and entries per CPU are small. */
+ * entries, all but at_proxy count. 1024: as sources, and entries per CPU are small. */
 MAP("percpu_hash", u32, struct pod_count, pod_counts, 1024, 0);
 
 /* Address of a workload or Service of the mesh -> 1. Written by the agent, read by from_pod.
@@ -137,4 +137,22 @@ static __always_inline void count_pod(u32 device, enum reason why)
 		own->inbound += 1;
 	else
 		own->dropped += 1;
+}
+
+/* Two counts that tell whether packets reach the pod without to_pod (nodeagent/kernel/guard.py): a
+ * connection that it accepts must have been let in. On SYN and SYN-ACK only. */
+static __always_inline void count_admitted(u32 device)
+{
+	struct pod_count *own = pod_counts.lookup(&device);
+
+	if (own)
+		own->admitted += 1;
+}
+
+static __always_inline void count_unasked(u32 device)
+{
+	struct pod_count *own = pod_counts.lookup(&device);
+
+	if (own)
+		own->unasked += 1;
 }

@@ -276,3 +276,9 @@ static __always_inline bool is_syn(const struct packet *packet)
 {
 	return (packet->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
+
+/* The answer to one. */
+static __always_inline bool is_syn_ack(const struct packet *packet)
+{
+	return (packet->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+}

@@ -41,8 +41,12 @@ static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct se
 	if (bad)
 		return bad;
 	if (is_syn(&packet)) {
-		if (skb->ingress_ifindex == 0)
+		if (skb->ingress_ifindex == 0) {
+			/* The answer to a foreign address that the node sends with is nobody's. */
+			if (!node_addresses.lookup(&packet.source))
+				count_admitted(skb->ifindex);
 			return REASON_NODE_PROBE;
+		}
 		if (pods.lookup(&packet.source))
 			add_hairpin(&packet);
 		return REASON_INBOUND;

@@ -66,6 +66,8 @@ class PodCount(NamedTuple):
     outbound: int = 0
     inbound: int = 0
     dropped: int = 0
+    admitted: int = 0
+    unasked: int = 0
 
 
 class Exclusion(NamedTuple):

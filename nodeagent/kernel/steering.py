@@ -32,6 +32,7 @@ from nodeagent.kernel.attach import (
 )
 from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, Settings
 from nodeagent.kernel.discovery import find_pod_device
+from nodeagent.kernel.guard import SKIPPED, Guard, look
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
 from nodeagent.kernel.loader import load_programs
 from nodeagent.kernel.maps import SLOTS, Maps
@@ -98,7 +99,8 @@ class PodState:
     device: str = ""
     ifindex: int = 0
     reason: str = ""
-    """Why it is not captured: NO_NETNS, NO_DEVICE, UNSUPPORTED_DEVICE, ATTACH_FAILED, MAP_FULL; empty when it is."""
+    """Why it is not captured: NO_NETNS, NO_DEVICE, UNSUPPORTED_DEVICE, ATTACH_FAILED, MAP_FULL, EGRESS_SKIPPED; empty
+    when it is."""
     words: str = ""
     """The same for people."""
     counts: PodCount = _NO_COUNT
@@ -135,6 +137,8 @@ class Steering:
         self._states: tuple[PodState, ...] = ()
         self._overflow: Counter[str] = Counter()
         self._verdicts: Verdicts | None = None
+        self._guards: dict[int, Guard] = {}
+        """By device, of captured pods."""
         self._owners: dict[int, Owner] = {}
         """Of the numbers that pods have, as far as this object gave or confirmed them."""
         self.pods_cgroup = cgroups.PodsCgroup(None, "not looked for yet")
@@ -210,11 +214,7 @@ class Steering:
 
     def pods(self) -> list[PodState]:
         """The pods of the last reconcile, with their counts of this moment."""
-        counts = self._opened_maps().pod_counts if self._maps else None
-        return [
-            PodState(**{**vars(state), "counts": counts.find(state.ifindex) or _NO_COUNT}) if counts else state
-            for state in self._states
-        ]
+        return [self._counted(state, time.monotonic()) for state in self._states]
 
     def remove(self) -> list[str]:
         """Takes away everything of ours: filters, na0, the proxy namespace's mount, pins. What was there, in words."""
@@ -238,6 +238,15 @@ class Steering:
         self._programs, self._seen = {}, None
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _counted(self, state: PodState, now: float) -> PodState:
+        counts = (self._opened_maps().pod_counts.find(state.ifindex) if self._maps else None) or _NO_COUNT
+        if not state.is_captured:
+            return replace(state, counts=counts)
+        guard = self._guards[state.ifindex] = look(self._guards.get(state.ifindex), counts, now)
+        if guard.is_skipped:
+            return replace(state, counts=counts, reason="EGRESS_SKIPPED", words=SKIPPED)
+        return replace(state, counts=counts)
 
     def _opened_maps(self) -> Maps:
         if self._maps is None:
@@ -313,6 +322,7 @@ class Steering:
             hands.apply(steps)
         self._follow_known(steps, hands)
         numbers = {pod.device.index: pod.number for pod in target.pods}
+        self._guards = {index: guard for index, guard in self._guards.items() if index in found.counted}
         self._states = tuple(_state(state, pod, hands.refused, numbers) for state, pod in states)
         self._owners = {pod.number: pod.owner for pod in target.pods}
         unwritten = self._overflow["verdicts"]

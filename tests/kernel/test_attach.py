@@ -14,7 +14,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import syscall, tcx
+from nodeagent.kernel import guard, syscall, tcx
 from nodeagent.kernel.attach import Attacher, Hook, Kind, Program
 from nodeagent.kernel.netns import enter_netns, mount
 from nodeagent.kernel.pins import Pins
@@ -49,13 +49,18 @@ def _restart(node: Node, attach: str, *, is_upgraded: bool = False) -> None:
 # ---- others beside us ------------------------------------------------------------------------------------------------
 
 
+def _load_code(instructions: bytes) -> int:
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    count, addresses = len(instructions) // 8, (ctypes.addressof(code), ctypes.addressof(licence))
+    attribute = struct.pack("=IIQQ", syscall.PROGRAM_SCHED_CLS, count, *addresses)
+    descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, attribute)
+    return descriptor
+
+
 def _load(verdict: int) -> int:
     """A program of somebody else that says one thing of all packets."""
-    code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0), 16)
-    licence = ctypes.create_string_buffer(b"GPL")
-    addresses = ctypes.addressof(code), ctypes.addressof(licence)
-    descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, struct.pack("=IIQQ", syscall.PROGRAM_SCHED_CLS, 2, *addresses))
-    return descriptor
+    return _load_code(struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0))
 
 
 @contextlib.contextmanager
@@ -284,3 +289,49 @@ def test_a_device_that_vanishes_while_it_is_looked_at(own: Node, attach: str, mo
     assert [(pod.name, pod.reason) for pod in own.steering.pods()] == [("a", ""), ("x", "ATTACH_FAILED")]
     own.enrol(own.a, own.x)
     assert [(pod.name, pod.reason) for pod in own.steering.pods()] == [("a", ""), ("x", "NO_DEVICE")]
+
+
+# ---- a CNI that goes past us -----------------------------------------------------------------------------------------
+
+
+def _redirect_into(device: int) -> int:
+    """What a CNI with eBPF host routing does with IPv4: into the pod, past its device's egress."""
+    lines = [
+        (0x61, 0x12, 16, 0),  # r2 = protocol of the packet
+        (0xB7, 0x00, 0, _PASS),
+        (0x55, 0x02, 3, socket.htons(0x0800)),  # else: exit
+        (0xB7, 0x01, 0, device),
+        (0xB7, 0x02, 0, 0),
+        (0x85, 0x00, 0, 155),  # bpf_redirect_peer
+        (0x95, 0x00, 0, 0),
+    ]
+    return _load_code(b"".join(struct.pack("=BBhi", *line) for line in lines))
+
+
+@pytest.mark.parametrize("attach", BOTH)
+def test_an_egress_that_is_skipped_is_seen_by_counting_and_heals(
+    own: Node, attach: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "INTERVAL_SECONDS", 0.0)
+    _restart(own, attach)
+    listener = own.a.listen(8000)
+    own.enrol(own.a)
+
+    def reasons() -> list[str]:
+        return [pod.reason for pod in own.steering.pods()]
+
+    with listener:
+        assert reasons() == [""]
+        program = _redirect_into(own.ifindex(own.a))
+        syscall.pin(program, str(own.bpffs / "hostrouting"))
+        os.close(program)
+        run(f"tc qdisc add dev vx clsact; tc filter add dev vx ingress bpf da object-pinned {own.bpffs}/hostrouting")
+        own.x.dial(own.a.addresses[0], 8000).close()
+        assert reasons() == ["EGRESS_SKIPPED"]
+        assert "host routing" in own.steering.pods()[0].words
+        own.enrol(own.a)
+        assert reasons() == ["EGRESS_SKIPPED"], "as long as nothing proves the contrary"
+        run("tc qdisc del dev vx clsact")
+        with pytest.raises(TimeoutError):  # steered; no worker is there
+            own.x.dial(own.a.addresses[0], 8000, timeout=0.5)
+        assert reasons() == [""]

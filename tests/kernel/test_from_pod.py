@@ -376,7 +376,24 @@ def test_connections_and_drops_are_counted_for_the_pods_device(kernel: Kernel, f
     kernel.from_pod(Packet(family.pod, family.node))
     after = kernel.maps.pod_counts.find(kernel.a)
     assert after is not None
-    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1, 1]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1, 1, 0, 0]
+
+
+def test_an_answer_that_nobody_asked_for_is_counted_and_one_that_was_admitted(kernel: Kernel, family: Family) -> None:
+    """What nodeagent/kernel/guard.py weighs against each other."""
+    before = kernel.maps.pod_counts.find(kernel.a)
+    assert before is not None
+    for peer in (family.remote, family.outside):
+        kernel.from_pod(Packet(family.pod, peer, SYN_ACK))
+        kernel.from_pod(Packet(family.pod, peer, ACK))
+        kernel.from_proxy(Packet(peer, family.pod))
+        kernel.from_proxy(Packet(peer, family.pod, ACK))
+    kernel.from_pod(Packet(family.pod, family.node, SYN_ACK))
+    kernel.to_pod(Packet(family.node, family.pod), is_made_here=True)
+    kernel.to_pod(Packet(family.outside, family.pod), is_made_here=True)
+    after = kernel.maps.pod_counts.find(kernel.a)
+    assert after is not None
+    assert (after.unasked - before.unasked, after.admitted - before.admitted) == (2, 3)
 
 
 def _age_flows(kernel: Kernel, kind: int = 0) -> None:
