@@ -24,7 +24,7 @@
  * 13  SYN to an address of the node                     NODE_ADDRESS         pass
  * 14  SYN to an excluded address or port                EXCLUDED             add flow if known, remote
  * 15  SYN to a local enrolled pod, verdict is allow,    LOCAL_ALLOWED        add flow, mark LOCAL
- *     no proxy socket, not to port 15008
+ *     no proxy socket
  * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, take flow
  * 17  SYN to a known address                            STEERED              to proxy, take flow
  * 18  SYN                                               UNKNOWN_DESTINATION  pass
@@ -40,8 +40,8 @@
  * Rows 8 and 15 ask the table of verdicts between this node's pods: who opened the connection, to
  * which pod and port. Only an allow is in it; whatever else the answer is, the proxy gives it and
  * names the policy. The settings' generation is read once for a packet: rows of one generation are
- * all there before it is named in the settings. Row 8 renews without a verdict what never had one
- * (adopted, excluded). A SYN whose connection the proxy holds already (row 15) is its
+ * all there before it is named in the settings. A verdict that is pending lets row 8 renew and row 15
+ * not apply. Row 8 renews without a verdict what never had one (adopted, excluded). A SYN whose connection the proxy holds already (row 15) is its
  * retransmission, and stays there.
  *
  * What is marked LOCAL passes, and to_pod lets it in. "To proxy" is
@@ -71,8 +71,16 @@ static __always_inline bool is_excluded(const struct packet *packet)
 	return excluded.lookup(&key) != NULL;
 }
 
-/* By the table of verdicts: may the pod of this number connect to that pod's port? */
-static __always_inline bool may_connect(u32 generation, u32 source, u32 destination, be16 port)
+/* What the agent says of the pod whose packet this is, and when: read once. */
+struct sender {
+	u64 adopt_until;
+	u32 number;
+	u32 generation;
+};
+
+/* The verdict that lets the pod of this number connect to that pod's port, if there is one. */
+static __always_inline struct verdict *find_verdict(u32 generation, u32 source, u32 destination,
+						    be16 port)
 {
 	struct verdict_key key = {
 		.generation = generation,
@@ -81,19 +89,28 @@ static __always_inline bool may_connect(u32 generation, u32 source, u32 destinat
 	};
 	struct verdict *verdict;
 
-	if (port == HBONE_PORT || source >= NUMBERS)
-		return false;
+	if (source >= NUMBERS)
+		return NULL;
 	verdict = verdicts.lookup(&key);
 	if (!verdict) {
 		key.port = 0;
 		verdict = verdicts.lookup(&key);
 	}
-	return verdict && (verdict->sources[source / 8] >> (source % 8)) & 1;
+	return verdict && (verdict->sources[source / 8] >> (source % 8)) & 1 ? verdict : NULL;
 }
 
-/* The same of a connection that is open, in the direction of its SYN. */
-static __always_inline bool may_go_on(const struct packet *packet, const struct flow *flow,
-				      u32 generation, u32 own_number)
+static __always_inline bool may_connect(const struct packet *packet, const struct sender *sender,
+					const struct pod *pod)
+{
+	struct verdict *verdict = find_verdict(sender->generation, sender->number, pod->number,
+					       packet->destination_port);
+
+	return verdict && !verdict->is_pending;
+}
+
+/* Of a connection that is open, in the direction of its SYN. */
+static __always_inline bool may_go_on(const struct packet *packet, const struct sender *sender,
+				      const struct flow *flow)
 {
 	struct address peer_address = packet->destination;
 	struct pod *peer = pods.lookup(&peer_address);
@@ -101,21 +118,15 @@ static __always_inline bool may_go_on(const struct packet *packet, const struct 
 	if (!peer)
 		return false;
 	if (flow->from_second == is_second(packet))
-		return may_connect(generation, own_number, peer->number, packet->destination_port);
-	return may_connect(generation, peer->number, own_number, packet->source_port);
+		return find_verdict(sender->generation, sender->number, peer->number,
+				    packet->destination_port);
+	return find_verdict(sender->generation, peer->number, sender->number, packet->source_port);
 }
 
 static __always_inline bool is_open(u64 adopt_until)
 {
 	return bpf_ktime_get_ns() < adopt_until;
 }
-
-/* What the agent says of the pod whose packet this is, and when: read once. */
-struct sender {
-	u64 adopt_until;
-	u32 number;
-	u32 generation;
-};
 
 static __always_inline void take_flow(const struct packet *packet, const struct sender *sender)
 {
@@ -130,8 +141,7 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 						struct settings *given, struct sender *sender,
 						struct flow *flow)
 {
-	if (flow && (flow->kind != FLOW_ALLOWED ||
-		     may_go_on(packet, flow, sender->generation, sender->number))) {
+	if (flow && (flow->kind != FLOW_ALLOWED || may_go_on(packet, sender, flow))) {
 		flow->generation = sender->generation;
 		return REASON_FLOW_RENEWED;
 	}
@@ -197,9 +207,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 			add_flow(packet, FLOW_EXCLUDED, sender->generation);
 		return REASON_EXCLUDED;
 	}
-	if (pod &&
-	    may_connect(sender->generation, sender->number, pod->number,
-			packet->destination_port) &&
+	if (pod && may_connect(packet, sender, pod) &&
 	    !has_socket(skb, packet, given->proxy_namespace)) {
 		add_flow(packet, FLOW_ALLOWED, sender->generation);
 		return REASON_LOCAL_ALLOWED;

@@ -74,8 +74,9 @@ _Static_assert(sizeof(struct verdict_key) == 12, "verdict_key");
 
 struct verdict { /* bit n % 8 of byte n / 8: the pod of number n may connect */
 	u8 sources[128];
+	u32 is_pending; /* 1: a policy is on its way; who is connected may go on, and nobody new */
 };
-_Static_assert(sizeof(struct verdict) == 128, "verdict");
+_Static_assert(sizeof(struct verdict) == 132, "verdict");
 
 struct flow_key { /* one key for both directions: see flow.h for which end is the first */
 	struct address first;

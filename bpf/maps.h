@@ -99,7 +99,7 @@ enum { NUMBERS = 1024 }; /* of pods: bits of a verdict; a higher one is in no ve
 enum { SLOTS = 4 };	 /* workers of a node; at_proxy and to_pod try them in straight-line code */
 enum flow_loss { LOSS_OF_EVENT, LOSS_OF_FLOW, FLOW_LOSSES };
 _Static_assert(FLOW_LOSSES == 2, "size of flow_losses");
-_Static_assert(sizeof(struct verdict) * 8 == NUMBERS, "a bit for each pod");
+_Static_assert(sizeof(((struct verdict *)0)->sources) * 8 == NUMBERS, "a bit for each pod");
 _Static_assert(LISTENERS *SLOTS == 12 && REASON_ROOM == 64, "sizes above");
 
 static __always_inline struct settings *read_settings(void)

@@ -56,6 +56,11 @@ class Config:
     attach: str = setting(
         "auto", "NODEAGENT_ATTACH", "How programs are attached: tcx, clsact, or auto (TCX where the kernel has it)."
     )
+    same_node: str = setting(
+        "kernel",
+        "NODEAGENT_SAME_NODE",
+        "Connections between pods of this node: `kernel` (allowed ones stay in it) or `tunnel` (mutual TLS for all).",
+    )
     # -- workers -------------------------------------------------------------------------------------------------
     workers: int = setting(0, "NODEAGENT_WORKERS", "Tunnel workers (0: one per two cores, at least one; at most 4).")
     worker_uid: int = setting(15008, "NODEAGENT_WORKER_UID", "User id of the workers; nothing else should run as it.")
@@ -161,6 +166,7 @@ _CHOICES = {
     "attach": ("auto", "tcx", "clsact"),
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
+    "same_node": ("kernel", "tunnel"),
 }
 _POSITIVE = (
     "certificate_seconds",

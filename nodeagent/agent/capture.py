@@ -16,6 +16,7 @@ from pathlib import Path
 from nodeagent.agent.enrolment import Enrolment, decide_enrolment, read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.state import NodeState
+from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError, KernelError
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
@@ -47,6 +48,7 @@ class Capture:
         steering: Steering,
         state: NodeState,
         fleet: WorkerFleet,
+        verdicts: NodeVerdicts,
         want_certificates: Callable[[frozenset[Identity]], None],
         is_mesh_known: Callable[[], bool],
     ) -> None:
@@ -57,6 +59,7 @@ class Capture:
         self.is_settled = False
         """The kernel has what is wanted, at least once."""
         self._config, self._steering, self._state, self._fleet = config, steering, state, fleet
+        self._verdicts = verdicts
         self._want_certificates, self._is_mesh_known = want_certificates, is_mesh_known
         self._pods: tuple[LocalPod, ...] | None = None
         """None until the file was read: an agent that knows no pods must not let go those of its predecessor."""
@@ -114,6 +117,8 @@ class Capture:
         enrolment = decide_enrolment(self._state.mesh, self._config.node, self._pods or ())
         wanted = {enrolled.pod: enrolled.workload.addresses for enrolled in enrolment.enrolled}
         self._want_certificates(enrolment.identities | self.enrolment.identities)
+        if self.is_settled:  # else no pod has a number yet, and a predecessor's table would be emptied
+            await self._verdicts.update(enrolment)  # first of all: what a change forbids ends now
         staying = _staying(self._captured, wanted)
         if staying != self._captured:
             await self._reconcile(staying)
@@ -122,6 +127,7 @@ class Capture:
         if not await self._fleet.applied(generation, APPLIED_SECONDS):
             log.warning("not every worker has applied generation %d within %g s", generation, APPLIED_SECONDS)
         await self._reconcile(wanted)
+        await self._verdicts.update(enrolment)  # pods that came have their numbers now
         self._want_certificates(enrolment.identities)
         self.enrolment = enrolment
 

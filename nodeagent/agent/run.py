@@ -23,12 +23,15 @@ from nodeagent.agent.instance import only_instance
 from nodeagent.agent.memory import forbid_dumps
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.state import NodeState
+from nodeagent.agent.verdicts import NodeVerdicts
+from nodeagent.certs.bundle import CertificateBundle
 from nodeagent.certs.client import CaClient
 from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
 from nodeagent.errors import NodeagentError
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.watch import watch_network
+from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.line_writer import LineWriter
@@ -80,9 +83,16 @@ class Agent:
         self._fleet = WorkerFleet(config, self._steering, self._state, self._connections, self._totals)
         store = Store(config.state_file, cluster=config.cluster, node=config.node)
         self._xds = XdsClient(config, store, self._mesh_changed)
-        self._keeper = CertificateKeeper(CaClient(config), self._state.set_certificate, self._state.forget_certificate)
+        self._keeper = CertificateKeeper(CaClient(config), self._certificate_came, self._certificate_ended)
+        self._verdicts = NodeVerdicts(config, self._steering, self._state)
         self._capture = Capture(
-            config, self._steering, self._state, self._fleet, self._keeper.wanted, lambda: self._xds.is_ready
+            config,
+            self._steering,
+            self._state,
+            self._fleet,
+            self._verdicts,
+            self._keeper.wanted,
+            lambda: self._xds.is_ready,
         )
         self._picture = Picture(
             config=config,
@@ -143,6 +153,16 @@ class Agent:
 
     def _mesh_changed(self, changes: Changes) -> None:
         self._state.apply(changes)
+        self._capture.look_again()
+
+    def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:
+        had_ended = identity in self._state.lapsed
+        self._state.set_certificate(identity, bundle)
+        if had_ended:
+            self._capture.look_again()
+
+    def _certificate_ended(self, identity: Identity) -> None:
+        self._state.forget_certificate(identity)
         self._capture.look_again()
 
     async def _observe(self) -> None:

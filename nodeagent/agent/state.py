@@ -27,6 +27,8 @@ class NodeState:
         self.local: frozenset[Ip] | None = None
         """None until it is decided for the first time: what a predecessor's workers know stays in force."""
         self.certificates: dict[Identity, CertificateBundle] = {}
+        self.lapsed: set[Identity] = set()
+        """Identities whose certificate has ended without a successor."""
         self._subscriber: Subscriber = lambda _message, _descriptors: None
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -49,11 +51,13 @@ class NodeState:
 
     def set_certificate(self, identity: Identity, bundle: CertificateBundle) -> None:
         self.certificates[identity] = bundle
+        self.lapsed.discard(identity)
         with _certificate(identity, bundle) as (message, descriptors):
             self._subscriber(message, descriptors)
 
     def forget_certificate(self, identity: Identity) -> None:
         self.certificates.pop(identity, None)
+        self.lapsed.add(identity)
         self._subscriber(ForgetCertificate(identity), ())
 
     def send_everything(self, send: Subscriber) -> None:

@@ -62,6 +62,13 @@ class VerdictKey(NamedTuple):
     """0: every port without a row of its own."""
 
 
+class VerdictBits(NamedTuple):
+    sources: int
+    """Bit n: the pod of number n may connect."""
+    is_pending: int = 0
+    """1: for open connections only."""
+
+
 class PodCount(NamedTuple):
     outbound: int = 0
     inbound: int = 0
@@ -242,12 +249,15 @@ def of_verdict_key() -> Coding[VerdictKey]:
     return Coding(lambda key: layout.pack(**{**key._asdict(), "port": struct.pack("!H", key.port)}), decode)
 
 
-def of_verdict() -> Coding[int]:
-    """As a number whose bit n stands for the pod of number n."""
+def of_verdict() -> Coding[VerdictBits]:
     layout = layouts()["verdict"]
+
+    def decode(packed: bytes) -> VerdictBits:
+        fields = layout.unpack(packed)
+        return VerdictBits(int.from_bytes(_bytes_of(fields["sources"]), "little"), _int_of(fields["is_pending"]))
+
     return Coding(
-        lambda bits: layout.pack(sources=bits.to_bytes(NUMBERS // 8, "little")),
-        lambda packed: int.from_bytes(_bytes_of(layout.unpack(packed)["sources"]), "little"),
+        lambda row: layout.pack(sources=row.sources.to_bytes(NUMBERS // 8, "little"), is_pending=row.is_pending), decode
     )
 
 

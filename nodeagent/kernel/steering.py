@@ -196,6 +196,10 @@ class Steering:
             self._overflow["verdicts"] = swap.refused
             return swap
 
+    def numbers(self) -> dict[Owner, int]:
+        """Bits of the captured pods in the table of verdicts, by namespace, name and network namespace."""
+        return {owner: number for number, owner in self._owners.items()}
+
     def revoked(self) -> list[Revoked]:
         """Direct connections that were allowed by a table and are not by the one in force. Raises KernelError."""
         with self._lock:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nodeagent.kernel.codings import NO_NUMBER, Flow, FlowKey, VerdictKey
+from nodeagent.kernel.codings import NO_NUMBER, Flow, FlowKey, VerdictBits, VerdictKey
 from nodeagent.kernel.maps import Maps
 from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
@@ -47,7 +47,12 @@ class Verdicts:
         for key in stale:
             table.remove(key)
         generation = current % NO_NUMBER + 1  # never 0: no settings at all
-        written = table.put_all([(VerdictKey(generation, row.destination, row.port), row.sources) for row in rows])
+        written = table.put_all(
+            [
+                (VerdictKey(generation, row.destination, row.port), VerdictBits(row.sources, int(row.is_pending)))
+                for row in rows
+            ]
+        )
         with self._settings_lock:
             self._maps.settings.put(0, self._maps.read_settings()._replace(generation=generation))
         for key in table.keys():  # noqa: SIM118 - as above
@@ -58,15 +63,15 @@ class Verdicts:
     def judged(self) -> frozenset[int]:
         """Numbers of the pods that the table in force speaks of."""
         current = self._maps.read_settings().generation
-        rows = [(key, bits) for key, bits in self._maps.verdicts.rows().items() if key.generation == current]
+        rows = [(key, row.sources) for key, row in self._maps.verdicts.rows().items() if key.generation == current]
         return frozenset(key.destination for key, _ in rows) | frozenset(_numbers(bits for _, bits in rows))
 
     def revoked(self) -> list[Revoked]:
         current = self._maps.read_settings().generation
         numbers = {ip: row.number for ip, row in self._maps.pods.rows().items()}
         rows = {
-            (key.destination, key.port): bits
-            for key, bits in self._maps.verdicts.rows().items()
+            (key.destination, key.port): row.sources
+            for key, row in self._maps.verdicts.rows().items()
             if key.generation == current
         }
         flows = {key: flow for key, flow in self._maps.flows.rows().items() if flow.generation != current}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verdicts for all pairs of this node's pods, as rows of bits: what the kernel may decide without asking anybody.
 
-Only an allow is told. What is denied, pending, or depends on more than identities and port (the two addresses of a pod
-are judged differently) has no bit, and whoever reads the table asks the proxy, which answers and names the policy. Each
-bit is an answer of evaluate(); this file only chooses the questions, so that no question is asked twice:
+Only an allow is told. What is denied, or depends on more than identities and port (the two addresses of a pod are
+judged differently) has no bit, and whoever reads the table asks the proxy, which answers and names the policy. While a
+policy is on its way a row is for open connections only, which go on as the proxy's own do. Each bit is an answer of
+evaluate(); this file only chooses the questions, so that no question is asked twice:
     ports         those that a policy of the destination names, and one for all others
     sources       pods of one identity are one source, unless a policy looks at addresses
     destinations  those to which the same policies apply are one, unless a policy looks at theirs
@@ -16,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 from nodeagent.model.address import Ip, is_ipv6
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Match, Policy
-from nodeagent.policy.evaluate import Allow, ConnectionFacts, evaluate
+from nodeagent.policy.evaluate import ConnectionFacts, Deny, evaluate
 
 OTHER_PORTS = 0
 """In place of a port: every port that has no row of its own."""
@@ -44,6 +45,8 @@ class VerdictRow(NamedTuple):
     """Or OTHER_PORTS."""
     sources: int
     """Bit n: the pod of number n may connect."""
+    is_pending: bool = False
+    """A policy is on its way: who is connected may go on unless a policy that is here denies it; nobody new may."""
 
 
 _Basis: TypeAlias = tuple[tuple[Policy, ...], tuple[str, ...]]
@@ -66,7 +69,7 @@ def verdict_table(members: Sequence[Member], closed_ports: Collection[int] = ())
         answers = answered.get(question)
         if answers is None:
             answers = answered[question] = _answers(destination, sources, closed_ports)
-        rows += (VerdictRow(destination.number, port, bits) for port, bits in answers)
+        rows += (VerdictRow(destination.number, port, bits, bool(destination.missing)) for port, bits in answers)
     return rows
 
 
@@ -90,13 +93,13 @@ def _bits(basis: _Basis, groups: Iterable["_Group"], destination: Member, port: 
 
 
 def _may(basis: _Basis, identity: Identity, addresses: tuple[Ip, ...], destination: Member, port: int) -> bool:
-    """Allowed by every pair of their addresses that can meet; without addresses it does not depend on them."""
+    """Not denied for any pair of their addresses that can meet; without addresses it does not depend on them."""
     if not addresses:
         facts = ConnectionFacts(identity, Ip(""), Ip(""), port)
-        return isinstance(evaluate(*basis, facts), Allow)
+        return not isinstance(evaluate(*basis, facts), Deny)
     pairs = list(_pairs(addresses, destination.addresses))
     return bool(pairs) and all(
-        isinstance(evaluate(*basis, ConnectionFacts(identity, source, to, port)), Allow) for source, to in pairs
+        not isinstance(evaluate(*basis, ConnectionFacts(identity, source, to, port)), Deny) for source, to in pairs
     )
 
 

@@ -36,6 +36,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_seconds: float
     handshake_seconds: float
     max_connections: int
+    same_node: str = "kernel"
     log_format: str = "text"
     log_level: str = "info"
 

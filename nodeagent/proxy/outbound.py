@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections of local pods: who is it, where does it go, a stream or a socket there, then the relay.
 
-To a pod of this node no tunnel is needed: both ends are identified by their devices, the policy of the destination is
-asked here, and nothing leaves the kernel's memory.
+To a pod of this node no tunnel is needed unless `same_node` says so: both ends are identified by their devices, the
+policy of the destination is asked here, and nothing leaves the kernel's memory. What comes here is what the kernel's
+table of verdicts does not allow: to be refused by name, to be waited for, or addressed to a Service.
 
 The kernel steers only what the mesh knows. An address that we do not know is one that we do not know yet, or no more:
 it is waited for and then refused, since plain text would be a guess.
@@ -41,7 +42,7 @@ from nodeagent.proxy.stream import StreamRelay
 from nodeagent.proxy.tunnel import Tunnel
 from nodeagent.routing.candidates import Balancer
 from nodeagent.routing.decide import decide
-from nodeagent.routing.route import Direct, Refuse, Route, Target
+from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target
 from nodeagent.routing.route import Tunnel as ToTunnel
 
 _ATTEMPTS = 3
@@ -135,7 +136,8 @@ class OutboundConnection:
                     self._go_directly((route.ip, route.port))
             case ToTunnel():
                 self._describe(route.destination, route.service)
-                if self._shared.state.local_workload(route.ip) is None:
+                is_tunnelled = route.is_to_waypoint or self._shared.state.config.same_node == "tunnel"
+                if is_tunnelled or self._shared.state.local_workload(route.ip) is None:
                     self._go_by_tunnel(source, route)
                 else:
                     self._go_locally(source, (route.ip, route.port_at_destination))
@@ -159,6 +161,9 @@ class OutboundConnection:
     def _go_locally(self, source: Workload, destination: tuple[Ip, int]) -> None:
         record = self._record
         record.destination_ip, record.destination_port = destination
+        if destination[1] in PROXY_PORTS:  # as a peer's proxy would answer
+            self.refuse(Reason.SELF_CALL, f"port {destination[1]} is the proxy's own")
+            return
         record.source_identity = source.identity
         facts = ConnectionFacts(source.identity, record.source_ip, *destination)
         self._wait(functools.partial(self._judge, facts), functools.partial(self.refuse, Reason.POLICY_PENDING))

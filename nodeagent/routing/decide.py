@@ -14,6 +14,7 @@ gateway, which is not built: it is refused with NO_GATEWAY.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
@@ -58,6 +59,28 @@ def decide(
     if service is not None:
         return decision.to_service(service)
     return Direct(ip=target.ip, port=target.port)
+
+
+def is_reached_directly(workload: Workload, mesh: Mesh) -> bool:
+    """Whoever of its network connects to an address of `workload` gets there, and nowhere else first.
+
+    The answer is the same for every port but those of the proxy itself, and for every client, since a workload without
+    a waypoint is asked about.
+    """
+    if workload.waypoint is not None or workload.application_tunnel_port:
+        return False
+    routes = [decide(Target(ip, _ANY_PORT), workload, mesh, _nobody) for ip in workload.addresses]
+    return all(
+        isinstance(route, Tunnel) and not route.is_to_waypoint and route.destination == workload for route in routes
+    )
+
+
+_ANY_PORT = 1
+
+
+def _nobody(endpoints: Sequence[Workload], _weights: Sequence[int]) -> Workload:
+    """The Pick for an address that is no Service's: what it draws is not the workload that was asked about."""
+    return endpoints[0]
 
 
 class _Decision:

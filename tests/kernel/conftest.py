@@ -435,12 +435,13 @@ class Kernel:
             yield
 
     @contextlib.contextmanager
-    def verdicts(self, allowed: Mapping[tuple[int, int], Iterable[int]]) -> Iterator[None]:
+    def verdicts(self, allowed: Mapping[tuple[int, int], Iterable[int]], *, is_pending: bool = False) -> Iterator[None]:
         """In this block the table, by (destination, port), allows these sources; afterwards nothing."""
         steering = self.node.steering
         # A destination's row for all other ports comes last, as verdict_table() has it.
         rows = [
-            VerdictRow(*key, sum(1 << n for n in set(allowed[key]))) for key in sorted(allowed, key=lambda key: -key[1])
+            VerdictRow(*key, sum(1 << n for n in set(allowed[key])), is_pending)
+            for key in sorted(allowed, key=lambda key: -key[1])
         ]
         steering.put_verdicts(rows)
         try:

@@ -329,6 +329,17 @@ def test_row_15_a_pod_without_a_number_is_in_no_verdict(kernel: Kernel, family: 
         kernel.maps.sources.put(source, row)
 
 
+def test_row_15_while_a_policy_is_on_its_way_open_connections_go_on_and_new_ones_are_the_proxys(
+    kernel: Kernel, family: Family
+) -> None:
+    with kernel.verdicts({(kernel.number_b, 0): {kernel.number_a}}):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_ALLOWED"
+    with kernel.verdicts({(kernel.number_b, 0): {kernel.number_a}}, is_pending=True):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour, ACK)).reason == "FLOW_RENEWED"
+        assert kernel.from_pod(Packet(family.pod, family.neighbour, source_port=40001)).reason == "LOCAL_STEERED"
+        assert kernel.from_pod(Packet(family.pod, family.neighbour, ACK)).reason == "LOCAL_FLOW"
+
+
 def test_row_15_a_connection_that_the_proxy_holds_stays_with_it(kernel: Kernel, family: Family) -> None:
     """The SYN came before the verdict, and is sent once more after it."""
     opening = Packet(family.pod, family.neighbour)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from nodeagent.kernel.codings import VerdictKey
+from nodeagent.kernel.codings import VerdictBits, VerdictKey
 from nodeagent.policy.verdict_table import VerdictRow
 from tests.kernel.conftest import Kernel, Node, Packet
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kernel
 ROWS_THAT_FIT = 16384
 
 
-def _table(node: Node) -> dict[VerdictKey, int]:
+def _table(node: Node) -> dict[VerdictKey, VerdictBits]:
     steering = node.steering
     steering.start()
     return dict(steering._opened_maps().verdicts.rows())
@@ -23,18 +23,21 @@ def _table(node: Node) -> dict[VerdictKey, int]:
 def test_a_swap_replaces_everything(prepared: Kernel) -> None:
     node = prepared.node
     first = node.steering.put_verdicts([VerdictRow(1, 80, 0b1), VerdictRow(1, 0, 0b1000)])
-    assert _table(node) == {VerdictKey(first.generation, 1, 80): 0b1, VerdictKey(first.generation, 1, 0): 0b1000}
+    assert _table(node) == {
+        VerdictKey(first.generation, 1, 80): VerdictBits(0b1),
+        VerdictKey(first.generation, 1, 0): VerdictBits(0b1000),
+    }
     second = node.steering.put_verdicts([VerdictRow(2, 0, 1 << 1023)])
     assert second.generation == first.generation + 1
-    assert _table(node) == {VerdictKey(second.generation, 2, 0): 1 << 1023}
+    assert _table(node) == {VerdictKey(second.generation, 2, 0): VerdictBits(1 << 1023)}
 
 
 def test_rows_of_a_writer_that_died_never_come_into_force(prepared: Kernel) -> None:
     node = prepared.node
     generation = node.steering.put_verdicts([]).generation
-    prepared.maps.verdicts.put(VerdictKey(generation + 1, 7, 0), 0b1)
+    prepared.maps.verdicts.put(VerdictKey(generation + 1, 7, 0), VerdictBits(0b1))
     assert node.steering.put_verdicts([VerdictRow(1, 0, 0b1)]).generation == generation + 1
-    assert _table(node) == {VerdictKey(generation + 1, 1, 0): 0b1}
+    assert _table(node) == {VerdictKey(generation + 1, 1, 0): VerdictBits(0b1)}
 
 
 def test_a_destination_that_does_not_fit_is_nobodys_to_allow(prepared: Kernel) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import enum
 import hashlib
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -94,6 +95,17 @@ def download(source: Pod, ip: Ip, port: int, length: int) -> tuple[str, str, flo
             received += len(some)
         seconds = time.monotonic() - began
     return expected, f"{received} {digest.hexdigest()}", seconds
+
+
+def median_round_trip(source: Pod, ip: Ip, port: int, times: int = 300) -> float:
+    """Seconds of one small exchange on an open connection."""
+    echo, taken = Echo(source, ip, port), []
+    for _ in range(times):
+        began = time.perf_counter()
+        echo.exchange()
+        taken.append(time.perf_counter() - began)
+    echo.close()
+    return statistics.median(taken)
 
 
 def _digest_of(seed: int, length: int) -> str:

@@ -36,6 +36,8 @@ OUR_DEVICE = "na0"
 """The one thing that a node's namespace gets; facts about it (its sysctls exist with it) are no difference."""
 XDS_PORT = 15012
 SERVICE_IPS = ("10.96.0.10", "fd00:96::10")
+API_SERVICE_IPS = ("10.96.0.11", "fd00:96::11")
+SERVICE_PORT = 80
 NODES = ("node-a", "node-b")
 START_SECONDS = 30.0
 """Until an agent has captured its pods; a second on an idle machine."""
@@ -67,6 +69,7 @@ class Stage:
         self.mesh_directory = self.directory / "mesh.d"
         self.state_directory = self.directory / "control-plane"
         self.service_ips = tuple(Ip(ip) for ip in SERVICE_IPS)
+        self.api_service_ips = tuple(Ip(ip) for ip in API_SERVICE_IPS)
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.control_plane: subprocess.Popen[bytes]
         self._nodes_before: dict[str, State] = {}
@@ -81,7 +84,10 @@ class Stage:
         self.write("10-pods.yaml", [mesh.pod(pod.place) for pod in self.lab.pods.values()])
         self.write(
             "20-services.yaml",
-            [mesh.service("db", "shop", {"app": "db"}, SERVICE_IPS, {80: PORT})],
+            [
+                mesh.service("db", "shop", {"app": "db"}, SERVICE_IPS, {SERVICE_PORT: PORT}),
+                mesh.service("api", "shop", {"app": "api"}, API_SERVICE_IPS, {SERVICE_PORT: PORT}),
+            ],
         )
         for pod in self.lab.pods.values():
             self._start_application(pod)

@@ -9,7 +9,9 @@ TOUR: tuple[Claim[Stage], ...] = (
     Claim("captured: the application sees the client's real address and port", traffic_claims.captured),
     Claim("encrypted: nothing in plain text between the nodes, TLS 1.3 to 15008", traffic_claims.encrypted),
     Claim("identified: both ends know both identities", traffic_claims.identified),
-    Claim("same node: captured too, real addresses, nothing of it on the link", traffic_claims.same_node),
+    Claim(
+        "same node: in the kernel, past the proxy, real addresses, nothing of it on the link", traffic_claims.same_node
+    ),
     Claim("service: an address of a Service leads to its pods", traffic_claims.service),
     Claim("whole: 256 MiB each way arrive unchanged", traffic_claims.whole),
     Claim("endings: half-close and reset arrive as such", traffic_claims.endings),

@@ -11,8 +11,10 @@ import pytest
 
 from nodeagent.agent import capture as module
 from nodeagent.agent.capture import Capture
+from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.state import NodeState
+from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
 from nodeagent.kernel.steering import Steering, Wanted
@@ -57,6 +59,7 @@ class Node:
             cast("Steering", self),
             self.state,
             cast("WorkerFleet", self),
+            cast("NodeVerdicts", self),
             lambda identities: self.steps.append(
                 ("certificates", sorted(identity.service_account for identity in identities))
             ),
@@ -85,6 +88,11 @@ class Node:
         assert generation == self.state.mesh.generation
         self.steps.append("applied")
         return self.is_applied
+
+    # ---- verdicts
+
+    async def update(self, enrolment: Enrolment) -> None:
+        self.steps.append(("verdicts", [pod.pod.name for pod in enrolment.enrolled]))
 
     # ---- steering
 
@@ -134,6 +142,7 @@ def test_a_pod_that_comes_is_captured_when_the_workers_know_it(node: Node, event
                 ("complete", ["web"]),
                 "applied",
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
+                ("verdicts", ["web"]),
                 ("certificates", ["web"]),
             ]
             assert node.capture.is_settled
@@ -152,13 +161,30 @@ def test_a_pod_that_goes_is_let_go_before_the_workers_forget_it_and_its_certific
             node.change(Changes(removed_workloads=("api",)))
             assert await node.settled(eventually) == [
                 ("certificates", ["api", "web"]),
+                ("verdicts", ["web"]),
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
                 ("workers", ["10.0.0.1"]),
                 ("complete", ["web"]),
                 "applied",
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
+                ("verdicts", ["web"]),
                 ("certificates", ["web"]),
             ]
+
+    asyncio.run(scenario())
+
+
+def test_what_a_change_forbids_ends_before_anything_else_happens(node: Node, eventually: Eventually) -> None:
+    """But not before this agent knows the pods' numbers: its predecessor's table must not be emptied."""
+
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            first = [step[0] for step in await node.settled(eventually)]
+            assert first.index("verdicts") > first.index("kernel")
+            node.change(Changes(workloads=(workload("far", "10.1.0.1"),)))
+            second = [step[0] for step in await node.settled(eventually)]
+            assert second.index("verdicts") < second.index("kernel")
 
     asyncio.run(scenario())
 
@@ -248,7 +274,7 @@ def test_nothing_is_undone_for_want_of_news(
             node.is_mesh_known = True
             node.pods(web="web-1")
             # An empty mesh is one too, and comes without a change.
-            assert (await node.settled(eventually))[-2] == ("kernel", {})
+            assert (await node.settled(eventually))[-3] == ("kernel", {})
 
     asyncio.run(scenario())
 
@@ -264,7 +290,7 @@ def test_a_pods_file_that_breaks_later_leaves_the_last_good_list(
                 breakage()
                 await eventually(lambda: bool(node.capture.pods_error))
                 node.change(Changes())
-                assert (await node.settled(eventually))[-2] == ("kernel", {"web@web-1": ["10.0.0.1"]})
+                assert (await node.settled(eventually))[-3] == ("kernel", {"web@web-1": ["10.0.0.1"]})
                 node.pods(web="web-1")
                 await eventually(lambda: not node.capture.pods_error)
                 await node.settled(eventually)

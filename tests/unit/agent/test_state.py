@@ -82,6 +82,9 @@ def test_a_certificate_travels_in_memory_and_leaves_no_descriptor() -> None:
     node.forget_certificate(WEB)
     assert told.messages[-1] == ForgetCertificate(WEB)
     assert node.certificates == {}
+    assert node.lapsed == {WEB}
+    node.set_certificate(WEB, bundle())
+    assert node.lapsed == set()
 
 
 def test_a_worker_that_comes_later_hears_the_same_and_the_local_pods_last() -> None:

@@ -21,6 +21,7 @@ from nodeagent.kernel.codings import (
     Settings,
     Source,
     SourceRow,
+    VerdictBits,
     VerdictKey,
 )
 from nodeagent.model.address import Cidr, Ip, Port
@@ -41,7 +42,7 @@ _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "source_row": (codings.of_source_row, st.builds(SourceRow, st.integers(0, 2**64 - 1), _words)),
     "pod": (codings.of_pod, st.builds(PodRow, _words, _macs, _macs, _words)),
     "verdict_key": (codings.of_verdict_key, st.builds(VerdictKey, _words, _words, _ports)),
-    "verdict": (codings.of_verdict, st.integers(0, 2**NUMBERS - 1)),
+    "verdict": (codings.of_verdict, st.builds(VerdictBits, st.integers(0, 2**NUMBERS - 1), st.integers(0, 1))),
     "exclusion": (codings.of_exclusion, st.builds(Exclusion, _blocks, _ports.map(Port))),
     "flow_key": (codings.of_flow_key, st.builds(FlowKey, _ips, _ips, _ports, _ports)),
     "flow": (codings.of_flow, st.builds(Flow, _words, st.integers(0, 3), st.integers(0, 1))),

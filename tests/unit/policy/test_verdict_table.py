@@ -21,7 +21,7 @@ WEB, DB = Identity("cluster.local", "shop", "web"), Identity("cluster.local", "s
 
 def _allowed(rows: list[VerdictRow], source: int, destination: int, port: int) -> bool:
     """As the kernel reads it: the port's own row, else the one for all others."""
-    table = {(row.destination, row.port): row.sources for row in rows}
+    table = {(row.destination, row.port): 0 if row.is_pending else row.sources for row in rows}
     bits = table.get((destination, port), table.get((destination, OTHER_PORTS), 0))
     return bool(bits >> source & 1)
 
@@ -68,9 +68,17 @@ def test_closed_ports_are_nobodys() -> None:
     assert rows == [VerdictRow(0, 15008, 0), VerdictRow(0, OTHER_PORTS, 1)]
 
 
-def test_a_pending_destination_and_one_that_denies_all_have_no_row(to_policy: ToPolicy) -> None:
+def test_a_destination_that_denies_all_has_no_row(to_policy: ToPolicy) -> None:
     nobody = to_policy({"action": "ALLOW", "rules": []})
-    assert verdict_table([_member(0, WEB, missing=("shop/late",)), _member(1, DB, nobody)]) == []
+    assert verdict_table([_member(1, DB, nobody)]) == []
+
+
+def test_while_a_policy_is_on_its_way_a_row_holds_whom_no_policy_denies(to_policy: ToPolicy) -> None:
+    """As the proxy has it for its open connections."""
+    no_db = to_policy({"action": "DENY", "rules": [[[{"principals": ["cluster.local/ns/shop/sa/db"]}]]]})
+    nobody = to_policy({"action": "ALLOW", "rules": []})
+    members = [_member(0, WEB, no_db, nobody, missing=("shop/late",)), _member(1, DB)]
+    assert verdict_table(members)[0] == VerdictRow(0, OTHER_PORTS, 0b01, is_pending=True)
 
 
 def test_who_is_reached_another_way_is_a_source_only() -> None:

@@ -25,7 +25,7 @@ from nodeagent.model.workload import (
     Workload,
 )
 from nodeagent.routing.candidates import Balancer
-from nodeagent.routing.decide import decide
+from nodeagent.routing.decide import decide, is_reached_directly
 from nodeagent.routing.route import Direct, Refuse, Route, Target, Tunnel
 
 VIP, VIP6 = Ip("10.9.0.1"), Ip("fd09::1")
@@ -520,3 +520,30 @@ def test_a_balancer_never_changes_a_decision(rng: random.Random) -> None:
         services = (rng.choice(list(other.services.values())),) if kind == "service" else ()
         removed = (rng.choice(["w1", "w2", "w3"]),) if kind == "removal" and len(mesh.workloads) > 1 else ()
         mesh.apply(Changes(workloads=workloads, services=services, removed_workloads=removed))
+
+
+@pytest.mark.parametrize(
+    ("workload", "others", "is_direct"),
+    [
+        pytest.param(DB, (), True, id="a pod of the mesh"),
+        pytest.param(pod("db", "10.0.1.2", protocol=TunnelProtocol.TCP), (), False, id="plain text"),
+        pytest.param(pod("db", "10.0.1.2", waypoint=BY_NAME), (WAYPOINT, INSTANCE), False, id="behind a waypoint"),
+        pytest.param(pod("db", "10.0.1.2", application_tunnel_port=15088), (), False, id="it expects PROXY"),
+        pytest.param(DB, (pod("heir", "10.0.1.2"),), False, id="one of its addresses leads to its successor"),
+    ],
+)
+def test_who_is_reached_directly(
+    workload: Workload, others: tuple[Workload | Service, ...], *, is_direct: bool
+) -> None:
+    assert is_reached_directly(workload, mesh_of(workload, *others)) is is_direct
+
+
+@pytest.mark.parametrize("port", [1, 80, 15001, 65535])
+@pytest.mark.parametrize("client", [CLIENT, pod("other", "10.0.0.9", service_account="x", node="elsewhere")])
+def test_direct_is_what_every_client_and_port_finds(client: Workload, port: int) -> None:
+    mesh = mesh_of(DB, client)
+    assert is_reached_directly(DB, mesh)
+    for ip in DB.addresses:
+        found = decide(Target(ip, port), client, mesh, never)
+        assert isinstance(found, Tunnel)
+        assert (found.ip, found.port_at_destination, found.destination) == (ip, port, DB)

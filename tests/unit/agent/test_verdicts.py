@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the kernel's table is made again, who is in it, and how open connections end that it forbids."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from nodeagent.agent import verdicts as module
+from nodeagent.agent.enrolment import Enrolment, decide_enrolment
+from nodeagent.agent.state import NodeState
+from nodeagent.agent.verdicts import NodeVerdicts, find_ends, find_members
+from nodeagent.config import Config
+from nodeagent.errors import KernelError
+from nodeagent.kernel.codings import NO_NUMBER
+from nodeagent.kernel.reconcile import Owner
+from nodeagent.kernel.sock_destroy import End
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.verdicts import Revoked, Swap
+from nodeagent.model.address import Ip, Port
+from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Changes
+from nodeagent.model.pod import LocalPod
+from nodeagent.model.policy import Action, Policy, PolicyScope
+from nodeagent.model.workload import GatewayAddress, TunnelProtocol, Workload
+from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
+from nodeagent.routing.route import PROXY_PORTS
+
+WEB, DB = Ip("10.0.0.1"), Ip("10.0.0.2")
+PODS = [LocalPod(namespace="shop", name=name, netns=f"/netns/{name}") for name in ("web", "db")]
+NUMBERS: dict[Owner, int] = {("shop", "web", "/netns/web"): 0, ("shop", "db", "/netns/db"): 1}
+OPEN = Revoked(WEB, 40000, DB, 80)
+DENY_ALL = Policy(name="none", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.ALLOW)
+
+
+def _workload(name: str, ip: Ip, **fields: object) -> Workload:
+    return Workload(
+        uid=name,
+        name=name,
+        namespace="shop",
+        addresses=(ip,),
+        protocol=TunnelProtocol.HBONE,
+        node="node-a",
+        service_account=name,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+class Node:
+    """The kernel part, as far as it is asked here; and the pods' namespaces."""
+
+    def __init__(self, same_node: str = "kernel") -> None:
+        self.state = NodeState()
+        self.state.apply(Changes(workloads=(_workload("web", WEB), _workload("db", DB))))
+        self.known_numbers = NUMBERS
+        self.tables: list[list[VerdictRow]] = []
+        self.open_and_denied: list[Revoked] = []
+        self.is_broken = False
+        self.told: list[Sequence[Revoked]] = []
+        self.verdicts = NodeVerdicts(
+            Config(node="node-a", same_node=same_node), cast("Steering", self), self.state, self.told.append
+        )
+
+    @property
+    def enrolment(self) -> Enrolment:
+        return decide_enrolment(self.state.mesh, "node-a", PODS)
+
+    def update(self) -> None:
+        asyncio.run(self.verdicts.update(self.enrolment))
+
+    def numbers(self) -> dict[Owner, int]:
+        return self.known_numbers
+
+    def put_verdicts(self, rows: list[VerdictRow]) -> Swap:
+        if self.is_broken:
+            raise KernelError("no map today", check="Ask again.")
+        self.tables.append(rows)
+        return Swap(len(self.tables), len(rows), 0)
+
+    def revoked(self) -> list[Revoked]:
+        return self.open_and_denied
+
+
+def _closed(number: int) -> list[VerdictRow]:
+    return [VerdictRow(number, port, 0) for port in sorted(PROXY_PORTS)]
+
+
+def test_the_table_is_made_when_something_has_changed() -> None:
+    node = Node()
+    node.update()
+    node.update()
+    everyone = [*_closed(0), VerdictRow(0, OTHER_PORTS, 0b11), *_closed(1), VerdictRow(1, OTHER_PORTS, 0b11)]
+    assert node.tables == [everyone]
+    node.state.apply(Changes(workloads=(Workload(uid="far", name="far", namespace="shop"),)))
+    node.update()
+    assert node.tables == [everyone], "nothing that it is made of"
+    node.state.apply(Changes(policies=(DENY_ALL,)))
+    node.update()
+    assert node.tables == [everyone, []]
+    assert node.verdicts.generation == 2
+
+
+def test_a_swap_that_failed_is_tried_again() -> None:
+    node = Node()
+    node.is_broken = True
+    with pytest.raises(KernelError):
+        node.update()
+    node.is_broken = False
+    node.update()
+    assert len(node.tables) == 1
+
+
+def test_same_node_tunnel_allows_nothing_in_the_kernel() -> None:
+    node = Node("tunnel")
+    node.update()
+    assert node.tables == [[]], "a predecessor's table is emptied"
+
+
+def test_a_certificate_that_ended_takes_its_pod_out_until_another_comes() -> None:
+    node = Node()
+    node.state.lapsed.add(Identity("cluster.local", "shop", "web"))
+    node.update()
+    assert node.tables == [[*_closed(1), VerdictRow(1, OTHER_PORTS, 0b10)]]
+    node.state.lapsed.clear()
+    node.update()
+    assert len(node.tables) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"waypoint": GatewayAddress(Port(15008), service="shop/waypoint")}, id="behind a waypoint"),
+        pytest.param({"application_tunnel_port": 15088}, id="its application expects PROXY"),
+    ],
+)
+def test_who_is_not_reached_directly_may_still_connect(change: dict[str, object]) -> None:
+    node = Node()
+    node.state.apply(Changes(workloads=(_workload("db", DB, **change),)))
+    members = {member.number: member for member in find_members(node.state.mesh, node.enrolment.enrolled, NUMBERS, ())}
+    assert [members[number].is_destination for number in (0, 1)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param({("shop", "web", "/netns/web"): 0}, id="not captured"),
+        pytest.param({**NUMBERS, ("shop", "db", "/netns/db"): NO_NUMBER}, id="captured without a number"),
+        pytest.param({("shop", "web", "/netns/web"): 0, ("shop", "db", "/netns/former"): 1}, id="its predecessor is"),
+    ],
+)
+def test_a_pod_without_a_number_is_in_no_table(numbers: dict[Owner, int]) -> None:
+    node = Node()
+    members = find_members(node.state.mesh, node.enrolment.enrolled, numbers, ())
+    assert [member.number for member in members] == [0]
+
+
+def test_a_pod_is_judged_as_the_mesh_has_it_and_not_as_it_was_enrolled() -> None:
+    node = Node()
+    before = node.enrolment
+    node.state.apply(Changes(workloads=(_workload("db", DB, policies=("shop/late",)),)))
+    members = find_members(node.state.mesh, before.enrolled, NUMBERS, ())
+    assert [(member.missing, member.is_destination) for member in members] == [(("shop/late",), True), ((), True)]
+    node.state.apply(Changes(removed_workloads=("db",)))
+    assert [member.number for member in find_members(node.state.mesh, before.enrolled, NUMBERS, ())] == [0]
+
+
+def test_what_is_open_and_denied_is_told_and_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[str, list[End]]] = []
+    monkeypatch.setattr(module, "destroy_sockets", lambda netns, ends: ended.append((netns, ends)))
+    node = Node()
+    node.update()
+    node.open_and_denied = [OPEN]
+    node.state.apply(Changes(policies=(DENY_ALL,)))
+    node.update()
+    assert node.told == [[OPEN]]
+    assert ended == [("/netns/web", [End(WEB, 40000, DB, 80)]), ("/netns/db", [End(DB, 80, WEB, 40000)])]
+    node.state.apply(Changes(removed_policies=("shop/none",)))
+    node.update()
+    assert len(node.tables) == 3
+    assert node.told == [[OPEN]], "it is still in the kernel's list, and was told"
+
+
+def test_an_end_that_cannot_be_reached_is_left_to_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(netns: str, _ends: object) -> None:
+        raise KernelError(f"{netns} is gone", check="Is the pod there?")
+
+    monkeypatch.setattr(module, "destroy_sockets", refuse)
+    node = Node()
+    node.open_and_denied = [OPEN]
+    node.update()
+    assert caplog.text.count("reset at the next packet instead") == 2
+
+
+def test_a_pod_that_left_has_no_end() -> None:
+    assert find_ends([OPEN], {DB: "/netns/db"}) == {"/netns/db": [End(DB, 80, WEB, 40000)]}
