@@ -423,7 +423,9 @@ def test_failures_in_a_row_count_and_a_lasting_stream_begins_anew(
     async def scene() -> None:
         async with serve() as server, running(files.config(server.port), files.state) as agent:
             for _ in range(3):
-                (await server.stream()).end(grpc.StatusCode.UNAUTHENTICATED, "authentication failure")
+                stream = await server.stream()
+                await opened(stream)  # a write to a stream that has ended would fail before the status comes
+                stream.end(grpc.StatusCode.UNAUTHENTICATED, "authentication failure")
             stream = await server.stream()
             assert "authentication failure" in agent.client.status.last_error
             assert "token" in agent.client.status.last_error_check
