@@ -15,8 +15,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo,$(NO
 export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
-RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev
-DEVELOPER_PACKAGES := clang clang-format nftables iproute2 procps bpftool
+RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev nftables
+DEVELOPER_PACKAGES := clang clang-format iproute2 procps bpftool
 
 .PHONY: help demo test check fmt bench proto clean
 

@@ -93,7 +93,7 @@ def _how(connection: socket.socket, _peer: Peer, _rest: bytes) -> None:
     connection.sendall(b"watching\n")
     try:
         _drain(connection)
-    except ConnectionResetError:
+    except (ConnectionResetError, ConnectionAbortedError):  # by the other end, or from outside
         _endings.append("reset")
     else:
         _endings.append("end")

@@ -13,14 +13,14 @@ from typing import Self
 
 from nodeagent.lab.demo.application import CHUNK, pattern
 from nodeagent.lab.demo.claims import ClaimFalse, eventually
-from nodeagent.lab.namespaces import Pod
+from nodeagent.lab.namespaces import Host, Pod
 from nodeagent.model.address import Ip
 
 PATIENCE_SECONDS = 10.0
 """Longer than any claim allows; a socket that waits for ever would hang the tour instead of failing it."""
 
 
-def connect(source: Pod, ip: Ip, port: int, *, seconds: float = PATIENCE_SECONDS) -> socket.socket:
+def connect(source: Host, ip: Ip, port: int, *, seconds: float = PATIENCE_SECONDS) -> socket.socket:
     """The connection is blocking, with a deadline for each operation. Raises OSError as its system call does."""
     connection = source.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
     connection.settimeout(seconds)
@@ -33,7 +33,7 @@ def connect(source: Pod, ip: Ip, port: int, *, seconds: float = PATIENCE_SECONDS
     return connection
 
 
-def ask(source: Pod, ip: Ip, port: int, request: str, *, seconds: float = PATIENCE_SECONDS) -> str:
+def ask(source: Host, ip: Ip, port: int, request: str, *, seconds: float = PATIENCE_SECONDS) -> str:
     """One request, the answer's text up to the end of the stream. Raises OSError when refused or reset."""
     with connect(source, ip, port, seconds=seconds) as connection:
         connection.sendall(f"{request}\n".encode())
@@ -57,7 +57,7 @@ class Fate(enum.StrEnum):
     SILENT = "left without an answer"
 
 
-def fate(source: Pod, ip: Ip, port: int, *, seconds: float = 3.0) -> Fate:
+def fate(source: Host, ip: Ip, port: int, *, seconds: float = 3.0) -> Fate:
     try:
         return Fate.SERVED if ask(source, ip, port, "WHO", seconds=seconds) else Fate.ENDED
     except TimeoutError:

@@ -2,16 +2,18 @@
 """Claims about who may talk to whom, and how fast a change of mind is in force."""
 
 import dataclasses
+import socket
 import time
 from collections.abc import Sequence
 
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import demand, eventually
-from nodeagent.lab.demo.client import Echo, Fate, ask, fate, is_served
+from nodeagent.lab.demo.client import Echo, Fate, ask, connect, fate, is_served
 from nodeagent.lab.demo.stage import OTHER_PORT, PORT, Stage
 from nodeagent.model.address import Ip
 
 ENFORCED_WITHIN_SECONDS = 5.0
+NODE_PORT = 30080
 POLICY = "30-policy.yaml"
 OTHER_POLICY = "31-other-policy.yaml"
 PEER = "40-peer-authentication.yaml"
@@ -108,6 +110,75 @@ def plaintext(stage: Stage) -> str:
         "legacy (on db's node) and legacy2 (on the other): reset under the mesh's STRICT, served under shop's "
         "PERMISSIVE, IPv4 and IPv6; web served under both"
     )
+
+
+def node_port_guarded(stage: Stage) -> str:
+    """A NodePort of the node (its own NAT, as kube-proxy has it) leads to the guard of the pod, and not past it."""
+    db, client, told = stage.pod("db"), stage.lab.control, []
+    node = stage.lab.nodes[db.node]
+    with stage.node_port(db, NODE_PORT, PORT):
+        for ip, application in zip(node.ips, db.ips, strict=True):
+            before = stage.packets(db.node).get("INBOUND", 0)
+            served = fate(client, ip, NODE_PORT)
+            demand(served is Fate.SERVED, f"{ip} port {NODE_PORT} was {served} although plain text is permitted")
+            steered = stage.packets(db.node).get("INBOUND", 0) - before
+            demand(steered > 0, f"{ip} port {NODE_PORT}: INBOUND stayed {before}, the proxy was not asked")
+            told.append(f"{application} by {ip}: INBOUND +{steered}")
+        stage.write(PEER, [mesh.peer_authentication("default", "istio-system", "STRICT")])
+        for ip, loopback in zip(node.ips, (Ip("127.0.0.1"), Ip("::1")), strict=True):
+
+            def is_refused(ip: Ip = ip) -> bool:
+                return fate(client, ip, NODE_PORT) is Fate.REFUSED
+
+            eventually(is_refused, ENFORCED_WITHIN_SECONDS, f"STRICT: {ip} port {NODE_PORT} refused")
+            source = client.ips[loopback == "::1"]
+            met = int(ask(db, loopback, PORT, f"MET {source}"))
+            demand(is_refused(), f"STRICT: {ip} was refused and then not any more")
+            more = int(ask(db, loopback, PORT, f"MET {source}")) - met
+            demand(not more, f"STRICT: {ip} port {NODE_PORT} refused, and the application accepted {more} connections")
+        stage.write(PEER, [])
+    return f"{'; '.join(told)}, served in plain text; reset under STRICT before the application saw anything"
+
+
+def flow_revoked(stage: Stage) -> str:
+    """An idle connection in the kernel ends at both ends when a policy forbids it, without a packet of either."""
+    web, api, told = stage.pod("web"), stage.pod("api"), []
+    deny = mesh.authorization("api", "shop", "api", "DENY", [mesh.rule(principals=[_WEB])])
+    for ip in api.ips:
+        before = stage.packets("node-a").get("LOCAL_ALLOWED", 0)
+
+        def is_let_through(ip: Ip = ip, before: int = before) -> bool:
+            return is_served(web, ip, PORT) and stage.packets("node-a").get("LOCAL_ALLOWED", 0) > before
+
+        eventually(is_let_through, ENFORCED_WITHIN_SECONDS, f"{ip}: the kernel lets web through")
+        with connect(web, ip, PORT) as connection:
+            connection.sendall(b"HOW\n")
+            demand(connection.recv(100) == b"watching\n", f"{ip}: the application did not answer")
+            began = time.monotonic()
+            stage.write(POLICY, [deny])
+            demand(_was_aborted(connection), f"{ip}: the client's end lived on, or ended as if all were well")
+            loopback = Ip("::1" if ":" in ip else "127.0.0.1")
+            eventually(
+                lambda loopback=loopback: ask(api, loopback, PORT, "ENDINGS") == "reset",  # type: ignore[misc]
+                ENFORCED_WITHIN_SECONDS,
+                f"{ip}: the application's end was aborted too",
+            )
+            seconds = time.monotonic() - began
+        stage.write(POLICY, [])
+        eventually(lambda ip=ip: is_served(web, ip, PORT), ENFORCED_WITHIN_SECONDS, f"{ip}: the policy is gone")  # type: ignore[misc]
+        told.append(f"{'IPv6' if ':' in ip else 'IPv4'} within {seconds * 1000:.0f} ms")
+    return f"connections between web and api on which nobody sent, both ends aborted: {', '.join(told)}"
+
+
+def _was_aborted(connection: socket.socket) -> bool:
+    connection.settimeout(ENFORCED_WITHIN_SECONDS)
+    try:
+        connection.recv(1)
+    except (ConnectionResetError, ConnectionAbortedError):
+        return True
+    except TimeoutError:
+        return False
+    return False
 
 
 def edit_enforced(stage: Stage) -> str:

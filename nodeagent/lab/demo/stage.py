@@ -41,6 +41,7 @@ SERVICE_PORT = 80
 NODES = ("node-a", "node-b")
 START_SECONDS = 30.0
 """Until an agent has captured its pods; a second on an idle machine."""
+_NODE_PORT_TABLE = "node-port"
 _AMBIENT = {"shop": True, "backoffice": True, "legacy": False}
 _PODS = (
     ("web", "shop", "web", "node-a"),
@@ -232,6 +233,24 @@ class Stage:
         except OSError:
             return False
         return True
+
+    @contextlib.contextmanager
+    def node_port(self, pod: Pod, port: int, target: int) -> Iterator[None]:
+        """For as long, the pod's node has a NodePort as kube-proxy would make it: destination NAT, in both families."""
+        node, (ipv4, ipv6) = self.lab.nodes[pod.node], pod.ips
+        rules = (
+            f"add table inet {_NODE_PORT_TABLE}",
+            f"add chain inet {_NODE_PORT_TABLE} nat {{ type nat hook prerouting priority dstnat; }}",
+            f"add rule inet {_NODE_PORT_TABLE} nat meta nfproto ipv4 tcp dport {port} dnat ip to {ipv4}:{target}",
+            f"add rule inet {_NODE_PORT_TABLE} nat meta nfproto ipv6 tcp dport {port} dnat ip6 to [{ipv6}]:{target}",
+        )
+        done = node.run(["nft", "; ".join(rules)])
+        if done.returncode:
+            raise NotPossible(f"nft on {pod.node}: {done.stderr.strip()}", check="Has this kernel nf_tables with NAT?")
+        try:
+            yield
+        finally:
+            node.run(["nft", f"delete table inet {_NODE_PORT_TABLE}"])
 
     def renew_certificates(self) -> None:
         for name in NODES:

@@ -18,6 +18,8 @@ TOUR: tuple[Claim[Stage], ...] = (
     Claim("outside the mesh: reachable as before", traffic_claims.outside_untouched),
     Claim("policies: ALLOW and DENY by principal, namespace, address block and port", policy_claims.policies),
     Claim("plaintext: refused under STRICT, served under PERMISSIVE", policy_claims.plaintext),
+    Claim("NodePort: leads to the pod's guard, refused under STRICT", policy_claims.node_port_guarded),
+    Claim("same node, revoked: an idle connection ends at both ends", policy_claims.flow_revoked),
     Claim("policy edit: in force for new connections, and an open one is cut", policy_claims.edit_enforced),
     Claim("invalid edit: refused with file and line, the old rule stays", policy_claims.invalid_refused),
     Claim("spoofed source: dropped and counted by name", machine_claims.spoofing_dropped),
