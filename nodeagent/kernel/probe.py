@@ -5,7 +5,6 @@ A probe tries the thing itself where that can be done aside (a qdisc on lo of a 
 program that is loaded and dropped); nothing of the machine is changed.
 """
 
-import ctypes
 import os
 import struct
 import subprocess
@@ -109,7 +108,8 @@ def socket_assignment() -> Probe:
     """Loads a program that looks a socket up and assigns it, as at_proxy does, and redirects as from_pod does."""
 
     def attempt() -> None:
-        os.close(_load_program(_ASSIGNING_PROGRAM))
+        descriptor, _ = syscall.load_program(_ASSIGNING_PROGRAM)
+        os.close(descriptor)
 
     advice = "The kernel needs CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT, and must not be locked down."
     return _attempt("bpf_sk_assign", attempt, "a program with it and bpf_redirect_peer was accepted", advice)
@@ -193,17 +193,3 @@ _ASSIGNING_PROGRAM = b"".join(
         _instruction(_EXIT),
     ]
 )
-
-
-def _load_program(instructions: bytes) -> int:
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    licence = ctypes.create_string_buffer(b"GPL")
-    attribute = struct.pack(
-        "=IIQQ",
-        syscall.PROGRAM_SCHED_CLS,
-        len(instructions) // 8,
-        ctypes.addressof(code),
-        ctypes.addressof(licence),
-    )
-    descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, attribute)
-    return descriptor

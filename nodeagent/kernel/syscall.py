@@ -18,6 +18,8 @@ _CALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "p
 _ATTRIBUTE_BYTES = 128
 _OUTPUT_BYTES = 2048
 """Room for a packet that comes back from run_program."""
+_LOG_BYTES = 4096
+"""Ample for the verifier's statistics: the level that we ask for."""
 
 MAP_LOOKUP = 1
 MAP_UPDATE = 2
@@ -37,6 +39,8 @@ LINK_UPDATE = 29
 LINK_DETACH = 34
 
 PROGRAM_SCHED_CLS = 3
+LOG_STATISTICS = 4
+"""The verifier says what it counted, and nothing else (BPF_LOG_STATS, Linux 5.2)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -309,6 +313,20 @@ def run_program(program: int, packet: bytes, context: bytes) -> tuple[int, bytes
     _, answer = bpf(PROGRAM_TEST_RUN, attribute)
     result, _, length = struct.unpack_from("=iII", answer, 4)
     return result, left.raw[:length], after.raw
+
+
+def load_program(instructions: bytes, kind: int = PROGRAM_SCHED_CLS, log_level: int = 0) -> tuple[int, str]:
+    """A descriptor of the program, and what the verifier wrote at this level. Raises OSError when it is refused."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    attribute = struct.pack(
+        "=IIQQIIQ",
+        kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
+        log_level, len(log) if log_level else 0, ctypes.addressof(log) if log_level else 0,
+    )  # fmt: skip
+    descriptor, _ = bpf(PROGRAM_LOAD, attribute)
+    return descriptor, log.value.decode(errors="replace")
 
 
 def possible_cpus() -> int:

@@ -74,5 +74,11 @@ def test_a_child_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pat
         raise subprocess.TimeoutExpired(command, 60)
 
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(KernelError, match="more than 60 s"):
+    with pytest.raises(KernelError, match="more than 240 s"):
         loader.load_programs(Pins(tmp_path))
+
+
+def test_the_verifiers_count_is_read_from_its_log() -> None:
+    log = "func#0 @0\nprocessed 4969 insns (limit 1000000) max_states_per_insn 4 total_states 300 peak_states 90\n"
+    assert loader.processed_instructions(log) == 4969
+    assert loader.processed_instructions("verification time 12 usec\n") == 0
