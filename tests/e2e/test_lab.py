@@ -89,6 +89,7 @@ def exchange(client: Host, server: Host, ip: str, payload: bytes = b"hello") -> 
 # -- what is built ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_everyone_reaches_everyone_in_both_families_with_their_own_address(pod_network: PodNetwork) -> None:
     began = time.monotonic()
     with Lab(topology(outside=True, pod_network=pod_network)) as lab:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 from pyroute2 import IPRoute
 
-from nodeagent.kernel import syscall, tcx
+from nodeagent.kernel import steering, syscall, tcx
 from nodeagent.kernel.codings import Exclusion
 from nodeagent.kernel.listing import list_programs
 from nodeagent.kernel.maps import Maps
@@ -45,6 +45,7 @@ from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
 from nodeagent.model.address import Cidr, Ip, Port, parse_ip
 from nodeagent.policy.verdict_table import VerdictRow
+from tests.kernel import recorded
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 SYN_ACK = SYN | ACK
@@ -238,6 +239,15 @@ class Node:
             with contextlib.suppress(OSError):  # a test may have taken it away
                 unmount(pod.netns, MNT_DETACH)
         unmount(self.bpffs, MNT_DETACH)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once() -> Iterator[None]:
+    """Where the environment says so: see tests/kernel/recorded.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        if recorded.COMPILE_ONCE in os.environ:
+            patch.setattr(steering, "load_programs", recorded.load_programs)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,7 @@ def works(client: socket.socket, served: socket.socket) -> bool:
     return (served.recv(100), client.recv(100)) == (b"there", b"back")
 
 
+@pytest.mark.vm
 def test_a_worker_has_no_privilege_left(mesh: Mesh) -> None:
     pid = mesh.near.process.pid
     status = dict(

@@ -76,6 +76,7 @@ def test_a_server_of_an_unknown_ca_is_not_talked_to(mesh: Mesh, other: Authority
 # ---- nobody knows who the server is ------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_an_unknown_address_is_never_reached_in_plain_text(mesh: Mesh) -> None:
     """Steering brings only what the mesh knows, so this worker has not heard of it yet, or the kernel of its end."""
     with mesh.wires.outsider.listen() as app:
@@ -286,6 +287,7 @@ BY_CLIENT = Match(principals=(StringMatch(MatchKind.EXACT, "cluster.local/ns/app
 WITHOUT_IDENTITY = Match(not_principals=(StringMatch(MatchKind.PRESENCE),))
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize(
     ("action", "match", "reason"),
     [
