@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
-/* The tables of connections that pass directly (flows) and of hairpins: one key for both directions
- * of a connection.
+/* The tables of connections that pass directly (flows: one key for both directions) and of hairpins
+ * (one for the answers).
  *
  * What arrives from outside never writes or deletes a flow: it can be spoofed. from_pod has checked
  * the source.
@@ -77,24 +77,61 @@ static __always_inline void delete_flow(const struct packet *packet)
 	flows.delete(&key);
 }
 
+/* A hairpin has its client's end second, as its answers have it: the connection that the proxy opens
+ * to the server in this client's name, from the same port, has the same ends the other way round.
+ */
+static __always_inline struct flow_key hairpin_of_answer(const struct packet *packet)
+{
+	struct flow_key key = {
+		.first = packet->source,
+		.second = packet->destination,
+		.first_port = packet->source_port,
+		.second_port = packet->destination_port,
+	};
+
+	return key;
+}
+
+static __always_inline struct flow_key hairpin_of_syn(const struct packet *packet)
+{
+	struct flow_key key = {
+		.first = packet->destination,
+		.second = packet->source,
+		.first_port = packet->destination_port,
+		.second_port = packet->source_port,
+	};
+
+	return key;
+}
+
+/* Of the client's SYN. */
 static __always_inline void add_hairpin(const struct packet *packet)
 {
-	struct flow_key key = flow_key_of(packet);
+	struct flow_key key = hairpin_of_syn(packet);
 	u32 one = 1;
 
 	hairpins.update(&key, &one);
 }
 
+/* The client connects again, and not through the node's NAT. */
 static __always_inline void delete_hairpin(const struct packet *packet)
 {
-	struct flow_key key = flow_key_of(packet);
+	struct flow_key key = hairpin_of_syn(packet);
 
 	hairpins.delete(&key);
 }
 
-static __always_inline bool is_hairpin(const struct packet *packet)
+/* What goes this way from now on belongs to a connection of the proxy's own. */
+static __always_inline void delete_hairpin_of_answer(const struct packet *packet)
 {
-	struct flow_key key = flow_key_of(packet);
+	struct flow_key key = hairpin_of_answer(packet);
+
+	hairpins.delete(&key);
+}
+
+static __always_inline bool is_hairpins_answer(const struct packet *packet)
+{
+	struct flow_key key = hairpin_of_answer(packet);
 
 	return hairpins.lookup(&key) != NULL;
 }

@@ -10,7 +10,7 @@
  *     cut short, options, fragment, extension headers   one each             drop
  *     IPv4-mapped address                               MAPPED_ADDRESS       drop
  *  2  tunnel between two local enrolled pods            INTO_PROXY           to proxy
- *  3  SYN between two local enrolled pods                                    forget hairpin, go on
+ *  3  SYN between two local enrolled pods                                    forget hairpin (below)
  *  4  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod
  *  5  from a local enrolled pod's address               INTO_NODE            into the stack
  *  6  else                                              FOREIGN_SOURCE       drop
@@ -21,7 +21,8 @@
  *
  * Rows 4 and 5 write the MACs. Row 5 marks PROXY and puts the packet on the ingress of that pod's device:
  * the node's stack, its reverse-path checks, NAT and NetworkPolicy see ordinary traffic of the pod.
- * A hairpin's answer goes there too, because the node must undo its NAT.
+ * A hairpin's answer goes there too, because the node must undo its NAT. Row 3 forgets the hairpin
+ * whose answers this connection's packets would be, and goes on; not the one that it serves.
  */
 #include "flow.h"
 #include "steer.h"
@@ -70,8 +71,8 @@ static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struc
 		return REASON_INTO_PROXY;
 	opens = is_syn(&packet);
 	if (opens && source && destination)
-		delete_hairpin(&packet);
-	if (destination && (opens || !source || !is_hairpin(&packet))) {
+		delete_hairpin_of_answer(&packet);
+	if (destination && (opens || !source || !is_hairpins_answer(&packet))) {
 		*by = destination;
 		if (opens)
 			count_admitted(destination->device);

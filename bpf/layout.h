@@ -78,7 +78,7 @@ struct verdict { /* bit n % 8 of byte n / 8: the pod of number n may connect */
 };
 _Static_assert(sizeof(struct verdict) == 132, "verdict");
 
-struct flow_key { /* one key for both directions: see flow.h for which end is the first */
+struct flow_key { /* see flow.h for which end is the first */
 	struct address first;
 	struct address second;
 	be16 first_port;

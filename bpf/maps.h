@@ -68,8 +68,8 @@ MAP("hash", struct verdict_key, struct verdict, verdicts, 16384, ON_DEMAND);
  * pod to one address, 8 MB; an entry that is pushed out costs its connection (UNKNOWN_FLOW). */
 MAP("lru_hash", struct flow_key, struct flow, flows, 65536, 0);
 
-/* Connection between two pods of this node that came through the node's NAT -> 1: its answers go
- * the same way. Written by to_pod and from_proxy, read by from_proxy. LRU; 16384: hairpins are
+/* Answers of a connection between two pods of this node that came through the node's NAT -> 1: they
+ * go the same way. Written by to_pod and from_proxy, read by from_proxy. LRU; 16384: hairpins are
  * rare. */
 MAP("lru_hash", struct flow_key, u32, hairpins, 16384, 0);
 

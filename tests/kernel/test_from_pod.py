@@ -349,10 +349,10 @@ def test_row_15_a_connection_that_the_proxy_holds_stays_with_it(kernel: Kernel, 
 
 
 def test_row_16_a_pod_of_this_node_is_steered(kernel: Kernel, family: Family) -> None:
-    kernel.from_proxy(Packet(family.pod, family.neighbour))
-    kernel.to_pod(Packet(family.neighbour, family.pod))
+    opening = Packet(family.pod, family.neighbour)
+    kernel.to_pod(opening)
     assert len(kernel.maps.hairpins.keys()) == 1
-    outcome = kernel.from_pod(Packet(family.pod, family.neighbour, source_port=80, destination_port=40000))
+    outcome = kernel.from_pod(opening)
     assert outcome[:3] == ("LOCAL_STEERED", REDIRECT, MARK_OUT_NEW)
     assert kernel.maps.hairpins.keys() == set()
 

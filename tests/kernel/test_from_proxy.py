@@ -66,11 +66,23 @@ def test_row_2_is_for_this_port_and_this_nodes_pods(kernel: Kernel, family: Fami
     assert kernel.from_proxy(Packet(family.remote, family.pod, destination_port=15008)).reason == "INTO_POD"
 
 
-def test_row_3_a_connection_of_the_proxy_between_local_pods_ends_a_hairpin(kernel: Kernel, family: Family) -> None:
-    kernel.to_pod(Packet(family.neighbour, family.pod))
+def test_row_3_a_connection_of_the_proxy_ends_the_hairpin_whose_answer_it_would_be(
+    kernel: Kernel, family: Family
+) -> None:
+    opening = Packet(family.pod, family.neighbour, source_port=80, destination_port=40000)
+    kernel.to_pod(opening.reply(SYN))
     assert len(kernel.maps.hairpins.keys()) == 1
-    assert kernel.from_proxy(Packet(family.neighbour, family.pod)).reason == "INTO_POD"
+    assert kernel.from_proxy(opening).reason == "INTO_POD"
     assert kernel.maps.hairpins.keys() == set()
+
+
+def test_row_3_a_hairpins_own_connection_to_the_application_leaves_it(kernel: Kernel, family: Family) -> None:
+    """It is opened in the client's name, from the client's port: the same ends the other way round."""
+    opening = Packet(family.neighbour, family.pod)
+    kernel.to_pod(opening)
+    assert kernel.from_proxy(opening).reason == "INTO_POD"
+    assert kernel.from_proxy(replace(opening, flags=ACK)).reason == "INTO_POD"
+    assert kernel.from_proxy(opening.reply(ACK)).reason == "INTO_NODE", "what answers the client is undone by the node"
 
 
 @pytest.mark.parametrize("flags", [SYN, SYN_ACK, ACK, RST])
