@@ -29,7 +29,10 @@ def wire_pod(place: PodPlace, netns: Path, node: HostPlace, node_netns: Path, mt
     def on_node(ip: Any) -> None:
         bridge = netlink.find(ip, BRIDGE_DEVICE) or _add_bridge(ip, node, mtu)
         netlink.add_pair(ip, device, POD_DEVICE, netns, mtu)
-        ip.link("set", index=netlink.index(ip, device), master=bridge, state="up")
+        port = netlink.index(ip, device)
+        ip.link("set", index=port, master=bridge, state="up")
+        # As flannel has it: else a port gets back no frame of its own, and no pod reaches itself by a Service.
+        ip.brport("set", index=port, mode=1)
 
     def in_pod(ip: Any) -> None:
         netlink.set_up(ip, "lo")
