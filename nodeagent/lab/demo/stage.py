@@ -116,8 +116,8 @@ class Stage:
             directory.mkdir(mode=0o700)
             self._stranger = Stranger(self.lab.control, self.state_directory, directory)
 
-    def start_agent(self, name: str, *, takeover: bool = False) -> None:
-        """Starts the agent of a node and waits until it has captured its pods."""
+    def start_agent(self, name: str, *, takeover: bool = False, **settings: str) -> None:
+        """Starts the agent of a node, with settings of one's own by their names; waits until its pods are captured."""
         node = self.lab.nodes[name]
         token = subprocess.run(
             _nodeagent("token", "--node", name, "--state-dir", self.state_directory), check=True, capture_output=True
@@ -134,6 +134,7 @@ class Stage:
             "access-log": RUN_DIR / "access.log",
             "log-format": "json",
             "workers": 1,
+            **{setting.replace("_", "-"): value for setting, value in settings.items()},
         }
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
         self.agents[name] = node.spawn(
