@@ -71,7 +71,9 @@ def _client(state: AgentState, question: Question) -> Client:
             check="Leave out --plaintext, or name a source that is in the mesh.",
         )
     identity = (question.identity or found.identity) if is_captured else None
-    return Client(found, is_captured, identity, is_known=True)
+    # Of its own node only: how another node has it set is not known here.
+    own_node = state.node if state.same_node == "kernel" and found.node == state.node else ""
+    return Client(found, is_captured, identity, is_known=True, direct_node=own_node)
 
 
 def _describe_source(state: AgentState, client: Client, question: Question) -> dict[str, object]:

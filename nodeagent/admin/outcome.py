@@ -6,7 +6,7 @@ that could be drawn. Nothing here has an opinion of its own.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, is_ipv6, join_host_port
@@ -19,7 +19,7 @@ from nodeagent.policy.judge import Judgement, judge_for, verdict_words
 from nodeagent.routing.candidates import candidates, target_port
 from nodeagent.routing.decide import decide
 from nodeagent.routing.inbound import resolve_inbound
-from nodeagent.routing.route import Direct, Refuse, Route, Target, Tunnel
+from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
 MAX_ENDPOINTS = 256
 """Asked of one Service: each costs a fraction of a millisecond of the agent's loop, and answers repeat."""
@@ -32,6 +32,8 @@ class Client:
     is_captured: bool
     identity: Identity | None
     is_known: bool
+    direct_node: str = ""
+    """Its node, if the kernel there lets allowed connections between its pods pass without the proxy."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def _tunnelled(mesh: Mesh, client: Client, route: Tunnel) -> Answer:
         return Answer("PASSES", "", words, "HBONE", (_start(client), f"HBONE {hop}", "waypoint"), hop)
     assert route.destination is not None  # routing names who terminates the stream
     at = Target(route.ip, route.port_at_destination)
+    if client.direct_node and route.destination.node == client.direct_node:
+        return _on_one_node(mesh, client, route, at)
     inbound = resolve_inbound(at.ip, at.port, at.ip, route.destination, mesh, route.host)
     path = (
         _start(client),
@@ -124,6 +128,19 @@ def _tunnelled(mesh: Mesh, client: Client, route: Tunnel) -> Answer:
         endpoint = _spell(route.destination, at)
         return Answer("REFUSED", inbound.reason.value, inbound.detail, "HBONE", (*path[:2], "refused"), endpoint)
     return _judged(mesh, client, route.destination, at, "HBONE", path)
+
+
+def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target) -> Answer:
+    """What the kernel's table of verdicts allows never leaves the kernel; the worker answers for everything else."""
+    assert route.destination is not None
+    if at.port in PROXY_PORTS:
+        words, endpoint = f"port {at.port} is the proxy's own", _spell(route.destination, at)
+        return Answer("REFUSED", Reason.SELF_CALL.value, words, "TCP", (_start(client), "refused"), endpoint)
+    by_worker = ("worker of this node: policy", "application")
+    answer = _judged(mesh, client, route.destination, at, "TCP", (_start(client), *by_worker))
+    if answer.verdict != "ALLOWED" or route.service is not None:
+        return answer
+    return replace(answer, path=("pod", "from_pod: the kernel's table of verdicts", "application"))
 
 
 def _plain(mesh: Mesh, client: Client, destination: Workload | None, at: Target) -> Answer:

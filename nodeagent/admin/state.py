@@ -122,6 +122,8 @@ class AgentState:
     now: float
     """Unix time of this snapshot."""
     mesh: Mesh
+    same_node: str = "kernel"
+    """The setting: where connections between pods of this node are decided, `kernel` or `tunnel`."""
     components: tuple[ComponentState, ...] = ()
     pods: tuple[PodView, ...] = ()
     certificates: tuple[CertificateView, ...] = ()

@@ -76,6 +76,7 @@ class Picture:
             started=self.started,
             now=time.time(),
             mesh=self.state.mesh,
+            same_node=self.config.same_node,
             components=tuple(self._components()),
             pods=tuple(self._pods()),
             certificates=tuple(self._certificates()),

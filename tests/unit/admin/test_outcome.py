@@ -132,3 +132,38 @@ def test_a_destination_outside_the_mesh_is_nobodys_to_judge(mesh: Mesh, ask: Ask
     assert _find(mesh, "legacy").protocol is TunnelProtocol.TCP
     (answer,) = ask("10.242.0.9", 80)
     assert (answer.verdict, answer.transport, answer.judgement) == ("PASSES", "TCP", None)
+
+
+@pytest.fixture
+def ask_here(mesh: Mesh) -> Ask:
+    """From web, to a database on web's own node, where the kernel lets allowed connections through."""
+    _change(mesh, _find(mesh, "db-0"), node="node-a")
+
+    def answers(ip: str, port: int, name: str = "web") -> list[Answer]:
+        source = _find(mesh, name)
+        client = Client(source, is_captured=True, identity=source.identity, is_known=True, direct_node="node-a")
+        return list(find_answers(mesh, client, Target(Ip(ip), port)))
+
+    return answers
+
+
+def test_between_pods_of_one_node_the_kernel_decides_what_is_allowed(ask_here: Ask) -> None:
+    (allowed,) = ask_here("10.242.0.1", 5432)
+    assert (allowed.verdict, allowed.transport) == ("ALLOWED", "TCP")
+    assert allowed.path == ("pod", "from_pod: the kernel's table of verdicts", "application")
+    (denied,) = ask_here("10.242.0.1", 5433)
+    assert (denied.verdict, denied.reason) == ("DENIED", "policy_not_allowed")
+    assert "worker of this node: policy" in denied.path
+    (elsewhere,) = ask_here("10.242.0.2", 5432)
+    assert elsewhere.transport == "HBONE"
+
+
+def test_a_services_address_on_one_node_goes_by_the_worker(ask_here: Ask) -> None:
+    found = {answer.transport: answer.path for answer in ask_here("10.96.0.5", 5432)}
+    assert found.keys() == {"TCP", "HBONE"}
+    assert found["TCP"][1] == "worker of this node: policy"
+
+
+def test_the_proxys_ports_are_nobodys_on_one_node_too(ask_here: Ask) -> None:
+    (answer,) = ask_here("10.242.0.1", 15008)
+    assert (answer.verdict, answer.reason) == ("REFUSED", "self_call")
