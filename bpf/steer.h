@@ -7,14 +7,20 @@
 
 /* Marks live only between our programs: transmission and every change of namespace clear them,
  * except for bpf_redirect_peer from from_pod to at_proxy, so neither pods nor workers can forge
- * one. The bits are those that kube-proxy, portmap, Calico, Cilium, AWS and Tailscale leave alone.
+ * one. The default bits are those that kube-proxy, portmap, Calico, Cilium, AWS and Tailscale leave
+ * alone.
  */
+#ifndef MARK_BITS /* the loader gives all three: nodeagent/model/mark.py */
+#define MARK_BITS 0x100f
+#define MARK_BASE 0x1000
+#define MARK_STEP 0x1
+#endif
+
 enum mark {
-	MARK_BITS = 0x100f,
-	MARK_OUT = 0x1001,     /* from_pod -> at_proxy: the proxy has a socket */
-	MARK_LOCAL = 0x1002,   /* from_pod -> to_pod: let it in */
-	MARK_PROXY = 0x1003,   /* from_proxy -> from_pod: the proxy's own packet */
-	MARK_OUT_NEW = 0x1005, /* from_pod -> at_proxy: no socket; for the outbound listener */
+	MARK_OUT = MARK_BASE + 1 * MARK_STEP,	  /* from_pod -> at_proxy: the proxy has a socket */
+	MARK_LOCAL = MARK_BASE + 2 * MARK_STEP,	  /* from_pod -> to_pod: let it in */
+	MARK_PROXY = MARK_BASE + 3 * MARK_STEP,	  /* from_proxy -> from_pod: the proxy's own */
+	MARK_OUT_NEW = MARK_BASE + 5 * MARK_STEP, /* from_pod -> at_proxy: for the listener */
 };
 
 enum {

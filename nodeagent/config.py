@@ -9,12 +9,14 @@ for its default.
 import dataclasses
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import split_host_port
+from nodeagent.model.mark import Marks, find_fault
 
 
 def setting(default: Any, env: str, help: str) -> Any:  # noqa: A002 - click's and argparse's word for it
@@ -61,6 +63,12 @@ class Config:
         "NODEAGENT_SAME_NODE",
         "Connections between pods of this node: `kernel` (allowed ones stay in it) or `tunnel` (mutual TLS for all).",
     )
+    mark: int = setting(0x1000, "NODEAGENT_MARK", "Our packet mark, such as 0x1000: above the three bits.")
+    mark_mask: int = setting(
+        0x100F,
+        "NODEAGENT_MARK_MASK",
+        "Our bits of packet marks, such as 0x100f: three in a row at the low end, and the mark's.",
+    )
     # -- workers -------------------------------------------------------------------------------------------------
     workers: int = setting(0, "NODEAGENT_WORKERS", "Tunnel workers (0: one per two cores, at least one; at most 4).")
     worker_uid: int = setting(15008, "NODEAGENT_WORKER_UID", "User id of the workers; nothing else should run as it.")
@@ -92,6 +100,10 @@ class Config:
     log_format: str = setting("text", "LOG_FORMAT", "Log lines as `text` or `json`.")
     log_level: str = setting("info", "NODEAGENT_LOG", "debug, info, warning or error.")
     access_log: str = setting("-", "NODEAGENT_ACCESS_LOG", "File of the access log; `-`: standard output; empty: none.")
+
+    @property
+    def marks(self) -> Marks:
+        return Marks(self.mark, self.mark_mask)
 
     @property
     def admin_socket(self) -> str:
@@ -137,12 +149,19 @@ def _parse(origin: str, raw: object, kind: type) -> object:
         if isinstance(raw, str):
             return raw
         raise ConfigError(f"{origin}: {raw!r}: a text is expected")
-    number = _number(raw)
+    number: float | None = _hexadecimal(raw) if kind is int else None
+    if number is None:
+        number = _number(raw)
     if number is None:
         raise ConfigError(f"{origin}: {raw!r} is neither a number nor a duration such as 500ms, 30s, 5m, 24h")
     if kind is int and number != int(number):
         raise ConfigError(f"{origin}: {raw!r}: a whole number is expected")
     return kind(number)
+
+
+def _hexadecimal(raw: object) -> int | None:
+    """A mark, as `ip rule` and iptables write it."""
+    return int(raw, 16) if isinstance(raw, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,8}", raw.strip()) else None
 
 
 def _number(raw: object) -> float | None:
@@ -194,6 +213,7 @@ def _validated(config: Config) -> Config:
         if getattr(config, name) < 0 or (name in _POSITIVE and not getattr(config, name)):
             raise ConfigError(f"{_flag(name)}: must be {'more than 0' if name in _POSITIVE else '0 or more'}")
     _validate_addresses(config)
+    _validate_marks(config)
     cgroup = Path(config.cgroup).parts
     if config.cgroup and (".." in cgroup or not set(cgroup) - {"/"}):
         raise ConfigError(
@@ -203,6 +223,14 @@ def _validated(config: Config) -> Config:
     if not Path(config.run_dir).is_absolute() or not Path(config.bpffs).is_absolute():
         raise ConfigError("--run-dir and --bpffs: absolute paths are expected")
     return config
+
+
+def _validate_marks(config: Config) -> None:
+    fault = find_fault(config.marks)
+    if fault:
+        raise ConfigError(
+            f"--mark and --mark-mask: {fault}", check="The defaults, 0x1000 and 0x100f, meet nobody known."
+        )
 
 
 def _validate_addresses(config: Config) -> None:

@@ -71,7 +71,11 @@ class Agent:
         self._config, self._lines = config, lines
         self._state = NodeState()
         self._steering = Steering(
-            bpffs=config.bpffs, run_dir=config.run_dir, attach=config.attach, cgroup=config.cgroup
+            bpffs=config.bpffs,
+            run_dir=config.run_dir,
+            attach=config.attach,
+            cgroup=config.cgroup,
+            marks=config.marks,
         )
         traffic = TrafficMetrics()
         access_log = AccessLog(

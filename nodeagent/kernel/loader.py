@@ -18,6 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from nodeagent.kernel.codings import layouts
 from nodeagent.kernel.layout import read_maps
 from nodeagent.kernel.pins import Pins, is_bpffs
 from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
+from nodeagent.model.mark import Marks
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +39,19 @@ WITHOUT = {"sockops": "sockops_without_netns"}
 """What is loaded, and pinned by the first name, where the kernel does not have a helper that the first one calls."""
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 """Where Debian's python3-bpfcc lies; bcc is pure Python over libbcc.so.0, so any Python 3 can use it."""
+LOADER_LOG = "loader.log"
+"""In the run directory: what the compiler and the verifier said of the last failure."""
 TIMEOUT_SECONDS = 240.0
 """A compile takes 0.7 s, and a minute where the processor is emulated and busy."""
 
 
-def load_programs(pins: Pins) -> dict[str, int]:
+def load_programs(pins: Pins, whole_log: Path | None = None) -> dict[str, int]:
     """Compiles and pins what `pins` names. Returns the verified instructions of each program.
 
-    Raises KernelError with the cause in one line; the compiler's and the verifier's output goes to the log.
+    Raises KernelError with the cause in one line; what the compiler and the verifier say goes to the log in short and
+    to the file `whole_log` in full: a refusal may take thousands of lines, of which the last tell why.
     """
-    command = [sys.executable, "-m", "nodeagent.kernel.loader", str(pins.bpffs)]
+    command = [sys.executable, "-m", "nodeagent.kernel.loader", str(pins.bpffs), *map(str, astuple(pins.marks))]
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -53,12 +59,39 @@ def load_programs(pins: Pins) -> dict[str, int]:
     answer = _last_object(child.stdout)
     if child.returncode == 0 and answer is not None:
         return {str(name): int(count) for name, count in answer["verified"].items()}
-    for line in child.stderr.splitlines():
+    for line in shorten(child.stderr.splitlines()):
         log.error("loader: %s", line)
+    where = _keep(child.stderr, whole_log)
     if answer is not None:
-        raise KernelError(answer["error"], check=answer["check"])
+        raise KernelError(f"{answer['error']} (Linux {os.uname().release})", check=f"{answer['check']}{where}")
     tail = " / ".join(child.stderr.splitlines()[-2:])
-    raise KernelError(f"the loader of the kernel programs died with status {child.returncode}: {tail}")
+    raise KernelError(
+        f"the loader of the kernel programs died with status {child.returncode}: {tail}",
+        check=f"{KernelError.check}{where}",
+    )
+
+
+def shorten(lines: Sequence[str]) -> list[str]:
+    """The first lines say which program, the last why: the verifier ends with the instruction that it refused."""
+    left_out = len(lines) - _FIRST_LINES - _LAST_LINES
+    if left_out <= 0:
+        return list(lines)
+    return [*lines[:_FIRST_LINES], f"... {left_out} lines ...", *lines[-_LAST_LINES:]]
+
+
+_FIRST_LINES, _LAST_LINES = 4, 16
+"""The registers and the few instructions before a refused one, and the counts behind it."""
+
+
+def _keep(text: str, whole_log: Path | None) -> str:
+    """Where the whole can be read, as the end of a piece of advice."""
+    if whole_log is None or not text:
+        return ""
+    try:
+        whole_log.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return f" What was said in full could not be written: {error}."
+    return f" What was said in full: {whole_log}."
 
 
 def import_bcc() -> Any:
@@ -83,7 +116,7 @@ def compile_and_pin(pins: Pins) -> dict[str, int]:
         raise KernelError(f"no bpffs is mounted at {pins.bpffs}", check=f"mount -t bpf bpf {pins.bpffs}")
     pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        module = bcc.BPF(text=program_text(), cflags=[f'-DPIN_DIRECTORY="{pins.directory}"'])
+        module = bcc.BPF(text=program_text(), cflags=[f'-DPIN_DIRECTORY="{pins.directory}"', *pins.marks.flags])
     except Exception as error:
         raise KernelError(f"bcc could not compile the kernel programs: {error}") from error
     _check_maps(pins)
@@ -175,10 +208,12 @@ def _last_object(output: str) -> dict[str, Any] | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compiles, loads and pins the kernel programs of nodeagent.")
     parser.add_argument("bpffs", help="where bpffs is mounted")
+    parser.add_argument("mark", type=int, nargs="?", default=Marks.base, help="our mark")
+    parser.add_argument("mark_mask", type=int, nargs="?", default=Marks.mask, help="the bits of marks that are ours")
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        verified = compile_and_pin(Pins(Path(arguments.bpffs)))
+        verified = compile_and_pin(Pins(Path(arguments.bpffs), Marks(arguments.mark, arguments.mark_mask)))
     except KernelError as error:
         answer: dict[str, object] = {"error": str(error), "check": error.check}
         status = 1

@@ -22,11 +22,13 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.sources import PROGRAMS, layout_hash, source_hash
+from nodeagent.model.mark import DEFAULT_MARKS, Marks
 
 
 @dataclass(frozen=True)
 class Pins:
     bpffs: Path
+    marks: Marks = DEFAULT_MARKS
 
     @property
     def root(self) -> Path:
@@ -43,7 +45,7 @@ class Pins:
 
     @property
     def programs(self) -> Path:
-        return self.directory / "programs" / source_hash()
+        return self.directory / "programs" / source_hash(self.marks.flags)
 
     @property
     def links(self) -> Path:

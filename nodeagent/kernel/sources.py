@@ -37,10 +37,10 @@ def program_text() -> str:
     return "\n".join(line for program in PROGRAMS for line in _expand(f"{program}.c", seen)) + "\n"
 
 
-def source_hash() -> str:
+def source_hash(flags: tuple[str, ...] = ()) -> str:
     """Of everything the compiler is given: names the pinned programs."""
     headers = sorted((bpf_folder() / "include").rglob("*.h"))
-    parts = [program_text(), *(path.read_text(encoding="utf-8") for path in headers)]
+    parts = [*flags, program_text(), *(path.read_text(encoding="utf-8") for path in headers)]
     return _short_hash("\0".join(parts))
 
 

@@ -34,7 +34,7 @@ from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, Settings
 from nodeagent.kernel.discovery import find_pod_device
 from nodeagent.kernel.guard import SKIPPED, Guard, look
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
-from nodeagent.kernel.loader import load_programs
+from nodeagent.kernel.loader import LOADER_LOG, load_programs
 from nodeagent.kernel.maps import SLOTS, Maps
 from nodeagent.kernel.netlink import (
     Device,
@@ -60,6 +60,7 @@ from nodeagent.kernel.sources import PROGRAMS
 from nodeagent.kernel.syscall import opened, program_info
 from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
 from nodeagent.model.address import Ip
+from nodeagent.model.mark import DEFAULT_MARKS, Marks
 from nodeagent.policy.verdict_table import VerdictRow
 
 __all__ = ["ListenerKind", "PodState", "Steering", "Wanted", "WantedPod"]
@@ -118,9 +119,12 @@ class PodState:
 
 
 class Steering:
-    def __init__(self, *, bpffs: str, run_dir: str, attach: str = "auto", cgroup: str = "") -> None:
+    def __init__(
+        self, *, bpffs: str, run_dir: str, attach: str = "auto", cgroup: str = "", marks: Marks = DEFAULT_MARKS
+    ) -> None:
         self._attach, self._cgroup = attach, cgroup
-        self._pins = Pins(Path(bpffs))
+        self._pins = Pins(Path(bpffs), marks)
+        self._run_dir = Path(run_dir)
         self._namespace = ProxyNamespace(run_dir)
         self._maps: Maps | None = None
         self._programs: dict[str, Program] = {}
@@ -266,7 +270,7 @@ class Steering:
         if not self._pins.has_programs():
             started = time.monotonic()
             log.info("compiling and loading the kernel programs")
-            verified = load_programs(self._pins)
+            verified = load_programs(self._pins, self._run_dir / LOADER_LOG)
             seconds = time.monotonic() - started
             log.info("loaded the kernel programs in %.1f s; verified instructions: %s", seconds, verified)
             self._programs = {}

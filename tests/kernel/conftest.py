@@ -44,6 +44,7 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
 from nodeagent.model.address import Cidr, Ip, Port, parse_ip
+from nodeagent.model.mark import Marks
 from nodeagent.policy.verdict_table import VerdictRow
 from tests.kernel import recorded
 
@@ -51,7 +52,7 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 SYN_ACK = SYN | ACK
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 UNSPEC, OK, SHOT, REDIRECT = -1, 0, 2, 7
-MARK_OUT, MARK_LOCAL, MARK_PROXY, MARK_OUT_NEW = 0x1001, 0x1002, 0x1003, 0x1005
+MARK_OUT, MARK_LOCAL, MARK_PROXY, MARK_OUT_NEW = map(Marks().value, ("OUT", "LOCAL", "PROXY", "OUT_NEW"))
 TAG = bytes((2, *b"mesh", 1))
 
 

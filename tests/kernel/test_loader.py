@@ -22,7 +22,8 @@ from nodeagent.kernel.netns import mount, unmount
 from nodeagent.kernel.pins import Pins, read_counters
 from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
 from nodeagent.model.address import Ip
-from tests.kernel.conftest import Node
+from nodeagent.model.mark import Marks
+from tests.kernel.conftest import Node, Packet
 
 pytestmark = pytest.mark.kernel
 
@@ -110,6 +111,23 @@ def test_the_compilers_offsets_are_pythons(node: Node) -> None:
         assertions.append(f'_Static_assert(sizeof(struct {layout.name}) == {layout.size}, "{layout.name}");')
     assert _compiles("\n".join(assertions))
     assert not _compiles(assertions[1].replace("==", "!="))
+
+
+def test_other_marks_are_compiled_in(node: Node) -> None:
+    """Over the same maps; bits outside the mask stay."""
+    others = Marks(0x80000000, 0xF0000000)
+    pins = Pins(node.bpffs, others)
+    node.enrol(node.a)
+    load_programs(pins)
+    context = bytearray(192)
+    packet = Packet(node.a.addresses[0], Ip("203.0.113.9"))
+    with syscall.opened(str(pins.programs / "from_pod")) as program:
+        for mark, is_passed in ((0x1003, False), (others.value("PROXY"), True)):
+            before = node.counted("PROXY_PASSAGE")["PROXY_PASSAGE"]
+            struct.pack_into("=I", context, 8, 0x4000 | mark)
+            struct.pack_into("=I", context, 40, node.ifindex(node.a))
+            syscall.run_program(program, packet.frame(), bytes(context))
+            assert node.counted("PROXY_PASSAGE")["PROXY_PASSAGE"] - before == int(is_passed)
 
 
 def test_pinned_maps_are_as_declared(node: Node) -> None:

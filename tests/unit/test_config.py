@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nodeagent.config import Config, make_config
 from nodeagent.errors import ConfigError
+from nodeagent.model.mark import Marks
 
 FIELDS = dataclasses.fields(Config)
 
@@ -81,6 +82,14 @@ def test_a_duration_may_be_a_fraction_where_that_means_something() -> None:
         ({"workers": 5}, {}, {}, "--workers: 5 is not 0 to 4"),
         ({"workers": -1}, {}, {}, "--workers: -1 is not 0 to 4"),
         ({"worker_uid": 0}, {}, {}, "--worker-uid: a worker never runs as root"),
+        ({"attach": "xdp"}, {}, {}, "--attach: 'xdp' is not auto or tcx or clsact"),
+        (
+            {"mark": "0x2000", "mark_mask": "0x200f"},
+            {},
+            {},
+            "--mark and --mark-mask: the mask 0x200f takes bits of CNI",
+        ),
+        ({}, {"NODEAGENT_MARK": "0xmesh"}, {}, "NODEAGENT_MARK: '0xmesh' is neither a number"),
         ({"log_format": "xml"}, {}, {}, "--log-format: 'xml' is not text or json"),
         ({"log_level": "loud"}, {}, {}, "--log-level: 'loud' is not debug or info or warning or error"),
         ({"instance_ip": "here"}, {}, {}, "--instance-ip: 'here' does not appear"),
@@ -125,3 +134,9 @@ def test_nothing_may_be_listened_on_when_the_address_is_empty() -> None:
 def test_the_files_of_the_run_directory() -> None:
     config = made({"run_dir": "/run/x"})
     assert (config.admin_socket, config.state_file) == ("/run/x/admin.sock", "/run/x/state")
+
+
+def test_marks_are_written_as_ip_rule_writes_them() -> None:
+    environment = {"NODEAGENT_MARK": "0x80000000", "NODEAGENT_MARK_MASK": "0xF0000000"}
+    assert make_config({"node": "n"}, environment, {}).marks == Marks(0x80000000, 0xF0000000)
+    assert make_config({"node": "n"}, {}, {"mark": 8, "mark_mask": 15}).marks == Marks(8, 15)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent makes of the loader child's answers, with children that only answer."""
 
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,3 +83,30 @@ def test_the_verifiers_count_is_read_from_its_log() -> None:
     log = "func#0 @0\nprocessed 4969 insns (limit 1000000) max_states_per_insn 4 total_states 300 peak_states 90\n"
     assert loader.processed_instructions(log) == 4969
     assert loader.processed_instructions("verification time 12 usec\n") == 0
+
+
+def test_a_refusal_is_shortened_with_the_kernels_version_and_the_whole_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "\n".join(f"{number}: (b7) r0 = 0" for number in range(5000)) + "\nR1 invalid mem access 'scalar'\n"
+    answer = '{"error": "the kernel refused the program from_pod: Permission denied", "check": "Look."}\n'
+    _answering(monkeypatch, answer, 1, said)
+    with pytest.raises(KernelError, match=rf"from_pod: Permission denied \(Linux {os.uname().release}\)$") as caught:
+        loader.load_programs(Pins(tmp_path), tmp_path / "loader.log")
+    assert caught.value.check == f"Look. What was said in full: {tmp_path / 'loader.log'}."
+    assert (tmp_path / "loader.log").read_text(encoding="utf-8") == said
+    assert "R1 invalid mem access 'scalar'" in caplog.text
+    assert "... 4981 lines ..." in caplog.text
+    assert len(caplog.records) == 21
+
+
+def test_what_is_short_is_not_shortened() -> None:
+    lines = [str(number) for number in range(20)]
+    assert loader.shorten(lines) == lines
+
+
+def test_a_log_that_cannot_be_kept_is_said_and_hides_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _answering(monkeypatch, '{"error": "refused", "check": "Look."}\n', 1, "why\n")
+    with pytest.raises(KernelError, match="refused") as caught:
+        loader.load_programs(Pins(tmp_path), tmp_path / "nowhere" / "loader.log")
+    assert "could not be written" in caught.value.check

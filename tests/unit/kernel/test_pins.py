@@ -8,6 +8,7 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel.pins import Pins, is_bpffs, read_counters
 from nodeagent.kernel.sources import PROGRAMS, layout_hash, source_hash
+from nodeagent.model.mark import Marks
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def pins(tmp_path: Path) -> Pins:
 def test_paths(tmp_path: Path) -> None:
     pins = Pins(tmp_path)
     assert pins.maps == tmp_path / "nodeagent" / layout_hash() / "maps"
-    assert pins.programs == tmp_path / "nodeagent" / layout_hash() / "programs" / source_hash()
+    assert pins.programs == tmp_path / "nodeagent" / layout_hash() / "programs" / source_hash(Marks().flags)
     assert "." not in str(pins.programs.relative_to(tmp_path)), "bpffs refuses a dot"
 
 
@@ -59,3 +60,9 @@ def test_a_plain_folder_is_no_bpffs(tmp_path: Path) -> None:
 def test_no_counters_without_pins(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="counters cannot be read"):
         read_counters(str(tmp_path))
+
+
+def test_other_marks_are_other_programs_over_the_same_maps(tmp_path: Path) -> None:
+    usual, other = Pins(tmp_path), Pins(tmp_path, Marks(0x80000000, 0xF0000000))
+    assert usual.maps == other.maps
+    assert usual.programs != other.programs
