@@ -248,6 +248,16 @@ def test_row_11_a_connection_that_the_proxy_had_is_never_adopted(kernel: Kernel,
             assert kernel.from_pod(packet)[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
 
 
+def test_row_11_what_another_pods_guard_gives_to_the_proxy_is_not_adopted_either(
+    kernel: Kernel, family: Family
+) -> None:
+    """An excluded connection to a pod of this node passes here, and that pod's to_pod steers it."""
+    with _adoption(kernel, family):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour, destination_port=2049)).reason == "EXCLUDED"
+        outcome = kernel.from_pod(Packet(family.pod, family.neighbour, ACK, destination_port=2049))
+        assert outcome[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
+
+
 def test_row_12_nobodys_packet_to_the_mesh_is_never_passed(kernel: Kernel, family: Family) -> None:
     for destination in (family.remote, family.neighbour):
         for flags in (ACK, SYN_ACK, RST, FIN, SYN | FIN, SYN | RST, 0):
