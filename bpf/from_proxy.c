@@ -61,7 +61,7 @@ static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struc
 	struct pod *source, *destination;
 	bool opens;
 
-	if (bad == REASON_NOT_IP || bad == REASON_NOT_TCP)
+	if (bad == REASON_NOT_IP || bad == REASON_NOT_TCP || bad == REASON_TAGGED_TWICE)
 		return REASON_PROXY_NOT_TCP;
 	if (bad)
 		return bad;
