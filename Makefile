@@ -47,7 +47,7 @@ check: build/.developer ## format, lint, types, import arrows, C warnings, gener
 fmt: build/.developer ## format Python and C
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	clang-format -i bpf/*.c bpf/*.h
+	clang-format -i bpf/*.c bpf/*.h tests/kernel/proof/*.h
 
 bench: build/.runtime ## throughput and latency across two lab nodes, as ratios to a run without the mesh
 	@$(SUDO) $(BIN)/python -m tests.bench $(BENCH)

@@ -12,16 +12,18 @@ import sys
 from pathlib import Path
 
 BPF = Path(__file__).resolve().parent.parent / "bpf"
-PROGRAMS = ("from_pod.c", "to_pod.c", "from_proxy.c", "at_proxy.c", "sockops.c")
+PROGRAMS = sorted(path.name for path in BPF.glob("*.c"))
+RECORDING = BPF.parent / "tests" / "kernel" / "proof" / "recording.h"
+"""The test build's part in front of the programs."""
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wpadded", "-Wimplicit-fallthrough", "-Wmissing-prototypes")
 
 
-def compile_program(name: str) -> list[str]:
+def compile_program(name: str, *prefix: str) -> list[str]:
     """To LLVM's intermediate code: far enough for all warnings; bcc's tables have no meaning to the BPF backend."""
     # asm/types.h lies below the triplet of the host, which `-target bpf` does not look into.
     hosts = [f"-idirafter{folder.parent}" for folder in Path("/usr/include").glob("*-linux-*/asm")]
     return [
-        "clang", "-target", "bpf", "-std=gnu11", "-O2", *WARNINGS, *hosts, "-include", "check/bcc_dialect.h",
+        "clang", "-target", "bpf", "-std=gnu11", "-O2", *WARNINGS, *hosts, "-include", "check/bcc_dialect.h", *prefix,
         "-S", "-emit-llvm", "-o", "/dev/null", name,
     ]  # fmt: skip
 
@@ -31,11 +33,12 @@ def main() -> int:
     if missing:
         print(f"check_c: {' and '.join(missing)} not found; apt-get install {' '.join(missing)}", file=sys.stderr)
         return 5
-    sources = sorted(str(path.relative_to(BPF)) for path in BPF.rglob("*.[ch]"))
+    sources = [*sorted(str(path.relative_to(BPF)) for path in BPF.rglob("*.[ch]")), str(RECORDING)]
     form = ["-i"] if "--fix" in sys.argv[1:] else ["--dry-run", "--Werror"]
     commands = [["clang-format", *form, *sources], *(compile_program(name) for name in PROGRAMS)]
+    commands += [compile_program(name, "-include", str(RECORDING)) for name in PROGRAMS]
     failed = [command[0] for command in commands if subprocess.run(command, cwd=BPF, check=False).returncode != 0]
-    print(f"check_c: {len(PROGRAMS)} programs, {len(sources)} files, {len(failed)} failures")
+    print(f"check_c: {len(PROGRAMS)} programs and their test build, {len(sources)} files, {len(failed)} failures")
     return 1 if failed else 0
 
 
