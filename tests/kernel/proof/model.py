@@ -7,6 +7,7 @@ own idea of a flow (two ends and who opened it) and of a block of addresses, so 
 
 from typing import NamedTuple
 
+from nodeagent.model.mark import DEFAULT_MARKS
 from tests.kernel.proof.reading import Quoted, Tcp, read
 from tests.kernel.proof.recording import Redirect
 from tests.kernel.proof.world import (
@@ -24,7 +25,8 @@ from tests.kernel.proof.world import (
 )
 
 PASS, STACK, REDIRECT = -1, 0, 7
-OUT, LOCAL, PROXY, OUT_NEW, OURS = 0x1001, 0x1002, 0x1003, 0x1005, 0x100F
+OUT, LOCAL, PROXY, OUT_NEW = map(DEFAULT_MARKS.value, ("OUT", "LOCAL", "PROXY", "OUT_NEW"))
+OURS = DEFAULT_MARKS.mask
 TAG = b"\x02mesh\x01"
 INTO_INGRESS = 1
 """BPF_F_INGRESS."""
