@@ -15,7 +15,7 @@ from pyroute2 import IPRoute
 from nodeagent.errors import KernelError
 from nodeagent.kernel import guard, syscall, tcx
 from nodeagent.kernel.attach import Attacher, Hook, Kind, Program
-from nodeagent.kernel.netns import enter_netns, mount
+from nodeagent.kernel.netns import MNT_DETACH, enter_netns, mount, unmount
 from nodeagent.kernel.pins import Pins
 from tests.kernel.conftest import Node, Pod, load_code, load_verdict, own_namespaces, run
 
@@ -254,6 +254,22 @@ def test_a_read_only_bpffs_is_named_costs_no_capture_and_heals(own: Node, attach
         mount("bpf", own.bpffs, "bpf", flags=_REMOUNT)
     own.enrol(own.a, own.b)
     assert [pod.reason for pod in own.steering.pods()] == ["", ""]
+
+
+@pytest.mark.parametrize("attach", BOTH)
+def test_a_bpffs_that_was_unmounted_is_named_and_heals(own: Node, attach: str) -> None:
+    """Its pins are gone for good: programs and maps are made again, and one generation is attached."""
+    _restart(own, attach)
+    own.enrol(own.a)
+    unmount(own.bpffs, MNT_DETACH)
+    with pytest.raises(KernelError, match="bpffs") as caught:
+        own.enrol(own.a)
+    assert f"mount -t bpf bpf {own.bpffs}" in caught.value.check
+    mount("bpf", own.bpffs, "bpf")
+    own.enrol(own.a)
+    assert [pod.reason for pod in own.steering.pods()] == [""]
+    assert [name.partition(":")[0] for name in own.programs("va")] == ["nodeagent/from_pod", "nodeagent/to_pod"]
+    assert own.enrol(own.a) == []
 
 
 @pytest.mark.parametrize("attach", BOTH)
