@@ -198,11 +198,8 @@ def _unpack(folder: Path) -> str:
     root = folder / "unpacked"
     for package in sorted((folder / "packages").glob("*.deb")):
         run("dpkg-deb", "-x", package, root)
-    images = sorted((root / "boot").glob("vmlinuz-*"))
-    if not images:
-        raise NotPossible(f"no kernel in {folder / 'packages'}", check="Remove that folder and try again.")
-    release = images[0].name.removeprefix("vmlinuz-")
-    shutil.copy(images[0], folder / "vmlinuz")
+    release, image = _find_image(root)
+    shutil.copy(image, folder / "vmlinuz")
     # Newer packages are for a merged /usr.
     shutil.copy(_first(root / "bin/busybox", root / "usr/bin/busybox"), folder / "busybox")
     modules = _first(root / "lib/modules" / release, root / "usr/lib/modules" / release)
@@ -211,6 +208,15 @@ def _unpack(folder: Path) -> str:
     run("depmod", "-b", folder / "root/usr", release)
     shutil.rmtree(root)
     return release
+
+
+def _find_image(root: Path) -> tuple[str, Path]:
+    """The release, and the kernel: in /boot, or beside its modules in newer packages. Raises NotPossible."""
+    for path in sorted((root / "boot").glob("vmlinuz-*")):
+        return path.name.removeprefix("vmlinuz-"), path
+    for path in sorted(root.glob("usr/lib/modules/*/vmlinuz")):
+        return path.parent.name, path
+    raise NotPossible(f"no kernel in the packages of {root}", check="Has Debian changed their layout?")
 
 
 def _first(*paths: Path) -> Path:

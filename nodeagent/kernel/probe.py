@@ -40,7 +40,8 @@ class Probe:
     """False: something works less well without it."""
 
 
-def probe_needs(bpffs: str) -> list[Probe]:
+def probe_all(bpffs: str) -> list[Probe]:
+    """Takes about half a second."""
     return [
         kernel_release(os.uname().release),
         capabilities(_effective_capabilities()),
@@ -100,7 +101,7 @@ def clsact() -> Probe:
             link.tc("add", "clsact", 1)
 
     advice = "The kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modules sch_ingress, cls_bpf)."
-    return try_out("clsact", attempt, "a qdisc was made in a namespace of its own", advice)
+    return _attempt("clsact", attempt, "a qdisc was made in a namespace of its own", advice)
 
 
 def socket_assignment() -> Probe:
@@ -111,7 +112,7 @@ def socket_assignment() -> Probe:
         os.close(descriptor)
 
     advice = "The kernel needs CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT, and must not be locked down."
-    return try_out("bpf_sk_assign", attempt, "a program with it and bpf_redirect_peer was accepted", advice)
+    return _attempt("bpf_sk_assign", attempt, "a program with it and bpf_redirect_peer was accepted", advice)
 
 
 def bcc_importable() -> Probe:
@@ -141,23 +142,17 @@ def cgroup_v2() -> Probe:
 _IMPORT_BCC = "from nodeagent.kernel.loader import import_bcc; print('bcc', import_bcc().__version__)"
 
 
-def try_out(name: str, attempt: Callable[[], None], evidence: str, advice: str, *, is_needed: bool = True) -> Probe:
+def _attempt(name: str, attempt: Callable[[], None], evidence: str, advice: str) -> Probe:
     """In a thread, so that what it does to its namespaces ends with it."""
     with ThreadPoolExecutor(1) as thread:
         try:
             thread.submit(attempt).result()
         except PermissionError as error:
             granted = capabilities(_effective_capabilities())
-            return Probe(
-                name,
-                ok=False,
-                evidence=str(error),
-                advice=advice if granted.ok else granted.advice,
-                is_needed=is_needed,
-            )
+            return Probe(name, ok=False, evidence=str(error), advice=advice if granted.ok else granted.advice)
         except (OSError, NotPossible) as error:
-            return Probe(name, ok=False, evidence=str(error), advice=advice, is_needed=is_needed)
-    return Probe(name, ok=True, evidence=evidence, advice=advice, is_needed=is_needed)
+            return Probe(name, ok=False, evidence=str(error), advice=advice)
+    return Probe(name, ok=True, evidence=evidence)
 
 
 def _effective_capabilities() -> int:

@@ -86,6 +86,7 @@ def _direct(stage: Stage, ip: Ip) -> None:
     eventually(is_so, WITHIN_SECONDS, f"the kernel lets web through to {ip}")
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
 def test_a_direct_connection_never_notices_that_the_agent_is_killed_and_comes_back(stage: Stage, family: int) -> None:
     ip = stage.pod("api").ips[family]
@@ -106,6 +107,7 @@ def test_a_direct_connection_never_notices_that_the_agent_is_killed_and_comes_ba
     assert _packets(stage, *_PROXIED) == before, "the proxy had no part in any of it"
 
 
+@pytest.mark.vm
 def test_without_any_worker_allowed_pods_of_a_node_talk_on(stage: Stage) -> None:
     ip = stage.pod("api").ipv4
     _direct(stage, ip)

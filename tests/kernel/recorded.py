@@ -7,19 +7,23 @@ recorded on the way; the others make the same maps and load the same instruction
 tests/kernel/test_loader.py asks the product's loader itself and compiles in any case.
 """
 
+import contextlib
 import ctypes
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import loader, syscall
 from nodeagent.kernel.pins import Pins
+from nodeagent.model.mark import Marks
 
 COMPILE_ONCE = "NODEAGENT_COMPILE_ONCE"
 SECONDS = 600
@@ -30,12 +34,12 @@ _LOAD_IMMEDIATE, _IS_MAP = 0x18, 1
 _records: dict[str, dict[str, Any]] = {}
 
 
-def load_programs(pins: Pins) -> dict[str, int]:
+def load_programs(pins: Pins, _whole_log: Path | None = None) -> dict[str, int]:
     """In place of nodeagent.kernel.loader.load_programs, with the same result and the same pins."""
     version = str(pins.programs.relative_to(pins.bpffs))
     if version in _records:
         return _load(pins, _records[version])
-    command = [sys.executable, "-m", "tests.kernel.recorded", str(pins.bpffs)]
+    command = [sys.executable, "-m", "tests.kernel.recorded", str(pins.bpffs), *map(str, astuple(pins.marks))]
     child = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     if child.returncode != 0:
         raise KernelError(f"the kernel programs cannot be loaded: {child.stderr[-2000:]}")
@@ -44,6 +48,9 @@ def load_programs(pins: Pins) -> dict[str, int]:
 
 
 def _load(pins: Pins, record: dict[str, Any]) -> dict[str, int]:
+    # Before Linux 5.11 maps and programs count as locked memory; bcc lifts the limit, too.
+    with contextlib.suppress(ValueError):  # where it cannot be raised
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
     maps = {name: _make_map(pins.maps / name, shape) for name, shape in record["maps"].items()}
     unfinished = pins.programs.with_name(pins.programs.name + "_unfinished")
@@ -96,7 +103,7 @@ def _pin(descriptor: int, path: Path) -> None:
 
 def main() -> None:
     """Loads as the product does, and prints what it saw."""
-    pins = Pins(Path(sys.argv[1]))
+    pins = Pins(Path(sys.argv[1]), Marks(*map(int, sys.argv[2:])))
     programs: dict[str, Any] = {}
     load = loader.load
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs on a cgroup: attached once, replaced in place, followed to another cgroup, never in anybody's way."""
 
+import ctypes
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +48,11 @@ def _attached(cgroup: Path) -> list[int]:
     """Ids of the programs that run there, whoever attached them."""
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return [program for program, _ in syscall.attached(directory, SOCK_OPS)]
+        # Not syscall.attached, which asks for links, too: for devices, since Linux 6.6.
+        programs = (ctypes.c_uint32 * 16)()
+        asked = struct.pack("=IIIIQI", directory, SOCK_OPS, 0, 0, ctypes.addressof(programs), len(programs))
+        _, answer = syscall.bpf(syscall.PROGRAM_QUERY, asked)
+        return programs[: struct.unpack_from("=I", answer, 24)[0]]
     finally:
         os.close(directory)
 

@@ -4,6 +4,7 @@
 import pytest
 
 from nodeagent.lab.demo.stage import NODES
+from nodeagent.lab.topology import PodNetwork
 from tests.e2e.reach.attempt import attempt, judge
 from tests.e2e.reach.cluster import Cluster
 from tests.e2e.reach.surroundings import CONFIGURATIONS, Configuration
@@ -20,9 +21,23 @@ def configuration(request: pytest.FixtureRequest, cluster: Cluster) -> Configura
     return given
 
 
+IN_MACHINES = (
+    Configuration(PodNetwork.ROUTED, rp_filter=1),
+    Configuration(PodNetwork.BRIDGED, rp_filter=2, is_hostile=True),
+)
+"""The easiest and the hardest: on each kernel that is claimed."""
+
 SURROUNDINGS = pytest.mark.parametrize(
     ("cluster", "configuration"),
-    [pytest.param(configuration.network, configuration, id=str(configuration)) for configuration in CONFIGURATIONS],
+    [
+        pytest.param(
+            configuration.network,
+            configuration,
+            id=str(configuration),
+            marks=[pytest.mark.vm] if configuration in IN_MACHINES else [],
+        )
+        for configuration in CONFIGURATIONS
+    ],
     indirect=True,
 )
 

@@ -89,6 +89,18 @@ def test_modules_are_chosen_and_unpacked(tmp_path: Path) -> None:
     assert found == {"kernel/net/core/a.ko": b"a", "kernel/fs/mbcache.ko": b"b", "modules.builtin": b""}
 
 
+@pytest.mark.parametrize("path", ["boot/vmlinuz-7.3.4+deb13-amd64", "usr/lib/modules/7.3.4+deb13-amd64/vmlinuz"])
+def test_the_kernel_is_found_where_packages_have_it(tmp_path: Path, path: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).touch()
+    assert fetch._find_image(tmp_path) == ("7.3.4+deb13-amd64", tmp_path / path)
+
+
+def test_packages_without_a_kernel_are_told(tmp_path: Path) -> None:
+    with pytest.raises(NotPossible, match="no kernel in the packages"):
+        fetch._find_image(tmp_path)
+
+
 def test_a_program_that_is_missing_or_fails_is_one_error() -> None:
     with pytest.raises(NotPossible, match="no-such-program is not installed") as caught:
         fetch.run("no-such-program")

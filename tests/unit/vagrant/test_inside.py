@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,13 @@ def test_a_sample_is_of_the_size_and_spread_over_all(count: int, size: int) -> N
 def test_the_size_of_samples_is_on_the_kernels_command_line() -> None:
     assert most_cases("quiet nodeagent.most_cases=60 panic=-1\n") == 60
     assert most_cases("quiet\n") == 0
+
+
+def test_the_tests_that_are_known_to_be_long_exist() -> None:
+    root = Path(inside.__file__).resolve().parent.parent
+    for name in inside.LONG:
+        path, _, function = name.partition("::")
+        assert f"def {function}(" in (root / path).read_text(encoding="utf-8")
 
 
 def test_only_large_tables_are_sampled() -> None:

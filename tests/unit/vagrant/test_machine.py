@@ -44,7 +44,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "-no-reboot" in words, "a panic is an end"
     assert f"file:{tmp_path}/one.console" == words[words.index("-serial") + 1]
     assert words[words.index("-drive") + 1].startswith(f"file={tmp_path}/one.disk,format=raw,if=virtio,readonly=on")
-    assert words[words.index("-accel") + 1] == "tcg,thread=multi"
+    assert words[words.index("-accel") + 1] == "tcg,thread=single"
     assert "kvm" in command(make(tmp_path, accelerator="kvm"))
     assert "nodeagent.most_cases=" in words[words.index("-append") + 1]
     assert "nodeagent.most_cases=" not in " ".join(command(make(tmp_path, accelerator="kvm")))
