@@ -16,6 +16,10 @@ enum flow_kind {
 	FLOW_TAKEN = 4,	   /* the proxy's, and not direct at all: never to be adopted */
 };
 
+/* Of a flow that was restored from a packet in its middle: if verdicts allow both directions, any
+ * of the two may be that of its SYN, and it goes on as long as both do. */
+enum { OPENED_BY_EITHER = 2 };
+
 /* Any total order will do, as long as both directions agree: the last word differs most often. */
 static __always_inline bool is_second(const struct packet *packet)
 {
@@ -57,17 +61,24 @@ static __always_inline struct flow *find_flow(const struct packet *packet)
 	return flows.lookup(&key);
 }
 
-static __always_inline void add_flow(const struct packet *packet, enum flow_kind kind,
-				     u32 generation)
+static __always_inline void put_flow(const struct packet *packet, enum flow_kind kind,
+				     u32 generation, u8 from_second)
 {
 	struct flow_key key = flow_key_of(packet);
 	struct flow flow = {
 		.generation = generation,
 		.kind = kind,
-		.from_second = is_second(packet),
+		.from_second = from_second,
 	};
 
 	flows.update(&key, &flow);
+}
+
+/* Opened by the sender of this packet. */
+static __always_inline void add_flow(const struct packet *packet, enum flow_kind kind,
+				     u32 generation)
+{
+	put_flow(packet, kind, generation, is_second(packet));
 }
 
 static __always_inline void delete_flow(const struct packet *packet)

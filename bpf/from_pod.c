@@ -18,7 +18,8 @@
  *  8  not SYN, flow of an old generation, still good    FLOW_RENEWED         renew, mark LOCAL
  *  9  not SYN, flow of an old generation                REVOKED              to proxy: reset
  * 10  not SYN, to neither local pod nor known address   OUTSIDE_FLOW         pass
- * 11  not SYN, not RST, not taken, window is open       ADOPTED              add flow, mark LOCAL
+ * 11  no SYN but SYN-ACK, not taken, a verdict allows it  FLOW_RESTORED      add flow, mark LOCAL
+ *     not SYN, not RST, not taken, window is open       ADOPTED              add flow, mark LOCAL
  *     the same, a listener's SYN cookie explains it     SYN_COOKIE           to proxy
  * 12  not SYN                                           UNKNOWN_FLOW         to proxy: reset
  * 13  SYN to an address of the node                     NODE_ADDRESS         pass
@@ -34,20 +35,22 @@
  * Row 1 leaves the mark on: while programs change their kind of attachment a packet meets from_pod
  * twice, and the second must pass it too. Every other row may be run twice as it is.
  *
- * "Take flow" forgets a left-over. While the window is open it notes instead that the connection is
- * the proxy's, so that row 11 does not adopt it when its worker dies; for every other row a flow that
- * is taken is none.
+ * "Take flow" forgets a left-over. Of a connection that row 11 could take for a direct one when its
+ * worker dies, it notes instead that it is the proxy's: while the window is open, and always to a pod
+ * of this node. For every other row a flow that is taken is none.
+ *
+ * Row 11 restores what the flow table has forgotten (it is an LRU, and one pod can fill it) as long as
+ * the table of verdicts allows such a connection in either direction.
  *
  * Rows 8 and 15 ask the table of verdicts between this node's pods: who opened the connection, to
  * which pod and port. Only an allow is in it; whatever else the answer is, the proxy gives it and
  * names the policy. The settings' generation is read once for a packet: rows of one generation are
  * all there before it is named in the settings. A verdict that is pending lets row 8 renew and row 15
- * not apply. Row 8 renews without a verdict what never had one (adopted, excluded). A SYN whose connection the proxy holds already (row 15) is its
- * retransmission, and stays there.
+ * not apply. Row 8 renews without a verdict what never had one (adopted, excluded). A SYN whose
+ * connection the proxy holds already (row 15) is its retransmission, and stays there.
  *
- * What is marked LOCAL passes, and to_pod lets it in. "To proxy" is
- * bpf_redirect_peer, which keeps the mark and exists at TC ingress only: OUT in rows 4 and 6, where
- * a socket exists, else OUT_NEW.
+ * What is marked LOCAL passes, and to_pod lets it in. "To proxy" is bpf_redirect_peer, which keeps
+ * the mark and exists at TC ingress only: OUT in rows 4 and 6, where a socket exists, else OUT_NEW.
  */
 #include "cookie.h"
 #include "flow.h"
@@ -77,6 +80,8 @@ struct sender {
 	u64 adopt_until;
 	u32 number;
 	u32 generation;
+	bool is_taken; /* what this packet belongs to is the proxy's, or was */
+	u8 zero[7];
 };
 
 /* The verdict that lets the pod of this number connect to that pod's port, if there is one. */
@@ -109,19 +114,56 @@ static __always_inline bool may_connect(const struct packet *packet, const struc
 	return verdict && !verdict->is_pending;
 }
 
-/* Of a connection that is open, in the direction of its SYN. */
+/* Verdicts on a connection with this pod that is open: as its client, and as its server. */
+static __always_inline bool may_have_opened(const struct packet *packet,
+					    const struct sender *sender, const struct pod *peer)
+{
+	return find_verdict(sender->generation, sender->number, peer->number,
+			    packet->destination_port);
+}
+
+static __always_inline bool may_have_answered(const struct packet *packet,
+					      const struct sender *sender, const struct pod *peer)
+{
+	return find_verdict(sender->generation, peer->number, sender->number, packet->source_port);
+}
+
+/* Of a flow, in the direction of its SYN. */
 static __always_inline bool may_go_on(const struct packet *packet, const struct sender *sender,
 				      const struct flow *flow)
 {
 	struct address peer_address = packet->destination;
 	struct pod *peer = pods.lookup(&peer_address);
+	bool is_opener = flow->from_second == is_second(packet);
 
 	if (!peer)
 		return false;
-	if (flow->from_second == is_second(packet))
-		return find_verdict(sender->generation, sender->number, peer->number,
-				    packet->destination_port);
-	return find_verdict(sender->generation, peer->number, sender->number, packet->source_port);
+	if ((is_opener || flow->from_second == OPENED_BY_EITHER) &&
+	    !may_have_opened(packet, sender, peer))
+		return false;
+	return is_opener || may_have_answered(packet, sender, peer);
+}
+
+/* Puts a flow that is missing back into the table, if verdicts allow such a connection. It was
+ * pushed out, or is older than the table. */
+static __always_inline bool restore_flow(const struct packet *packet, const struct sender *sender)
+{
+	struct address peer_address = packet->destination;
+	struct pod *peer = pods.lookup(&peer_address);
+	bool opened, answered;
+	u8 from_second = is_second(packet);
+
+	/* SYN with FIN or RST: whoever takes it for a SYN must not get it undecided. */
+	if (!peer || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return false;
+	opened = !is_syn_ack(packet) && may_have_opened(packet, sender, peer);
+	answered = may_have_answered(packet, sender, peer);
+	if (!opened && !answered)
+		return false;
+	if (answered)
+		from_second = opened ? OPENED_BY_EITHER : !from_second;
+	put_flow(packet, FLOW_ALLOWED, sender->generation, from_second);
+	return true;
 }
 
 static __always_inline bool is_open(u64 adopt_until)
@@ -129,9 +171,10 @@ static __always_inline bool is_open(u64 adopt_until)
 	return bpf_ktime_get_ns() < adopt_until;
 }
 
-static __always_inline void take_flow(const struct packet *packet, const struct sender *sender)
+static __always_inline void take_flow(const struct packet *packet, const struct sender *sender,
+				      bool is_local)
 {
-	if (is_open(sender->adopt_until))
+	if (is_local || is_open(sender->adopt_until))
 		add_flow(packet, FLOW_TAKEN, sender->generation);
 	else
 		delete_flow(packet);
@@ -153,6 +196,8 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 			count_unasked(skb->ifindex);
 		return REASON_OUTSIDE_FLOW;
 	}
+	if (!sender->is_taken && restore_flow(packet, sender))
+		return REASON_FLOW_RESTORED;
 	if (!(packet->flags & TCP_RST) && is_open(sender->adopt_until)) {
 		/* Adopted, the end of a handshake with the proxy would leave in plain text. */
 		if (ends_cookie_handshake(skb, packet, LISTENER_OUTBOUND, given->slots))
@@ -174,13 +219,14 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
 	 * left-over. */
 	if (is_syn_ack(packet) && has_socket(skb, packet, given->proxy_namespace)) {
-		take_flow(packet, sender);
+		take_flow(packet, sender, pods.lookup(&packet->destination));
 		return REASON_PROXY_ANSWERED;
 	}
 	flow = find_flow(packet);
 	if (flow && flow->kind == FLOW_TAKEN) {
 		flow = NULL;
 		sender->adopt_until = 0;
+		sender->is_taken = true;
 	}
 	if (flow && flow->generation == sender->generation)
 		return REASON_LOCAL_FLOW;
@@ -204,7 +250,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		/* Left alone by us, not by whom it reaches: a pod of this node has to_pod in front, which
 		 * gives the connection to the proxy. */
 		if (pod)
-			take_flow(packet, sender);
+			take_flow(packet, sender, true);
 		else if (known.lookup(&packet->destination))
 			add_flow(packet, FLOW_EXCLUDED, sender->generation);
 		return REASON_EXCLUDED;
@@ -215,12 +261,12 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		return REASON_LOCAL_ALLOWED;
 	}
 	if (pod) {
-		take_flow(packet, sender);
+		take_flow(packet, sender, true);
 		delete_hairpin(packet);
 		return REASON_LOCAL_STEERED;
 	}
 	if (known.lookup(&packet->destination)) {
-		take_flow(packet, sender);
+		take_flow(packet, sender, false);
 		return REASON_STEERED;
 	}
 	return given->registry_only ? REASON_NOT_REGISTERED : REASON_UNKNOWN_DESTINATION;
@@ -262,6 +308,7 @@ int from_pod(struct __sk_buff *skb)
 	switch (why) {
 	case REASON_LOCAL_FLOW:
 	case REASON_FLOW_RENEWED:
+	case REASON_FLOW_RESTORED:
 	case REASON_ADOPTED:
 	case REASON_LOCAL_ALLOWED:
 		set_mark(skb, MARK_LOCAL);

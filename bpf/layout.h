@@ -89,7 +89,7 @@ _Static_assert(sizeof(struct flow_key) == 36, "flow_key");
 struct flow {
 	u32 generation; /* of the settings when it was last judged */
 	u8 kind;	/* enum flow_kind */
-	u8 from_second; /* 1: the connection was opened by the second end */
+	u8 from_second; /* 1: opened by the second end; 2: not known by which, see flow.h */
 	u16 zero;
 };
 _Static_assert(sizeof(struct flow) == 8, "flow");

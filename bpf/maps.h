@@ -65,7 +65,8 @@ MAP("hash", struct verdict_key, struct verdict, verdicts, 16384, ON_DEMAND);
 
 /* Connection that passes directly and has a mesh peer -> why. Written and read by from_pod, never
  * by what arrives from outside. LRU: nothing tells when a connection ends. 65536: all ports of one
- * pod to one address, 8 MB; an entry that is pushed out costs its connection (UNKNOWN_FLOW). */
+ * pod to one address, 8 MB. An entry that is pushed out is made again if a verdict allows it
+ * (FLOW_RESTORED), else it costs its connection (UNKNOWN_FLOW). */
 MAP("lru_hash", struct flow_key, struct flow, flows, 65536, 0);
 
 /* Answers of a connection between two pods of this node that came through the node's NAT -> 1: they

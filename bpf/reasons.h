@@ -75,7 +75,9 @@ enum {
 	ROW(INTO_PROXY, REDIRECT, "the proxy's tunnel between two pods of this node, back to the proxy") \
 	/* read by every program */ \
 	ROW(TAGGED_TWICE, SHOT, "behind more than one VLAN tag, where IP can hide") \
-	ROW(MAPPED_ADDRESS, SHOT, "TCP over IPv6 with an IPv4-mapped address")
+	ROW(MAPPED_ADDRESS, SHOT, "TCP over IPv6 with an IPv4-mapped address") \
+	/* from_pod */ \
+	ROW(FLOW_RESTORED, UNSPEC, "packet of a direct connection that had been forgotten and is allowed")
 /* clang-format on */
 
 #define NUMBER(name, verdict, words) \

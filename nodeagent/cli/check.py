@@ -27,7 +27,7 @@ def check(output: Output, *, bpffs: str) -> None:
     is 1 when something that is needed is missing.
     """
     # Here, because it loads pyroute2.
-    from nodeagent.kernel.probe import probe_all
+    from nodeagent.kernel.survey import probe_all
 
     probes = probe_all(bpffs)
     is_able = all(probe.ok or not probe.is_needed for probe in probes)

@@ -52,6 +52,7 @@ class PodRow(NamedTuple):
 NUMBERS = 1024
 """Pods that the table of verdicts has bits for: NUMBERS in bpf/maps.h."""
 NO_NUMBER = 0xFFFFFFFF
+OPENED_BY_EITHER = 2
 
 
 class VerdictKey(NamedTuple):
@@ -95,6 +96,7 @@ class Flow(NamedTuple):
     generation: int
     kind: int
     from_second: int
+    """0 or 1: opened by the first or second end. OPENED_BY_EITHER: not known, and both directions are allowed."""
 
 
 class ReportState(enum.IntEnum):

@@ -40,8 +40,7 @@ class Probe:
     """False: something works less well without it."""
 
 
-def probe_all(bpffs: str) -> list[Probe]:
-    """Takes about half a second."""
+def probe_needs(bpffs: str) -> list[Probe]:
     return [
         kernel_release(os.uname().release),
         capabilities(_effective_capabilities()),
@@ -101,7 +100,7 @@ def clsact() -> Probe:
             link.tc("add", "clsact", 1)
 
     advice = "The kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modules sch_ingress, cls_bpf)."
-    return _attempt("clsact", attempt, "a qdisc was made in a namespace of its own", advice)
+    return try_out("clsact", attempt, "a qdisc was made in a namespace of its own", advice)
 
 
 def socket_assignment() -> Probe:
@@ -112,7 +111,7 @@ def socket_assignment() -> Probe:
         os.close(descriptor)
 
     advice = "The kernel needs CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT, and must not be locked down."
-    return _attempt("bpf_sk_assign", attempt, "a program with it and bpf_redirect_peer was accepted", advice)
+    return try_out("bpf_sk_assign", attempt, "a program with it and bpf_redirect_peer was accepted", advice)
 
 
 def bcc_importable() -> Probe:
@@ -142,17 +141,23 @@ def cgroup_v2() -> Probe:
 _IMPORT_BCC = "from nodeagent.kernel.loader import import_bcc; print('bcc', import_bcc().__version__)"
 
 
-def _attempt(name: str, attempt: Callable[[], None], evidence: str, advice: str) -> Probe:
+def try_out(name: str, attempt: Callable[[], None], evidence: str, advice: str, *, is_needed: bool = True) -> Probe:
     """In a thread, so that what it does to its namespaces ends with it."""
     with ThreadPoolExecutor(1) as thread:
         try:
             thread.submit(attempt).result()
         except PermissionError as error:
             granted = capabilities(_effective_capabilities())
-            return Probe(name, ok=False, evidence=str(error), advice=advice if granted.ok else granted.advice)
+            return Probe(
+                name,
+                ok=False,
+                evidence=str(error),
+                advice=advice if granted.ok else granted.advice,
+                is_needed=is_needed,
+            )
         except (OSError, NotPossible) as error:
-            return Probe(name, ok=False, evidence=str(error), advice=advice)
-    return Probe(name, ok=True, evidence=evidence)
+            return Probe(name, ok=False, evidence=str(error), advice=advice, is_needed=is_needed)
+    return Probe(name, ok=True, evidence=evidence, advice=advice, is_needed=is_needed)
 
 
 def _effective_capabilities() -> int:

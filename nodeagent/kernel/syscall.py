@@ -21,6 +21,7 @@ _OUTPUT_BYTES = 2048
 _LOG_BYTES = 4096
 """Ample for the verifier's statistics: the level that we ask for."""
 
+MAP_CREATE = 0
 MAP_LOOKUP = 1
 MAP_UPDATE = 2
 MAP_DELETE = 3
@@ -36,6 +37,7 @@ MAP_LOOKUP_BATCH = 24
 MAP_UPDATE_BATCH = 26
 LINK_CREATE = 28
 LINK_UPDATE = 29
+ENABLE_STATISTICS = 32
 LINK_DETACH = 34
 
 PROGRAM_SCHED_CLS = 3
@@ -171,6 +173,18 @@ def attached(device: int, place: int) -> list[tuple[int, int]]:
 
 _MOST_ATTACHED = 64
 """The kernel's own limit: BPF_MPROG_MAX."""
+
+
+def map_create(kind: int, key_bytes: int, value_bytes: int, entries: int) -> int:
+    """A descriptor of a map that ends with it."""
+    descriptor, _ = bpf(MAP_CREATE, struct.pack("=IIII", kind, key_bytes, value_bytes, entries))
+    return descriptor
+
+
+def enable_statistics() -> int:
+    """A descriptor: while it is open the kernel counts runs of programs and their time (BPF_STATS_RUN_TIME)."""
+    descriptor, _ = bpf(ENABLE_STATISTICS, struct.pack("=I", 0))
+    return descriptor
 
 
 def map_info(descriptor: int) -> MapInfo:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nodeagent.kernel.codings import NO_NUMBER, Flow, FlowKey, VerdictBits, VerdictKey
+from nodeagent.kernel.codings import NO_NUMBER, OPENED_BY_EITHER, Flow, FlowKey, VerdictBits, VerdictKey
 from nodeagent.kernel.maps import Maps
 from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
@@ -85,10 +85,13 @@ def find_revoked(
     for key, flow in flows.items():
         if flow.kind != FLOW_ALLOWED:
             continue
-        first, second = (key.first, key.first_port), (key.second, key.second_port)
-        client, server = (second, first) if flow.from_second else (first, second)
-        if not _is_allowed(rows, numbers.get(client[0], NO_NUMBER), numbers.get(server[0], NO_NUMBER), server[1]):
-            yield Revoked(*client, *server)
+        ends = (key.first, key.first_port), (key.second, key.second_port)
+        openers = (0, 1) if flow.from_second == OPENED_BY_EITHER else (flow.from_second,)
+        for opener in openers:
+            client, server = ends[opener], ends[1 - opener]
+            if not _is_allowed(rows, numbers.get(client[0], NO_NUMBER), numbers.get(server[0], NO_NUMBER), server[1]):
+                yield Revoked(*client, *server)
+                break
 
 
 def _is_allowed(rows: Mapping[tuple[int, int], int], source: int, destination: int, port: int) -> bool:

@@ -6,6 +6,7 @@ the programs that the product loaded (BPF_PROG_TEST_RUN) and says which reason w
 """
 
 import contextlib
+import ctypes
 import os
 import re
 import socket
@@ -103,6 +104,21 @@ def mac(device: str, netns: Path | None = None) -> bytes:
     found = re.search(r"link/ether ([0-9a-f:]+)", run(f"ip -o link show {device}", netns))
     assert found is not None
     return bytes.fromhex(found[1].replace(":", ""))
+
+
+def load_code(instructions: bytes) -> int:
+    """A program of somebody else, for a device."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    count, addresses = len(instructions) // 8, (ctypes.addressof(code), ctypes.addressof(licence))
+    attribute = struct.pack("=IIQQ", syscall.PROGRAM_SCHED_CLS, count, *addresses)
+    descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, attribute)
+    return descriptor
+
+
+def load_verdict(verdict: int) -> int:
+    """One that says the same of all packets."""
+    return load_code(struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0))
 
 
 # ---- a node ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 """Programs on real devices: replaced and changed in kind under traffic, beside others', on indexes used again."""
 
 import contextlib
-import ctypes
 import os
 import socket
 import struct
@@ -16,9 +15,9 @@ from pyroute2 import IPRoute
 from nodeagent.errors import KernelError
 from nodeagent.kernel import guard, syscall, tcx
 from nodeagent.kernel.attach import Attacher, Hook, Kind, Program
-from nodeagent.kernel.netns import enter_netns, mount
+from nodeagent.kernel.netns import MNT_DETACH, enter_netns, mount, unmount
 from nodeagent.kernel.pins import Pins
-from tests.kernel.conftest import Node, Pod, own_namespaces, run
+from tests.kernel.conftest import Node, Pod, load_code, load_verdict, own_namespaces, run
 
 pytestmark = pytest.mark.kernel
 needs_tcx = pytest.mark.skipif(not tcx.is_supported(), reason="this kernel has no TCX (Linux 6.6)")
@@ -49,24 +48,10 @@ def _restart(node: Node, attach: str, *, is_upgraded: bool = False) -> None:
 # ---- others beside us ------------------------------------------------------------------------------------------------
 
 
-def _load_code(instructions: bytes) -> int:
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    licence = ctypes.create_string_buffer(b"GPL")
-    count, addresses = len(instructions) // 8, (ctypes.addressof(code), ctypes.addressof(licence))
-    attribute = struct.pack("=IIQQ", syscall.PROGRAM_SCHED_CLS, count, *addresses)
-    descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, attribute)
-    return descriptor
-
-
-def _load(verdict: int) -> int:
-    """A program of somebody else that says one thing of all packets."""
-    return _load_code(struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0))
-
-
 @contextlib.contextmanager
 def _foreign(device: int, verdict: int, flags: int = 0) -> Iterator[None]:
     """A TCX program of somebody else at the device's ingress; flags 8: before all others."""
-    program = _load(verdict)
+    program = load_verdict(verdict)
     try:
         link = syscall.link_create(program, device, 46, flags)
     finally:
@@ -122,7 +107,7 @@ def test_who_goes_before_us_stays_before_us(own: Node) -> None:
 
 @pytest.mark.parametrize("attach", BOTH)
 def test_a_foreign_filter_gets_its_packets(own: Node, attach: str) -> None:
-    program = _load(_DROP)
+    program = load_verdict(_DROP)
     syscall.pin(program, str(own.bpffs / "foreign"))
     os.close(program)
     run(f"tc qdisc add dev va clsact; tc filter add dev va ingress prio 99 bpf da object-pinned {own.bpffs}/foreign")
@@ -272,6 +257,22 @@ def test_a_read_only_bpffs_is_named_costs_no_capture_and_heals(own: Node, attach
 
 
 @pytest.mark.parametrize("attach", BOTH)
+def test_a_bpffs_that_was_unmounted_is_named_and_heals(own: Node, attach: str) -> None:
+    """Its pins are gone for good: programs and maps are made again, and one generation is attached."""
+    _restart(own, attach)
+    own.enrol(own.a)
+    unmount(own.bpffs, MNT_DETACH)
+    with pytest.raises(KernelError, match="bpffs") as caught:
+        own.enrol(own.a)
+    assert f"mount -t bpf bpf {own.bpffs}" in caught.value.check
+    mount("bpf", own.bpffs, "bpf")
+    own.enrol(own.a)
+    assert [pod.reason for pod in own.steering.pods()] == [""]
+    assert [name.partition(":")[0] for name in own.programs("va")] == ["nodeagent/from_pod", "nodeagent/to_pod"]
+    assert own.enrol(own.a) == []
+
+
+@pytest.mark.parametrize("attach", BOTH)
 def test_a_device_that_vanishes_while_it_is_looked_at(own: Node, attach: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between discovery and attachment: that pod has a named state, the others are captured."""
     _restart(own, attach)
@@ -305,7 +306,7 @@ def _redirect_into(device: int) -> int:
         (0x85, 0x00, 0, 155),  # bpf_redirect_peer
         (0x95, 0x00, 0, 0),
     ]
-    return _load_code(b"".join(struct.pack("=BBhi", *line) for line in lines))
+    return load_code(b"".join(struct.pack("=BBhi", *line) for line in lines))
 
 
 @pytest.mark.parametrize("attach", BOTH)

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from nodeagent.kernel.listeners import IP_TRANSPARENT, IPV6_TRANSPARENT
+from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Ip, socket_ip
+from nodeagent.policy.verdict_table import VerdictRow
 from tests.kernel.conftest import FAMILIES, Family, Node, run
 
 pytestmark = pytest.mark.kernel
@@ -83,6 +85,37 @@ def test_two_pods_of_one_node_talk_through_the_proxy(enrolled: Node, worker: Lis
             _talk(upstream, served)
     after = enrolled.counted(*before)
     assert all(after[name] > before[name] for name in after)
+
+
+def test_allowed_pods_talk_past_the_proxy_and_no_forgetting_of_the_kernel_disturbs_them(
+    enrolled: Node, family: Family
+) -> None:
+    """No worker is there at all. The flow table is an LRU that one pod can fill: what it forgets is restored."""
+    a, b = enrolled.number(enrolled.a), enrolled.number(enrolled.b)
+    enrolled.steering.put_verdicts([VerdictRow(b, 0, 1 << a)])
+    maps = Maps(Pins(enrolled.bpffs).maps)
+    before = enrolled.counted("LOCAL_ALLOWED", "FLOW_RESTORED", "INTO_POD")
+    try:
+        with (
+            enrolled.b.listen(8080) as application,
+            enrolled.a.dial(family.neighbour, 8080) as client,
+            application.accept()[0] as served,
+        ):
+            for number in range(6):
+                for key in maps.flows.rows():
+                    maps.flows.remove(key)
+                sender, receiver = (client, served) if number % 2 else (served, client)
+                sender.sendall(b"said")
+                assert receiver.recv(16) == b"said"
+            client.shutdown(socket.SHUT_WR)
+            assert served.recv(16) == b""
+    finally:
+        maps.close()
+        enrolled.steering.put_verdicts([])
+    after = enrolled.counted("LOCAL_ALLOWED", "FLOW_RESTORED", "INTO_POD")
+    assert after["LOCAL_ALLOWED"] == before["LOCAL_ALLOWED"] + 1
+    assert after["FLOW_RESTORED"] >= before["FLOW_RESTORED"] + 6
+    assert after["INTO_POD"] == before["INTO_POD"]
 
 
 def test_without_a_worker_a_connection_waits_and_is_not_let_past(enrolled: Node, family: Family) -> None:

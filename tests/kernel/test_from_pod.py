@@ -34,6 +34,8 @@ from tests.kernel.conftest import (
 
 pytestmark = pytest.mark.kernel
 
+TAKEN = 4
+"""FLOW_TAKEN of bpf/flow.h: the proxy's."""
 OTHERS_MARK = 0x4000
 """kube-proxy's: bits that are not ours stay as they were."""
 
@@ -258,6 +260,54 @@ def test_row_11_what_another_pods_guard_gives_to_the_proxy_is_not_adopted_either
         assert outcome[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
 
 
+@pytest.mark.parametrize("flags", [ACK, PSH | ACK, FIN | ACK, RST, RST | ACK])
+def test_row_11_a_flow_that_was_pushed_out_is_restored_for_either_end(
+    kernel: Kernel, family: Family, flags: int
+) -> None:
+    packet = Packet(family.pod, family.neighbour, flags)
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        assert kernel.from_pod(packet)[:3] == ("FLOW_RESTORED", UNSPEC, MARK_LOCAL)
+        assert kernel.from_pod(packet).reason == "LOCAL_FLOW"
+        assert kernel.from_pod(packet.reply(ACK), device=kernel.b).reason == "LOCAL_FLOW"
+        kernel.forget()
+        assert kernel.from_pod(packet.reply(flags), device=kernel.b)[:3] == ("FLOW_RESTORED", UNSPEC, MARK_LOCAL)
+    with kernel.verdicts({(kernel.number_a, 40000): {kernel.number_b}}):
+        assert kernel.from_pod(packet).reason == "REVOKED", "the other way round is another connection"
+
+
+def test_row_11_nothing_is_restored_that_no_verdict_allows(kernel: Kernel, family: Family) -> None:
+    unknown = ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
+    with kernel.verdicts({(kernel.number_b, 81): {kernel.number_a}, (kernel.number_a, 80): {kernel.number_b}}):
+        assert kernel.from_pod(Packet(family.pod, family.neighbour, ACK))[:3] == unknown
+        for flags in (SYN | FIN, SYN | RST):
+            odd = Packet(family.pod, family.neighbour, flags, destination_port=81)
+            assert kernel.from_pod(odd)[:3] == unknown
+        answer = Packet(family.pod, family.neighbour, SYN_ACK, destination_port=81)
+        assert kernel.from_pod(answer)[:3] == unknown, "who answers has not opened it"
+
+
+def test_row_11_a_connection_that_the_proxy_had_is_never_restored(kernel: Kernel, family: Family) -> None:
+    """Its two halves have numbers of their own: bytes of one would be taken for those of the other."""
+    opening = Packet(family.pod, family.neighbour)
+    assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        for packet, device in ((replace(opening, flags=ACK), kernel.a), (opening.reply(ACK), kernel.b)):
+            assert kernel.from_pod(packet, device=device).reason == "UNKNOWN_FLOW"
+
+
+def test_row_11_a_flow_that_either_end_may_have_opened_goes_on_while_both_may(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.pod, family.neighbour, ACK)
+    both = {(kernel.number_b, 80): {kernel.number_a}, (kernel.number_a, 40000): {kernel.number_b}}
+    with kernel.verdicts(both):
+        assert kernel.from_pod(packet).reason == "FLOW_RESTORED"
+    with kernel.verdicts(both):
+        assert kernel.from_pod(packet).reason == "FLOW_RENEWED"
+    for place, sources in both.items():
+        with kernel.verdicts({place: sources}):
+            assert kernel.from_pod(packet).reason == "REVOKED"
+            assert kernel.from_pod(packet.reply(ACK), device=kernel.b).reason == "REVOKED"
+
+
 def test_row_12_nobodys_packet_to_the_mesh_is_never_passed(kernel: Kernel, family: Family) -> None:
     for destination in (family.remote, family.neighbour):
         for flags in (ACK, SYN_ACK, RST, FIN, SYN | FIN, SYN | RST, 0):
@@ -286,7 +336,7 @@ def test_row_14_an_exclusion_does_not_lead_past_the_guard_of_another_pod(kernel:
     packet = Packet(family.pod, family.neighbour, ACK, destination_port=2049)
     with kernel.proxy_socket(packet):
         assert kernel.from_pod(packet)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
-    assert kernel.maps.flows.keys() == set()
+    assert [flow.kind for flow in kernel.maps.flows.rows().values()] == [TAKEN]
 
 
 def test_row_15_an_allowed_connection_to_a_pod_of_this_node_passes(kernel: Kernel, family: Family) -> None:
@@ -355,7 +405,7 @@ def test_row_15_a_connection_that_the_proxy_holds_stays_with_it(kernel: Kernel, 
     opening = Packet(family.pod, family.neighbour)
     with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}), kernel.proxy_socket(opening):
         assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
-    assert kernel.maps.flows.keys() == set()
+    assert [flow.kind for flow in kernel.maps.flows.rows().values()] == [TAKEN]
 
 
 def test_row_16_a_pod_of_this_node_is_steered(kernel: Kernel, family: Family) -> None:

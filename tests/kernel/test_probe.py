@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.kernel.probe import probe_all
+from nodeagent.kernel.survey import probe_all
 from tests.kernel.conftest import Node, run
 
 pytestmark = pytest.mark.kernel

@@ -100,6 +100,11 @@ def _cookie_from_pod(stage: Stage) -> Arrival:
     return arrival._replace(frame=stage.cookie(packet, port))
 
 
+def _restored(stage: Stage) -> Arrival:
+    stage.allow()
+    return stage.from_pod(stage.family.neighbour, ACK)
+
+
 def _local_allowed(stage: Stage) -> Arrival:
     stage.allow()
     return stage.from_pod(stage.family.neighbour)
@@ -183,6 +188,7 @@ CASES: dict[tuple[str, int, str], Case] = {
     ("from_pod", 8, "FLOW_RENEWED"): Case(_renewed, passes(LOCAL)),
     ("from_pod", 9, "REVOKED"): Case(_revoked, to_proxy_from_pod(OUT_NEW)),
     ("from_pod", 10, "OUTSIDE_FLOW"): Case(lambda s: s.from_pod(s.family.outside, ACK), passes()),
+    ("from_pod", 11, "FLOW_RESTORED"): Case(_restored, passes(LOCAL)),
     ("from_pod", 11, "ADOPTED"): Case(_adopted, passes(LOCAL)),
     ("from_pod", 11, "SYN_COOKIE"): Case(_cookie_from_pod, to_proxy_from_pod(OUT_NEW)),
     ("from_pod", 12, "UNKNOWN_FLOW"): Case(lambda s: s.from_pod(s.family.remote, ACK), to_proxy_from_pod(OUT_NEW)),

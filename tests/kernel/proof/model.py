@@ -8,12 +8,13 @@ own idea of a flow (two ends and who opened it) and of a block of addresses, so 
 from typing import NamedTuple
 
 from nodeagent.model.mark import DEFAULT_MARKS
-from tests.kernel.proof.reading import Quoted, Tcp, read
+from tests.kernel.proof.reading import End, Quoted, Tcp, read
 from tests.kernel.proof.recording import Redirect
 from tests.kernel.proof.world import (
     ADOPTED,
     ALLOWED,
     DROP,
+    EITHER,
     EXCLUDED,
     HBONE_PORT,
     TAKEN,
@@ -58,11 +59,11 @@ _UNREADABLE = {"CUT_SHORT", "IP_OPTIONS", "FRAGMENT", "EXTENSION_HEADERS", "TAGG
 def from_pod(world: World, frame: bytes, device: int, mark: int = 0) -> Outcome:
     row, reason = _judge_from_pod(world, frame, device, mark)
     passes = {"PROXY_PASSAGE", "NOT_IP", "NOT_TCP", "LOCAL_FLOW", "NODE_FLOW", "FLOW_RENEWED", "OUTSIDE_FLOW"}
-    passes |= {"ADOPTED", "NODE_ADDRESS", "EXCLUDED", "LOCAL_ALLOWED", "UNKNOWN_DESTINATION"}
+    passes |= {"FLOW_RESTORED", "ADOPTED", "NODE_ADDRESS", "EXCLUDED", "LOCAL_ALLOWED", "UNKNOWN_DESTINATION"}
     drops = _UNREADABLE | {"SPOOFED_SOURCE", "NOT_REGISTERED"}
     if reason in drops:
         outcome = Outcome(row, reason, DROP)
-    elif reason in {"LOCAL_FLOW", "FLOW_RENEWED", "ADOPTED", "LOCAL_ALLOWED"}:
+    elif reason in {"LOCAL_FLOW", "FLOW_RENEWED", "FLOW_RESTORED", "ADOPTED", "LOCAL_ALLOWED"}:
         outcome = Outcome(row, reason, PASS, remark(mark, LOCAL), frame)
     elif reason in passes:
         outcome = Outcome(row, reason, PASS, mark, frame)
@@ -93,7 +94,7 @@ def _judge_from_pod(world: World, frame: bytes, device: int, mark: int) -> tuple
 
 def _take(world: World, packet: Tcp, sender: Sender) -> None:
     """The connection is the proxy's from here on."""
-    if sender.is_window_open:
+    if sender.is_window_open or packet.destination[0] in world.pods:
         world.flows[packet.connection] = Flow(world.generation, TAKEN, packet.source)
     else:
         world.flows.pop(packet.connection, None)
@@ -121,6 +122,14 @@ def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         return 9, "REVOKED"
     if not world.is_mesh(packet.destination[0]):
         return 10, "OUTSIDE_FLOW"
+    return _judge_unknown(world, packet, sender, is_taken=is_taken)
+
+
+def _judge_unknown(world: World, packet: Tcp, sender: Sender, *, is_taken: bool) -> tuple[int, str]:
+    """Rows 11 and 12."""
+    if not is_taken and (opener := _may_be_open(world, packet, sender)) is not None:
+        world.flows[packet.connection] = Flow(world.generation, ALLOWED, opener)
+        return 11, "FLOW_RESTORED"
     if not packet.resets and not is_taken and sender.is_window_open:
         if world.kept_cookie(packet, "OUTBOUND"):
             return 11, "SYN_COOKIE"
@@ -134,9 +143,25 @@ def _is_still_good(world: World, packet: Tcp, flow: Flow, sender: Sender) -> boo
     peer = world.pods.get(packet.destination[0])
     if peer is None:
         return False
-    if flow.opener == packet.source:
-        return world.may_go_on(sender.number, peer.number, packet.destination[1])
-    return world.may_go_on(peer.number, sender.number, packet.source[1])
+    as_client = world.may_go_on(sender.number, peer.number, packet.destination[1])
+    as_server = world.may_go_on(peer.number, sender.number, packet.source[1])
+    if flow.opener == EITHER:
+        return as_client and as_server
+    return as_client if flow.opener == packet.source else as_server
+
+
+def _may_be_open(world: World, packet: Tcp, sender: Sender) -> End | None:
+    """Who has opened the connection in whose middle this packet is, as far as verdicts allow it; None: nobody."""
+    peer = world.pods.get(packet.destination[0])
+    if peer is None or packet.has_syn_alone:
+        return None
+    as_client = not packet.answers_syn and world.may_go_on(sender.number, peer.number, packet.destination[1])
+    as_server = world.may_go_on(peer.number, sender.number, packet.source[1])
+    if as_client and as_server:
+        return EITHER
+    if as_client:
+        return packet.source
+    return packet.destination if as_server else None
 
 
 def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]:

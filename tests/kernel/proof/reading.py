@@ -42,6 +42,11 @@ class Tcp(NamedTuple):
         return bool(self.flags & SYN) and not self.flags & (ACK | RST | FIN)
 
     @property
+    def has_syn_alone(self) -> bool:
+        """Whatever else is set: somebody might take it for one that opens."""
+        return bool(self.flags & SYN) and not self.flags & ACK
+
+    @property
     def answers_syn(self) -> bool:
         return bool(self.flags & SYN and self.flags & ACK)
 

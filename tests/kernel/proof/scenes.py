@@ -11,7 +11,7 @@ from nodeagent.model.address import Ip, packed_ip
 from tests.kernel.conftest import FAMILIES
 from tests.kernel.proof.packets import Cast, Packets
 from tests.kernel.proof.twin import Twin
-from tests.kernel.proof.world import ADOPTED, ALLOWED, EXCLUDED, HBONE_PORT, TAKEN, Pod, Sender, Socket, Verdict
+from tests.kernel.proof.world import ADOPTED, ALLOWED, EITHER, EXCLUDED, HBONE_PORT, TAKEN, Pod, Sender, Socket, Verdict
 
 _NUMBERS = (0, 1, 7, 8, 9, 63, 64, 511, 1022, 1023, 1024, NO_NUMBER)
 _GONE_DEVICE = 424242
@@ -118,7 +118,7 @@ class Scenes:
                 flow._replace(
                     generation=world.generation - dice.choice((0, 1, 1, 2)),
                     kind=dice.choice((ALLOWED, ALLOWED, EXCLUDED, ADOPTED, TAKEN)),
-                    opener=dice.choice(sorted(connection)),
+                    opener=dice.choice([*sorted(connection), EITHER]),
                 ),
             )
 

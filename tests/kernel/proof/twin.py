@@ -26,7 +26,7 @@ from tests.kernel.proof import model
 from tests.kernel.proof.model import Outcome
 from tests.kernel.proof.reading import Connection, End, Tcp, read
 from tests.kernel.proof.recording import REFUSAL, Recorder, Seen
-from tests.kernel.proof.world import DROP, Block, Flow, Hairpin, Pod, Sender, Socket, Verdict, World
+from tests.kernel.proof.world import DROP, EITHER, Block, Flow, Hairpin, Pod, Sender, Socket, Verdict, World
 
 _FAR = 1 << 62
 """Nanoseconds: a window that stays open."""
@@ -119,7 +119,7 @@ class Twin:
     def put_flow(self, connection: Connection, flow: Flow) -> None:
         """In the place of the one that is there."""
         key = next(key for key in self._maps.flows.rows() if _connection(key) == connection)
-        opened_by_second = flow.opener == _ends(key)[1] and len(connection) == 2
+        opened_by_second = 2 if flow.opener == EITHER else flow.opener == _ends(key)[1] and len(connection) == 2
         self._maps.flows.put(key, FlowRow(flow.generation, flow.kind, int(opened_by_second)))
         self.world.flows[connection] = flow
 
@@ -156,7 +156,8 @@ class Twin:
         """All flows, hairpins and counters are as the model has them."""
         rows = self._maps.flows.rows()
         flows = {
-            _connection(key): Flow(row.generation, row.kind, _ends(key)[row.from_second]) for key, row in rows.items()
+            _connection(key): Flow(row.generation, row.kind, (*_ends(key), EITHER)[row.from_second])
+            for key, row in rows.items()
         }
         assert len(flows) == len(rows), "a connection has two keys"
         assert flows == self.world.flows
@@ -204,7 +205,7 @@ class Twin:
             row = syscall.map_lookup(self._maps.flows.descriptor, key, 8)
             if row is not None:
                 generation, kind, from_second = struct.unpack("=IBB2x", row)
-                found.append(Flow(generation, kind, (first, second)[from_second]))
+                found.append(Flow(generation, kind, (first, second, EITHER)[from_second]))
             if syscall.map_lookup(self._maps.hairpins.descriptor, key, 4) is not None:
                 hairpins.add(Hairpin(client=second, server=first))
         flow = self.world.flows.get(packet.connection)

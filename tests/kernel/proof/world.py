@@ -13,6 +13,8 @@ DROP = 2
 HBONE_PORT = 15008
 ALLOWED, EXCLUDED, ADOPTED, TAKEN = 1, 2, 3, 4
 """Kinds of flows."""
+EITHER: End = (b"", 0)
+"""In place of a flow's opener: not known, and both directions are allowed."""
 
 
 class Pod(NamedTuple):

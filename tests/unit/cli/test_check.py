@@ -30,7 +30,7 @@ _USEFUL = Probe("cgroup2", ok=False, evidence="not mounted", advice="mount it", 
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[Probe]:
     found: list[Probe] = []
     module = types.SimpleNamespace(probe_all=lambda bpffs: [*found] if bpffs == "/x" else [])
-    monkeypatch.setitem(sys.modules, "nodeagent.kernel.probe", module)
+    monkeypatch.setitem(sys.modules, "nodeagent.kernel.survey", module)
     return found
 
 

@@ -56,6 +56,6 @@ def test_what_is_refused_for_want_of_a_capability_is_not_blamed_on_the_kernel(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(probe, "_effective_capabilities", lambda: granted)
-    found = probe._attempt("clsact", attempt, "", "The kernel needs CONFIG_X.")
+    found = probe.try_out("clsact", attempt, "", "The kernel needs CONFIG_X.")
     assert not found.ok
     assert advice in found.advice

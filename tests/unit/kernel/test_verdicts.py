@@ -3,7 +3,7 @@
 
 import pytest
 
-from nodeagent.kernel.codings import NO_NUMBER, Flow, FlowKey
+from nodeagent.kernel.codings import NO_NUMBER, OPENED_BY_EITHER, Flow, FlowKey
 from nodeagent.kernel.verdicts import FLOW_ALLOWED, Revoked, find_revoked
 from nodeagent.model.address import Ip
 
@@ -37,6 +37,22 @@ def test_a_flow_is_judged_in_the_direction_of_its_syn(rows: dict[tuple[int, int]
 
 def test_the_first_end_may_have_opened_it() -> None:
     assert _revoked({}, WEB_TO_DB._replace(from_second=0)) == [Revoked(DB, 80, WEB, 40000)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_allowed"),
+    [
+        pytest.param({(1, 80): 0b01, (0, 40000): 0b10}, True, id="both directions"),
+        pytest.param({(1, 80): 0b01}, False, id="one of them"),
+        pytest.param({(0, 40000): 0b10}, False, id="the other"),
+    ],
+)
+def test_a_flow_that_either_end_may_have_opened_needs_both_directions(
+    rows: dict[tuple[int, int], int],
+    is_allowed: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    found = _revoked(rows, WEB_TO_DB._replace(from_second=OPENED_BY_EITHER))
+    assert found == [] if is_allowed else len(found) == 1
 
 
 def test_what_no_verdict_has_allowed_is_not_revoked() -> None:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `nodeagent check` finds on a node where something is in the way, and that it is well again afterwards."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeagent.kernel import syscall, tcx
+from nodeagent.kernel.maps import Maps
+from nodeagent.kernel.pins import Pins
+from nodeagent.kernel.probe import Probe
+from nodeagent.kernel.survey import probe_all
+from nodeagent.model.mark import Marks
+from tests.kernel.conftest import UNSPEC, Node, load_verdict, own_namespaces, run
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    """A node for one test."""
+    if request.param == "tcx" and not tcx.is_supported():
+        pytest.skip("this kernel has no TCX (Linux 6.6)")
+    with own_namespaces():
+        made = Node(tmp_path, request.param)
+        try:
+            made.enrol(made.a)
+            yield made
+        finally:
+            made.close()
+
+
+def _probe(node: Node, name: str, marks: Marks | None = None) -> Probe:
+    (found,) = [probe for probe in probe_all(str(node.bpffs), marks or Marks()) if probe.name == name]
+    return found
+
+
+def test_a_node_with_an_agent_has_no_conflict(own: Node) -> None:
+    names = ("programs", "netkit", "marks", "pins", "crossing", "guards")
+    probes = [probe for probe in probe_all(str(own.bpffs)) if probe.name in names]
+    assert len(probes) == len(names)
+    assert [probe for probe in probes if not probe.ok] == []
+
+
+def test_a_foreign_filter_before_ours(own: Node) -> None:
+    program = Pins(own.bpffs).programs / "to_pod"
+    run("tc qdisc add dev va clsact 2>/dev/null || true")
+    run(f"tc filter add dev va egress prio 1 bpf da object-pinned {program}")
+    probe = _probe(own, "programs")
+    if own.attach == "tcx":
+        assert probe.ok, "it comes behind TCX"
+    else:
+        assert not probe.ok
+        assert probe.evidence.startswith("va egress: ")
+
+
+@pytest.mark.skipif(not tcx.is_supported(), reason="this kernel has no TCX (Linux 6.6)")
+def test_a_foreign_tcx_program_before_ours(own: Node) -> None:
+    program = load_verdict(UNSPEC)
+    link = syscall.link_create(program, own.ifindex(own.a), 46, 8)
+    os.close(program)
+    probe = _probe(own, "programs")
+    assert not probe.ok
+    assert probe.evidence == "va ingress: a program without a name (tcx)"
+    syscall.link_detach(link)
+    os.close(link)
+    assert _probe(own, "programs").ok
+
+
+def test_a_routing_rule_that_looks_at_our_bits(own: Node) -> None:
+    assert _probe(own, "marks").ok
+    run("ip rule add fwmark 0x1000/0x1000 lookup 77 pref 4321")
+    probe = _probe(own, "marks")
+    assert not probe.ok
+    assert "ip rule 4321 (0x1000)" in probe.evidence
+    assert _probe(own, "marks", Marks(0x8, 0xF)).ok
+    assert "Calico" in _probe(own, "marks", Marks(0x80000, 0xF0000)).evidence
+
+
+def test_pins_of_another_layout(own: Node) -> None:
+    (Pins(own.bpffs).root / "0123456789ab").mkdir()
+    probe = _probe(own, "pins")
+    assert not probe.ok
+    assert "0123456789ab" in probe.evidence
+    own.enrol(own.a)
+    assert _probe(own, "pins").ok
+
+
+def test_a_crossing_that_was_taken_away(own: Node) -> None:
+    run("ip link del na0")
+    assert not _probe(own, "crossing").ok
+    own.enrol(own.a)
+    assert _probe(own, "crossing").ok
+
+
+def test_connections_that_came_past_a_guard(own: Node) -> None:
+    maps = Maps(Pins(own.bpffs).maps)
+    try:
+        index = own.ifindex(own.a)
+        count = maps.pod_counts.find(index)
+        assert count is not None
+        maps.pod_counts.put(index, count._replace(unasked=3, admitted=1))
+    finally:
+        maps.close()
+    probe = _probe(own, "guards")
+    assert not probe.ok
+    assert "va: " in probe.evidence
+    assert "EGRESS_SKIPPED" in probe.advice

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features that this kernel may lack: what is said then. Trials on a real one: tests/kernel/test_probe.py."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nodeagent.kernel import features, syscall, tcx
+from nodeagent.kernel.probe import Probe
+
+
+@pytest.mark.parametrize(
+    ("listed", "ok"), [("espintcp mptcp tls\n", True), ("mptcp\n", False), ("mptls\n", False), (None, False)]
+)
+def test_kernel_tls_is_read_from_the_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: str | None, *, ok: bool
+) -> None:
+    path = tmp_path / "tcp_available_ulp"
+    if listed is not None:
+        path.write_text(listed)
+    monkeypatch.setattr(features, "_ULP", path)
+    probe = features.kernel_tls()
+    assert (probe.ok, probe.is_needed) == (ok, False)
+    assert probe.evidence == f"tcp_available_ulp: {(listed or 'none').strip()}"
+
+
+def test_without_tcx_clsact_is_said_to_take_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcx, "is_supported", lambda: False)
+    probe = features.tcx_links()
+    assert (probe.ok, probe.is_needed) == (False, False)
+    assert "clsact" in probe.evidence
+
+
+@pytest.mark.parametrize(
+    ("trial", "is_needed"),
+    [(features.ring_buffer, True), (features.batch_operations, True), (features.run_statistics, False)],
+)
+def test_a_kernel_that_refuses_is_told_with_advice(
+    monkeypatch: pytest.MonkeyPatch, trial: Callable[[], Probe], *, is_needed: bool
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(syscall, "map_create", refuse)
+    monkeypatch.setattr(syscall, "enable_statistics", refuse)
+    probe = trial()
+    assert (probe.ok, probe.is_needed) == (False, is_needed)
+    assert "Invalid argument" in probe.evidence
+    assert "Linux 5." in probe.advice
