@@ -6,7 +6,8 @@ Only reads; nothing here decides. Made anew for each question, so there is no se
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from nodeagent.admin.state import (
     AgentState,
@@ -23,9 +24,11 @@ from nodeagent.admin.state import (
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.state import NodeState
+from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
+from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import PodState, Steering
 from nodeagent.telemetry.line_writer import LineWriter
@@ -35,6 +38,7 @@ from nodeagent.telemetry.totals import Totals
 from nodeagent.version import VERSION
 from nodeagent.xds.client import XdsClient, XdsStatus
 
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 _NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK"})
 """Why a local pod is rightly left alone; every other reason is one that should go away."""
 
@@ -46,6 +50,8 @@ class Picture:
     steering: Steering
     fleet: WorkerFleet
     capture: Capture
+    verdicts: NodeVerdicts
+    passages: Passages
     xds: XdsClient
     keeper: CertificateKeeper
     open_connections: OpenConnections
@@ -116,7 +122,15 @@ class Picture:
         )
 
     def _components(self) -> Iterator[ComponentState]:
-        yield kernel_component(self.capture.kernel_error, is_settled=self.capture.is_settled, started=self.started)
+        yield kernel_component(
+            self.capture.kernel_error,
+            is_settled=self.capture.is_settled,
+            started=self.started,
+            full=self.steering.overflow(),
+        )
+        yield same_node_component(self.config.same_node, self.verdicts, self.started)
+        for passage in self.passages.lost:
+            yield ComponentState(passage.name, Health.DEGRADED, self.started, passage.words)
         if self.capture.pods_error:
             yield ComponentState("pods-file", Health.DEGRADED, self.started, self.capture.pods_error)
         xds = self.xds.status
@@ -199,11 +213,25 @@ def _because(error: str) -> str:
     return f": {error}" if error else ""
 
 
-def kernel_component(error: str, *, is_settled: bool, started: float) -> ComponentState:
+def same_node_component(setting: str, verdicts: NodeVerdicts, started: float) -> ComponentState:
+    if setting == "tunnel":
+        return ComponentState("same-node", Health.OK, started, "every connection is tunnelled")
+    if not verdicts.generation:
+        return ComponentState("same-node", Health.OK, started, "the table of verdicts is not made yet")
+    told = f"verdicts of generation {verdicts.generation} for {verdicts.judged} pods, {verdicts.rows} rows"
+    return ComponentState("same-node", Health.OK, verdicts.since, told)
+
+
+def kernel_component(
+    error: str, *, is_settled: bool, started: float, full: Mapping[str, int] = _NOTHING
+) -> ComponentState:
     if error:
         return ComponentState("kernel", Health.FAILED, started, error)
     if not is_settled:
         return ComponentState("kernel", Health.DEGRADED, started, "programs and maps are not as wanted yet")
+    if full:
+        rows = ", ".join(f"{table} is full, {count} rows do not fit" for table, count in sorted(full.items()))
+        return ComponentState("kernel", Health.DEGRADED, started, f"{rows}; what they are about fails closed")
     return ComponentState("kernel", Health.OK, started, "programs and maps as wanted")
 
 

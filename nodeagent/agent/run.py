@@ -28,7 +28,8 @@ from nodeagent.certs.bundle import CertificateBundle
 from nodeagent.certs.client import CaClient
 from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
-from nodeagent.errors import NodeagentError
+from nodeagent.errors import KernelError, NodeagentError
+from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.watch import watch_network
 from nodeagent.model.identity import Identity
@@ -88,6 +89,7 @@ class Agent:
         store = Store(config.state_file, cluster=config.cluster, node=config.node)
         self._xds = XdsClient(config, store, self._mesh_changed)
         self._keeper = CertificateKeeper(CaClient(config), self._certificate_came, self._certificate_ended)
+        self._passages = Passages()
         self._verdicts = NodeVerdicts(config, self._steering, self._state)
         self._capture = Capture(
             config,
@@ -104,6 +106,8 @@ class Agent:
             steering=self._steering,
             fleet=self._fleet,
             capture=self._capture,
+            verdicts=self._verdicts,
+            passages=self._passages,
             xds=self._xds,
             keeper=self._keeper,
             open_connections=self._connections,
@@ -173,6 +177,8 @@ class Agent:
         while True:
             await asyncio.sleep(OBSERVE_SECONDS)
             await self._fleet.observe()
+            with contextlib.suppress(KernelError):  # `status` says it: the counters are the kernel's too
+                self._passages.looked(self._steering.counters())
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that no task carries: nobody else would count it. The loop goes on."""

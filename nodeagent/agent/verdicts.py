@@ -12,6 +12,7 @@ certificates yet means nothing: its predecessor's table stays true.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from nodeagent.agent.enrolment import EnrolledPod, Enrolment
@@ -51,8 +52,10 @@ class NodeVerdicts:
         self._told: frozenset[Revoked] = frozenset()
         self.generation = 0
         """Of the table in force, as the kernel counts; 0 before the first swap of this agent."""
-        self.refused_rows = 0
-        """Rows of it that did not fit: their destinations are the proxy's."""
+        self.rows = self.judged = 0
+        """Of that table: rows, and pods that it is about."""
+        self.since = 0.0
+        """Unix time of that swap."""
 
     async def update(self, enrolment: Enrolment) -> None:
         """The table as the mesh is at this moment, for the pods that are captured. Raises KernelError."""
@@ -65,7 +68,8 @@ class NodeVerdicts:
         if rows != self._rows:
             self._rows = None
             swap = await asyncio.to_thread(self._steering.put_verdicts, rows)
-            self.generation, self.refused_rows = swap.generation, swap.refused
+            self.generation, self.rows, self.judged = swap.generation, swap.rows, len(members)
+            self.since = time.time()
             log.info("kernel: verdicts for %d pods, generation %d, %d rows", len(members), swap.generation, swap.rows)
             await self._end_revoked(enrolment)
         self._members, self._rows = members, rows

@@ -13,6 +13,7 @@ from nodeagent.agent.picture import Picture, kernel_component, xds_component
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
+from nodeagent.kernel.passage import PASSAGES
 from nodeagent.kernel.steering import PodState
 from nodeagent.model.address import Ip
 from nodeagent.model.pod import LocalPod
@@ -32,6 +33,7 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.states = [PodState("shop", "web", "veth1", 7)]
+        self.full: dict[str, int] = {}
 
     def pods(self) -> list[PodState]:
         self._break()
@@ -40,6 +42,9 @@ class FakeKernel:
     def counters(self) -> dict[str, int]:
         self._break()
         return {"STEERED": 3, "NOT_TCP": 0}
+
+    def overflow(self) -> dict[str, int]:
+        return self.full
 
     def _break(self) -> None:
         if self.is_broken:
@@ -67,6 +72,8 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
             kernel_error="",
             pods_error="",
         ),
+        verdicts=SimpleNamespace(generation=3, judged=2, rows=8, since=50.0),
+        passages=SimpleNamespace(lost=()),
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         open_connections=SimpleNamespace(count=lambda pid: {70: 12}[pid]),
@@ -168,6 +175,31 @@ def test_only_counters_that_moved_are_shown_and_all_are_scraped(parts: SimpleNam
 def test_kernel(error: str, *, is_settled: bool, state: Health, detail: str) -> None:
     component = kernel_component(error, is_settled=is_settled, started=STARTED)
     assert (component.name, component.state, component.since, component.detail) == ("kernel", state, STARTED, detail)
+
+
+def test_a_full_map_and_a_broken_passage_are_told_by_name(parts: SimpleNamespace, kernel: FakeKernel) -> None:
+    assert all(component.state is Health.OK for component in picture(parts).agent_state().components)
+    kernel.full = {"known": 2, "verdicts": 5}
+    parts.passages.lost = PASSAGES[:1]
+    told = {component.name: component for component in picture(parts).agent_state().components}
+    assert told["kernel"].state is Health.DEGRADED
+    assert told["kernel"].detail.startswith("known is full, 2 rows do not fit, verdicts is full, 5 rows do not fit;")
+    assert told["INTO_PROXY_LOST"].state is Health.DEGRADED
+
+
+@pytest.mark.parametrize(
+    ("setting", "generation", "detail"),
+    [
+        ("kernel", 3, "verdicts of generation 3 for 2 pods, 8 rows"),
+        ("kernel", 0, "the table of verdicts is not made yet"),
+        ("tunnel", 3, "every connection is tunnelled"),
+    ],
+)
+def test_same_node(parts: SimpleNamespace, setting: str, generation: int, detail: str) -> None:
+    parts.config = Config(node="node-a", same_node=setting)
+    parts.verdicts.generation = generation
+    told = {component.name: component.detail for component in picture(parts).agent_state().components}
+    assert told["same-node"] == detail
 
 
 @pytest.mark.parametrize(
