@@ -60,6 +60,11 @@ class Table(Generic[Key, Value]):
         """False when it was not there."""
         return self._ask(lambda: syscall.map_delete(self.descriptor, self._key.encode(key)))
 
+    def remove_all(self, keys: Sequence[Key]) -> None:
+        """Those that are there."""
+        encoded = [self._key.encode(key) for key in keys]
+        self._ask(lambda: syscall.map_delete_batch(self.descriptor, encoded))
+
     def put_all(self, rows: Sequence[tuple[Key, Value]]) -> int:
         """How many were put, in their order, before the map was full."""
         keys = b"".join(self._key.encode(key) for key, _ in rows)

@@ -9,7 +9,7 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ OBJECT_INFO = 15
 PROGRAM_QUERY = 16
 MAP_LOOKUP_BATCH = 24
 MAP_UPDATE_BATCH = 26
+MAP_DELETE_BATCH = 27
 LINK_CREATE = 28
 LINK_UPDATE = 29
 ENABLE_STATISTICS = 32
@@ -261,6 +262,25 @@ def map_update_batch(descriptor: int, keys: bytes, values: bytes, count: int) ->
         if error.errno not in {errno.E2BIG, errno.ENOSPC}:
             raise
     return int(struct.unpack_from("=I", attribute.raw, _BATCH_COUNT)[0])
+
+
+def map_delete_batch(descriptor: int, keys: Sequence[bytes]) -> None:
+    """Those of the keys that are there (BPF_MAP_DELETE_BATCH, Linux 5.6)."""
+    while keys:
+        together = b"".join(keys)
+        buffer = ctypes.create_string_buffer(together, len(together))
+        attribute = ctypes.create_string_buffer(
+            _batch(0, 0, ctypes.addressof(buffer), 0, len(keys), descriptor), _ATTRIBUTE_BYTES
+        )
+        try:
+            _call(MAP_DELETE_BATCH, attribute)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            (done,) = struct.unpack_from("=I", attribute.raw, _BATCH_COUNT)
+            keys = keys[done + 1 :]  # the one at which it stopped was not there
+        else:
+            return
 
 
 def map_rows(descriptor: int, key_bytes: int, value_bytes: int, entries: int) -> list[tuple[bytes, bytes]]:

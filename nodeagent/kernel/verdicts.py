@@ -43,9 +43,8 @@ class Verdicts:
 
     def swap(self, rows: Sequence[VerdictRow]) -> Swap:
         table, current = self._maps.verdicts, self._maps.read_settings().generation
-        stale = [key for key in table.keys() if key.generation != current]  # noqa: SIM118 - it is no dict
-        for key in stale:
-            table.remove(key)
+        found = list(table.rows())
+        table.remove_all([key for key in found if key.generation != current])
         generation = current % NO_NUMBER + 1  # never 0: no settings at all
         written = table.put_all(
             [
@@ -55,9 +54,7 @@ class Verdicts:
         )
         with self._settings_lock:
             self._maps.settings.put(0, self._maps.read_settings()._replace(generation=generation))
-        for key in table.keys():  # noqa: SIM118 - as above
-            if key.generation != generation:
-                table.remove(key)
+        table.remove_all([key for key in found if key.generation == current])
         return Swap(generation, written, len(rows) - written)
 
     def judged(self) -> frozenset[int]:

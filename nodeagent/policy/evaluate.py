@@ -114,14 +114,15 @@ def match_holds(match: Match, facts: ConnectionFacts) -> bool:
 
 
 def _is_namespace(values: Sequence[StringMatch], facts: ConnectionFacts) -> bool:
-    return _any_equals(values, facts.source_identity.namespace if facts.source_identity else "")
+    return any_equals(values, facts.source_identity.namespace if facts.source_identity else "")
 
 
 def _is_principal(values: Sequence[StringMatch], facts: ConnectionFacts) -> bool:
-    return facts.source_identity is not None and _any_equals(values, facts.source_identity.principal)
+    return facts.source_identity is not None and any_equals(values, facts.source_identity.principal)
 
 
-def _any_equals(patterns: Sequence[StringMatch], text: str) -> bool:
+def any_equals(patterns: Sequence[StringMatch], text: str) -> bool:
+    """Whether one of them holds for a name: a namespace, or a principal."""
     for pattern in patterns:
         kind = pattern.kind
         if (

@@ -6,7 +6,7 @@ judged differently) has no bit, and whoever reads the table asks the proxy, whic
 policy is on its way a row is for open connections only, which go on as the proxy's own do. Each bit is an answer of
 evaluate(); this file only chooses the questions, so that no question is asked twice:
     ports         those that a policy of the destination names, and one for all others
-    sources       pods of one identity are one source, unless a policy looks at addresses
+    sources       identities that no policy tells apart are one source, unless a policy looks at addresses
     destinations  those to which the same policies apply are one, unless a policy looks at theirs
 """
 
@@ -18,6 +18,7 @@ from nodeagent.model.address import Ip, is_ipv6
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Match, Policy
 from nodeagent.policy.evaluate import ConnectionFacts, Deny, evaluate
+from nodeagent.policy.source_groups import SourceGroups
 
 OTHER_PORTS = 0
 """In place of a port: every port that has no row of its own."""
@@ -78,7 +79,7 @@ def _answers(destination: Member, sources: "_Sources", closed_ports: Collection[
     other = next(port for port in range(1, 65536) if port not in named)
     basis = (destination.policies, destination.missing)
     is_by_address = any(_sees_addresses(match) for match in _matches(destination.policies))
-    groups = sources.by_pod if is_by_address else sources.by_identity
+    groups = sources.by_pod if is_by_address else sources.by_identity(destination.policies)
     answers = [(port, 0 if port in closed_ports else _bits(basis, groups, destination, port)) for port in sorted(named)]
     answers.append((OTHER_PORTS, _bits(basis, groups, destination, other)))
     return answers if any(bits for _, bits in answers) else []
@@ -116,8 +117,11 @@ class _Sources:
         of_identity: defaultdict[Identity, int] = defaultdict(int)
         for member in members:
             of_identity[member.identity] |= 1 << member.number
-        self.by_identity: list[_Group] = [(identity, (), bits) for identity, bits in of_identity.items()]
+        self._groups = SourceGroups(of_identity)
         self.by_pod: list[_Group] = [(member.identity, member.addresses, 1 << member.number) for member in members]
+
+    def by_identity(self, policies: Iterable[Policy]) -> list[_Group]:
+        return [(identity, (), bits) for identity, bits in self._groups.told_apart(_matches(policies))]
 
 
 def _addresses_seen(destination: Member) -> tuple[int, ...]:

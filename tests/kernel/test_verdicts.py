@@ -40,6 +40,16 @@ def test_rows_of_a_writer_that_died_never_come_into_force(prepared: Kernel) -> N
     assert _table(node) == {VerdictKey(generation + 1, 1, 0): VerdictBits(0b1)}
 
 
+def test_rows_are_removed_together_though_some_are_gone(prepared: Kernel) -> None:
+    table = prepared.maps.verdicts
+    keys = [VerdictKey(99, number, 0) for number in range(50)]
+    for key in keys[::2]:
+        table.put(key, VerdictBits(1))
+    table.remove_all(keys)
+    table.remove_all([])
+    assert not {key for key in table.rows() if key.generation == 99}
+
+
 def test_a_destination_that_does_not_fit_is_nobodys_to_allow(prepared: Kernel) -> None:
     """Its row for all other ports must not be there without those that say no."""
     node = prepared.node
