@@ -49,8 +49,8 @@ fmt: build/.developer ## format Python and C
 	$(BIN)/ruff check --fix .
 	clang-format -i bpf/*.c bpf/*.h tests/kernel/proof/*.h
 
-bench: build/.runtime ## throughput and latency across two lab nodes, as ratios to a run without the mesh
-	@$(SUDO) $(BIN)/python -m tests.bench $(BENCH)
+bench: build/.developer build/envoy/bin/envoy ## what it costs, as ratios in one run: to no mesh, to our tunnel, to Envoys
+	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy $(BIN)/python -m tests.bench $(BENCH)
 
 proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code
 	@$(BIN)/python tools/make_proto.py

@@ -1,121 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: on each of two lab nodes a pod in the mesh and one outside; the same work over both pairs in turn.
+"""`make bench`: what the product costs, as ratios within one run, on a lab of this machine.
 
-The baseline is the same pair of programs without a mesh, in the same run, so what the table shows is a ratio. Client
-and server are Python on both sides, which flatters nobody: read the ratios, not the absolute figures.
+Parts, of which BENCH names some (`make bench BENCH=same-node`); without names, all:
+    same-node       pods of one node: fast path, steered, tunnel, against no program and against a pair of Envoys
+    across          pods of two nodes, against no mesh; memory
+    verdicts        the table of verdicts of a full node
+
+It measures several rounds, the subjects in turn, prints medians with their spread, and writes build/bench.json. When
+the machine was busy with something else it says so and writes nothing.
 """
 
-import contextlib
+import argparse
 import json
 import os
-import statistics
-import time
-from collections.abc import Callable
+import platform
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nodeagent.lab.demo.client import Echo, ask, download, upload
-from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
-from nodeagent.lab.namespaces import Pod
+from nodeagent.errors import NodeagentError
+from nodeagent.lab.demo.stage import NODES
+from tests.bench import across, same_node, verdicts
+from tests.bench.ground import Ground, prepared
+from tests.bench.report import Row, merge, table
+from tests.bench.rounds import Busy, Harness, Settings
 
-ROUNDS = 5
-BULK_BYTES = 128 << 20
-REQUESTS = 2000
-CONNECTIONS = 300
 RESULTS = Path("build/bench.json")
-
-Work = Callable[[Pod, Pod], float]
-
-
-def bulk_up(source: Pod, target: Pod) -> float:
-    sent, received, seconds = upload(source, target.ipv4, PORT, BULK_BYTES)
-    assert sent == received
-    return BULK_BYTES / seconds / 1e6
+Part = Callable[[Ground, Harness, Settings], list[Row]]
 
 
-def bulk_down(source: Pod, target: Pod) -> float:
-    sent, received, seconds = download(source, target.ipv4, PORT, BULK_BYTES)
-    assert sent == received
-    return BULK_BYTES / seconds / 1e6
+def _verdicts(ground: Ground, _harness: Harness, settings: Settings) -> list[Row]:
+    return verdicts.run(ground.stage.lab.nodes[NODES[1]], settings.rounds)
 
 
-def latency(source: Pod, target: Pod) -> float:
-    """Median of a 1 KiB exchange in microseconds."""
-    echo, word, times = Echo(source, target.ipv4, PORT), os.urandom(1024), []
-    with contextlib.closing(echo):
-        for _ in range(REQUESTS):
-            began = time.perf_counter()
-            echo.exchange(word)
-            times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e6
+PARTS: Mapping[str, Part] = {"verdicts": _verdicts, "same-node": same_node.run, "across": across.run}
+"""In this order: the first two find the nodes without an agent, as they want them."""
 
 
-def connections(source: Pod, target: Pod) -> float:
-    """New connections a second, one after the other, each with an answer."""
-    began = time.perf_counter()
-    for _ in range(CONNECTIONS):
-        assert ask(source, target.ipv4, PORT, "WHO")
-    return CONNECTIONS / (time.perf_counter() - began)
+def main() -> int:
+    arguments = _arguments()
+    settings = Settings(arguments.rounds, arguments.seconds, arguments.even_busy)
+    cpus = len(os.sched_getaffinity(0))
+    print(f"{platform.system()} {platform.release()}, {cpus} CPUs, Python {platform.python_version()}")
+    rows: list[Row] = []
+    try:
+        with prepared() as ground:
+            harness = Harness(ground.generator, ground.own_pids, cpus, settings)
+            for name in [part for part in PARTS if part in (arguments.parts or PARTS)]:
+                print(f"{name}:", flush=True)
+                made = PARTS[name](ground, harness, settings)
+                print("\n".join(table(made)), flush=True)
+                rows += made
+            disturbed = harness.disturbed
+    except Busy as busy:
+        print(f"no report: the machine was busy with something else; {busy}", file=sys.stderr)
+        return 1
+    except NodeagentError as error:
+        print(f"{error}. {error.check}", file=sys.stderr)
+        return 1
+    if settings.is_busy_good_enough and disturbed:
+        print(f"nothing is written: in {disturbed} rounds the machine was busy with something else", file=sys.stderr)
+        return 1
+    _write(rows)
+    return 0
 
 
-WORK: dict[str, tuple[Work, str]] = {
-    "bulk up, 1 connection": (bulk_up, "MB/s"),
-    "bulk down, 1 connection": (bulk_down, "MB/s"),
-    "1 KiB request/response, p50": (latency, "us"),
-    "new connections, sequential": (connections, "1/s"),
-}
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench BENCH=...", description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; without, everything")
+    parser.add_argument("--rounds", type=int, default=7, help="of which the medians are made (at least 5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each work in each round")
+    parser.add_argument("--even-busy", action="store_true", help="print figures of a busy machine, which count nothing")
+    arguments = parser.parse_args()
+    if arguments.rounds < 5:
+        parser.error("fewer than five rounds are no median")
+    return arguments
 
 
-def compare(stage: Stage) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for name, (work, unit) in WORK.items():
-        mesh, direct = [], []
-        for _ in range(ROUNDS):  # in turn, so that drift hits both
-            mesh.append(work(stage.pod("web"), stage.pod("db")))
-            direct.append(work(stage.pod("legacy2"), stage.pod("legacy")))
-        value, baseline = statistics.median(mesh), statistics.median(direct)
-        rows.append(_row(name, value, unit, baseline))
-        spread = f"{min(mesh):.0f} to {max(mesh):.0f}"
-        print(f"{name:32} {value:8.0f} {unit:5} ({spread})  no mesh {baseline:8.0f}  ratio {value / baseline:.2f}")
-    return rows
-
-
-def memory(stage: Stage) -> list[dict[str, object]]:
-    rows = []
-    for node in NODES:
-        pids = {"agent": stage.agents[node].pid, "worker": stage.worker_pids(node)[0]}
-        for part, pid in pids.items():
-            value = _resident_mib(pid)
-            rows.append(_row(f"memory of {part}, {node}", value, "MiB", None))
-            print(f"{f'memory of {part}, {node}':32} {value:8.1f} MiB")
-    return rows
-
-
-def _row(name: str, value: float, unit: str, baseline: float | None) -> dict[str, object]:
-    ratio = value / baseline if baseline else None
-    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio, "goal": None, "met": None}
-
-
-def _resident_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(f"process {pid} has no resident memory: it ended")
-
-
-def main() -> None:
-    with running() as stage:
-        stage.prepare()
-        stage.start_control_plane()
-        for node in NODES:
-            stage.start_agent(node)
-        rows = compare(stage) + memory(stage)
+def _write(rows: list[Row]) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    names = {row["name"] for row in rows}
-    rows = [row for row in kept if row["name"] not in names] + rows
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(merge(kept, rows), indent=1) + "\n", encoding="utf-8")
     print(f"written to {RESULTS}")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

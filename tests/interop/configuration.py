@@ -15,6 +15,7 @@ from nodeagent.model.identity import Identity
 Json: TypeAlias = dict[str, Any]
 
 HBONE = 15008
+LOOPBACK = Ip("127.0.0.1")
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 
 WIDE: Json = {"initial_stream_window_size": 4 << 20, "initial_connection_window_size": 16 << 20}
@@ -36,7 +37,7 @@ class Credentials:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """Plain TCP to 127.0.0.1:`port` is carried through a tunnel to `target`, an application beside a worker."""
+    """Plain TCP to `listen`:`port` is carried through a tunnel to `target`, an application beside a worker."""
 
     name: str
     port: int
@@ -49,11 +50,12 @@ class Way:
     http2: Json = field(default_factory=lambda: WIDE)
     streams_per_tunnel: int = 0
     """After so many Envoy begins another tunnel; 0: never."""
+    listen: Ip = LOOPBACK
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """HBONE to one of `addresses` is terminated, and its streams go to the application at 127.0.0.1:`application`."""
+    """HBONE to one of `addresses` is terminated, and its streams go to the application at `beside`:`application`."""
 
     name: str
     addresses: tuple[Ip, ...]
@@ -65,11 +67,12 @@ class Gate:
     """After so many Envoy sends GOAWAY; 0: never."""
     answer: int = 0
     """This status for every CONNECT, instead of the application."""
+    beside: Ip = LOOPBACK
 
 
 def bootstrap(ways: list[Way], gates: list[Gate], admin: str, access_log: str) -> bytes:
     """`admin`: path of the Unix socket to make; `access_log`: path of a file that gets a JSON object per CONNECT."""
-    listeners = [_way_listener(way) for way in ways] + [_gate_listener(gates, access_log)]
+    listeners = [_way_listener(way) for way in ways] + ([_gate_listener(gates, access_log)] if gates else [])
     clusters = [_way_cluster(way) for way in ways] + [_application(gate) for gate in gates]
     return json.dumps(
         {
@@ -96,7 +99,7 @@ def _way_listener(way: Way) -> Json:
     }
     return {
         "name": way.name,
-        "address": _address(Ip("127.0.0.1"), way.port),
+        "address": _address(way.listen, way.port),
         "filter_chains": [{"filters": [{"name": "tcp_proxy", "typed_config": proxy}]}],
     }
 
@@ -182,7 +185,7 @@ def _access_log(path: str) -> Json:
 
 
 def _application(gate: Gate) -> Json:
-    return _cluster(f"gate.{gate.name}", Ip("127.0.0.1"), gate.application)
+    return _cluster(f"gate.{gate.name}", gate.beside, gate.application)
 
 
 def _cluster(name: str, ip: Ip, port: int) -> Json:

@@ -145,6 +145,17 @@ class Stage:
         )
         self._await(lambda: self._is_ready(name), name)
 
+    def stop_agent(self, name: str) -> None:
+        """In order: what it has set up goes on without it."""
+        self.agents[name].terminate()
+        self.agents[name].wait(START_SECONDS)
+
+    def clean(self, name: str) -> None:
+        """The node as it was before its first agent, which has been stopped. Raises NotPossible."""
+        result = self.lab.nodes[name].run(_nodeagent("cleanup"))
+        if result.returncode != 0:
+            raise NotPossible(f"nodeagent cleanup on {name}: {result.stderr.strip()}")
+
     def _cluster(self) -> list[mesh.Object]:
         nodes = [mesh.node(name, f"zone-{name[-1]}") for name in NODES]
         return [*(mesh.namespace(name, ambient=ambient) for name, ambient in _AMBIENT.items()), *nodes]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subjects in turn, round after round, and none of a round that somebody else has disturbed.
+
+A subject is a plug-in: a name, where its client dials, and what the node must be like for it. Odd rounds go backwards,
+so that a drift of the machine falls on both halves of each ratio, and neighbours stay neighbours.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nodeagent.errors import NotPossible
+from nodeagent.lab.namespaces import Host
+from nodeagent.model.address import Ip
+from tests.bench import quiet
+from tests.bench.load import Generator, Work
+from tests.bench.report import Round
+
+ATTEMPTS = 3
+"""As many rounds as are wanted, so many times: on a machine that is busy now and then enough of them are quiet."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    client: Host
+    ip: Ip
+    port: int
+    prepare: Callable[[], None]
+    """Makes the node what it must be; called before each of its turns."""
+    check: Callable[[], None] = lambda: None
+    """After its turn: raises when the traffic went another way than it should have."""
+
+
+class Settings(NamedTuple):
+    rounds: int
+    seconds: float
+    """Of one work."""
+    is_busy_good_enough: bool
+    """Rounds count although the machine was busy. Then nothing may be written."""
+
+
+class Busy(Exception):
+    """There were not enough quiet rounds; the text says who was busy."""
+
+
+class Harness:
+    def __init__(
+        self, generator: Generator, own_pids: Callable[[], Collection[int]], cpus: int, settings: Settings
+    ) -> None:
+        self._generator, self._own_pids, self._cpus, self._settings = generator, own_pids, cpus, settings
+        self.disturbed = 0
+        """Rounds in which the machine was busy with something else."""
+
+    def run(self, subjects: Sequence[Subject], works: Sequence[Work]) -> list[Round]:
+        """Raises Busy."""
+        rounds: list[Round] = []
+        worst = quiet.Foreign(0, "")
+        for number in range(self._settings.rounds * ATTEMPTS):
+            order = subjects if number % 2 == 0 else list(reversed(subjects))
+            made, foreign = self._round(order, works)
+            print(f"  round {number + 1}: {foreign.share:.0%} of the CPUs were busy with something else", flush=True)
+            if not foreign.is_quiet:
+                self.disturbed += 1
+                worst = max(worst, foreign, key=lambda one: one.share)
+            if foreign.is_quiet or self._settings.is_busy_good_enough:
+                rounds.append(made)
+            if len(rounds) == self._settings.rounds:
+                return rounds
+        raise Busy(f"in one round {worst.share:.0%} of the CPUs: {worst.busiest}")
+
+    def _round(self, subjects: Sequence[Subject], works: Sequence[Work]) -> tuple[Round, quiet.Foreign]:
+        """The worst of its turns says how quiet it was; what prepares a turn is not in it."""
+        made: dict[tuple[str, str], float] = {}
+        worst = quiet.Foreign(0, "")
+        for subject in subjects:
+            subject.prepare()
+            before = self._look()
+            try:
+                for work in works:
+                    measured = self._generator.run(
+                        subject.client, work, subject.ip, subject.port, self._settings.seconds
+                    )
+                    made.update({(subject.name, name): value for name, value in measured.items()})
+            except NotPossible as error:
+                raise NotPossible(f"subject {subject.name}: {error}", check=error.check) from error
+            foreign = quiet.compare(before, self._look(), self._cpus)
+            worst = max(worst, foreign, key=lambda one: one.share)
+            subject.check()
+        return made, worst
+
+    def _look(self) -> quiet.Look:
+        return quiet.look(self._own_pids(), time.monotonic())
