@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import split_host_port
+from nodeagent.model.exclusion import Exclusion, parse_exclusions
 from nodeagent.model.mark import Marks, find_fault
 
 
@@ -63,6 +64,11 @@ class Config:
         "NODEAGENT_SAME_NODE",
         "Connections between pods of this node: `kernel` (allowed ones stay in it) or `tunnel` (mutual TLS for all).",
     )
+    exclude: str = setting(
+        "",
+        "NODEAGENT_EXCLUDE",
+        "Destinations that are left alone, in plain text: blocks, block:port or *:port, with commas between.",
+    )
     mark: int = setting(0x1000, "NODEAGENT_MARK", "Our packet mark, such as 0x1000: above the three bits.")
     mark_mask: int = setting(
         0x100F,
@@ -100,6 +106,10 @@ class Config:
     log_format: str = setting("text", "LOG_FORMAT", "Log lines as `text` or `json`.")
     log_level: str = setting("info", "NODEAGENT_LOG", "debug, info, warning or error.")
     access_log: str = setting("-", "NODEAGENT_ACCESS_LOG", "File of the access log; `-`: standard output; empty: none.")
+
+    @property
+    def exclusions(self) -> frozenset[Exclusion]:
+        return parse_exclusions(self.exclude)
 
     @property
     def marks(self) -> Marks:
@@ -214,6 +224,7 @@ def _validated(config: Config) -> Config:
             raise ConfigError(f"{_flag(name)}: must be {'more than 0' if name in _POSITIVE else '0 or more'}")
     _validate_addresses(config)
     _validate_marks(config)
+    _validate_exclusions(config)
     cgroup = Path(config.cgroup).parts
     if config.cgroup and (".." in cgroup or not set(cgroup) - {"/"}):
         raise ConfigError(
@@ -223,6 +234,13 @@ def _validated(config: Config) -> Config:
     if not Path(config.run_dir).is_absolute() or not Path(config.bpffs).is_absolute():
         raise ConfigError("--run-dir and --bpffs: absolute paths are expected")
     return config
+
+
+def _validate_exclusions(config: Config) -> None:
+    try:
+        parse_exclusions(config.exclude)
+    except ValueError as error:
+        raise ConfigError(f"--exclude: {error}", check="Such as: 10.0.0.0/8, 192.0.2.0/24:443, *:2049.") from error
 
 
 def _validate_marks(config: Config) -> None:

@@ -136,6 +136,7 @@ class Capture:
             pods=tuple(WantedPod(pod.namespace, pod.name, pod.netns, addresses) for pod, addresses in pods.items()),
             known=frozenset(self._state.mesh.known_addresses(self._config.network)),
             adoption_seconds=self._config.adoption_seconds,
+            excluded=self._config.exclusions,
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)

@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from nodeagent.kernel.layout import Layout, read_layouts
 from nodeagent.kernel.sources import read_source
 from nodeagent.model.address import Cidr, Ip, Port, packed_ip, unpack_ip
+from nodeagent.model.exclusion import Exclusion
 
 Value = TypeVar("Value")
 
@@ -76,13 +77,6 @@ class PodCount(NamedTuple):
     dropped: int = 0
     admitted: int = 0
     unasked: int = 0
-
-
-class Exclusion(NamedTuple):
-    """Connections that are left alone: to this block, on this port (0: every port)."""
-
-    block: Cidr
-    port: Port = Port(0)
 
 
 class FlowKey(NamedTuple):

@@ -15,7 +15,6 @@ from nodeagent.kernel.attach import Attachment, Hook, Kind, Program
 from nodeagent.kernel.codings import (
     NO_NUMBER,
     NUMBERS,
-    Exclusion,
     PodCount,
     PodRow,
     Settings,
@@ -25,6 +24,7 @@ from nodeagent.kernel.codings import (
 from nodeagent.kernel.netlink import PodDevice
 from nodeagent.kernel.proxy_namespace import Crossing
 from nodeagent.model.address import Ip
+from nodeagent.model.exclusion import Exclusion
 
 TableName = Literal["settings", "sources", "pods", "pod_counts", "known", "node_addresses", "excluded"]
 Owner = tuple[str, str, str]

@@ -30,7 +30,7 @@ from nodeagent.kernel.attach import (
     hooks_of,
     pinned_hooks,
 )
-from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, Settings
+from nodeagent.kernel.codings import NO_NUMBER, PodCount, Settings
 from nodeagent.kernel.discovery import find_pod_device
 from nodeagent.kernel.guard import SKIPPED, Guard, look
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
@@ -60,6 +60,7 @@ from nodeagent.kernel.sources import PROGRAMS
 from nodeagent.kernel.syscall import opened, program_info
 from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
 from nodeagent.model.address import Ip
+from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 from nodeagent.policy.verdict_table import VerdictRow
 

@@ -23,7 +23,6 @@ import pytest
 from pyroute2 import IPRoute
 
 from nodeagent.kernel import steering, syscall, tcx
-from nodeagent.kernel.codings import Exclusion
 from nodeagent.kernel.listing import list_programs
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import (
@@ -45,6 +44,7 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
 from nodeagent.model.address import Cidr, Ip, Port, parse_ip
+from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import Marks
 from nodeagent.policy.verdict_table import VerdictRow
 from tests.kernel import recorded

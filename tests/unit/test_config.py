@@ -47,6 +47,12 @@ def test_the_nearest_source_wins(flag: str | None, environment: str | None, file
     assert made({"cluster": flag}, variables, **settings).cluster == found
 
 
+def test_exclusions_are_parsed_and_a_wrong_one_is_named() -> None:
+    assert len(made({"exclude": "10.0.0.0/8, *:2049"}).exclusions) == 3
+    with pytest.raises(ConfigError, match="--exclude: 'everything' is not a block"):
+        made({"exclude": "10.0.0.0/8, everything"})
+
+
 @pytest.mark.parametrize(
     ("raw", "seconds"),
     [("24h", 86400), ("30s", 30), (" 5m ", 300), ("1d", 86400), ("90", 90), (90, 90), (90.0, 90), ("1.5h", 5400)],

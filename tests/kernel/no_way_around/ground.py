@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nodeagent.kernel.codings import Exclusion
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Cidr, Port, parse_ip
+from nodeagent.model.exclusion import Exclusion
 from tests.kernel.conftest import FAMILIES, Node, Pod, mac, make_namespace, run
 from tests.kernel.no_way_around.vector import Cast
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from nodeagent.kernel import codings
 from nodeagent.kernel.codings import (
     NUMBERS,
-    Exclusion,
     Flow,
     FlowKey,
     FlowReport,
@@ -25,6 +24,7 @@ from nodeagent.kernel.codings import (
     VerdictKey,
 )
 from nodeagent.model.address import Cidr, Ip, Port
+from nodeagent.model.exclusion import Exclusion
 
 _ips = st.one_of(
     st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda ip: not getattr(ip, "ipv4_mapped", None))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.kernel.attach import Attachment, Hook, Kind, Program
-from nodeagent.kernel.codings import NO_NUMBER, Exclusion, PodCount, PodRow, Settings, Source, SourceRow
+from nodeagent.kernel.codings import NO_NUMBER, PodCount, PodRow, Settings, Source, SourceRow
 from nodeagent.kernel.netlink import PodDevice
 from nodeagent.kernel.proxy_namespace import Crossing
 from nodeagent.kernel.reconcile import (
@@ -25,6 +25,7 @@ from nodeagent.kernel.reconcile import (
     wanted_filters,
 )
 from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.exclusion import Exclusion
 
 PROGRAMS = {
     name: Program(name, number, f"/pins/{name}")
