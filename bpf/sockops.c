@@ -73,13 +73,14 @@ static __always_inline bool is_ours(const struct flow_report *report)
 	};
 	struct flow *flow = find_flow(&ends);
 
-	return flow && flow->kind == FLOW_ALLOWED && flow->from_second == is_second(&ends);
+	return flow && flow->kind == FLOW_ALLOWED &&
+	       (flow->from_second == is_second(&ends) || flow->from_second == OPENED_BY_EITHER);
 }
 
 /* Row 1. */
-static __always_inline void begin(struct bpf_sock_ops *ops, u64 cookie, u64 netns)
+static __always_inline void begin(struct bpf_sock_ops *ops, u64 cookie, bool knows_netns)
 {
-	struct flow_report report = {.cookie = cookie, .netns = netns};
+	struct flow_report report = {.cookie = cookie};
 	struct packet ends = {};
 
 	read_ends(ops, &ends);
@@ -87,6 +88,8 @@ static __always_inline void begin(struct bpf_sock_ops *ops, u64 cookie, u64 netn
 		return;
 	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG))
 		return; /* a socket without states: nothing is to be told of it */
+	if (knows_netns)
+		report.netns = bpf_get_netns_cookie(ops);
 	report.client = ends.source;
 	report.server = ends.destination;
 	report.client_port = ends.source_port;
@@ -150,34 +153,39 @@ static __always_inline void end(struct bpf_sock_ops *ops, u64 cookie, struct flo
 		flow_reports.delete(&cookie);
 }
 
-static __always_inline int judge_socket(struct bpf_sock_ops *ops, u64 netns)
+static __always_inline int judge_socket(struct bpf_sock_ops *ops, bool knows_netns)
 {
-	u64 cookie = get_cookie(ops);
+	u32 what = ops->op;
+	u64 cookie;
 	struct flow_report *report;
 
-	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-		begin(ops, cookie, netns);
+	if (what != BPF_SOCK_OPS_TCP_CONNECT_CB && what != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
+	    what != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	cookie = get_cookie(ops);
+	if (what == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		begin(ops, cookie, knows_netns);
 		return 1;
 	}
 	report = flow_reports.lookup(&cookie);
 	if (!report)
 		return 1;
-	if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	if (what == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		open(cookie, report);
-	else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_FIN_WAIT2)
+	else if (ops->args[1] == BPF_TCP_FIN_WAIT2)
 		report->received = ops->bytes_received;
-	else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE)
+	else if (ops->args[1] == BPF_TCP_CLOSE)
 		end(ops, cookie, report);
 	return 1;
 }
 
 int sockops(struct bpf_sock_ops *ops)
 {
-	return judge_socket(ops, bpf_get_netns_cookie(ops));
+	return judge_socket(ops, true);
 }
 
-/* For kernels before 5.15, whose verifier refuses that helper here; the loader tries. */
+/* For kernels before 5.15, whose verifier refuses bpf_get_netns_cookie here; the loader tries. */
 int sockops_without_netns(struct bpf_sock_ops *ops)
 {
-	return judge_socket(ops, 0);
+	return judge_socket(ops, false);
 }

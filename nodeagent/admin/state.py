@@ -107,9 +107,10 @@ class KernelCount:
 
 @dataclass(frozen=True)
 class OpenConnection:
-    """A record as its worker has it at this moment; `worker` is the slot."""
+    """A record as its worker has it at this moment."""
 
-    worker: int
+    worker: int | None
+    """Its slot; None: the kernel carries it alone."""
     record: ConnectionRecord
 
 

@@ -106,7 +106,9 @@ def certificates(state: AgentState) -> dict[str, object]:
 
 def connections(found: Sequence[OpenConnection], now: float) -> dict[str, object]:
     """Open connections, the oldest first."""
-    by_age = sorted(found, key=lambda connection: (connection.record.started, connection.worker, connection.record.id))
+    by_age = sorted(
+        found, key=lambda one: (one.record.started, -1 if one.worker is None else one.worker, one.record.id)
+    )
     return {"connections": [_connection(connection, now) for connection in by_age]}
 
 
@@ -191,7 +193,7 @@ def _connection(connection: OpenConnection, now: float) -> dict[str, object]:
     record = connection.record
     peer = record.source_identity if record.direction == "inbound" else record.destination_identity
     return {
-        "id": f"{connection.worker}-{record.id}",
+        "id": f"{'kernel' if connection.worker is None else connection.worker}-{record.id}",
         "started": moment(record.started),
         "age_seconds": max(0.0, round(now - record.started, 1)),
         "direction": record.direction,
@@ -205,10 +207,13 @@ def _connection(connection: OpenConnection, now: float) -> dict[str, object]:
         "service": record.service,
         "hop": record.hop,
         "protocol": "HBONE" if record.transport is Transport.HBONE else "PLAIN",
+        "path": record.path,
         "tls_peer": show_identity(peer),
         "policy": record.policy,
         "sent_bytes": record.sent_bytes,
         "received_bytes": record.received_bytes,
+        "round_trip_us": record.round_trip_us,
+        "retransmissions": record.retransmissions,
         "worker": connection.worker,
     }
 

@@ -54,6 +54,8 @@ class Capture:
     ) -> None:
         """`is_mesh_known`: xDS has answered, or the last good state was restored."""
         self.enrolment = Enrolment()
+        self.namespaces: Mapping[Ip, str] | None = None
+        """Paths of the network namespaces of enrolled pods by their addresses; None until that is decided."""
         self.pods_error = ""
         self.kernel_error = ""
         self.is_settled = False
@@ -122,6 +124,7 @@ class Capture:
         staying = _staying(self._captured, wanted)
         if staying != self._captured:
             await self._reconcile(staying)
+        self.namespaces = {ip: pod.netns for pod, addresses in wanted.items() for ip in addresses}
         generation = self._state.set_local(enrolment.addresses)
         self._fleet.state_is_complete(enrolment.identities)
         if not await self._fleet.applied(generation, APPLIED_SECONDS):

@@ -23,6 +23,7 @@ from nodeagent.admin.state import (
 )
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.certs.keeper import CertificateKeeper
@@ -33,7 +34,7 @@ from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import PodState, Steering
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Readings
-from nodeagent.telemetry.open_connections import OpenConnections
+from nodeagent.telemetry.open_connections import KERNEL, OpenConnections
 from nodeagent.telemetry.totals import Totals
 from nodeagent.version import VERSION
 from nodeagent.xds.client import XdsClient, XdsStatus
@@ -52,6 +53,7 @@ class Picture:
     capture: Capture
     verdicts: NodeVerdicts
     passages: Passages
+    flows: FlowReports
     xds: XdsClient
     keeper: CertificateKeeper
     open_connections: OpenConnections
@@ -92,10 +94,11 @@ class Picture:
         )
 
     async def connections(self) -> list[OpenConnection]:
-        return [OpenConnection(slot, record) for slot, record in await self.fleet.connections()]
+        carried = [OpenConnection(slot, record) for slot, record in await self.fleet.connections()]
+        return carried + [OpenConnection(None, record) for record in await self.flows.connections()]
 
     def readings(self) -> Readings:
-        xds, pods = self.xds.status, list(self._pods())
+        xds, pods, losses = self.xds.status, list(self._pods()), self.flows.losses()
         return Readings(
             version=VERSION,
             kernel_packets=self._counters(),
@@ -106,6 +109,9 @@ class Picture:
             worker_restarts=self.fleet.restarts.total(),
             reports_lost=self.fleet.reports_lost,
             bugs=self.bugs(),
+            flow_events_late=losses.late,
+            flows_lost=losses.unseen,
+            flows_disowned=self.flows.disowned,
             access_log_lines_lost=self.lines.lost if self.lines else 0,
             pods_captured=sum(pod.captured is Captured.YES for pod in pods),
             pods_pending=sum(pod.captured is Captured.PENDING for pod in pods),
@@ -131,6 +137,8 @@ class Picture:
         yield same_node_component(self.config.same_node, self.verdicts, self.started)
         for passage in self.passages.lost:
             yield ComponentState(passage.name, Health.DEGRADED, self.started, passage.words)
+        if self.config.same_node == "kernel":
+            yield self._flows_component()
         if self.capture.pods_error:
             yield ComponentState("pods-file", Health.DEGRADED, self.started, self.capture.pods_error)
         xds = self.xds.status
@@ -140,6 +148,18 @@ class Picture:
         yield ComponentState("ca", Health.DEGRADED if refused else Health.OK, self.started, told)
         if xds.state_error:
             yield ComponentState("state-file", Health.DEGRADED, self.started, xds.state_error)
+
+    def _flows_component(self) -> ComponentState:
+        cgroup, losses = self.steering.pods_cgroup, self.flows.losses()
+        words = (
+            self.flows.error
+            or cgroup.reason
+            or f"seen in {cgroup.path}, {self.open_connections.count(KERNEL)} connections"
+        )
+        if losses.unseen:
+            words += f"; {losses.unseen} left no record, the kernel's table was full"
+        is_whole = not (self.flows.error or cgroup.reason)
+        return ComponentState("flows", Health.OK if is_whole else Health.DEGRADED, self.started, words)
 
     def _pods(self) -> Iterator[PodView]:
         known = {(pod.namespace, pod.name): pod for pod in self._pods_in_kernel()}

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nodeagent.admin.http import HttpServer
@@ -19,6 +20,7 @@ from nodeagent.admin.server import AdminServer
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
 from nodeagent.agent.memory import forbid_dumps
 from nodeagent.agent.picture import Picture
@@ -30,6 +32,7 @@ from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
 from nodeagent.errors import KernelError, NodeagentError
 from nodeagent.kernel.passage import Passages
+from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.watch import watch_network
 from nodeagent.model.identity import Identity
@@ -90,7 +93,14 @@ class Agent:
         self._xds = XdsClient(config, store, self._mesh_changed)
         self._keeper = CertificateKeeper(CaClient(config), self._certificate_came, self._certificate_ended)
         self._passages = Passages()
-        self._verdicts = NodeVerdicts(config, self._steering, self._state)
+        self._flows = FlowReports(
+            Pins(Path(config.bpffs)).maps,
+            config.network,
+            self._state,
+            self._connections,
+            lambda: self._capture.namespaces if self._capture.is_settled else None,
+        )
+        self._verdicts = NodeVerdicts(config, self._steering, self._state, self._flows.revoked)
         self._capture = Capture(
             config,
             self._steering,
@@ -108,6 +118,7 @@ class Agent:
             capture=self._capture,
             verdicts=self._verdicts,
             passages=self._passages,
+            flows=self._flows,
             xds=self._xds,
             keeper=self._keeper,
             open_connections=self._connections,
@@ -146,6 +157,7 @@ class Agent:
             parts.create_task(self._keeper.run(), name="certificates")
             parts.create_task(self._capture.watch_pods_file(), name="pods file")
             parts.create_task(self._capture.run(), name="capture")
+            parts.create_task(self._flows.run(), name="connections in the kernel")
             parts.create_task(watch_network(self._capture.look_again), name="netlink")
             parts.create_task(self._observe(), name="observe")
             log.info("agent of node %s started", self._config.node)

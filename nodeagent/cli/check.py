@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 @command(examples=("sudo nodeagent check", "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'"))
 @click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
+@click.option("--cgroup", envvar="NODEAGENT_CGROUP", default="", metavar="PATH", help="As the agent is given it.")
 @shows
-def check(output: Output, *, bpffs: str) -> None:
+def check(output: Output, *, bpffs: str, cgroup: str) -> None:
     """Checks whether this machine can run the agent.
 
     Each check tries the thing itself where that can be done aside; nothing of the machine is changed. The exit status
@@ -29,7 +30,7 @@ def check(output: Output, *, bpffs: str) -> None:
     # Here, because it loads pyroute2.
     from nodeagent.kernel.survey import probe_all
 
-    probes = probe_all(bpffs)
+    probes = probe_all(bpffs, cgroup=cgroup)
     is_able = all(probe.ok or not probe.is_needed for probe in probes)
     if output.is_table:
         for probe in probes:

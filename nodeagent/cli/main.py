@@ -24,7 +24,7 @@ COMMANDS = {
     "services": ("queries", "Lists the Services that this node knows."),
     "policies": ("queries", "Lists the authorization policies, or reads one back in words."),
     "certs": ("queries", "Lists the certificates of this node's identities."),
-    "connections": ("queries", "Lists the connections that are open through this node's proxy."),
+    "connections": ("queries", "Lists the open connections of this node's pods."),
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),

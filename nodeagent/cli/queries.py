@@ -164,6 +164,7 @@ CONNECTIONS = Table(
         ("DST", _end("destination")),
         ("SERVICE", lambda row: row["service"].rpartition("/")[2]),
         ("PROTO", _field("protocol")),
+        ("PATH", _field("path")),
         ("TLS-PEER", lambda row: row["tls_peer"].removeprefix("spiffe://")),
         ("POLICY", _field("policy")),
         ("TX", lambda row: byte_count(row["sent_bytes"])),
@@ -270,7 +271,10 @@ def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
 @shows
 @asks_agent
 def connections(agent: AdminClient, output: Output) -> None:
-    """Lists the connections that are open through this node's proxy."""
+    """Lists the open connections of this node's pods.
+
+    PATH says who carries their bytes on this node: a `tunnel`, the `proxy` in plain TCP, or the `kernel` alone.
+    """
     output.show(agent.fetch("/connections"), CONNECTIONS)
 
 

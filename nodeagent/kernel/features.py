@@ -33,6 +33,7 @@ def probe_features() -> list[Probe]:
         batch_operations(),
         socket_destruction(),
         netns_cookies(),
+        netns_cookies_of_reports(),
         run_statistics(),
         kernel_tls(),
     ]
@@ -89,6 +90,24 @@ def netns_cookies() -> Probe:
 
     advice = "Service addresses on the fast path need it: Linux 5.14."
     return try_out("netns cookie", attempt, "a socket tells its namespace's", advice, is_needed=False)
+
+
+def netns_cookies_of_reports() -> Probe:
+    def attempt() -> None:
+        descriptor, _ = syscall.load_program(_NAMING_PROGRAM, syscall.PROGRAM_SOCK_OPS)
+        os.close(descriptor)
+
+    advice = "Linux 5.15 has it; without it a report of a connection in the kernel is believed by its addresses alone."
+    return try_out("report cookie", attempt, "sockops tells a socket's namespace", advice, is_needed=False)
+
+
+_NAMING_PROGRAM = b"".join(
+    [
+        struct.pack("=BBhi", 0x85, 0, 0, 122),  # call bpf_get_netns_cookie
+        struct.pack("=BBhi", 0xB7, 0, 0, 1),  # r0 = 1
+        struct.pack("=BBhi", 0x95, 0, 0, 0),  # exit
+    ]
+)
 
 
 def run_statistics() -> Probe:

@@ -107,12 +107,6 @@ class Maps:
             self.flows = _open(opened, directory, "flows", codings.of_flow_key(), codings.of_flow())
             self.hairpins = _open(opened, directory, "hairpins", codings.of_flow_key(), codings.of_number())
             self.listeners = _open(opened, directory, "listeners", codings.of_number(), codings.of_number("=Q"))
-            self.flow_reports = _open(
-                opened, directory, "flow_reports", codings.of_number("=Q"), codings.of_flow_report()
-            )
-            self.flow_losses = _open(
-                opened, directory, "flow_losses", codings.of_number(), codings.of_sum(), is_per_cpu=True
-            )
             self.reason_counts = _open(
                 opened, directory, "reason_counts", codings.of_number(), codings.of_sum(), is_per_cpu=True
             )

@@ -18,6 +18,7 @@ from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError, MissingPrivilege, NotPossible
 from nodeagent.kernel import syscall
+from nodeagent.kernel.cgroup import find_pods_cgroup
 from nodeagent.kernel.netlink import explained
 from nodeagent.kernel.netns import CLONE_NEWNET, unshare
 from nodeagent.kernel.pins import is_bpffs
@@ -40,7 +41,7 @@ class Probe:
     """False: something works less well without it."""
 
 
-def probe_needs(bpffs: str) -> list[Probe]:
+def probe_needs(bpffs: str, cgroup: str) -> list[Probe]:
     return [
         kernel_release(os.uname().release),
         capabilities(_effective_capabilities()),
@@ -48,7 +49,7 @@ def probe_needs(bpffs: str) -> list[Probe]:
         clsact(),
         socket_assignment(),
         bcc_importable(),
-        cgroup_v2(),
+        pods_cgroup(cgroup),
     ]
 
 
@@ -126,14 +127,13 @@ def bcc_importable() -> Probe:
     return Probe("bcc", child.returncode == 0, evidence, advice)
 
 
-def cgroup_v2() -> Probe:
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    found = [mount[1] for mount in mounts if mount[2] == "cgroup2"]
+def pods_cgroup(setting: str) -> Probe:
+    found = find_pods_cgroup(setting)
     return Probe(
-        "cgroup2",
-        bool(found),
-        f"mounted at {found[0]}" if found else "not mounted",
-        "mount -t cgroup2 none DIRECTORY; only needed to see connections that stay in the kernel.",
+        "pods' cgroup",
+        found.path is not None,
+        f"pods are in {found.path}" if found.path is not None else found.reason,
+        "Only needed to see connections that stay in the kernel; --cgroup names it.",
         is_needed=False,
     )
 

@@ -8,10 +8,10 @@ from nodeagent.kernel.probe import Probe, probe_needs
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 
 
-def probe_all(bpffs: str, marks: Marks = DEFAULT_MARKS) -> list[Probe]:
+def probe_all(bpffs: str, marks: Marks = DEFAULT_MARKS, *, cgroup: str = "") -> list[Probe]:
     """Takes about half a second. What cannot be looked at is a finding too."""
     try:
         conflicts = probe_conflicts(bpffs, marks)
     except (OSError, KernelError) as error:
         conflicts = [Probe("conflicts", ok=False, evidence=str(error), advice="Run it as root.", is_needed=False)]
-    return [*probe_needs(bpffs), *probe_features(), *conflicts]
+    return [*probe_needs(bpffs, cgroup), *probe_features(), *conflicts]

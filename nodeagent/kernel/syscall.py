@@ -42,6 +42,7 @@ ENABLE_STATISTICS = 32
 LINK_DETACH = 34
 
 PROGRAM_SCHED_CLS = 3
+PROGRAM_SOCK_OPS = 13
 LOG_STATISTICS = 4
 """The verifier says what it counted, and nothing else (BPF_LOG_STATS, Linux 5.2)."""
 

@@ -75,5 +75,10 @@ class Reason(enum.Enum):
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")
     POD_REMOVED = ("pod_removed", "-", "The pod left this node or the mesh, and its connections with it.")
     WORKER_LOST = ("worker_lost", "CONNECT", "The worker died; its connections were reset.")
+    END_UNSEEN = (
+        "end_unseen",
+        "-",
+        "It ended in the kernel while no program of ours was on the pods' cgroup; bytes are those seen last.",
+    )
     BUG = ("bug", "CONNECT", "A defect of nodeagent: the log has the traceback. Please report it.")
     LOST = ("lost", "CONNECT", "A defect of nodeagent: the connection was not accounted for. Please report it.")

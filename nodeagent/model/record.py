@@ -23,6 +23,17 @@ class Transport(enum.StrEnum):
     TCP = "TCP"
 
 
+class Path(enum.StrEnum):
+    """Who carried the bytes on this node."""
+
+    TUNNEL = "tunnel"
+    """The proxy, encrypted."""
+    PROXY = "proxy"
+    """The proxy, as plain TCP: between two pods of this node, or where one end speaks no HBONE."""
+    KERNEL = "kernel"
+    """The kernel alone, between two pods of this node."""
+
+
 class Party(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One end, as far as it is known. Labels of metrics and log come from here and nowhere else."""
 
@@ -55,7 +66,7 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
     """One accepted connection (for HBONE inbound: one stream). Written to while it lives, immutable once emitted."""
 
     id: int
-    """Unique within its worker."""
+    """Unique within its worker; of one in the kernel, the cookie of its client's socket."""
     direction: Direction
     started: float
     """Unix time in seconds."""
@@ -91,3 +102,14 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
     """One line for the log when `reason` alone does not tell enough."""
     keeps_source_port: bool = True
     """False when the application sees another port than the client's (it was taken)."""
+    is_in_kernel: bool = False
+    """No worker has it: the kernel carries it by the table of verdicts."""
+    round_trip_us: int = 0
+    """Smoothed, as the client's kernel has it; only of those in the kernel, as is the next."""
+    retransmissions: int = 0
+
+    @property
+    def path(self) -> Path:
+        if self.is_in_kernel:
+            return Path.KERNEL
+        return Path.TUNNEL if self.transport is Transport.HBONE else Path.PROXY

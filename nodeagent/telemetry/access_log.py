@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One line per connection with ztunnel's field names and format, as text or JSON. Formatting is pure.
 
-ztunnel's fields come first and are exactly its own; a refused or broken connection adds `reason`, `policy` and `check`,
+ztunnel's fields come first and are exactly its own. Behind them stands by whom the bytes were carried, and what the
+kernel tells of those that it carried alone; a refused or broken connection adds `reason`, `policy` and `check`,
 which name what the error alone does not: the counted reason, the policy that decided, and what to look at.
 """
 
@@ -12,10 +13,10 @@ from nodeagent.logs.escape import bare, bounded, quoted
 from nodeagent.logs.moment import LAST_SECOND, timestamp
 from nodeagent.model.address import join_host_port
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import ConnectionRecord, Direction, Party
+from nodeagent.model.record import ConnectionRecord, Direction, Party, Path
 from nodeagent.telemetry.labels import OPEN_FLAG, reason_of
 
-_BARE_FIELDS = frozenset({"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent", "bytes_recv"})
+_BARE_FIELDS = frozenset({"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent", "bytes_recv", "retransmissions"})
 
 """The end of year 9999, which datetime cannot pass."""
 
@@ -52,6 +53,9 @@ def fields_of(record: ConnectionRecord) -> dict[str, str | int]:
     if record.direction is Direction.INBOUND:
         sent, received = received, sent
     fields |= {"bytes_sent": sent, "bytes_recv": received, "duration": _milliseconds(record.seconds)}
+    fields["path"] = record.path
+    if record.path is Path.KERNEL:
+        fields |= {"rtt": f"{record.round_trip_us}us", "retransmissions": record.retransmissions}
     reason = reason_of(record)
     if reason is not None and reason is not Reason.CLOSED:
         # The record's own word: of a reason that this release does not know, the name must not get lost.

@@ -33,6 +33,12 @@ class Readings:
     worker_restarts: int = 0
     """Workers that were replaced because they died."""
     reports_lost: int = 0
+    flow_events_late: int = 0
+    """Events of connections in the kernel that did not fit into the ring; their ends were fetched later."""
+    flows_lost: int = 0
+    """Connections in the kernel that nothing could be noted of."""
+    flows_disowned: int = 0
+    """Reports from another network namespace than that of the pod whose address they named."""
     access_log_lines_lost: int = 0
     bugs: int = 0
     """Exceptions that nothing expected, in the agent."""
@@ -94,6 +100,21 @@ def _ours(now: Readings) -> Iterator[Metric]:
     for name, words, value in (
         ("nodeagent_worker_restarts", "Tunnel workers that died and were replaced", now.worker_restarts),
         ("nodeagent_reports_lost", "Reports that a worker dropped because the agent was too slow", now.reports_lost),
+        (
+            "nodeagent_kernel_events_late",
+            "Openings and ends of connections in the kernel for which its ring had no room; ends were fetched later",
+            now.flow_events_late,
+        ),
+        (
+            "nodeagent_kernel_connections_lost",
+            "Connections in the kernel that left no record, because its table of them was full",
+            now.flows_lost,
+        ),
+        (
+            "nodeagent_kernel_reports_disowned",
+            "Reports that a pod's address was in, and that came from another network namespace than the pod's",
+            now.flows_disowned,
+        ),
         ("nodeagent_access_log_lines_lost", "Access log lines that were dropped", now.access_log_lines_lost),
         ("nodeagent_bugs", "Exceptions that nothing expected; the log has their tracebacks", now.bugs),
         ("nodeagent_certificate_failures", "Certificate requests that failed", now.certificate_failures),

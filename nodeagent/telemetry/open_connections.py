@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where a worker's reports become metrics and log lines, so that each connection is told exactly once.
+"""The one place where reports become metrics and log lines, so that each connection is told exactly once.
 
 Reports may be lost (a worker never waits for the agent) and workers may die; the table keeps what was opened, so that
-every opening gets its end: by its own report, by the worker's death, or because the worker no longer knows it.
+every opening gets its end: by its own report, by the worker's death, or because the worker no longer knows it. The
+kernel is one worker more.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -15,6 +16,9 @@ from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.traffic import TrafficMetrics
+
+KERNEL = 0
+"""In place of a worker's pid: of connections that the kernel carries alone."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(ConnectionRecord).decode
@@ -44,6 +48,11 @@ class OpenConnections:
 
     def count(self, worker: int) -> int:
         return len(self._workers.get(worker, ()))
+
+    def find(self, worker: int, number: int) -> ConnectionRecord | None:
+        """An open connection as it was when it opened."""
+        entry = self._workers.get(worker, {}).get(number)
+        return None if entry is None else _unpack(entry.packed)
 
     def opened(self, worker: int, record: ConnectionRecord) -> None:
         if record.id not in self._workers.get(worker, {}):  # a list may be faster than this report
@@ -75,13 +84,18 @@ class OpenConnections:
             del self._questions[question]
 
     def observed(
-        self, worker: int, records: tuple[ConnectionRecord, ...], now: float, ended: AbstractSet[int] = frozenset()
+        self,
+        worker: int,
+        records: Sequence[ConnectionRecord],
+        now: float,
+        ended: AbstractSet[int] = frozenset(),
+        unlisted: Reason = Reason.LOST,
     ) -> None:
         """A worker's whole list of open connections, as it answers ListConnections; `ended` is from `asking`.
 
         Brings bytes of long connections into the metrics, and connections into the table whose opening was not
         heard: it was lost, or a former agent heard it. One that is not on the list may have its ending still on the
-        way, so only the second time it counts as lost.
+        way, so only the second time it counts as lost, by the reason `unlisted`.
         """
         entries = self._workers.setdefault(worker, {})
         alive = set()
@@ -96,8 +110,14 @@ class OpenConnections:
             entry = entries[number]
             if entry.is_missed:
                 del entries[number]
-                self._close(entry, _ended(entry, Reason.LOST, now))
+                self._close(entry, _ended(entry, unlisted, now))
             entry.is_missed = True
+
+    def cut(self, worker: int, number: int, reason: Reason, now: float) -> None:
+        """Ends one that its worker will not tell of any more, with the bytes that were seen last."""
+        entry = self._workers.get(worker, {}).pop(number, None)
+        if entry is not None:
+            self._close(entry, _ended(entry, reason, now))
 
     def worker_lost(self, worker: int, now: float) -> int:
         """Ends whatever the dead worker had open, and tells how many that were."""

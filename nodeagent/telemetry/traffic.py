@@ -9,7 +9,7 @@ the same bytes as each end sees them.
 from collections import Counter
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from nodeagent.model.record import ConnectionRecord, Direction
@@ -41,7 +41,10 @@ class TrafficMetrics(Collector):
     def __init__(self, max_series: int = MAX_SERIES) -> None:
         self._max_series = max_series
         self._series: dict[TrafficLabels, _Counts] = {}
-        self._endings: Counter[tuple[str, str]] = Counter()
+        self._endings: Counter[tuple[str, str, str]] = Counter()
+        self._round_trips = 0
+        self._round_trip_seconds = 0.0
+        self._retransmissions = 0
         self._open: Counter[str] = Counter()
         self._nameless = 0
 
@@ -62,7 +65,11 @@ class TrafficMetrics(Collector):
         reason = reason_of(record)
         if reason is not None:
             counts.failed += reason.flag != OPEN_FLAG
-            self._endings[reason.value, record.direction] += 1
+            self._endings[reason.value, record.direction, record.path] += 1
+        if record.round_trip_us:
+            self._round_trips += 1
+            self._round_trip_seconds += record.round_trip_us / 1e6
+        self._retransmissions += record.retransmissions
         self._open[record.direction] -= 1
 
     def collect(self) -> Iterator[Metric]:
@@ -73,22 +80,38 @@ class TrafficMetrics(Collector):
                 family.add_sample(f"{name}_total", labels.pairs(), getattr(counts, field))
             yield family
         sockets = GaugeMetricFamily(
-            "istio_tcp_sockets_open", "Connections that the tunnel workers have open", labels=["reporter"]
+            "istio_tcp_sockets_open", "Connections of this node's pods that are open", labels=["reporter"]
         )
         sockets.add_metric(["source"], self._open[Direction.OUTBOUND])
         sockets.add_metric(["destination"], self._open[Direction.INBOUND])
         yield sockets
-        endings = CounterMetricFamily(
-            "nodeagent_connections", "Connections that ended, by why they did", labels=["reason", "direction"]
+        yield self._collect_endings()
+        yield SummaryMetricFamily(
+            "nodeagent_kernel_round_trip_seconds",
+            "Smoothed round-trip time at the end of connections that the kernel carried alone",
+            count_value=self._round_trips,
+            sum_value=self._round_trip_seconds,
         )
-        for (reason, direction), count in self._endings.items():
-            endings.add_metric([reason, direction], count)
-        yield endings
+        yield CounterMetricFamily(
+            "nodeagent_kernel_retransmissions",
+            "Segments sent again by clients, of connections that the kernel carried alone and that ended",
+            value=self._retransmissions,
+        )
         yield CounterMetricFamily(
             "nodeagent_nameless_connections",
             f"Connection events counted without names, because there were {self._max_series} label sets already",
             value=self._nameless,
         )
+
+    def _collect_endings(self) -> Metric:
+        endings = CounterMetricFamily(
+            "nodeagent_connections",
+            "Connections that ended, by why they did and by who carried them",
+            labels=["reason", "direction", "path"],
+        )
+        for labels, count in self._endings.items():
+            endings.add_metric(list(labels), count)
+        return endings
 
     def _counts(self, record: ConnectionRecord) -> _Counts:
         labels = labels_of(record)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.kernel.codings import FlowReport, ReportState, of_flow_report
-from nodeagent.kernel.maps import Maps
+from nodeagent.errors import KernelError
+from nodeagent.kernel import codings
+from nodeagent.kernel.codings import FlowReport, ReportState
+from nodeagent.kernel.flow_table import FlowTable
+from nodeagent.kernel.maps import Table
 from nodeagent.kernel.netns import OWN_NETNS, enter_netns, netns_cookie
 from nodeagent.kernel.pins import Pins
-from nodeagent.kernel.ring import Ring
 from nodeagent.kernel.sock_destroy import End, destroy_sockets
 from nodeagent.kernel.sock_diag import read_sockets
 from nodeagent.policy.verdict_table import VerdictRow
@@ -28,7 +30,6 @@ PORT, CLOSED_PORT, STEERED_PORT, SILENT_PORT = 7100, 7101, 7102, 7103
 RING_ROOM = 1 << 20
 RECORD_BYTES = 8 + 96
 ROOM = 65536
-LOSS_OF_EVENT, LOSS_OF_FLOW = 0, 1
 
 
 class Watched:
@@ -36,12 +37,12 @@ class Watched:
 
     def __init__(self, node: Node, cgroup: PodsCgroup) -> None:
         self.node, self.cgroup = node, cgroup
-        pins = Pins(node.bpffs)
-        self.maps, self.ring = Maps(pins.maps), Ring(str(pins.maps / "flow_events"))
-        self._decode = of_flow_report().decode
+        maps = Pins(node.bpffs).maps
+        self.table = FlowTable(maps)
+        self.rows = Table(maps, "flow_reports", codings.of_number("=Q"), codings.of_flow_report())
 
     def reports(self) -> list[FlowReport]:
-        return [self._decode(record) for record in self.ring.read(1 << 20)]
+        return self.table.events(1 << 20)
 
     def wait_for(self, count: int) -> list[FlowReport]:
         """So many reports, and no more."""
@@ -52,9 +53,6 @@ class Watched:
             found += self.reports()
         assert len(found) == count, found
         return found
-
-    def losses(self) -> tuple[int, int]:
-        return self.maps.flow_losses.find(LOSS_OF_EVENT) or 0, self.maps.flow_losses.find(LOSS_OF_FLOW) or 0
 
     @contextlib.contextmanager
     def connected(self, ip: str, family: int = 0, port: int = PORT) -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -69,8 +67,8 @@ class Watched:
                 yield client, server
 
     def close(self) -> None:
-        self.ring.close()
-        self.maps.close()
+        self.table.close()
+        self.rows.close()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,7 @@ def enrolled(node: Node) -> Iterator[Watched]:
 @pytest.fixture
 def watched(enrolled: Watched) -> Watched:
     enrolled.reports()
-    assert enrolled.maps.flow_reports.rows() == {}, "of the test before"
+    assert enrolled.table.rows() == [], "of the test before"
     return enrolled
 
 
@@ -226,14 +224,14 @@ def test_what_the_proxy_carries_is_the_proxys_to_tell(watched: Watched, family: 
         client.settimeout(0.2)
         with pytest.raises(TimeoutError):
             client.connect((family.neighbour, STEERED_PORT))
-        assert len(watched.maps.flow_reports.rows()) == 1
+        assert len(watched.table.rows()) == 1
     assert watched.reports() == []
-    assert watched.maps.flow_reports.rows() == {}
+    assert watched.table.rows() == []
 
 
 def test_other_destinations_and_sockets_outside_the_cgroup_leave_no_trace(watched: Watched, family: Family) -> None:
     with watched.node.b.listen(PORT), watched.node.a.dial(family.neighbour, PORT):
-        assert watched.maps.flow_reports.rows() == {}
+        assert watched.table.rows() == []
     with pytest.raises(OSError, match="refused"):
         watched.cgroup.dial(watched.node.a.netns, family.node, CLOSED_PORT)
     assert watched.reports() == []
@@ -289,7 +287,7 @@ def test_open_connections_can_be_asked_what_they_carried(watched: Watched, famil
 
 
 def test_the_ends_for_which_the_ring_has_no_room_wait_in_the_table(watched: Watched) -> None:
-    before = watched.losses()
+    before = watched.table.losses()
     told = 2 * (RING_ROOM // RECORD_BYTES // 2 + 50)
     with watched.node.b.listen(PORT) as listener:
         for _ in range(told // 2):
@@ -297,9 +295,9 @@ def test_the_ends_for_which_the_ring_has_no_room_wait_in_the_table(watched: Watc
             server, _ = listener.accept()
             client.close()
             server.close()
-    rows = watched.maps.flow_reports.rows()
+    rows = {report.cookie: report for report in watched.table.rows()}
     reports = watched.reports()
-    lost, unseen = (now - then for now, then in zip(watched.losses(), before, strict=True))
+    lost, unseen = (now - then for now, then in zip(watched.table.losses(), before, strict=True))
     assert lost > 0
     assert unseen == 0
     assert len(reports) + lost == told
@@ -308,30 +306,36 @@ def test_the_ends_for_which_the_ring_has_no_room_wait_in_the_table(watched: Watc
     assert len(ended) + len(rows) == told // 2
     assert not set(ended) & rows.keys()
     for cookie in rows:
-        watched.maps.flow_reports.remove(cookie)
+        watched.table.forget(cookie)
     with watched.connected("10.99.1.3") as ends:
         _client_closes(*ends)
     assert len(watched.wait_for(2)) == 2, "there is room again"
 
 
 def test_a_connection_for_which_the_table_has_no_room_is_counted(watched: Watched) -> None:
-    table = watched.maps.flow_reports
+    table = watched.rows
     row = FlowReport(1, 1, 1, 0, 0, 0, watched.node.a.addresses[0], watched.node.b.addresses[0], 1, 2, 0, 0, 1)
     filler = [(number << 40, row) for number in range(1, ROOM + 1)]
     try:
         assert table.put_all(filler) == ROOM
-        before = watched.losses()
+        before = watched.table.losses()
         with watched.connected("10.99.1.3") as ends:
             _client_closes(*ends)
         assert watched.reports() == []
-        assert watched.losses() == (before[0], before[1] + 1)
+        assert watched.table.losses() == before._replace(unseen=before.unseen + 1)
     finally:
         for cookie, _ in filler:
             table.remove(cookie)
 
 
+def _needs_cookies(node: Node) -> None:
+    if netns_cookie(node.a.netns) == 0:
+        pytest.skip("this kernel has no SO_NETNS_COOKIE (Linux 5.14)")
+
+
 def test_a_forged_connection_inside_a_pod_names_its_own_namespace(watched: Watched, tmp_path: Path) -> None:
     """Somebody in the cgroup gives its own loopback the addresses of a connection that is allowed."""
+    _needs_cookies(watched.node)
     with watched.connected("10.99.1.3") as (client, _server):
         port = client.getsockname()[1]
         (opening,) = watched.wait_for(1)
@@ -349,7 +353,22 @@ def test_a_forged_connection_inside_a_pod_names_its_own_namespace(watched: Watch
     run(f"umount {forgery}")
 
 
+def test_maps_that_were_made_anew_are_noticed(watched: Watched) -> None:
+    assert watched.table.is_current()
+    pinned = Pins(watched.node.bpffs).maps / "flow_events"
+    moved = pinned.with_name("moved")
+    pinned.rename(moved)
+    try:
+        assert not watched.table.is_current()
+        with pytest.raises(KernelError, match=r"flow_events.*No such file"):
+            FlowTable(pinned.parent)
+    finally:
+        moved.rename(pinned)
+    assert watched.table.is_current()
+
+
 def test_a_namespace_of_its_own_has_a_cookie_of_its_own(node: Node) -> None:
+    _needs_cookies(node)
     cookies = {netns_cookie(pod.netns) for pod in (node.a, node.b)} | {netns_cookie(OWN_NETNS)}
     assert len(cookies) == 3
     assert 0 not in cookies

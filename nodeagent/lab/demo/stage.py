@@ -18,6 +18,7 @@ from typing import Any
 
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.pins import read_counters
+from nodeagent.lab import cgroups
 from nodeagent.lab.demo import mesh, processes
 from nodeagent.lab.demo.claims import ClaimFalse, eventually
 from nodeagent.lab.demo.client import connect
@@ -131,6 +132,7 @@ class Stage:
             "root-certificate": RUN_DIR / "root-cert.pem",
             "token": RUN_DIR / "token",
             "pods-file": RUN_DIR / "pods.yaml",
+            "cgroup": cgroups.PODS,
             "access-log": RUN_DIR / "access.log",
             "log-format": "json",
             "workers": 1,

@@ -12,6 +12,7 @@ from nodeagent.admin.state import AgentState, CertificateState, CertificateView,
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
+from nodeagent.model.record import Transport
 
 StateOf = Callable[..., AgentState]
 
@@ -127,9 +128,24 @@ def test_connections(connection: OpenConnection) -> None:
         "service": "shop/db.shop.svc.cluster.local",
         "hop": "10.242.0.1:15008",
         "protocol": "HBONE",
+        "path": "tunnel",
         "tls_peer": "spiffe://cluster.local/ns/shop/sa/db",
         "policy": "",
         "sent_bytes": 10,
         "received_bytes": 2000,
+        "round_trip_us": 0,
+        "retransmissions": 0,
         "worker": 1,
     }
+
+
+def test_a_connection_in_the_kernel_has_no_worker(connection: OpenConnection) -> None:
+    record = msgspec.structs.replace(
+        connection.record, is_in_kernel=True, transport=Transport.TCP, round_trip_us=70, retransmissions=2
+    )
+    old = msgspec.structs.replace(connection.record, started=1.0)
+    found = [OpenConnection(None, record), connection, OpenConnection(None, old)]
+    told = _json(views.connections(found, NOW))["connections"]
+    assert [one["id"] for one in told] == ["kernel-9", "kernel-9", "1-9"]
+    assert (told[1]["path"], told[1]["protocol"], told[1]["worker"]) == ("kernel", "PLAIN", None)
+    assert (told[1]["round_trip_us"], told[1]["retransmissions"]) == (70, 2)

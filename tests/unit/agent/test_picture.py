@@ -2,6 +2,7 @@
 """What is told outside is what the parts know at that moment; a part that is broken does not break the picture."""
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,14 @@ from nodeagent.agent.picture import Picture, kernel_component, xds_component
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
+from nodeagent.kernel.cgroup import PodsCgroup
+from nodeagent.kernel.flow_table import Losses
 from nodeagent.kernel.passage import PASSAGES
 from nodeagent.kernel.steering import PodState
 from nodeagent.model.address import Ip
 from nodeagent.model.pod import LocalPod
 from nodeagent.model.workload import TunnelProtocol, Workload
+from nodeagent.telemetry.open_connections import KERNEL
 from nodeagent.telemetry.totals import Totals
 from nodeagent.xds.client import XdsStatus
 
@@ -34,6 +38,7 @@ class FakeKernel:
     def __init__(self) -> None:
         self.states = [PodState("shop", "web", "veth1", 7)]
         self.full: dict[str, int] = {}
+        self.pods_cgroup = PodsCgroup(Path("/sys/fs/cgroup/kubepods"))
 
     def pods(self) -> list[PodState]:
         self._break()
@@ -74,9 +79,10 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         ),
         verdicts=SimpleNamespace(generation=3, judged=2, rows=8, since=50.0),
         passages=SimpleNamespace(lost=()),
+        flows=SimpleNamespace(error="", losses=lambda: Losses(3, 0), disowned=1),
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
-        open_connections=SimpleNamespace(count=lambda pid: {70: 12}[pid]),
+        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid]),
         totals=Totals(),
         lines=None,
         bugs=lambda: 0,
@@ -160,7 +166,27 @@ def test_only_counters_that_moved_are_shown_and_all_are_scraped(parts: SimpleNam
     assert [row.reason for row in picture(parts).agent_state().kernel] == ["STEERED"]
     readings = picture(parts).readings()
     assert readings.kernel_packets == {"STEERED": 3, "NOT_TCP": 0}
+    assert (readings.flow_events_late, readings.flows_lost, readings.flows_disowned) == (3, 0, 1)
     assert (readings.reports_lost, readings.pods_captured, readings.pods_pending) == (6, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "cgroup", "lost", "state", "detail"),
+    [
+        ("", PodsCgroup(Path("/c")), 0, Health.OK, "seen in /c, 5 connections"),
+        ("", PodsCgroup(None, "no kubelet"), 0, Health.DEGRADED, "no kubelet"),
+        ("netlink says no", PodsCgroup(Path("/c")), 0, Health.DEGRADED, "netlink says no"),
+        ("", PodsCgroup(Path("/c")), 2, Health.OK, "; 2 left no record, the kernel's table was full"),
+    ],
+)
+def test_whether_connections_in_the_kernel_are_seen(
+    parts: SimpleNamespace, error: str, cgroup: PodsCgroup, lost: int, state: Health, detail: str
+) -> None:
+    parts.steering.pods_cgroup = cgroup
+    vars(parts.flows).update(error=error, losses=lambda: Losses(0, lost))
+    (told,) = [part for part in picture(parts).agent_state().components if part.name == "flows"]
+    assert told.state is state
+    assert detail in told.detail
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ _USEFUL = Probe("cgroup2", ok=False, evidence="not mounted", advice="mount it", 
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[Probe]:
     found: list[Probe] = []
-    module = types.SimpleNamespace(probe_all=lambda bpffs: [*found] if bpffs == "/x" else [])
+    module = types.SimpleNamespace(probe_all=lambda bpffs, cgroup: [*found] if (bpffs, cgroup) == ("/x", "") else [])
     monkeypatch.setitem(sys.modules, "nodeagent.kernel.survey", module)
     return found
 

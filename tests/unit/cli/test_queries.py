@@ -91,6 +91,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
                 "destination": {"namespace": "", "workload": "", "address": "[fd00::9]:5432"},
                 "service": "shop/db.shop.svc.cluster.local",
                 "protocol": "HBONE",
+                "path": "tunnel",
                 "tls_peer": "spiffe://cluster.local/ns/shop/sa/db",
                 "policy": "shop/db-allow",
                 "sent_bytes": 1023,
@@ -122,8 +123,8 @@ MISSING POLICY  NAMED BY
 shop/late       1 workloads
 """,
     "connections": """\
-AGE  DIR  SRC  DST  SERVICE  PROTO  TLS-PEER  POLICY  TX  RX
-1h2m  outbound  shop/web:40000  [fd00::9]:5432  db.shop.svc.cluster.local  HBONE  \
+AGE  DIR  SRC  DST  SERVICE  PROTO  PATH  TLS-PEER  POLICY  TX  RX
+1h2m  outbound  shop/web:40000  [fd00::9]:5432  db.shop.svc.cluster.local  HBONE  tunnel  \
 cluster.local/ns/shop/sa/db  shop/db-allow  1023 B  12.1 MiB
 """,
 }

@@ -14,7 +14,7 @@ def test_what_cannot_be_looked_at_is_a_finding(monkeypatch: pytest.MonkeyPatch) 
 
     needed = Probe("kernel", ok=True, evidence="Linux 6.1")
     monkeypatch.setattr(survey, "probe_conflicts", refuse)
-    monkeypatch.setattr(survey, "probe_needs", lambda _bpffs: [needed])
+    monkeypatch.setattr(survey, "probe_needs", lambda _bpffs, _cgroup: [needed])
     monkeypatch.setattr(survey, "probe_features", list)
     found = survey.probe_all("/x")
     assert found[0] == needed

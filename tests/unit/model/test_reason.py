@@ -25,6 +25,7 @@ def test_only_an_ordinary_end_has_no_flag() -> None:
         Reason.RESET,
         Reason.DRAINED,
         Reason.POD_REMOVED,
+        Reason.END_UNSEEN,
     }
 
 

@@ -35,7 +35,7 @@ def test_a_complete_connection_is_written_as_ztunnel_does(record_of: RecordOf) -
     assert _line(record) == (
         "2026-08-20T13:45:53.136356Z\tinfo\taccess\tconnection complete\t"
         + _ENDS
-        + 'direction="outbound" bytes_sent=84 bytes_recv=1024 duration="12ms"\n'
+        + 'direction="outbound" bytes_sent=84 bytes_recv=1024 duration="12ms" path="tunnel"\n'
     )
 
 
@@ -51,7 +51,7 @@ def test_a_denial_names_reason_policy_and_what_to_check(record_of: RecordOf) -> 
     line = _line(record)
     assert "\terror\taccess\tconnection complete\t" in line
     assert line.endswith(
-        'duration="0ms" error="denied by \\"no-legacy\\"" reason="policy_denied" policy="shop/no-legacy" '
+        'duration="0ms" path="tunnel" error="denied by \\"no-legacy\\"" reason="policy_denied" policy="shop/no-legacy" '
         'check="A DENY policy matches; `nodeagent explain` names the rule."\n'
     )
 
@@ -71,7 +71,7 @@ def test_an_early_denial_is_a_line_too(record_of: RecordOf) -> None:
     )
     assert _line(record) == (
         "2026-08-20T13:45:53.123456Z\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.1:34567 dst.addr=10.96.0.9:80 "
-        'direction="outbound" bytes_sent=0 bytes_recv=0 duration="0ms" '
+        'direction="outbound" bytes_sent=0 bytes_recv=0 duration="0ms" path="proxy" '
         'error="The source address is no enrolled pod; has xDS sent its workload?" reason="unknown_source"\n'
     )
 
@@ -110,6 +110,13 @@ def test_identities_between_pods_of_one_node_are_told(record_of: RecordOf) -> No
     assert 'dst.identity="spiffe://' in line
     assert "hbone_addr" not in line
     assert " dst.addr=10.0.0.2:8080 " in line
+
+
+def test_the_kernel_tells_more_of_what_it_carries(record_of: RecordOf) -> None:
+    record = record_of(
+        reason="closed", transport=Transport.TCP, hop="", is_in_kernel=True, round_trip_us=71, retransmissions=2
+    )
+    assert _line(record).endswith('duration="0ms" path="kernel" rtt="71us" retransmissions=2\n')
 
 
 def test_json_has_the_same_fields(record_of: RecordOf) -> None:

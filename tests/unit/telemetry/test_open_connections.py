@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
+from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.labels import labels_of
-from nodeagent.telemetry.open_connections import OpenConnections
+from nodeagent.telemetry.open_connections import KERNEL, OpenConnections
 from nodeagent.telemetry.traffic import TrafficMetrics
 
 RecordOf = Callable[..., ConnectionRecord]
@@ -143,3 +144,32 @@ def test_a_list_that_is_older_than_an_ending_does_not_bring_the_connection_back(
     assert len(seen.table) == 0
     assert seen.reasons == ["closed"]
     assert (total("connections_opened"), total("connections_closed")) == (1, 1)
+
+
+def test_a_connection_that_is_open_is_found_as_it_opened(seen: Seen, record_of: RecordOf) -> None:
+    record = record_of(id=5)
+    seen.table.opened(KERNEL, record)
+    assert seen.table.find(KERNEL, 5) == record
+    assert seen.table.find(KERNEL, 6) is None
+    assert seen.table.find(1, 5) is None
+
+
+def test_one_that_nobody_tells_of_any_more_is_cut_with_the_last_bytes(
+    seen: Seen, record_of: RecordOf, total: Callable[[str], float]
+) -> None:
+    record = record_of(id=5)
+    seen.table.opened(KERNEL, record)
+    seen.table.observed(KERNEL, [record_of(id=5, sent_bytes=10)], now=0.0)
+    for _ in range(2):
+        seen.table.cut(KERNEL, 5, Reason.POD_REMOVED, record.started + 3)
+    assert seen.reasons == ["pod_removed"]
+    assert "bytes_sent=10 " in seen.lines[0]
+    assert 'duration="3000ms"' in seen.lines[0]
+    assert total("received_bytes") == 10
+
+
+def test_why_one_is_missing_is_for_the_asker_to_say(seen: Seen, record_of: RecordOf) -> None:
+    seen.table.opened(KERNEL, record_of())
+    for _ in range(2):
+        seen.table.observed(KERNEL, (), now=0.0, unlisted=Reason.END_UNSEEN)
+    assert seen.reasons == ["end_unseen"]

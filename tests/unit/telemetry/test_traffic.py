@@ -3,9 +3,10 @@
 
 from collections.abc import Callable
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from nodeagent.model.record import ConnectionRecord, Direction
+from nodeagent.model.record import ConnectionRecord, Direction, Transport
 from nodeagent.telemetry.labels import labels_of
 from nodeagent.telemetry.traffic import TrafficMetrics
 
@@ -42,7 +43,7 @@ def test_one_connection_in_every_counter(record_of: RecordOf) -> None:
     )
     assert [_traffic(metrics, name, record) for name in names] == [1, 1, 200, 10, 0]
     assert _value(metrics, "istio_tcp_sockets_open", reporter="source") == 0
-    assert _value(metrics, "nodeagent_connections_total", reason="closed", direction="outbound") == 1
+    assert _value(metrics, "nodeagent_connections_total", reason="closed", direction="outbound", path="tunnel") == 1
 
 
 def test_both_reporters_count_the_answer_as_sent(record_of: RecordOf) -> None:
@@ -62,7 +63,9 @@ def test_a_failure_is_counted_under_its_flag_and_its_reason(record_of: RecordOf)
     assert labels_of(failed).pairs()["response_flags"] == "TLS_FAILURE"
     assert _traffic(metrics, "connections_failed", failed) == 1
     assert _traffic(metrics, "connections_closed", failed) == 1
-    assert _value(metrics, "nodeagent_connections_total", reason="tls_unknown_ca", direction="inbound") == 1
+    assert (
+        _value(metrics, "nodeagent_connections_total", reason="tls_unknown_ca", direction="inbound", path="tunnel") == 1
+    )
 
 
 def test_an_ending_that_is_no_failure_is_not_counted_as_one(record_of: RecordOf) -> None:
@@ -82,3 +85,16 @@ def test_too_many_label_sets_fall_into_one_without_names(record_of: RecordOf) ->
     ]
     assert sorted(float(line.rsplit(" ", 1)[1]) for line in lines) == [1, 1, 3]
     assert _value(metrics, "nodeagent_nameless_connections_total") == 3
+
+
+def test_what_the_kernel_carried_is_measured(record_of: RecordOf) -> None:
+    metrics = TrafficMetrics()
+    for round_trip_us, retransmissions in ((100, 0), (300, 2), (0, 1)):
+        kernel = {"is_in_kernel": True, "transport": Transport.TCP}
+        metrics.closed(
+            record_of(reason="closed", round_trip_us=round_trip_us, retransmissions=retransmissions, **kernel)
+        )
+    assert _value(metrics, "nodeagent_connections_total", reason="closed", direction="outbound", path="kernel") == 3
+    assert _value(metrics, "nodeagent_kernel_round_trip_seconds_count") == 2
+    assert _value(metrics, "nodeagent_kernel_round_trip_seconds_sum") == pytest.approx(0.0004)
+    assert _value(metrics, "nodeagent_kernel_retransmissions_total") == 3
