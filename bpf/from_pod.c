@@ -18,7 +18,8 @@
  *  8  not SYN, flow of an old generation, still good    FLOW_RENEWED         renew, mark LOCAL
  *  9  not SYN, flow of an old generation                REVOKED              to proxy: reset
  * 10  not SYN, to neither local pod nor known address   OUTSIDE_FLOW         pass
- * 11  no SYN but SYN-ACK, not taken, a verdict allows it  FLOW_RESTORED      add flow, mark LOCAL
+ * 11  not SYN, flows are still being brought over       SETTLING             drop
+ *     no SYN but SYN-ACK, not taken, a verdict allows it  FLOW_RESTORED      add flow, mark LOCAL
  *     not SYN, not RST, not taken, window is open       ADOPTED              add flow, mark LOCAL
  *     the same, a listener's SYN cookie explains it     SYN_COOKIE           to proxy
  * 12  not SYN                                           UNKNOWN_FLOW         to proxy: reset
@@ -48,6 +49,8 @@
  * all there before it is named in the settings. A verdict that is pending lets row 8 renew and row 15
  * not apply. Row 8 renews without a verdict what never had one (adopted, excluded). A SYN whose
  * connection the proxy holds already (row 15) is its retransmission, and stays there.
+ *
+ * Row 11, SETTLING: whose packet it is will be known in a moment, and it is sent again.
  *
  * What is marked LOCAL passes, and to_pod lets it in. "To proxy" is bpf_redirect_peer, which keeps
  * the mark and exists at TC ingress only: OUT in rows 4 and 6, where a socket exists, else OUT_NEW.
@@ -196,6 +199,8 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 			count_unasked(skb->ifindex);
 		return REASON_OUTSIDE_FLOW;
 	}
+	if (given->is_settling)
+		return REASON_SETTLING;
 	if (!sender->is_taken && restore_flow(packet, sender))
 		return REASON_FLOW_RESTORED;
 	if (!(packet->flags & TCP_RST) && is_open(sender->adopt_until)) {

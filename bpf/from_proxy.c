@@ -12,6 +12,8 @@
  *  2  tunnel between two local enrolled pods            INTO_PROXY           to proxy
  *  3  SYN between two local enrolled pods                                    forget hairpin (below)
  *  4  to a local enrolled pod, and no hairpin's answer  INTO_POD             into the pod
+ *     from one too, not SYN, while hairpins are still   SETTLING             drop
+ *     being brought over
  *  5  from a local enrolled pod's address               INTO_NODE            into the stack
  *  6  else                                              FOREIGN_SOURCE       drop
  *
@@ -76,6 +78,8 @@ static __always_inline enum reason judge_from_proxy(struct __sk_buff *skb, struc
 		*by = destination;
 		if (opens)
 			count_admitted(destination->device);
+		else if (source && given->is_settling)
+			return REASON_SETTLING;
 		return REASON_INTO_POD;
 	}
 	*by = source;

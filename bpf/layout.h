@@ -23,8 +23,9 @@ struct settings {
 	u32 generation;	     /* of the policies behind the flow table */
 	u32 slots;	     /* 0 to SLOTS: listener slots in use, from 0 on */
 	u32 registry_only;   /* 1: unknown destinations are dropped */
+	u32 is_settling;     /* 1: flows of a former layout are still being brought over */
 };
-_Static_assert(sizeof(struct settings) == 20, "settings");
+_Static_assert(sizeof(struct settings) == 24, "settings");
 
 struct source_key {
 	u32 device; /* ifindex of the pod's device on the node */

@@ -77,7 +77,9 @@ enum {
 	ROW(TAGGED_TWICE, SHOT, "behind more than one VLAN tag, where IP can hide") \
 	ROW(MAPPED_ADDRESS, SHOT, "TCP over IPv6 with an IPv4-mapped address") \
 	/* from_pod */ \
-	ROW(FLOW_RESTORED, UNSPEC, "packet of a direct connection that had been forgotten and is allowed")
+	ROW(FLOW_RESTORED, UNSPEC, "packet of a direct connection that had been forgotten and is allowed") \
+	/* from_pod, from_proxy */ \
+	ROW(SETTLING, SHOT, "of a connection that an upgrade is still bringing over; it is sent again")
 /* clang-format on */
 
 #define NUMBER(name, verdict, words) \

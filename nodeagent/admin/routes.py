@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which path of the admin socket answers with which view. The only place where a query is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.server import Route
@@ -44,11 +45,22 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections) -> Mapping
     }
 
 
-def make_orders(renew_certificates: Callable[[], int]) -> Mapping[str, Route]:
+ReplaceWorkers: TypeAlias = Callable[[int | None], Awaitable[Mapping[int, int]]]
+"""Of one slot or, one after the other, of all: the new pid by slot."""
+
+
+def make_orders(renew_certificates: Callable[[], int], replace_workers: ReplaceWorkers) -> Mapping[str, Route]:
     async def of_renewal(_query: Mapping[str, str]) -> Mapping[str, object]:
         return {"asked": renew_certificates()}
 
-    return {"/certs/renew": of_renewal}
+    async def of_replacement(query: Mapping[str, str]) -> Mapping[str, object]:
+        slot = query.get("slot")
+        if slot is not None and not (slot.isascii() and slot.isdigit()):
+            raise ConfigError(f"{slot!r} is not a worker's number", check="Expected: 0 to 3.")
+        replaced = await replace_workers(None if slot is None else int(slot))
+        return {"replaced": [{"slot": number, "pid": pid} for number, pid in replaced.items()]}
+
+    return {"/certs/renew": of_renewal, "/workers/replace": of_replacement}
 
 
 def parse_question(query: Mapping[str, str]) -> Question:

@@ -23,10 +23,11 @@ from nodeagent.agent.roster import LEAVING, living_workers, write_roster
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.worker import Worker
 from nodeagent.config import Config
-from nodeagent.errors import KernelError
+from nodeagent.errors import KernelError, NotPossible
 from nodeagent.kernel.maps import SLOTS
 from nodeagent.kernel.steering import ListenerKind, Steering
 from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Changes
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.proxy.framing import encode_frame
 from nodeagent.proxy.messages import (
@@ -58,6 +59,8 @@ RESTART_SECONDS = (0.0, 0.05, 0.2, 1.0, 5.0)
 """Pause before the n-th start in a row that did not live for STABLE_SECONDS; the last one goes on."""
 STABLE_SECONDS = 10.0
 KERNEL_RETRY_SECONDS = 1.0
+SUCCESSOR_SECONDS = 15.0
+"""Start of a worker on a busy machine, while the former one serves."""
 BACKLOG_SECONDS = 0.2
 """Between taking a worker's listeners out of the kernel's table and its drain: for handshakes that are on their way."""
 LAST_SECONDS = 5.0
@@ -86,6 +89,8 @@ class WorkerFleet:
         self.slots = decide_slots(config.workers, os.cpu_count() or 1)
         self._arrivals: dict[int, tuple[int, asyncio.Future[Worker]]] = {}
         """By slot: the pid that is waited for. A pid is believed, since the kernel says whose the socket is."""
+        self._coming: dict[int, Worker] = {}
+        """By slot: who will take the place of a worker that is well."""
         self._leaving: set[Worker] = set()
         self._farewells: asyncio.Queue[Worker] = asyncio.Queue()
         self._superfluous_is_out = asyncio.Event()
@@ -150,6 +155,60 @@ class WorkerFleet:
         """By all workers so far."""
         return self._reports_lost + sum(worker.reports_lost for worker in self._everyone())
 
+    async def replace(self, slot: int) -> Worker:
+        """A successor takes the slot of a living worker, which then drains. Raises NotPossible; nothing changed then.
+
+        Both accept from the same listening sockets, so no connection can fall between them.
+        """
+        former = self.workers.get(slot)
+        if former is None or not former.is_ready or self._state.local is None or slot in self._coming:
+            raise NotPossible(
+                f"worker {slot} is not there to be replaced", check="`nodeagent status` shows the workers."
+            )
+        successor = self._launch(slot, former.listeners)
+        if successor is None:
+            raise NotPossible(f"no successor of worker {slot} can be started", check="The agent's log says why.")
+        self._coming[slot] = successor
+        try:
+            self._write_roster()
+            await self._wait_until_it_serves(successor, former)
+        except NotPossible:
+            self._retire(successor)  # it may serve already
+            raise
+        finally:
+            del self._coming[slot]
+        successor.is_ready = True
+        self.workers[slot] = successor
+        former.left.set()
+        self._retire(former)
+        log.info("worker %d (pid %d) takes the place of pid %d, which drains", slot, successor.pid, former.pid)
+        return successor
+
+    def _retire(self, worker: Worker) -> None:
+        """It drains, beside the worker that has its slot and its listeners."""
+        worker.listeners = ()
+        self._leaving.add(worker)
+        self._farewells.put_nowait(worker)
+
+    async def _wait_until_it_serves(self, successor: Worker, former: Worker) -> None:
+        generation = self._state.apply(Changes())  # nothing but a number to wait for, behind all that it must know
+
+        def is_decided() -> bool:
+            return successor.generation >= generation or successor.gone.is_set() or former.gone.is_set()
+
+        async with asyncio.TaskGroup() as group:
+            watches = [group.create_task(self._notice_end(worker)) for worker in (successor, former)]
+            in_time = await self._progressed(is_decided, SUCCESSOR_SECONDS)
+            for watch in watches:
+                watch.cancel()
+        if not in_time or successor.gone.is_set() or former.gone.is_set():
+            which = "former" if former.gone.is_set() else "successor"
+            raise NotPossible(f"worker {former.slot} was not replaced: the {which} ended or was too slow")
+
+    async def _notice_end(self, worker: Worker) -> None:
+        await worker.gone.wait()
+        self._progress.set()
+
     async def _progressed(self, done: Callable[[], bool], timeout_seconds: float) -> bool:
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -179,16 +238,20 @@ class WorkerFleet:
             if worker is not None:
                 self._write_roster()
                 await self._serve(worker)
-                self._bury(worker)
-                worker = None
+                if worker.gone.is_set():
+                    self._bury(worker)
+                    worker = None
+                else:
+                    worker = self.workers[slot]
+                    continue
             failures = 0 if time.monotonic() - began > STABLE_SECONDS else failures + 1
             await asyncio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
     async def _serve(self, worker: Worker) -> None:
-        """Until it is gone."""
+        """Until its slot is another's."""
         async with asyncio.TaskGroup() as group:
             installing = group.create_task(self._install(worker))
-            await worker.gone.wait()
+            await worker.left.wait()
             installing.cancel()
 
     async def _install(self, worker: Worker) -> None:
@@ -220,7 +283,16 @@ class WorkerFleet:
         return tuple(made[kind] for kind in KINDS)
 
     def _start(self, slot: int, listeners: tuple[socket.socket, ...]) -> Worker | None:
-        """None when this machine cannot start one now: out of processes, memory or descriptors."""
+        worker = self._launch(slot, listeners)
+        if worker is not None:
+            self.workers[slot] = worker
+        return worker
+
+    def _launch(self, slot: int, listeners: tuple[socket.socket, ...]) -> Worker | None:
+        """Started and told everything; nobody else knows it yet.
+
+        None when this machine cannot start one now: out of processes, memory or descriptors.
+        """
         try:
             launched = launch(
                 slot,
@@ -232,7 +304,6 @@ class WorkerFleet:
             log.error("worker %d cannot be started: %s; tried again", slot, error)
             return None
         worker = Worker(slot, launched.child.pid, launched.pidfd, listeners, launched.child)
-        self.workers[slot] = worker
         worker.listen(Channel(launched.control), Channel(launched.report), self._told, self._reported)
         worker.send(Start(self._settings), tuple(listener.fileno() for listener in listeners))
         self._state.send_everything(worker.send)
@@ -308,6 +379,7 @@ class WorkerFleet:
 
     def _everyone(self) -> Iterator[Worker]:
         yield from self.workers.values()
+        yield from self._coming.values()
         yield from self._leaving
 
     # ---- adoption ------------------------------------------------------------------------------------------------
@@ -371,7 +443,7 @@ class WorkerFleet:
 
     def _write_roster(self) -> None:
         rows = [(worker.slot, worker.pid) for worker in self.workers.values()]
-        rows += [(LEAVING, worker.pid) for worker in self._leaving]
+        rows += [(LEAVING, worker.pid) for worker in (*self._coming.values(), *self._leaving)]
         try:
             write_roster(self._config.run_dir, rows)
         except OSError as error:

@@ -165,11 +165,15 @@ class Agent:
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
         routes = make_routes(picture.agent_state, picture.connections)
-        yield AdminServer(config.admin_socket, routes, make_orders(self._keeper.renew))
+        yield AdminServer(config.admin_socket, routes, make_orders(self._keeper.renew, self._replace_workers))
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)
         if config.ready_address:
             yield ReadyServer(config.ready_address, picture.obstacles)
+
+    async def _replace_workers(self, slot: int | None) -> dict[int, int]:
+        slots = range(self._fleet.slots) if slot is None else (slot,)
+        return {number: (await self._fleet.replace(number)).pid for number in slots}
 
     def _mesh_changed(self, changes: Changes) -> None:
         self._state.apply(changes)

@@ -42,6 +42,8 @@ class Worker:
         """It knocked, and no agent's roster has it: it drains with what it has."""
         self.held: frozenset[Identity] = frozenset()
         """Certificates that it brought along from a former agent."""
+        self.left = asyncio.Event()
+        """Its slot is another's from here on: it is gone, or a successor has taken its place while it drains."""
         self.gone = asyncio.Event()
         self.broken = ""
         """Why it had to be killed; empty when it ended by itself."""
@@ -123,3 +125,4 @@ class Worker:
         if self._child is not None:
             self._child.wait()  # it is dead: this only reaps it
         self.gone.set()
+        self.left.set()

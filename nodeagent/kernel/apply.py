@@ -6,7 +6,7 @@ Decides nothing. A step for one pod that fails is noted and the others go on; on
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import cast
 
 from nodeagent.errors import KernelError
@@ -32,6 +32,7 @@ class Hands:
         self.overflow: set[Put] = set()
         """Rows for which a map had no room."""
         self.undetached: set[Hook] = set()
+        self.unattached: set[Hook] = set()
 
     def find(self, hooks: Iterable[Hook], known: frozenset[Ip]) -> Found:
         maps = self._maps
@@ -76,6 +77,7 @@ class Hands:
             if step.program.name in _CROSSING:
                 raise
             self.refused[step.hook.device] = NotCapturable("ATTACH_FAILED", str(error))
+            self.unattached.add(step.hook)
 
     def _detach(self, step: Detach) -> None:
         try:
@@ -83,6 +85,12 @@ class Hands:
         except KernelError as error:
             log.warning("%s; tried again at the next reconcile", error)
             self.undetached.add(step.hook)
+
+    def still_running(self, programs: Collection[int]) -> bool:
+        """Whether one of them is where it was to be replaced or detached."""
+        return any(
+            ours.program in programs for hook in self.unattached | self.undetached for ours in self._attacher.find(hook)
+        )
 
     def _table(self, name: TableName) -> Table[object, object]:
         return cast("Table[object, object]", getattr(self._maps, name))

@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     generation: int = 0
     slots: int = 0
     registry_only: int = 0
+    is_settling: int = 0
 
 
 class Source(NamedTuple):

@@ -7,9 +7,11 @@ not on a node. Pure: text in, packers out.
 
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
+NUMBERS = {kind: struct.Struct(f"={code}") for kind, code in _CODES.items()}
 _NETWORK = {"be16": 2, "be32": 4}
 """Kept as bytes, so never swapped."""
 PADDING = "zero"
@@ -27,6 +29,8 @@ class Layout:
 
     name: str
     fields: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """Of the fields: the type, for an array with its count: `u8[6]`."""
     packing: struct.Struct
 
     @property
@@ -56,19 +60,34 @@ class MapShape:
     flags: str
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """Everything that a layout's text says."""
+
+    structs: Mapping[str, Layout]
+    maps: Mapping[str, MapShape]
+    rings: Mapping[str, int]
+
+
+def read_shapes(text: str) -> Shapes:
+    """Of layout.h and maps.h in one text. Raises ValueError for what is outside layout.h's grammar."""
+    return Shapes(read_layouts(text), read_maps(text), read_rings(text))
+
+
 def read_layouts(header: str) -> dict[str, Layout]:
     """Each struct by its name, in order of declaration. Raises ValueError for what is outside layout.h's grammar."""
     found: dict[str, Layout] = {}
     for name, body in _STRUCT.findall(_COMMENT.sub("", header)):
-        fields, codes = [], []
+        fields, kinds, codes = [], [], []
         for line in filter(str.strip, body.splitlines()):
             match = _FIELD.match(line.rstrip())
             if match is None:
                 raise ValueError(f"layout.h: struct {name}: {line.strip()!r} is outside the grammar")
             kind, field, count = match.groups()
             fields.append(field)
+            kinds.append(kind if count is None else f"{kind}[{count}]")
             codes.append(_code(kind, int(count or 1), is_array=count is not None, found=found))
-        found[name] = Layout(name, tuple(fields), struct.Struct("=" + "".join(codes)))
+        found[name] = Layout(name, tuple(fields), tuple(kinds), struct.Struct("=" + "".join(codes)))
     missed = set(re.findall(r"^struct (\w+)", header, re.MULTILINE)) - found.keys()
     if missed:
         raise ValueError(f"layout.h: struct {min(missed)} is outside the grammar")

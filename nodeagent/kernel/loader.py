@@ -9,11 +9,13 @@ from the system's Python path, since it is no PyPI package. A map that is pinned
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import logging
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
 from nodeagent.kernel.codings import layouts
 from nodeagent.kernel.layout import read_maps
-from nodeagent.kernel.pins import Pins, is_bpffs
+from nodeagent.kernel.pins import Pins, describe, is_bpffs
 from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
 from nodeagent.model.mark import Marks
 
@@ -120,6 +122,9 @@ def compile_and_pin(pins: Pins) -> dict[str, int]:
     except Exception as error:
         raise KernelError(f"bcc could not compile the kernel programs: {error}") from error
     _check_maps(pins)
+    with contextlib.suppress(OSError, ValueError):  # bcc has raised it too, if it had to
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    describe(pins)
     return _pin_programs(bcc, module, pins)
 
 

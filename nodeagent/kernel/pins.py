@@ -2,11 +2,14 @@
 """Where programs and maps are pinned, and what can be read of them without an agent.
 
     <bpffs>/nodeagent/<layout hash>/maps/<name>
+    <bpffs>/nodeagent/<layout hash>/description
     <bpffs>/nodeagent/<layout hash>/programs/<source hash>/<name>
     <bpffs>/nodeagent/links/<namespace>-<ifindex>-<direction>
     <bpffs>/nodeagent/links/cgroup-<name>
 
-Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C. Links belong to
+Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C. The description is
+the text that declares the maps, in a map of one row, since bpffs holds no files: a successor with another layout reads
+what it finds by it (nodeagent/kernel/succession.py). Links belong to
 devices (TCX) or to the pods' cgroup and outlive every upgrade: their program is replaced in place, whatever layout it
 has.
 """
@@ -15,13 +18,14 @@ import ctypes
 import os
 import shutil
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
 from nodeagent.kernel.reasons import reasons
-from nodeagent.kernel.sources import PROGRAMS, layout_hash, source_hash
+from nodeagent.kernel.sources import PROGRAMS, layout_hash, layout_text, source_hash
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 
 
@@ -51,12 +55,20 @@ class Pins:
     def links(self) -> Path:
         return self.root / "links"
 
+    @property
+    def description(self) -> Path:
+        return self.directory / "description"
+
+    def others(self) -> list[Path]:
+        """The directories of other layouts."""
+        return [path for path in _children(self.root) if path not in {self.directory, self.links}]
+
     def has_programs(self) -> bool:
         return all((self.programs / name).exists() for name in PROGRAMS)
 
-    def remove_others(self) -> list[str]:
-        """Unpins layouts and programs that are not of this version; call it when no filter uses them any more."""
-        stale = [path for path in _children(self.root) if path not in {self.directory, self.links}]
+    def remove_others(self, kept: Collection[Path] = ()) -> list[str]:
+        """Unpins layouts and programs that are not of this version; `kept` are layouts that a filter still uses."""
+        stale = [path for path in self.others() if path not in kept]
         stale += [path for path in _children(self.programs.parent) if path != self.programs]
         for path in stale:
             shutil.rmtree(path)
@@ -68,6 +80,34 @@ class Pins:
             return False
         shutil.rmtree(self.root)
         return True
+
+
+def describe(pins: Pins) -> None:
+    """Pins what declares this version's maps. Raises OSError."""
+    if pins.description.exists():
+        return
+    text = layout_text().encode()
+    descriptor = syscall.map_create(_ARRAY, 4, len(text), 1)
+    try:
+        syscall.map_update(descriptor, bytes(4), text)
+        syscall.pin(descriptor, str(pins.description))
+    finally:
+        os.close(descriptor)
+
+
+def read_description(layout: Path) -> str:
+    """Of the layout in this directory. Raises OSError when it has none."""
+    with syscall.opened(str(layout / "description")) as descriptor:
+        return (syscall.map_lookup(descriptor, bytes(4), syscall.map_info(descriptor).value_bytes) or b"").decode()
+
+
+def program_ids(layout: Path) -> frozenset[int]:
+    """Of all programs that are pinned there. Raises OSError."""
+    ids = set()
+    for path in layout.glob("programs/*/*"):
+        with syscall.opened(str(path)) as descriptor:
+            ids.add(syscall.program_info(descriptor).id)
+    return frozenset(ids)
 
 
 def read_counters(bpffs: str) -> dict[str, int]:
@@ -99,6 +139,8 @@ def is_bpffs(path: str | Path) -> bool:
     return bool(struct.unpack_from("=q", answer)[0] == _BPF_FS_MAGIC)
 
 
+_ARRAY = 2
+"""BPF_MAP_TYPE_ARRAY."""
 _BPF_FS_MAGIC = 0xCAFE4A11
 """Of linux/magic.h."""
 

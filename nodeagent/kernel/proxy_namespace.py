@@ -92,6 +92,13 @@ class ProxyNamespace:
             raise KernelError(f"the proxy namespace {self.path}: {error}") from error
         return Crossing(ours.index, theirs.index, number)
 
+    @property
+    def reference(self) -> Path:
+        """A path that leads into it, also while somebody has taken its mount away."""
+        if self._descriptor < 0 or self._is_mounted():
+            return self.path
+        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
+
     @contextmanager
     def inside(self) -> Iterator[IPRoute]:
         """An rtnetlink socket of the proxy namespace."""
@@ -126,7 +133,7 @@ class ProxyNamespace:
 
     def _ensure_mount(self) -> None:
         if self._descriptor >= 0:
-            if not _is_namespace(self.path) or not os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
+            if not self._is_mounted():
                 log.warning("%s was unmounted; mounting it again", self.path)
                 self.path.touch(mode=0o600)
                 mount(f"/proc/self/fd/{self._descriptor}", self.path, flags=MS_BIND)
@@ -140,6 +147,9 @@ class ProxyNamespace:
         if os.path.samestat(self.path.stat(), Path(OWN_NETNS).stat()):
             raise KernelError(f"{self.path} is the node's own network namespace", check="Unmount it.")
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _is_mounted(self) -> bool:
+        return _is_namespace(self.path) and os.path.samestat(os.fstat(self._descriptor), self.path.stat())
 
     def _ensure_id(self, node: IPRoute) -> int:
         number = namespace_id(node, self._descriptor)

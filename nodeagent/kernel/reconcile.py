@@ -2,7 +2,8 @@
 """What must change so that the kernel has what is wanted: a pure function of (wanted, found), steps in a safe order.
 
 The order is the safety. Maps are filled before a filter that reads them is attached, and emptied after it is gone:
-    settings, additions, filters of the crossing, filters of pods, detachments, removals
+    additions, filters of the crossing, settings, filters of pods, detachments, removals
+The settings say which device is na0: behind one that has no at_proxy yet, the proxy's stack would refuse connections.
 to_pod comes before from_pod, so that no connection of a pod is answered by a pod that nothing guards. What is found and
 right makes no step, so a second reconcile has nothing to do.
 """
@@ -69,6 +70,8 @@ class Target:
     excluded: frozenset[Exclusion] = frozenset()
     slots: int = 0
     registry_only: bool = False
+    is_settling: bool = False
+    """Flows of a former layout are not all here yet."""
     adopt_until: int = 0
     """End of the adoption window of what is captured now: nanoseconds of CLOCK_MONOTONIC."""
 
@@ -120,9 +123,10 @@ Step = Put | Remove | Attach | Detach
 
 def plan(target: Target, found: Found) -> list[Step]:
     return [
-        *_settings(target, found),
         *_additions(target, found),
-        *_attachments(target, found),
+        *_attachments(_crossing_filters(target), target, found),
+        *_settings(target, found),
+        *_attachments(_pod_filters(target), target, found),
         *_detachments(target, found),
         *_removals(target, found),
     ]
@@ -160,10 +164,18 @@ def number_pods(
 
 def wanted_filters(target: Target) -> dict[Hook, Program]:
     """In the order in which they are attached."""
-    filters = {
+    return _crossing_filters(target) | _pod_filters(target)
+
+
+def _crossing_filters(target: Target) -> dict[Hook, Program]:
+    return {
         Hook(is_in_proxy=True, device=target.crossing.proxy_device): target.programs["at_proxy"],
         Hook(is_in_proxy=False, device=target.crossing.node_device): target.programs["from_proxy"],
     }
+
+
+def _pod_filters(target: Target) -> dict[Hook, Program]:
+    filters = {}
     for pod in target.pods:
         outgoing, incoming = pod.hooks
         filters[incoming] = target.programs["to_pod"]
@@ -183,6 +195,7 @@ def _settings(target: Target, found: Found) -> Iterator[Step]:
         generation=found.settings.generation or 1,
         slots=target.slots,
         registry_only=int(target.registry_only),
+        is_settling=int(target.is_settling),
     )
     if settings != found.settings:
         yield Put("settings", 0, settings)
@@ -207,8 +220,8 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
             yield Put("pods", ip, row)
 
 
-def _attachments(target: Target, found: Found) -> Iterator[Step]:
-    for hook, program in wanted_filters(target).items():
+def _attachments(filters: Mapping[Hook, Program], target: Target, found: Found) -> Iterator[Step]:
+    for hook, program in filters.items():
         if found.filters.get(hook) != frozenset({Attachment(target.kind, program.id)}):
             yield Attach(hook, program)
 

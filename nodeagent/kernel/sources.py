@@ -44,10 +44,14 @@ def source_hash(flags: tuple[str, ...] = ()) -> str:
     return _short_hash("\0".join(parts))
 
 
+def layout_text() -> str:
+    """What declares the shapes of maps, for who has to read them later: nodeagent/kernel/layout.py understands it."""
+    return read_source("layout.h") + read_source("maps.h").partition("static __always_inline")[0]
+
+
 def layout_hash() -> str:
     """Of the shapes of maps, without comments and spacing: names the directory of pinned maps."""
-    text = read_source("layout.h") + read_source("maps.h").partition("static __always_inline")[0]
-    return _short_hash(" ".join(_COMMENT.sub(" ", text).split()))
+    return _short_hash(" ".join(_COMMENT.sub(" ", layout_text()).split()))
 
 
 def _expand(name: str, seen: set[str]) -> Iterator[str]:

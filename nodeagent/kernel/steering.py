@@ -19,7 +19,7 @@ from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import cgroup as cgroups
-from nodeagent.kernel import probe
+from nodeagent.kernel import probe, succession
 from nodeagent.kernel.apply import Hands, in_words, place_in_words
 from nodeagent.kernel.attach import (
     Attacher,
@@ -39,11 +39,12 @@ from nodeagent.kernel.maps import SLOTS, Maps
 from nodeagent.kernel.netlink import (
     Device,
     NotCapturable,
+    find_device,
     read_devices,
     read_node_addresses,
 )
 from nodeagent.kernel.pins import Pins, sum_counters
-from nodeagent.kernel.proxy_namespace import DEFAULT_MTU, ProxyNamespace
+from nodeagent.kernel.proxy_namespace import DEFAULT_MTU, PROXY_DEVICE, ProxyNamespace
 from nodeagent.kernel.reconcile import (
     CapturedPod,
     Found,
@@ -57,6 +58,7 @@ from nodeagent.kernel.reconcile import (
     wanted_filters,
 )
 from nodeagent.kernel.sources import PROGRAMS
+from nodeagent.kernel.succession import Succession, find_former
 from nodeagent.kernel.syscall import opened, program_info
 from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
 from nodeagent.model.address import Ip
@@ -155,11 +157,12 @@ class Steering:
         choose_kind(self._attach)
         with self._lock:
             self._namespace.ensure()
+            self._make_way()
             self._load()
             self._maps = self._maps or Maps(self._pins.maps)
 
     def netns_path(self) -> str:
-        return str(self._namespace.path)
+        return str(self._namespace.reference)
 
     def make_listeners(self) -> dict[ListenerKind, socket.socket]:
         """A set for one worker. The caller keeps them open: an entry of the kernel's table ends with its last copy."""
@@ -267,6 +270,24 @@ class Steering:
             self._verdicts = Verdicts(self._opened_maps(), self._settings_lock)
         return self._verdicts
 
+    def _make_way(self) -> None:
+        """What a former layout has goes on in ours, as far as it can without a copy."""
+        if not self._pins.others():
+            return
+        with IPRoute() as node, self._namespace.inside() as proxy:
+            kind = choose_kind(self._attach)
+            attacher = Attacher(kind, self._pins.links, node, proxy, self.netns_path())
+            hooks = hooks_of(read_devices(node)) | pinned_hooks(self._pins.links)
+            eth0 = find_device(proxy, PROXY_DEVICE)
+            hooks |= {Hook(is_in_proxy=True, device=eth0.index)} if eth0 is not None else set()
+            running = {ours.program for hook in hooks for ours in attacher.find(hook)}
+        try:
+            shared = succession.make_way(self._pins, running)
+        except OSError as error:
+            raise KernelError(f"sharing the maps of a former layout: {error}") from error
+        if shared:
+            log.info("shared with the former layout: %s", ", ".join(shared))
+
     def _load(self) -> None:
         if not self._pins.has_programs():
             started = time.monotonic()
@@ -306,7 +327,7 @@ class Steering:
                     self._maps.listeners.put(row, sock.fileno())
 
     def _reconcile(self, node: IPRoute, wanted: Wanted) -> list[str]:
-        devices = read_devices(node)
+        devices, seen = read_devices(node), list[str]()
         captured, states = _find_pods(node, devices, wanted.pods)
         crossing = self._namespace.ensure(min((pod.device.mtu for pod in captured), default=DEFAULT_MTU))
         target = Target(
@@ -325,10 +346,23 @@ class Steering:
             attacher = Attacher(target.kind, self._pins.links, node, proxy, self.netns_path())
             hands = Hands(self._opened_maps(), attacher, self._put_settings)
             found = self._find(hands, target, devices)
-            target = replace(target, pods=self._numbered(captured, found))
+            former = self._succeed(found)
+            if former is not None:
+                seen = [f"{table}: {rows} brought over" for table, rows in former.bring().items()]
+                self._set_settling(is_settling=former.has_flows)
+                found = self._find(hands, target, devices)
+            target = replace(
+                target,
+                pods=self._numbered(captured, found),
+                is_settling=former is not None and former.has_flows,
+            )
             steps = plan(target, found)
-            seen = self._see_flows()
+            seen += self._see_flows()
             hands.apply(steps)
+            if former is not None:
+                seen += [f"{table}: {rows} brought over late" for table, rows in former.settle().items()]
+                self._set_settling(is_settling=False)
+            kept = hands.still_running(former.former.programs) if former is not None else False
         self._follow_known(steps, hands)
         numbers = {pod.device.index: pod.number for pod in target.pods}
         self._guards = {index: guard for index, guard in self._guards.items() if index in found.counted}
@@ -339,7 +373,20 @@ class Steering:
         self._overflow["verdicts"] = unwritten
         self._close_when_full(wanted)
         self._seen = set(wanted_filters(target)) | hands.undetached
-        return [*seen, *in_words(steps, hands, devices), *(f"unpinned {path}" for path in self._pins.remove_others())]
+        stale = self._pins.remove_others([former.former.directory] if former is not None and kept else ())
+        return [*seen, *in_words(steps, hands, devices), *(f"unpinned {path}" for path in stale)]
+
+    def _succeed(self, found: Found) -> Succession | None:
+        if not self._pins.others():
+            return None
+        running = {ours.program for there in found.filters.values() for ours in there}
+        former = find_former(self._pins, running)
+        return None if former is None else Succession(former, self._pins, running)
+
+    def _set_settling(self, *, is_settling: bool) -> None:
+        with self._settings_lock:
+            maps = self._opened_maps()
+            maps.settings.put(0, maps.read_settings()._replace(is_settling=int(is_settling)))
 
     def _find(self, hands: Hands, target: Target, devices: Mapping[int, Device]) -> Found:
         hooks = set(wanted_filters(target)) | pinned_hooks(self._pins.links)

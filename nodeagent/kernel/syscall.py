@@ -212,9 +212,9 @@ def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes | None:
     return value.raw
 
 
-def map_update(descriptor: int, key: bytes, value: bytes) -> None:
-    """Raises OSError: E2BIG or ENOSPC when the map is full."""
-    _map_call(MAP_UPDATE, descriptor, key, ctypes.create_string_buffer(value, len(value)))
+def map_update(descriptor: int, key: bytes, value: bytes, *, is_new: bool = False) -> None:
+    """Raises OSError: E2BIG or ENOSPC when the map is full, EEXIST when there is a row already and `is_new`."""
+    _map_call(MAP_UPDATE, descriptor, key, ctypes.create_string_buffer(value, len(value)), _NO_EXIST if is_new else 0)
 
 
 def map_delete(descriptor: int, key: bytes) -> bool:
@@ -376,7 +376,12 @@ def _object_info(descriptor: int) -> bytes:
     return info.raw
 
 
-def _map_call(command: int, descriptor: int, key: bytes, value: "ctypes.Array[ctypes.c_char] | None") -> None:
+_NO_EXIST = 1
+
+
+def _map_call(
+    command: int, descriptor: int, key: bytes, value: "ctypes.Array[ctypes.c_char] | None", flags: int = 0
+) -> None:
     buffer = ctypes.create_string_buffer(key, len(key))
     value_address = ctypes.addressof(value) if value is not None else 0
-    bpf(command, struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(buffer), value_address, 0))
+    bpf(command, struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(buffer), value_address, flags))

@@ -214,6 +214,7 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "kernel/listeners.py",
             "kernel/proxy_namespace.py",
             "kernel/listing.py",
+            "kernel/succession.py",
             "kernel/syscall.py",
             "kernel/tcx.py",
             "kernel/watch.py",

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from nodeagent.lab.demo.claims import ClaimFalse, eventually
 from nodeagent.lab.demo.client import connect
 from nodeagent.lab.demo.filters import attached_filters
 from nodeagent.lab.demo.stranger import Stranger
+from nodeagent.lab.demo.versions import THIS_VERSION, Version
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference, network_state
 from nodeagent.lab.namespaces import RUN_DIR, Pod
@@ -73,6 +75,8 @@ class Stage:
         self.service_ips = tuple(Ip(ip) for ip in SERVICE_IPS)
         self.api_service_ips = tuple(Ip(ip) for ip in API_SERVICE_IPS)
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
+        self.versions: dict[str, Version] = {}
+        """Of the agents that are started from here on, by node; this one where there is none."""
         self.control_plane: subprocess.Popen[bytes]
         self._nodes_before: dict[str, State] = {}
         self._stranger: Stranger | None = None
@@ -141,15 +145,16 @@ class Stage:
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
         self.agents[name] = node.spawn(
             _nodeagent("agent", *words, *(["--takeover"] if takeover else [])),
+            env=self.versions.get(name, THIS_VERSION).environment,
             stdout=self._log(name),
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
         self._await(lambda: self._is_ready(name), name)
 
-    def stop_agent(self, name: str) -> None:
-        """In order: what it has set up goes on without it."""
-        self.agents[name].terminate()
+    def stop_agent(self, name: str, number: int = signal.SIGTERM) -> None:
+        """In order, or killed: what it has set up goes on without it."""
+        self.agents[name].send_signal(number)
         self.agents[name].wait(START_SECONDS)
 
     def clean(self, name: str) -> None:

@@ -94,6 +94,21 @@ def _adopted(stage: Stage) -> Arrival:
     return stage.from_pod(stage.family.remote, ACK)
 
 
+def _settling(stage: Stage) -> None:
+    stage.twin.put_settings(generation=stage.twin.world.generation, registry_only=False, is_settling=True)
+
+
+def _nobodys_while_settling(stage: Stage) -> Arrival:
+    """Not even an open window lets it pass."""
+    _settling(stage)
+    return _adopted(stage)
+
+
+def _perhaps_a_hairpins_answer(stage: Stage) -> Arrival:
+    _settling(stage)
+    return stage.arrive("from_proxy", stage.packet(stage.family.neighbour, stage.family.pod, ACK))
+
+
 def _cookie_from_pod(stage: Stage) -> Arrival:
     port, arrival = stage.listen(ListenerKind.OUTBOUND), _adopted(stage)
     packet = stage.packet(stage.family.pod, stage.family.remote, ACK)
@@ -188,6 +203,7 @@ CASES: dict[tuple[str, int, str], Case] = {
     ("from_pod", 8, "FLOW_RENEWED"): Case(_renewed, passes(LOCAL)),
     ("from_pod", 9, "REVOKED"): Case(_revoked, to_proxy_from_pod(OUT_NEW)),
     ("from_pod", 10, "OUTSIDE_FLOW"): Case(lambda s: s.from_pod(s.family.outside, ACK), passes()),
+    ("from_pod", 11, "SETTLING"): Case(_nobodys_while_settling, dropped),
     ("from_pod", 11, "FLOW_RESTORED"): Case(_restored, passes(LOCAL)),
     ("from_pod", 11, "ADOPTED"): Case(_adopted, passes(LOCAL)),
     ("from_pod", 11, "SYN_COOKIE"): Case(_cookie_from_pod, to_proxy_from_pod(OUT_NEW)),
@@ -217,6 +233,7 @@ CASES: dict[tuple[str, int, str], Case] = {
     ("from_proxy", 4, "INTO_POD"): Case(
         lambda s: s.arrive("from_proxy", s.packet(s.family.remote, s.family.pod, ACK)), into_pod
     ),
+    ("from_proxy", 4, "SETTLING"): Case(_perhaps_a_hairpins_answer, dropped),
     ("from_proxy", 5, "INTO_NODE"): Case(_hairpins_answer, into_node),
     ("from_proxy", 6, "FOREIGN_SOURCE"): Case(
         lambda s: s.arrive("from_proxy", s.packet(s.family.remote, s.family.outside)), dropped

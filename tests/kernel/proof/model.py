@@ -60,7 +60,7 @@ def from_pod(world: World, frame: bytes, device: int, mark: int = 0) -> Outcome:
     row, reason = _judge_from_pod(world, frame, device, mark)
     passes = {"PROXY_PASSAGE", "NOT_IP", "NOT_TCP", "LOCAL_FLOW", "NODE_FLOW", "FLOW_RENEWED", "OUTSIDE_FLOW"}
     passes |= {"FLOW_RESTORED", "ADOPTED", "NODE_ADDRESS", "EXCLUDED", "LOCAL_ALLOWED", "UNKNOWN_DESTINATION"}
-    drops = _UNREADABLE | {"SPOOFED_SOURCE", "NOT_REGISTERED"}
+    drops = _UNREADABLE | {"SPOOFED_SOURCE", "NOT_REGISTERED", "SETTLING"}
     if reason in drops:
         outcome = Outcome(row, reason, DROP)
     elif reason in {"LOCAL_FLOW", "FLOW_RENEWED", "FLOW_RESTORED", "ADOPTED", "LOCAL_ALLOWED"}:
@@ -115,6 +115,11 @@ def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         return 6, "PROXY_FLOW"
     if packet.destination[0] in world.node_addresses:
         return 7, "NODE_FLOW"
+    return _judge_direct(world, packet, sender, flow, is_taken=is_taken)
+
+
+def _judge_direct(world: World, packet: Tcp, sender: Sender, flow: Flow | None, *, is_taken: bool) -> tuple[int, str]:
+    """Rows 8 to 12."""
     if flow:
         if flow.kind != ALLOWED or _is_still_good(world, packet, flow, sender):
             world.flows[packet.connection] = flow._replace(generation=world.generation)
@@ -127,6 +132,8 @@ def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
 
 def _judge_unknown(world: World, packet: Tcp, sender: Sender, *, is_taken: bool) -> tuple[int, str]:
     """Rows 11 and 12."""
+    if world.is_settling:
+        return 11, "SETTLING"
     if not is_taken and (opener := _may_be_open(world, packet, sender)) is not None:
         world.flows[packet.connection] = Flow(world.generation, ALLOWED, opener)
         return 11, "FLOW_RESTORED"
@@ -269,6 +276,8 @@ def _judge_from_proxy(world: World, frame: bytes) -> tuple[int, str, Pod | None]
     answers_hairpin = source is not None and answered in world.hairpins
     if destination and not answers_hairpin:
         world.pod_counts[destination.device, "admitted"] += packet.opens
+        if source and not packet.opens and world.is_settling:
+            return 4, "SETTLING", None
         return 4, "INTO_POD", destination
     if source:
         return 5, "INTO_NODE", source

@@ -123,7 +123,11 @@ class Scenes:
             )
 
     def _settings_change(self) -> None:
-        self._twin.put_settings(generation=self._twin.world.generation, registry_only=self._dice.random() < 0.5)
+        self._twin.put_settings(
+            generation=self._twin.world.generation,
+            registry_only=self._dice.random() < 0.5,
+            is_settling=self._dice.random() < 0.2,
+        )
 
     def _all_is_forgotten(self) -> None:
         self._twin.forget()

@@ -69,8 +69,9 @@ class Twin:
 
     # ---- both worlds ---------------------------------------------------------------------------------------------
 
-    def put_settings(self, *, generation: int, registry_only: bool) -> None:
+    def put_settings(self, *, generation: int, registry_only: bool, is_settling: bool = False) -> None:
         self.world.generation, self.world.registry_only = generation, registry_only
+        self.world.is_settling = is_settling
         self._write_settings()
 
     def put_sender(self, device: int, address: bytes, sender: Sender) -> None:
@@ -219,6 +220,7 @@ class Twin:
             generation=settings.generation,
             slots=settings.slots,
             registry_only=bool(settings.registry_only),
+            is_settling=bool(settings.is_settling),
             senders={
                 (key.device, packed_ip(key.ip)): Sender(row.number, row.adopt_until > time.monotonic_ns())
                 for key, row in maps.sources.rows().items()
@@ -233,7 +235,12 @@ class Twin:
         world, settings = self.world, self._maps.read_settings()
         self._maps.settings.put(
             0,
-            settings._replace(generation=world.generation, slots=world.slots, registry_only=int(world.registry_only)),
+            settings._replace(
+                generation=world.generation,
+                slots=world.slots,
+                registry_only=int(world.registry_only),
+                is_settling=int(world.is_settling),
+            ),
         )
 
     def _count_all(self) -> dict[str, int]:

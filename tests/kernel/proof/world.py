@@ -72,6 +72,7 @@ class World:
     generation: int = 1
     slots: int = 0
     registry_only: bool = False
+    is_settling: bool = False
     senders: dict[tuple[int, bytes], Sender] = field(default_factory=dict)
     """By device and address."""
     pods: dict[bytes, Pod] = field(default_factory=dict)

@@ -13,9 +13,11 @@ import msgspec
 import pytest
 
 from nodeagent.agent import fleet as fleet_module
+from nodeagent.agent import launch as launch_module
 from nodeagent.agent.fleet import KINDS, decide_slots
 from nodeagent.agent.roster import living_workers, write_roster
 from nodeagent.agent.worker import Worker
+from nodeagent.errors import NotPossible
 from nodeagent.kernel.maps import SLOTS
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
@@ -158,6 +160,73 @@ def test_a_worker_that_dies_while_it_is_asked_is_not_waited_for(node: Node, even
                 os.kill(first.pid, signal.SIGKILL)
                 await looking
             assert len(agent.connections) == 0
+
+    asyncio.run(scenario())
+
+
+# ---- replacement by order --------------------------------------------------------------------------------------------
+
+
+def test_a_living_worker_hands_its_slot_over_and_drains(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent(2)
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+            former, neighbour, table = agent.pid(0), agent.pid(1), dict(node.steering.table)
+
+            successor = await fleet.replace(0)
+
+            assert agent.pid(0) == successor.pid != former
+            assert agent.pid(1) == neighbour
+            assert fleet.is_ready, "nobody has to wait"
+            assert node.told(successor.pid)[-2:] == ["LocalPods", "Apply"], "it served before the former one left"
+            await eventually(lambda: node.told(former)[-1] == "Drain")
+            await eventually(lambda: dict(living_workers(node.config.run_dir)) == {0: successor.pid, 1: neighbour})
+            assert node.steering.table == table
+            assert all(sock.fileno() >= 0 for sock in table.values())
+            assert fleet.restarts.total() == 0
+
+            again = await agent.kill(0)  # its keeper watches the successor now
+            assert again not in {former, successor.pid}
+            assert fleet.restarts == {0: 1}
+
+    asyncio.run(scenario())
+
+
+def test_an_order_that_cannot_be_carried_out_changes_nothing(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            with pytest.raises(NotPossible, match="not there to be replaced"):
+                await fleet.replace(0)  # nobody knows yet what a successor would have to know
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+            with pytest.raises(NotPossible, match="worker 1 is not there"):
+                await fleet.replace(1)
+            node.steering.netns = "/nowhere"
+            with pytest.raises(NotPossible, match="can be started"):
+                await fleet.replace(0)
+            assert fleet.is_ready
+            assert agent.pid(0) == node.launched[0].child.pid
+
+    asyncio.run(scenario())
+
+
+def test_a_successor_that_ends_too_early_leaves_the_former_one_in_its_place(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+            former = agent.pid(0)
+            monkeypatch.setattr(launch_module, "PROGRAM", ("/bin/false",))
+            with pytest.raises(NotPossible, match="the successor ended"):
+                await fleet.replace(0)
+            assert agent.pid(0) == former
+            assert await fleet.applied(agent.state.apply(Changes()), 20)
 
     asyncio.run(scenario())
 

@@ -83,9 +83,19 @@ def _after(target: Target, found: Found) -> Found:
 
 def test_an_empty_node_gets_settings_and_the_crossing() -> None:
     assert plan(NOTHING, Found()) == [
-        Put("settings", 0, Settings(proxy_device=2, proxy_namespace=7, generation=1, slots=0, registry_only=0)),
         Attach(Hook(is_in_proxy=True, device=3), PROGRAMS["at_proxy"]),
         Attach(_node(2), PROGRAMS["from_proxy"]),
+        Put("settings", 0, Settings(proxy_device=2, proxy_namespace=7, generation=1, slots=0, registry_only=0)),
+    ]
+
+
+def test_nothing_is_sent_to_a_new_crossing_before_its_programs_are_there() -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
+    again = replace(NOTHING, pods=(_pod(),), crossing=Crossing(5, 6, 8))
+    assert plan(again, settled)[:3] == [
+        Attach(Hook(is_in_proxy=True, device=6), PROGRAMS["at_proxy"]),
+        Attach(_node(5), PROGRAMS["from_proxy"]),
+        Put("settings", 0, settled.settings._replace(proxy_device=5, proxy_namespace=8)),
     ]
 
 
@@ -196,6 +206,7 @@ _targets = st.builds(
     excluded=_exclusions.map(frozenset),
     slots=st.integers(0, 4),
     registry_only=st.booleans(),
+    is_settling=st.booleans(),
 )
 
 
@@ -205,21 +216,21 @@ def test_whatever_was_there_one_plan_is_enough_and_the_order_is_safe(before: Tar
     steps = plan(after, settled)
     assert plan(after, _after(after, settled)) == []
     ranks = [_rank(step) for step in steps]
-    assert ranks == sorted(ranks), "settings, additions, attachments, detachments, removals"
+    assert ranks == sorted(ranks), "additions, crossing, settings, pods, detachments, removals"
 
 
 def _rank(step: Step) -> int:
     match step:
         case Put("settings"):
-            return 0
-        case Put():
-            return 1
-        case Attach():
             return 2
+        case Put():
+            return 0
+        case Attach():
+            return 1 if step.program.name in {"at_proxy", "from_proxy"} else 3
         case Detach():
-            return 3
-        case Remove():
             return 4
+        case Remove():
+            return 5
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
