@@ -109,6 +109,19 @@ class Cluster(Stage):
 
         self.lab.nodes[node].call(inside)
 
+    @contextlib.contextmanager
+    def revoked(self) -> Iterator[None]:
+        """Inside, a policy denies web the port of that name at api and db."""
+        rules = [mesh.rule(principals=["cluster.local/ns/shop/sa/web"], ports=[REVOKED])]
+        self.write(
+            "40-revoked.yaml",
+            [mesh.authorization(f"no-web-{app}", "shop", app, "DENY", rules) for app in ("api", "db")],
+        )
+        try:
+            yield
+        finally:
+            self.write("40-revoked.yaml", [])
+
     # ---- looking at it ---------------------------------------------------------------------------------------------
 
     def differences(self, node: str) -> list[str]:

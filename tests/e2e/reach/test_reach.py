@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every way in is guarded, in every surrounding: a test for each of the ways in each configuration and family."""
 
+import contextlib
+import socket
+from collections.abc import Iterator
+
 import pytest
 
+from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.stage import NODES
 from nodeagent.lab.topology import PodNetwork
+from tests.e2e.reach.applications import Accepted
 from tests.e2e.reach.attempt import attempt, judge
-from tests.e2e.reach.cluster import Cluster
+from tests.e2e.reach.cluster import REVOKED, Cluster
 from tests.e2e.reach.surroundings import CONFIGURATIONS, Configuration
 from tests.e2e.reach.ways import WAYS, Way
 
@@ -54,3 +60,55 @@ def test_a_way(cluster: Cluster, configuration: Configuration, way: Way, index: 
 def test_the_nodes_own_network_is_untouched(cluster: Cluster, configuration: Configuration, node: str) -> None:
     """Firewall, rules, routes of all tables, sysctls and addresses are as before there was an agent."""
     assert cluster.differences(node) == []
+
+
+@SURROUNDINGS
+def test_what_a_policy_revokes_ends_at_both_ends_and_nothing_else(
+    cluster: Cluster, configuration: Configuration
+) -> None:
+    """Between nodes and on one, in both families, while nobody sends."""
+    targets = [(app, index) for app in ("api", "db") for index in range(2)]
+    with contextlib.ExitStack() as stack:
+        cut = {target: stack.enter_context(_open(cluster, "web", *target)) for target in targets}
+        bystanders = {target: stack.enter_context(_open(cluster, "batch", *target)) for target in targets}
+        cluster.new_lines("node-b")
+        with cluster.revoked():
+            for target, connection in cut.items():
+                assert _was_aborted(connection), target
+            for (app, index), connection in cut.items():
+                ended = Accepted(app, REVOKED, cluster.places["web"].ips[index], connection.getsockname()[1])
+                eventually(lambda ended=ended: ended in cluster.applications.aborted, 5, f"{ended} ended")  # type: ignore[misc]
+            for target, connection in bystanders.items():
+                connection.sendall(b"still here")
+                assert connection.recv(100) == b"still here", target
+            for target in targets:
+                with pytest.raises(ConnectionError), _open(cluster, "web", *target):
+                    pass
+        for app, index in targets:
+            eventually(lambda app=app, index=index: _is_served(cluster, app, index), 5, f"{app} is open again")  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _open(cluster: Cluster, source: str, app: str, index: int) -> Iterator[socket.socket]:
+    """A connection that the application has greeted. Raises ConnectionError when it is refused."""
+    client = cluster.places[source]
+    with client.connect(cluster.places[app].ips[index], REVOKED) as connection:
+        greeting = connection.recv(100)
+        if not greeting:
+            raise ConnectionError("ended without a greeting")
+        assert greeting.split()[0].decode() == client.ips[index]
+        yield connection
+
+
+def _was_aborted(connection: socket.socket) -> bool:
+    try:
+        connection.recv(1)
+    except (ConnectionResetError, ConnectionAbortedError):
+        return True
+    return False
+
+
+def _is_served(cluster: Cluster, app: str, index: int) -> bool:
+    with contextlib.suppress(ConnectionError), _open(cluster, "web", app, index):
+        return True
+    return False
