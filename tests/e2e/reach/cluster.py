@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from nodeagent.kernel.netns import enter_netns
@@ -16,7 +16,7 @@ from nodeagent.lab.demo.stage import NODES, OUR_DEVICE, Stage
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference
 from nodeagent.lab.namespaces import RUN_DIR, Host, Node, Pod
-from nodeagent.lab.topology import PodNetwork
+from nodeagent.lab.topology import PodNetwork, PodSpec
 from nodeagent.lab.wire import Wire
 from nodeagent.model.address import Ip
 from tests.e2e.reach import surroundings
@@ -63,7 +63,7 @@ class Cluster(Stage):
     # ---- setting it ------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Everything but control plane and agents, and how the nodes look without these in every configuration."""
+        """Everything but control plane and agents."""
         self.mesh_directory.mkdir()
         self.write("00-cluster.yaml", self._cluster())
         self.write("10-pods.yaml", [mesh.pod(pod.place) for pod in self.lab.pods.values()])
@@ -78,6 +78,9 @@ class Cluster(Stage):
             for gateway in self.lab.outside.ips:  # a node has a way out, or its own processes could use no Service
                 added = node.run(["ip", "route", "add", "default", "via", gateway])
                 assert added.returncode == 0, added.stderr
+
+    def remember(self) -> None:
+        """How the nodes look in each configuration; before there is an agent."""
         for configuration in surroundings.CONFIGURATIONS:
             if configuration.network is self.lab.topology.pod_network:
                 self.configure(configuration)
@@ -161,14 +164,19 @@ def _state(node: Node) -> tuple[State, str]:
 
 
 @contextlib.contextmanager
-def running(network: PodNetwork) -> Iterator[Cluster]:
+def running(network: PodNetwork, *, more_pods: Iterable[PodSpec] = (), remembers: bool = True) -> Iterator[Cluster]:
+    """`remembers`: what `differences` compares with, a look at each node in each configuration."""
     topology = dataclasses.replace(stage.topology(), has_outside=True, pod_network=network)
+    for pod in more_pods:
+        topology = topology.with_pod(pod)
     with Lab(topology) as lab:
         cluster = Cluster(lab)
         listening = [(place, _ports(place)) for place in cluster.places.values()]
         with cluster.applications.running(listening):
             try:
                 cluster.prepare()
+                if remembers:
+                    cluster.remember()
                 cluster.start()
                 yield cluster
             finally:
