@@ -14,6 +14,9 @@ from typing import NamedTuple
 from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip, socket_ip
 
+PATIENCE_SECONDS = 20.0
+"""An emulated machine is slow; what waits so long fails."""
+
 
 class Accepted(NamedTuple):
     place: str
@@ -71,7 +74,7 @@ class Applications:
             accepted = Accepted(place, port, source, peer[1])
             self.accepted.append(accepted)
             # Blocking, with a deadline: what a test sends at once fits into the buffers.
-            connection.settimeout(5)
+            connection.settimeout(PATIENCE_SECONDS)
             self._selector.register(connection, selectors.EVENT_READ, accepted)
             connection.sendall(f"{source} {peer[1]}\n".encode())
 

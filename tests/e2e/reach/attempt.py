@@ -11,11 +11,10 @@ from typing import Any
 from nodeagent.lab.demo.claims import ClaimFalse, eventually
 from nodeagent.lab.demo.stage import NODES
 from nodeagent.model.address import Ip, join_host_port
-from tests.e2e.reach.applications import Accepted
+from tests.e2e.reach.applications import PATIENCE_SECONDS, Accepted
 from tests.e2e.reach.cluster import MARKER, Cluster
-from tests.e2e.reach.ways import Outcome, Record, Way
+from tests.e2e.reach.ways import ITSELF, Outcome, Record, Way
 
-PATIENCE_SECONDS = 5.0
 _RESET = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED, errno.ENOTCONN})
 """The last: the reset was there before this end was closed."""
 ALARMS = frozenset(
@@ -76,7 +75,9 @@ def _talk(cluster: Cluster, way: Way, index: int) -> tuple[Outcome | str, tuple[
         outcome: Outcome | str
         try:
             # Inside, since that is where the scope of a link-local address means something.
-            source.call(functools.partial(_connect, connection, source.ips[index], target, way.port))
+            source.call(
+                functools.partial(_connect, connection, cluster.own_end(way.source, index, target), target, way.port)
+            )
             connection.sendall(MARKER)
             connection.shutdown(socket.SHUT_WR)
             received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
@@ -88,9 +89,9 @@ def _talk(cluster: Cluster, way: Way, index: int) -> tuple[Outcome | str, tuple[
         return outcome, connection.getsockname()[:2]
 
 
-def _connect(connection: socket.socket, own: Ip, target: Ip, port: int) -> None:
+def _connect(connection: socket.socket, own: tuple[str, int], target: Ip, port: int) -> None:
+    connection.bind(own)
     if target.startswith("fe80"):
-        connection.bind((own, 0))  # a pod has no identity at an address of the link
         connection.connect((target, port, 0, socket.if_nametoindex("eth0")))
     else:
         connection.connect((target, port))
@@ -105,7 +106,7 @@ def judge(cluster: Cluster, way: Way, index: int, seen: Seen) -> None:
         (accepted,) = seen.accepted
         assert (accepted.place, accepted.port) == way.application, evidence
         assert accepted.source == source, evidence
-        if way.keeps_port:
+        if way.seen_as == ITSELF:
             assert accepted.source_port == seen.own[1], evidence
         assert seen.is_plain_on_wire == way.is_plain_on_wire, evidence
     else:
@@ -115,11 +116,11 @@ def judge(cluster: Cluster, way: Way, index: int, seen: Seen) -> None:
     alarms = {node: names & ALARMS for node, names in seen.moved.items()}
     assert not any(alarms.values()), f"{alarms}; {evidence}"
     for record in way.records:
-        _demand_record(cluster, record, source, seen.own[1] if way.keeps_port else None, evidence)
+        _demand_record(cluster, record, source, seen.own[1] if way.seen_as == ITSELF else None, evidence)
 
 
 def _demand_record(cluster: Cluster, record: Record, source: Ip, port: int | None, evidence: str) -> None:
-    """`port` None: the node's NAT has chosen it."""
+    """`port` None: whoever masquerades has chosen it."""
     found: list[dict[str, Any]] = []
     wanted = join_host_port(source, port or 0)
 

@@ -4,6 +4,7 @@
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import json
 import os
 import socket
@@ -28,6 +29,8 @@ REVOKED = 6060
 """A port whose connections a policy ends while they are open."""
 _POD_PORTS = (STRICT, PERMISSIVE, DENIED, REVOKED)
 MARKER = b"these are the bytes of the matrix"
+_FIRST_PORT = 10_000
+"""Of the clients; up to the ephemeral ports, which a proxy may use, there is room for twenty thousand."""
 _EVERY_PROTOCOL = 0x0003  # ETH_P_ALL
 
 
@@ -58,6 +61,7 @@ class Cluster(Stage):
         self.places: dict[str, Host] = {**lab.nodes, **lab.pods, "outside": lab.outside}
         self.configuration: Configuration | None = None
         self._before: dict[tuple[Configuration, str], tuple[State, str]] = {}
+        self._ports = itertools.count(_FIRST_PORT)
         self._read: dict[str, int] = dict.fromkeys(NODES, 0)
 
     # ---- setting it ------------------------------------------------------------------------------------------------
@@ -148,6 +152,12 @@ class Cluster(Stage):
                 return self.lab.gateways(self.lab.nodes[name])[index]
             case _:
                 return self.places[name].ips[index]
+
+    def own_end(self, source: str, index: int, target: Ip) -> tuple[str, int]:
+        """What a client binds to: a port that no connection had before, or a node's NAT might choose another for it."""
+        if target.startswith("fe80"):  # a pod has no identity at its address of the link
+            return self.places[source].ips[index], next(self._ports)
+        return "::" if index else "0.0.0.0", next(self._ports)  # noqa: S104 - a place of the lab
 
     def new_lines(self, node: str) -> list[dict[str, Any]]:
         """Complete lines of the node's access log since the last call."""

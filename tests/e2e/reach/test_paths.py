@@ -2,6 +2,7 @@
 """What lies between two pods: narrow links of which only ICMP tells, MTUs, and devices without offloads."""
 
 import contextlib
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import download, upload
 from nodeagent.lab.demo.stage import OUR_DEVICE
 from nodeagent.lab.link import BRIDGE_DEVICE, UPLINK_DEVICE
-from nodeagent.lab.namespaces import Namespace
+from nodeagent.lab.namespaces import Namespace, Node
 from nodeagent.lab.topology import PodNetwork, PodSpec, device_name
+from tests.e2e.reach.applications import PATIENCE_SECONDS
 from tests.e2e.reach.cluster import Cluster, running
 from tests.e2e.reach.devices import read_mtu, read_offloads, set_mtu, set_offloads
 
@@ -94,11 +96,19 @@ def test_every_mtu_is_byte_exact_and_the_proxys_pair_follows(cluster: Cluster, m
     with contextlib.ExitStack() as stack:
         for place, device in _devices(cluster):
             stack.enter_context(_mtu(place, device, mtu))
-        for node in cluster.lab.nodes.values():
-            eventually(lambda node=node: node.call(lambda: read_mtu(OUR_DEVICE)) == mtu, 10, f"{node.name} follows")  # type: ignore[misc]
+        _await_pairs(cluster, mtu)
         _demand_byte_exact(cluster, f"mtu{mtu}")
+    _await_pairs(cluster, MTU)
+
+
+def _await_pairs(cluster: Cluster, mtu: int) -> None:
     for node in cluster.lab.nodes.values():
-        eventually(lambda node=node: node.call(lambda: read_mtu(OUR_DEVICE)) == MTU, 10, f"{node.name} follows")  # type: ignore[misc]
+        has_followed = functools.partial(_has_pair_of, node, mtu)
+        eventually(has_followed, PATIENCE_SECONDS, f"{node.name}'s pair has {mtu} bytes")
+
+
+def _has_pair_of(node: Node, mtu: int) -> bool:
+    return node.call(lambda: read_mtu(OUR_DEVICE)) == mtu
 
 
 def _devices(cluster: Cluster) -> Iterator[tuple[Namespace, str]]:

@@ -2,6 +2,7 @@
 """Every way in is guarded, in every surrounding: a test for each of the ways in each configuration and family."""
 
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import pytest
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.stage import NODES
 from nodeagent.lab.topology import PodNetwork
-from tests.e2e.reach.applications import Accepted
+from tests.e2e.reach.applications import PATIENCE_SECONDS, Accepted
 from tests.e2e.reach.attempt import attempt, judge
 from tests.e2e.reach.cluster import REVOKED, Cluster
 from tests.e2e.reach.surroundings import CONFIGURATIONS, Configuration
@@ -77,7 +78,8 @@ def test_what_a_policy_revokes_ends_at_both_ends_and_nothing_else(
                 assert _was_aborted(connection), target
             for (app, index), connection in cut.items():
                 ended = Accepted(app, REVOKED, cluster.places["web"].ips[index], connection.getsockname()[1])
-                eventually(lambda ended=ended: ended in cluster.applications.aborted, 5, f"{ended} ended")  # type: ignore[misc]
+                has_ended = functools.partial(cluster.applications.aborted.__contains__, ended)
+                eventually(has_ended, PATIENCE_SECONDS, f"{ended} ended")
             for target, connection in bystanders.items():
                 connection.sendall(b"still here")
                 assert connection.recv(100) == b"still here", target
@@ -85,14 +87,15 @@ def test_what_a_policy_revokes_ends_at_both_ends_and_nothing_else(
                 with pytest.raises(ConnectionError), _open(cluster, "web", *target):
                     pass
         for app, index in targets:
-            eventually(lambda app=app, index=index: _is_served(cluster, app, index), 5, f"{app} is open again")  # type: ignore[misc]
+            is_served = functools.partial(_is_served, cluster, app, index)
+            eventually(is_served, PATIENCE_SECONDS, f"{app} is open again")
 
 
 @contextlib.contextmanager
 def _open(cluster: Cluster, source: str, app: str, index: int) -> Iterator[socket.socket]:
     """A connection that the application has greeted. Raises ConnectionError when it is refused."""
     client = cluster.places[source]
-    with client.connect(cluster.places[app].ips[index], REVOKED) as connection:
+    with client.connect(cluster.places[app].ips[index], REVOKED, seconds=PATIENCE_SECONDS) as connection:
         greeting = connection.recv(100)
         if not greeting:
             raise ConnectionError("ended without a greeting")

@@ -19,7 +19,6 @@ DENIED = 7070
 """A policy denies this port of db and api to everybody of the mesh."""
 NODES = {"web": "node-a", "api": "node-a", "batch": "node-a", "legacy2": "node-a", "db": "node-b", "legacy": "node-b"}
 ITSELF = "itself"
-_ENROLLED = frozenset({"web", "api", "batch", "db"})
 
 Counters = Mapping[str, frozenset[str]]
 
@@ -55,16 +54,6 @@ class Way:
     records: tuple[Record, ...] = ()
     is_plain_on_wire: bool = False
     """Whether its bytes cross the link between the nodes in plain text; said of what is served only."""
-
-    @property
-    def keeps_port(self) -> bool:
-        """Whether the client's port is known at the other end: not when a node's NAT may have chosen another."""
-        is_translated = (
-            self.port != NODE_SERVICE
-            if self.target.startswith("host")
-            else (self.target.startswith("service") and self.source not in _ENROLLED)
-        )
-        return self.seen_as == ITSELF and not is_translated
 
 
 # ---- what the kernel counts ----------------------------------------------------------------------------------------
