@@ -14,7 +14,7 @@ from nodeagent.kernel.attach import Attacher, Hook
 from nodeagent.kernel.codings import Settings
 from nodeagent.kernel.maps import Maps, Table
 from nodeagent.kernel.netlink import Device, NotCapturable
-from nodeagent.kernel.reconcile import Attach, Detach, Found, Put, Remove, Step, TableName
+from nodeagent.kernel.reconcile import Attach, Detach, Forget, Found, Put, Remove, Step, TableName
 from nodeagent.model.address import Ip
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ class Hands:
         """Rows for which a map had no room."""
         self.undetached: set[Hook] = set()
         self.unattached: set[Hook] = set()
+        self.forgotten = 0
+        """Direct connections."""
 
     def find(self, hooks: Iterable[Hook], known: frozenset[Ip]) -> Found:
         maps = self._maps
@@ -60,6 +62,8 @@ class Hands:
                     self._attach(step)
                 case Detach():
                     self._detach(step)
+                case Forget():
+                    self._forget(step)
 
     def _put(self, step: Put) -> None:
         if isinstance(step.value, Settings):
@@ -92,13 +96,19 @@ class Hands:
             ours.program in programs for hook in self.unattached | self.undetached for ours in self._attacher.find(hook)
         )
 
+    def _forget(self, step: Forget) -> None:
+        for key in self._maps.flows.keys():  # noqa: SIM118 - it is no dict
+            if not step.addresses.isdisjoint((key.first, key.second)):
+                self._maps.flows.remove(key)
+                self.forgotten += 1
+
     def _table(self, name: TableName) -> Table[object, object]:
         return cast("Table[object, object]", getattr(self._maps, name))
 
 
 def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device]) -> list[str]:
     """What was done: a line for each attachment, a line for all changed rows of a map."""
-    words: list[str] = []
+    words = [f"flows: {hands.forgotten} forgotten"] if hands.forgotten else []
     changed: Counter[tuple[str, str]] = Counter()
     for step in steps:
         match step:
@@ -114,6 +124,8 @@ def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device])
             case Detach():
                 outcome = "could not detach" if step.hook in hands.undetached else "detached"
                 words.append(f"{outcome} from {place_in_words(step.hook, devices)}")
+            case Forget():
+                pass  # counted for all of them together
     return [*(f"{table}: {rows} {what}" for (table, what), rows in changed.items()), *words]
 
 

@@ -118,16 +118,25 @@ class Detach:
     hook: Hook
 
 
-Step = Put | Remove | Attach | Detach
+@dataclass(frozen=True)
+class Forget:
+    """Direct connections from and to addresses that pass from one pod to another, or to nobody."""
+
+    addresses: frozenset[Ip]
+
+
+Step = Put | Remove | Attach | Detach | Forget
 
 
 def plan(target: Target, found: Found) -> list[Step]:
     return [
+        *_forget(_passed_on(target, found)),
         *_additions(target, found),
         *_attachments(_crossing_filters(target), target, found),
         *_settings(target, found),
         *_attachments(_pod_filters(target), target, found),
         *_detachments(target, found),
+        *_forget(_given_up(target, found)),
         *_removals(target, found),
     ]
 
@@ -201,6 +210,29 @@ def _settings(target: Target, found: Found) -> Iterator[Step]:
         yield Put("settings", 0, settings)
 
 
+def _forget(addresses: frozenset[Ip]) -> Iterator[Step]:
+    """Before the rows change that tell of it: should a step fail, the next reconcile finds it again."""
+    if addresses:
+        yield Forget(addresses)
+
+
+def _passed_on(target: Target, found: Found) -> frozenset[Ip]:
+    """Addresses that another pod has from here on; what the former one had open is not for it."""
+    rows, sources = _rows(target), _sources(target)
+    return frozenset(
+        ip
+        for ip, row in found.pods.items()
+        if ip in rows and (row.device, row.number) != (rows[ip].device, rows[ip].number)
+    ) | frozenset(
+        source.ip for source, row in found.sources.items() if source in sources and sources[source] != row.number
+    )
+
+
+def _given_up(target: Target, found: Found) -> frozenset[Ip]:
+    gone = found.sources.keys() - _sources(target).keys()
+    return frozenset(found.pods.keys() - _rows(target).keys()) | frozenset(source.ip for source in gone)
+
+
 def _additions(target: Target, found: Found) -> Iterator[Step]:
     for ip in sorted(target.node_addresses - found.node_addresses):
         yield Put("node_addresses", ip, PRESENT)
@@ -213,6 +245,8 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
     for source, number in sorted(_sources(target).items()):
         former = found.sources.get(source, SourceRow(target.adopt_until, NO_NUMBER))
         wanted = former._replace(number=number)
+        if former.number != number:  # the window may be that of the former pod of this device and address
+            wanted = SourceRow(min(former.adopt_until, target.adopt_until), number)
         if found.sources.get(source) != wanted:
             yield Put("sources", source, wanted)
     for ip, row in _rows(target).items():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans: what is done, what is left alone, and in which order."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from nodeagent.kernel.reconcile import (
     Attach,
     CapturedPod,
     Detach,
+    Forget,
     Found,
     Put,
     Remove,
@@ -47,8 +49,8 @@ def _node(device: int, *, is_egress: bool = False) -> Hook:
     return Hook(is_in_proxy=False, device=device, is_egress=is_egress)
 
 
-def _after(target: Target, found: Found) -> Found:
-    """What is found when all steps of the plan have been done."""
+def _after(target: Target, found: Found, steps_done: int | None = None) -> Found:
+    """What is found when all steps of the plan have been done, or as many."""
     tables: dict[str, dict[object, object]] = {
         "settings": {0: found.settings},
         "sources": dict(found.sources.items()),
@@ -59,7 +61,7 @@ def _after(target: Target, found: Found) -> Found:
         "excluded": dict.fromkeys(found.excluded),
     }
     filters = dict(found.filters)
-    for step in plan(target, found):
+    for step in plan(target, found)[:steps_done]:
         match step:
             case Put():
                 tables[step.table][step.key] = step.value
@@ -69,6 +71,8 @@ def _after(target: Target, found: Found) -> Found:
                 filters[step.hook] = frozenset({Attachment(target.kind, step.program.id)})
             case Detach():
                 del filters[step.hook]
+            case Forget():
+                assert step.addresses
     return Found(
         tables["settings"][0],  # type: ignore[arg-type]
         tables["sources"],  # type: ignore[arg-type]
@@ -120,8 +124,34 @@ def test_a_pod_is_let_go_before_it_is_forgotten() -> None:
     settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
     steps = plan(NOTHING, settled)
     assert steps[:2] == [Detach(_node(10)), Detach(_node(10, is_egress=True))]
-    assert {type(step) for step in steps[2:]} == {Remove}
-    assert len(steps) == 2 + 2 + 2 + 1
+    assert steps[2] == Forget(frozenset(IPS))
+    assert {type(step) for step in steps[3:]} == {Remove}
+    assert len(steps) == 2 + 1 + 2 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    "successor",
+    [
+        pytest.param(_pod(11, number=1), id="another device"),
+        pytest.param(_pod(10, number=1), id="the same index of a device"),
+    ],
+)
+def test_an_address_that_passes_to_another_pod_is_forgotten_first(successor: CapturedPod) -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
+    assert plan(replace(NOTHING, pods=(successor,)), settled)[0] == Forget(frozenset(IPS))
+
+
+@pytest.mark.parametrize(("former", "own"), [(1, 2), (2, 1)])
+def test_an_heir_gets_neither_a_longer_window_than_its_own_nor_the_former_pods(former: int, own: int) -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),), adopt_until=former), Found())
+    steps = plan(replace(NOTHING, pods=(_pod(number=1),), adopt_until=own), settled)
+    assert Put("sources", Source(10, IPS[0]), SourceRow(1, 1)) in steps
+
+
+def test_a_new_mac_forgets_nothing() -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
+    moved = replace(_pod(), device=replace(_pod().device, pod_mac=b"newmac"))
+    assert {type(step) for step in plan(replace(NOTHING, pods=(moved,)), settled)} == {Put}
 
 
 def test_an_adoption_window_is_not_opened_again() -> None:
@@ -215,11 +245,24 @@ def test_whatever_was_there_one_plan_is_enough_and_the_order_is_safe(before: Tar
     settled = _after(before, Found())
     steps = plan(after, settled)
     assert plan(after, _after(after, settled)) == []
-    ranks = [_rank(step) for step in steps]
+    ranks = [_rank(step) for step in steps if not isinstance(step, Forget)]
     assert ranks == sorted(ranks), "additions, crossing, settings, pods, detachments, removals"
 
 
-def _rank(step: Step) -> int:
+@given(_targets, _targets)
+def test_what_is_to_be_forgotten_is_not_lost_when_a_step_fails(before: Target, after: Target) -> None:
+    settled = _after(before, Found())
+    steps = plan(after, settled)
+    for done in range(len(steps)):
+        left = _forgotten(plan(after, _after(after, settled, done)))
+        assert _forgotten(steps[done:]) <= left, steps[:done]
+
+
+def _forgotten(steps: Iterable[Step]) -> set[Ip]:
+    return {ip for step in steps if isinstance(step, Forget) for ip in step.addresses}
+
+
+def _rank(step: Put | Remove | Attach | Detach) -> int:
     match step:
         case Put("settings"):
             return 2
