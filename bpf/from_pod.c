@@ -52,8 +52,10 @@
  *
  * Row 11, SETTLING: whose packet it is will be known in a moment, and it is sent again.
  *
- * What is marked LOCAL passes, and to_pod lets it in. "To proxy" is bpf_redirect_peer, which keeps
- * the mark and exists at TC ingress only: OUT in rows 4 and 6, where a socket exists, else OUT_NEW.
+ * What is marked LOCAL passes, and to_pod lets it in. What else passes has no mark of ours: a pod that
+ * may load programs can bring one, by a bpf_redirect_peer of its own. "To proxy" is bpf_redirect_peer
+ * too, which keeps the mark and exists at TC ingress only: OUT in rows 4 and 6, where a socket exists,
+ * else OUT_NEW.
  */
 #include "cookie.h"
 #include "flow.h"
@@ -311,6 +313,8 @@ int from_pod(struct __sk_buff *skb)
 	count(why);
 	count_pod(skb->ifindex, why);
 	switch (why) {
+	case REASON_PROXY_PASSAGE:
+		return verdict;
 	case REASON_LOCAL_FLOW:
 	case REASON_FLOW_RENEWED:
 	case REASON_FLOW_RESTORED:
@@ -323,9 +327,9 @@ int from_pod(struct __sk_buff *skb)
 		set_mark(skb, MARK_OUT);
 		break;
 	default:
+		set_mark(skb, verdict == TC_ACT_REDIRECT ? MARK_OUT_NEW : 0);
 		if (verdict != TC_ACT_REDIRECT)
 			return verdict;
-		set_mark(skb, MARK_OUT_NEW);
 	}
 	return bpf_redirect_peer(given->proxy_device, 0);
 }

@@ -79,7 +79,9 @@ enum {
 	/* from_pod */ \
 	ROW(FLOW_RESTORED, UNSPEC, "packet of a direct connection that had been forgotten and is allowed") \
 	/* from_pod, from_proxy */ \
-	ROW(SETTLING, SHOT, "of a connection that an upgrade is still bringing over; it is sent again")
+	ROW(SETTLING, SHOT, "of a connection that an upgrade is still bringing over; it is sent again") \
+	/* to_pod */ \
+	ROW(FORGED_FLOW, SHOT, "in a direct connection, but not sent by its pod")
 /* clang-format on */
 
 #define NUMBER(name, verdict, words) \

@@ -16,13 +16,15 @@
  *  6  not SYN, proxy socket                             INBOUND_FLOW         to proxy
  *  7  not SYN, made by the node                         NODE_ANSWER          pass
  *  8  ACK that a listener's SYN cookie explains         SYN_COOKIE           tag, to proxy
- *  9  else                                              INBOUND_OTHER        pass
+ *  9  of a connection that the verdict table allowed    FORGED_FLOW          drop
+ * 10  else                                              INBOUND_OTHER        pass
  *
  * Row 1: from_pod has read and judged this packet. Row 2 comes before 3 because the node makes such
  * errors itself (its own uplink's MTU). Row 6 comes before 7 because the node answers the proxy's
  * connections itself. A pod or the wire cannot forge an ingress_ifindex of 0. Row 5 adds a hairpin
- * when the source is an enrolled pod of this node: it came through the node's NAT. "To proxy" is
- * bpf_redirect to na0, a transmission: it clears the mark.
+ * when the source is an enrolled pod of this node: it came through the node's NAT. Row 9: what the
+ * two pods of such a connection send has mark LOCAL, so the source of this one is forged. "To proxy"
+ * is bpf_redirect to na0, a transmission: it clears the mark.
  */
 #include "cookie.h"
 #include "flow.h"
@@ -31,6 +33,7 @@
 static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct settings *given)
 {
 	struct packet packet = {};
+	struct flow *flow;
 	enum reason bad;
 
 	if ((skb->mark & MARK_BITS) == MARK_LOCAL)
@@ -57,7 +60,8 @@ static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct se
 		return REASON_NODE_ANSWER;
 	if (ends_cookie_handshake(skb, &packet, inbound_listener(&packet), given->slots))
 		return REASON_SYN_COOKIE;
-	return REASON_INBOUND_OTHER;
+	flow = find_flow(&packet);
+	return flow && flow->kind == FLOW_ALLOWED ? REASON_FORGED_FLOW : REASON_INBOUND_OTHER;
 }
 
 int to_pod(struct __sk_buff *skb)

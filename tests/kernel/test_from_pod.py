@@ -119,6 +119,19 @@ def test_row_2_what_only_one_family_has(kernel: Kernel, packet: Packet, reason: 
     assert kernel.from_pod(packet)[:2] == (reason, verdict)
 
 
+@pytest.mark.parametrize("mark", [MARK_OUT, MARK_LOCAL, MARK_OUT_NEW])
+def test_what_passes_keeps_no_mark_of_ours_that_a_pod_has_brought(kernel: Kernel, family: Family, mark: int) -> None:
+    for destination, flags, reason in (
+        (family.outside, SYN, "UNKNOWN_DESTINATION"),
+        (family.outside, ACK, "OUTSIDE_FLOW"),
+        (family.node, SYN, "NODE_ADDRESS"),
+        (family.node, ACK, "NODE_FLOW"),
+        (family.excluded, SYN, "EXCLUDED"),
+    ):
+        outcome = kernel.from_pod(Packet(family.pod, destination, flags), mark=mark | OTHERS_MARK)
+        assert outcome[:3] == (reason, UNSPEC, OTHERS_MARK)
+
+
 def test_row_3_an_address_that_is_not_the_pods_is_dropped(kernel: Kernel, family: Family) -> None:
     for source in (family.neighbour, family.remote, family.outside, family.node):
         for flags in (SYN, ACK, SYN_ACK, RST):

@@ -18,7 +18,7 @@ from tests.kernel.no_way_around.frames import Frame
 from tests.kernel.no_way_around.ground import Ground, on_one_processor
 from tests.kernel.no_way_around.observe import Taps, answers, moved, without_settling
 from tests.kernel.no_way_around.tables import TABLES
-from tests.kernel.no_way_around.vector import Cast, Place, Vector
+from tests.kernel.no_way_around.vector import Cast, Place, Vector, Way
 
 pytestmark = pytest.mark.kernel
 
@@ -79,6 +79,11 @@ def test_a_vector(request: pytest.FixtureRequest, vector: Vector, family: str) -
 def _attempt(
     stand: Stand, cast: Cast, vector: Vector, frames: tuple[Frame, ...]
 ) -> tuple[dict[Place, list[bytes]], dict[str, int]]:
+    for sender, make in vector.before:
+        earlier = make(replace(cast, sender=sender, marker=b"before"))
+        assert isinstance(earlier, Frame)
+        stand.taps.send(earlier, replace(cast, sender=sender), Way())
+        stand.taps.settle(cast)
     stand.taps.drain()
     before = stand.ground.steering.counters()
     for frame in frames:

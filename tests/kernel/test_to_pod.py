@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """to_pod, row by row of the truth table on top of bpf/to_pod.c. Row 8 needs a real handshake: test_end_to_end.py."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.kernel.conftest import (
@@ -101,13 +103,29 @@ def test_row_7_running_connections_of_the_node_pass(kernel: Kernel, family: Fami
         assert kernel.to_pod(packet, is_made_here=True)[:2] == ("NODE_ANSWER", UNSPEC)
 
 
-def test_row_9_what_the_proxy_does_not_hold_passes(kernel: Kernel, family: Family) -> None:
+def test_row_9_nobody_else_speaks_in_a_connection_that_was_allowed(kernel: Kernel, family: Family) -> None:
+    opening = Packet(family.pod, family.neighbour)
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+        assert kernel.from_pod(opening).reason == "LOCAL_ALLOWED"
+    for flags in (ACK, FIN | ACK, RST):
+        for packet in (replace(opening, flags=flags), opening.reply(flags)):
+            assert kernel.to_pod(packet)[:2] == ("FORGED_FLOW", SHOT)
+            assert kernel.to_pod(packet, mark=MARK_LOCAL).reason == "LOCAL_DELIVERED"
+
+
+def test_row_10_what_was_not_allowed_by_a_table_is_open_to_answers(kernel: Kernel, family: Family) -> None:
+    opening = Packet(family.pod, family.excluded)
+    assert kernel.from_pod(opening).reason == "EXCLUDED"
+    assert kernel.to_pod(opening.reply(SYN_ACK))[:2] == ("INBOUND_OTHER", UNSPEC)
+
+
+def test_row_10_what_the_proxy_does_not_hold_passes(kernel: Kernel, family: Family) -> None:
     """Answers to the pod's direct connections, and ACKs that no SYN cookie explains."""
     for flags in (ACK, SYN_ACK, RST, PSH | ACK):
         assert kernel.to_pod(Packet(family.outside, family.pod, flags))[:2] == ("INBOUND_OTHER", UNSPEC)
 
 
-def test_row_9_a_listener_is_no_connection(kernel: Kernel, family: Family) -> None:
+def test_row_10_a_listener_is_no_connection(kernel: Kernel, family: Family) -> None:
     packet = Packet(family.outside, family.pod, ACK)
     with kernel.proxy_listener(packet):
         assert kernel.to_pod(packet).reason == "INBOUND_OTHER"

@@ -15,8 +15,9 @@ from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Cidr, Port, parse_ip
 from nodeagent.model.exclusion import Exclusion
+from nodeagent.policy.verdict_table import VerdictRow
 from tests.kernel.conftest import FAMILIES, Node, Pod, mac, make_namespace, run
-from tests.kernel.no_way_around.vector import Cast
+from tests.kernel.no_way_around.vector import ALLOWED_PORT, BACK_PORT, Cast
 
 _QUIET = "accept_dad=0 router_solicitations=0 accept_ra=0 addr_gen_mode=1"
 _GATEWAYS = {"IPv4": "169.254.1.1", "IPv6": "fe80::ee"}
@@ -48,6 +49,19 @@ class Ground(Node):
         """Pods a and b; their adoption window is that of a new enrolment."""
         self.enrol()
         self.enrol(self.a, self.b, known=KNOWN, adoption_seconds=adoption_seconds, excluded=EXCLUDED)
+        self.allow()
+
+    def allow(self) -> None:
+        """What vector.py says of its allowed port."""
+        numbers = {pod.name: pod.number for pod in self.steering.pods()}
+        a, b = numbers["a"], numbers["b"]
+        self.steering.put_verdicts(
+            [
+                *(VerdictRow(number, 15008, 0) for number in (a, b)),  # as the agent closes it
+                VerdictRow(b, ALLOWED_PORT, 1 << a),
+                VerdictRow(a, BACK_PORT, 1 << b),
+            ]
+        )
 
     def pod(self, name: str, number: int) -> Pod:
         ipv4, ipv6 = f"10.99.1.{number}", f"fd99:1::{number:x}"

@@ -40,21 +40,17 @@ class Taps:
             "wire": [self._tap(ground.wire.netns)],
             "proxy": [self._tap(ground.proxy)],
             "node": [
-                stack.enter_context(socket.socket(family, socket.SOCK_RAW, protocol))
+                stack.enter_context(socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol))
                 for family in (socket.AF_INET, socket.AF_INET6)
                 for protocol in (TCP, UDP, IPIP, IPV6_IN_IP, GRE)
             ],
         }
-        for taps in self._places.values():
-            for tap in taps:
-                tap.setblocking(False)  # noqa: FBT003 - the parameter has no name
-        self._senders = {name: self._place_of(name) for name in ("a", "x", "wire", "worker")}
         # Without a taker the node would answer UDP with an error.
         self._taker = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
         self._taker.bind(("::", 80))
 
     def send(self, frame: Frame, cast: Cast, way: Way) -> None:
-        netns = self._senders[cast.sender]
+        netns = self._place_of(cast.sender)
         if way.kind == "packet":
             with self._opened(netns, way, socket.AF_PACKET, socket.SOCK_RAW) as sender:
                 sender.bind(("eth0", 0))
@@ -63,6 +59,12 @@ class Taps:
         family = socket.AF_INET6 if frame.is_ipv6 else socket.AF_INET
         with self._opened(netns, way, family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
             sender.sendto(frame.network, (frame.destination, 0))
+
+    def look_again(self) -> None:
+        """Pod b is another one, or has another device."""
+        (former,) = self._places["b"]
+        former.close()
+        self._places["b"] = [self._tap(self._ground.b.netns)]
 
     def drain(self) -> dict[Place, list[bytes]]:
         """What came to each place since it was asked last."""
@@ -88,12 +90,14 @@ class Taps:
         return came
 
     def _place_of(self, name: str) -> Path:
-        pods = {"a": self._ground.a, "x": self._ground.x, "wire": self._ground.wire}
+        pods = {"a": self._ground.a, "b": self._ground.b, "x": self._ground.x, "wire": self._ground.wire}
         return pods[name].netns if name in pods else self._ground.proxy
 
     def _tap(self, netns: Path) -> socket.socket:
         with enter_netns(netns):
-            tap = self._stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)))
+            tap = self._stack.enter_context(
+                socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_ETH_P_ALL))
+            )
             tap.bind(("eth0", _ETH_P_ALL))
         tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
         return tap

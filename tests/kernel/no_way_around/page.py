@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.kernel.no_way_around.tables import TABLES
 from tests.kernel.no_way_around.vector import Table, Vector
 
-_SENDERS = {"a": "pod", "x": "stranger", "wire": "host", "worker": "worker"}
+_SENDERS = {"a": "pod", "b": "another pod", "x": "stranger", "wire": "host", "worker": "worker"}
 _PLACES = {
     "a": "the pod",
     "b": "another pod",

@@ -2,6 +2,7 @@
 """All vectors, in the order of the page that tools/make_docs.py would print: docs/vectors.md."""
 
 from tests.kernel.no_way_around import tables_connections as connections
+from tests.kernel.no_way_around import tables_direct as direct
 from tests.kernel.no_way_around import tables_headers as headers
 from tests.kernel.no_way_around import tables_links as links
 from tests.kernel.no_way_around import tables_others as others
@@ -28,6 +29,9 @@ TABLES: tuple[Table, ...] = (
     connections.PORTS,
     connections.DESTINATIONS,
     connections.STRANGERS,
+    connections.OPENINGS,
+    direct.DIRECT,
+    direct.INTRUDERS,
     others.WORKER,
     others.DOCUMENTED,
 )

@@ -365,3 +365,35 @@ STRANGERS = Table(
         ),
     ),
 )
+
+OPENINGS = Table(
+    "Both ends open: split handshakes and simultaneous opens",
+    (
+        Vector(
+            "a stranger answers the pod's SYN with a SYN of its own",
+            sends(SYN, "pod", source_port=7, destination_port=7),
+            INBOUND,
+            PROXY,
+            "SYN-ACK",
+            sender="x",
+            before=(("a", sends(SYN, "stranger", source_port=7, destination_port=7)),),
+        ),
+        Vector(
+            "a pod of another node sends a SYN where the pod's own has gone to the proxy",
+            sends(SYN, "pod", "remote", source_port=8, destination_port=8),
+            INBOUND,
+            PROXY,
+            "SYN-ACK",
+            sender="wire",
+            before=(("a", sends(SYN, "remote", source_port=8, destination_port=8)),),
+        ),
+        Vector(
+            "the pod answers a SYN with a SYN, for the same connection",
+            sends(SYN, "stranger", source_port=9, destination_port=9),
+            _UNKNOWN,
+            frozenset({"x"}),
+            documented=_OUTSIDE,
+            before=(("x", sends(SYN, "pod", source_port=9, destination_port=9)),),
+        ),
+    ),
+)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from tests.kernel.no_way_around.frames import ACK, Frame
 
-Sender = Literal["a", "x", "wire", "worker"]
-"""An enrolled pod, a pod outside the mesh, a host beyond the node, a worker with every capability in its namespace."""
+Sender = Literal["a", "b", "x", "wire", "worker"]
+"""Two enrolled pods, one outside the mesh, a host beyond the node, a worker with every capability in its namespace."""
 Place = Literal["a", "b", "x", "wire", "proxy", "node"]
 """Pods, the host beyond the node, the proxy's namespace, the node's own stack."""
 Answer = Literal["", "SYN-ACK", "reset"]
@@ -20,6 +20,9 @@ Answer = Literal["", "SYN-ACK", "reset"]
 PROXY: frozenset[Place] = frozenset({"proxy"})
 NOWHERE: frozenset[Place] = frozenset()
 
+
+ALLOWED_PORT, BACK_PORT = 7000, 7100
+"""Of pod b, where the table of verdicts lets pod a go, and of a, where it lets b go. It allows nothing else."""
 
 _WELL_KNOWN = {
     "another": ("10.99.2.3", "fd99:2::3"),
@@ -70,7 +73,9 @@ class Cast:
 
     def frame(self, flags: int, destination: str, **twists: Any) -> Frame:
         """From the sender's own address by its own device, right in every way, but for the twists."""
-        own = {"a": self.pod, "x": self.stranger, "wire": self.outside, "worker": self.pod}[self.sender]
+        own = {"a": self.pod, "b": self.neighbour, "x": self.stranger, "wire": self.outside, "worker": self.pod}[
+            self.sender
+        ]
         right = Frame(
             own,
             destination,
@@ -120,6 +125,8 @@ class Vector:
     sender: Sender = "a"
     families: frozenset[str] = frozenset({"IPv4", "IPv6"})
     by: Way = PACKET
+    before: tuple[tuple[Sender, Make], ...] = ()
+    """What is sent first, and has come to its end."""
     is_bridged: bool = False
     """On a node whose pods are ports of one bridge; else each has a route."""
     documented: str = ""

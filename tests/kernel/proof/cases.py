@@ -139,6 +139,13 @@ def _icmp_error(program: str) -> Callable[[Stage], Arrival]:
     return arrange
 
 
+def _forged_flow(stage: Stage) -> Arrival:
+    """The client's own answer, as it were; what b sends itself has mark LOCAL here."""
+    _allowed_before(stage)
+    answer = stage.packet(stage.family.pod, stage.family.neighbour).reply(ACK)
+    return stage.arrive("to_pod", answer, ingress=stage.kernel.b)
+
+
 def _inbound_flow(stage: Stage) -> Arrival:
     stage.hold(stage.packet(stage.family.remote, stage.family.pod))
     return stage.to_pod(stage.family.remote, ACK, is_made_here=True)
@@ -226,7 +233,8 @@ CASES: dict[tuple[str, int, str], Case] = {
     ("to_pod", 6, "INBOUND_FLOW"): Case(_inbound_flow, to_proxy()),
     ("to_pod", 7, "NODE_ANSWER"): Case(lambda s: s.to_pod(s.family.remote, ACK, is_made_here=True), passes()),
     ("to_pod", 8, "SYN_COOKIE"): Case(_cookie_to_pod, to_proxy(TAG)),
-    ("to_pod", 9, "INBOUND_OTHER"): Case(lambda s: s.to_pod(s.family.remote, ACK), passes()),
+    ("to_pod", 9, "FORGED_FLOW"): Case(_forged_flow, dropped),
+    ("to_pod", 10, "INBOUND_OTHER"): Case(lambda s: s.to_pod(s.family.remote, ACK), passes()),
     ("from_proxy", 1, "PROXY_NOT_TCP"): Case(_unread("from_proxy", "NOT_TCP"), dropped),
     ("from_proxy", 2, "INTO_PROXY"): Case(_tunnel, to_proxy()),
     ("from_proxy", 3, ""): Case(_ended_hairpin, into_neighbour),

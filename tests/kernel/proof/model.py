@@ -66,7 +66,7 @@ def from_pod(world: World, frame: bytes, device: int, mark: int = 0) -> Outcome:
     elif reason in {"LOCAL_FLOW", "FLOW_RENEWED", "FLOW_RESTORED", "ADOPTED", "LOCAL_ALLOWED"}:
         outcome = Outcome(row, reason, PASS, remark(mark, LOCAL), frame)
     elif reason in passes:
-        outcome = Outcome(row, reason, PASS, mark, frame)
+        outcome = Outcome(row, reason, PASS, mark if row == 1 else remark(mark, 0), frame)
     else:
         ours = OUT if row in {4, 6} else OUT_NEW
         to_proxy = Redirect("redirect_peer", world.proxy_device, 0)
@@ -202,7 +202,7 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
 def to_pod(world: World, frame: bytes, device: int, mark: int = 0, ingress: int = 0) -> Outcome:
     row, reason = _judge_to_pod(world, frame, mark, is_made_here=ingress == 0)
     to_proxy = Redirect("redirect", world.proxy_device, 0)
-    if reason in _UNREADABLE:
+    if reason in _UNREADABLE or row == 9:
         outcome = Outcome(row, reason, DROP)
     elif row == 8:
         outcome = Outcome(row, reason, REDIRECT, mark, TAG + frame[6:], to_proxy)
@@ -237,7 +237,8 @@ def _judge_to_pod(world: World, frame: bytes, mark: int, *, is_made_here: bool) 
         return 7, "NODE_ANSWER"
     if world.kept_cookie(packet, "HBONE" if packet.destination[1] == HBONE_PORT else "PLAINTEXT"):
         return 8, "SYN_COOKIE"
-    return 9, "INBOUND_OTHER"
+    flow = world.flows.get(packet.connection)
+    return (9, "FORGED_FLOW") if flow and flow.kind == ALLOWED else (10, "INBOUND_OTHER")
 
 
 # ---- from_proxy ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tests.kernel.proof.model import LOCAL, OUT, OUT_NEW, PROXY, TAG
 from tests.kernel.proof.reading import End, mapped
 from tests.kernel.proof.recording import COOKIE
 from tests.kernel.proof.twin import Arrival
-from tests.kernel.proof.world import HBONE_PORT, World
+from tests.kernel.proof.world import ALLOWED, HBONE_PORT, World
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 _FLAGS = (SYN, ACK, SYN | ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, 0, SYN | FIN, SYN | RST, SYN | ACK | RST)
@@ -112,7 +112,9 @@ class Packets:
     def _tabled(self, program: str) -> list[Aim]:
         """Flows or hairpins, whichever the program asks for. Sorted: a set has another order in each process."""
         world = self._world
-        table = {"from_pod": world.flows.keys(), "from_proxy": world.hairpins}.get(program, set())
+        allowed = {connection for connection, flow in world.flows.items() if flow.kind == ALLOWED}
+        tables = {"from_pod": world.flows.keys(), "to_pod": allowed, "from_proxy": world.hairpins}
+        table = tables.get(program, set())
         both = sorted(sorted(connection) for connection in table if len(connection) == 2)
         return [Aim(first, second, first[0][:12] != mapped(b"")) for first, second in both]
 
