@@ -6,7 +6,7 @@
  * plain text.
  *
  *  #  packet, first row that fits                       reason
- *  1  mark PROXY                                        PROXY_PASSAGE        pass
+ *  1  mark PROXY, and from_proxy's secret               PROXY_PASSAGE        pass
  *  2  not IP, not TCP                                   NOT_IP, NOT_TCP      pass
  *     cut short, options, fragment, extension headers   one each             drop
  *     two VLAN tags, IPv4-mapped address               one each             drop
@@ -287,7 +287,7 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 	struct source *source;
 	enum reason bad;
 
-	if ((skb->mark & MARK_BITS) == MARK_PROXY)
+	if ((skb->mark & MARK_BITS) == MARK_PROXY && is_signed(skb, given))
 		return REASON_PROXY_PASSAGE;
 	bad = parse(skb, &packet);
 	if (bad)

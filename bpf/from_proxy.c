@@ -21,8 +21,8 @@
  * there; any other packet from or to this port is one if the proxy has the socket that it is for.
  * Without that it answers a pod that dialled port 15008 itself.
  *
- * Rows 4 and 5 write the MACs. Row 5 marks PROXY and puts the packet on the ingress of that pod's device:
- * the node's stack, its reverse-path checks, NAT and NetworkPolicy see ordinary traffic of the pod.
+ * Rows 4 and 5 write the MACs. Row 5 marks PROXY, leaves the secret by which from_pod knows it, and
+ * puts the packet on the ingress of that pod's device: the node's stack, its reverse-path checks, NAT and NetworkPolicy see ordinary traffic of the pod.
  * A hairpin's answer goes there too, because the node must undo its NAT. Row 3 forgets the hairpin
  * whose answers this connection's packets would be, and goes on; not the one that it serves.
  */
@@ -109,5 +109,6 @@ int from_proxy(struct __sk_buff *skb)
 	if (write_macs(skb, pod->gateway_mac, pod->pod_mac))
 		return TC_ACT_SHOT;
 	set_mark(skb, MARK_PROXY);
+	sign(skb, given);
 	return bpf_redirect(pod->device, BPF_F_INGRESS);
 }

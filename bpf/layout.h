@@ -18,14 +18,15 @@ struct address {
 _Static_assert(sizeof(struct address) == 16, "address");
 
 struct settings {
-	u32 proxy_device;    /* ifindex of na0 */
+	u64 secret;	  /* random: by it from_pod knows what from_proxy has sent; 0: none yet */
+	u32 proxy_device; /* ifindex of na0 */
 	u32 proxy_namespace; /* id of the proxy namespace as the node's namespace counts */
 	u32 generation;	     /* of the policies behind the flow table */
 	u32 slots;	     /* 0 to SLOTS: listener slots in use, from 0 on */
 	u32 registry_only;   /* 1: unknown destinations are dropped */
 	u32 is_settling;     /* 1: flows of a former layout are still being brought over */
 };
-_Static_assert(sizeof(struct settings) == 24, "settings");
+_Static_assert(sizeof(struct settings) == 32, "settings");
 
 struct source_key {
 	u32 device; /* ifindex of the pod's device on the node */

@@ -40,6 +40,21 @@ static __always_inline void set_mark(struct __sk_buff *skb, u32 mark)
 	skb->mark = (skb->mark & ~(u32)MARK_BITS) | mark;
 }
 
+/* A mark alone proves nothing at a pod's device: a pod with CAP_BPF can have bpf_redirect_peer of its
+ * own keep one. So from_proxy leaves the settings' secret beside it, which both redirects keep, too.
+ */
+static __always_inline void sign(struct __sk_buff *skb, const struct settings *given)
+{
+	skb->cb[2] = (u32)given->secret;
+	skb->cb[3] = given->secret >> 32;
+}
+
+static __always_inline bool is_signed(const struct __sk_buff *skb, const struct settings *given)
+{
+	return given->secret && skb->cb[2] == (u32)given->secret &&
+	       skb->cb[3] == given->secret >> 32;
+}
+
 /* The kernel's socket of this 4-tuple in a network namespace, SYN_RECV and TIME_WAIT included; to
  * be released. */
 static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb,

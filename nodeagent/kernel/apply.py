@@ -113,7 +113,7 @@ def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device])
     for step in steps:
         match step:
             case Put("settings", _, Settings() as settings):
-                words.append(f"settings: {', '.join(f'{name} {value}' for name, value in settings._asdict().items())}")
+                words.append(f"settings: {settings.words}")
             case Put():
                 changed[step.table, "refused" if step in hands.overflow else "set"] += 1
             case Remove():

@@ -26,6 +26,13 @@ class Settings(NamedTuple):
     slots: int = 0
     registry_only: int = 0
     is_settling: int = 0
+    secret: int = 0
+    """By which from_pod knows what from_proxy has sent: 64 random bits, told to nobody; 0: none yet."""
+
+    @property
+    def words(self) -> str:
+        """For people and logs."""
+        return ", ".join(f"{name} {value}" for name, value in self._asdict().items() if name != "secret")
 
 
 class Source(NamedTuple):

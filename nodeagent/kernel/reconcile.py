@@ -72,6 +72,8 @@ class Target:
     registry_only: bool = False
     is_settling: bool = False
     """Flows of a former layout are not all here yet."""
+    secret: int = 0
+    """For settings that have none yet."""
     adopt_until: int = 0
     """End of the adoption window of what is captured now: nanoseconds of CLOCK_MONOTONIC."""
 
@@ -205,6 +207,7 @@ def _settings(target: Target, found: Found) -> Iterator[Step]:
         slots=target.slots,
         registry_only=int(target.registry_only),
         is_settling=int(target.is_settling),
+        secret=found.settings.secret or target.secret,
     )
     if settings != found.settings:
         yield Put("settings", 0, settings)

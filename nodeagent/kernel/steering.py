@@ -6,6 +6,7 @@ namespace or device is gone costs that pod its capture and nothing else. Methods
 """
 
 import logging
+import secrets
 import socket
 import threading
 import time
@@ -340,6 +341,7 @@ class Steering:
             excluded=wanted.excluded,
             slots=_slots_in_use(self._opened_maps()),
             registry_only=wanted.registry_only or self._overflow["known"] > 0,
+            secret=secrets.randbits(64) or 1,
             adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
         )
         with self._namespace.inside() as proxy:

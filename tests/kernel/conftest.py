@@ -408,7 +408,7 @@ class Outcome(NamedTuple):
     frame: bytes
 
 
-_MARK, _INGRESS, _IFINDEX, _CONTEXT_BYTES = 8, 36, 40, 192
+_MARK, _INGRESS, _IFINDEX, _SECRET, _CONTEXT_BYTES = 8, 36, 40, 56, 192
 """Offsets in struct __sk_buff."""
 
 
@@ -426,8 +426,9 @@ class Kernel:
         with enter_netns(self._proxy):
             self.eth0 = socket.if_nametoindex("eth0")
 
-    def from_pod(self, packet: Packet, *, device: int = 0, mark: int = 0) -> Outcome:
-        return self._run("from_pod", packet, device or self.a, mark=mark)
+    def from_pod(self, packet: Packet, *, device: int = 0, mark: int = 0, is_signed: bool = False) -> Outcome:
+        """`is_signed`: it carries from_proxy's secret."""
+        return self._run("from_pod", packet, device or self.a, mark=mark, is_signed=is_signed)
 
     def to_pod(self, packet: Packet, *, is_made_here: bool = False, mark: int = 0) -> Outcome:
         ingress = 0 if is_made_here else self.b
@@ -487,8 +488,12 @@ class Kernel:
             for key in table.rows():
                 table.remove(key)
 
-    def _run(self, program: str, packet: Packet, device: int, *, mark: int = 0, ingress: int = 0) -> Outcome:
+    def _run(
+        self, program: str, packet: Packet, device: int, *, mark: int = 0, ingress: int = 0, is_signed: bool = False
+    ) -> Outcome:
         context = bytearray(_CONTEXT_BYTES)
+        if is_signed:
+            struct.pack_into("=Q", context, _SECRET, self.maps.read_settings().secret)
         struct.pack_into("=I", context, _MARK, mark)
         struct.pack_into("=II", context, _INGRESS, ingress, device)
         before = self._counts()

@@ -41,8 +41,21 @@ OTHERS_MARK = 0x4000
 
 
 def test_row_1_the_proxys_own_packet_passes_and_loses_our_mark(kernel: Kernel, family: Family) -> None:
-    outcome = kernel.from_pod(Packet(family.outside, family.pod, ACK), mark=MARK_PROXY | OTHERS_MARK)
+    passing = Packet(family.outside, family.pod, ACK)
+    outcome = kernel.from_pod(passing, mark=MARK_PROXY | OTHERS_MARK, is_signed=True)
     assert outcome[:3] == ("PROXY_PASSAGE", UNSPEC, MARK_PROXY | OTHERS_MARK)
+    assert kernel.from_pod(passing, mark=MARK_PROXY).reason == "SPOOFED_SOURCE", "a mark without the secret"
+    assert kernel.from_pod(passing, is_signed=True).reason == "SPOOFED_SOURCE", "the secret without a mark"
+
+
+def test_row_1_without_a_secret_nothing_is_the_proxys(kernel: Kernel, family: Family) -> None:
+    settings = kernel.maps.read_settings()
+    kernel.maps.settings.put(0, settings._replace(secret=0))
+    try:
+        passing = Packet(family.outside, family.pod, ACK)
+        assert kernel.from_pod(passing, mark=MARK_PROXY, is_signed=True).reason == "SPOOFED_SOURCE"
+    finally:
+        kernel.maps.settings.put(0, settings)
 
 
 @pytest.mark.parametrize(

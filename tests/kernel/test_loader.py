@@ -119,6 +119,9 @@ def test_other_marks_are_compiled_in(node: Node) -> None:
     pins = Pins(node.bpffs, others)
     node.enrol(node.a)
     load_programs(pins)
+    maps = Maps(pins.maps)
+    secret = maps.read_settings().secret
+    maps.close()
     context = bytearray(192)
     packet = Packet(node.a.addresses[0], Ip("203.0.113.9"))
     with syscall.opened(str(pins.programs / "from_pod")) as program:
@@ -126,6 +129,7 @@ def test_other_marks_are_compiled_in(node: Node) -> None:
             before = node.counted("PROXY_PASSAGE")["PROXY_PASSAGE"]
             struct.pack_into("=I", context, 8, 0x4000 | mark)
             struct.pack_into("=I", context, 40, node.ifindex(node.a))
+            struct.pack_into("=Q", context, 56, secret)
             syscall.run_program(program, packet.frame(), bytes(context))
             assert node.counted("PROXY_PASSAGE")["PROXY_PASSAGE"] - before == int(is_passed)
 

@@ -196,7 +196,7 @@ def _assigned(kind: ListenerKind, mark: int, port: int) -> Callable[[Stage], Arr
 
 CASES: dict[tuple[str, int, str], Case] = {
     ("from_pod", 1, "PROXY_PASSAGE"): Case(
-        lambda s: s.from_pod(s.family.outside)._replace(mark=PROXY | OTHERS_MARK), passes()
+        lambda s: s.from_pod(s.family.outside)._replace(mark=PROXY | OTHERS_MARK, is_signed=True), passes()
     ),
     ("from_pod", 2, "NOT_IP"): Case(_unread("from_pod", "NOT_IP"), passes()),
     ("from_pod", 2, "NOT_TCP"): Case(_unread("from_pod", "NOT_TCP"), passes()),

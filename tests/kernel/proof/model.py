@@ -56,8 +56,9 @@ def remark(mark: int, ours: int) -> int:
 _UNREADABLE = {"CUT_SHORT", "IP_OPTIONS", "FRAGMENT", "EXTENSION_HEADERS", "TAGGED_TWICE", "MAPPED_ADDRESS"}
 
 
-def from_pod(world: World, frame: bytes, device: int, mark: int = 0) -> Outcome:
-    row, reason = _judge_from_pod(world, frame, device, mark)
+def from_pod(world: World, frame: bytes, device: int, mark: int = 0, *, is_signed: bool = False) -> Outcome:
+    """`is_signed`: it carries from_proxy's secret."""
+    row, reason = _judge_from_pod(world, frame, device, is_from_proxy=is_signed and mark & OURS == PROXY)
     passes = {"PROXY_PASSAGE", "NOT_IP", "NOT_TCP", "LOCAL_FLOW", "NODE_FLOW", "FLOW_RENEWED", "OUTSIDE_FLOW"}
     passes |= {"FLOW_RESTORED", "ADOPTED", "NODE_ADDRESS", "EXCLUDED", "LOCAL_ALLOWED", "UNKNOWN_DESTINATION"}
     drops = _UNREADABLE | {"SPOOFED_SOURCE", "NOT_REGISTERED", "SETTLING"}
@@ -78,8 +79,8 @@ def from_pod(world: World, frame: bytes, device: int, mark: int = 0) -> Outcome:
     return outcome
 
 
-def _judge_from_pod(world: World, frame: bytes, device: int, mark: int) -> tuple[int, str]:
-    if mark & OURS == PROXY:
+def _judge_from_pod(world: World, frame: bytes, device: int, *, is_from_proxy: bool) -> tuple[int, str]:
+    if is_from_proxy:
         return 1, "PROXY_PASSAGE"
     packet = read(frame)
     if not isinstance(packet, Tcp):

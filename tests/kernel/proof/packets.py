@@ -74,6 +74,7 @@ class Packets:
             ingress=dice.choice((0, device)) if program == "to_pod" else 0,
             flow_hash=dice.getrandbits(31),
             refuses=dice.random() < 0.1,
+            is_signed=program == "from_pod" and dice.random() < 0.5,
         )
 
     def aim(self) -> Aim:

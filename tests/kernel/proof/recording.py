@@ -23,7 +23,7 @@ FOLDER = "recording"
 COOKIE = 0xC00C0000
 """The acknowledgement that is a SYN cookie of the listener whose port is added."""
 
-_MARK, _INGRESS, _IFINDEX, _CB, _CONTEXT_BYTES = 8, 36, 40, 48, 192
+_MARK, _INGRESS, _IFINDEX, _CB, _SECRET, _CONTEXT_BYTES = 8, 36, 40, 48, 56, 192
 """Offsets in struct __sk_buff."""
 _TYPE_SHIFT = 16
 REFUSAL = 1 << 31
@@ -57,12 +57,21 @@ class Recorder:
         self._programs = {path.name: syscall.open_pinned(str(path)) for path in programs.iterdir()}
 
     def run(
-        self, program: str, frame: bytes, device: int, *, ingress: int = 0, mark: int = 0, flow_hash: int = 0
+        self,
+        program: str,
+        frame: bytes,
+        device: int,
+        *,
+        ingress: int = 0,
+        mark: int = 0,
+        flow_hash: int = 0,
+        secret: int = 0,
     ) -> Seen:
         context = bytearray(_CONTEXT_BYTES)
         struct.pack_into("=I", context, _MARK, mark)
         struct.pack_into("=II", context, _INGRESS, ingress, device)
         struct.pack_into("=I", context, _CB, flow_hash)
+        struct.pack_into("=Q", context, _SECRET, secret)
         verdict, left, after = syscall.run_program(self._programs[program], frame, bytes(context))
         _, call, to, flags, given = struct.unpack_from("=5I", after, _CB)  # all 0 in the product's own programs
         made, port = divmod(given, 1 << _TYPE_SHIFT)

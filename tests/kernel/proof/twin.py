@@ -43,6 +43,8 @@ class Arrival(NamedTuple):
     ingress: int = 0
     flow_hash: int = 0
     refuses: bool = False
+    is_signed: bool = False
+    """With from_proxy's secret."""
 
 
 class Twin:
@@ -143,6 +145,7 @@ class Twin:
             ingress=arrival.ingress,
             mark=arrival.mark,
             flow_hash=flow_hash,
+            secret=self._maps.read_settings().secret if arrival.is_signed else 0,
         )
         assert self._shown(seen) == self._told(expected), self.explain(arrival, expected)
         number = self._numbers[expected.reason]
@@ -256,9 +259,9 @@ class Twin:
 
 
 def _expect(world: World, arrival: Arrival) -> Outcome:
-    program, frame, device, mark, ingress, flow_hash, refuses = arrival
+    program, frame, device, mark, ingress, flow_hash, refuses, is_signed = arrival
     if program == "from_pod":
-        return model.from_pod(world, frame, device, mark)
+        return model.from_pod(world, frame, device, mark, is_signed=is_signed)
     if program == "to_pod":
         return model.to_pod(world, frame, device, mark, ingress)
     if program == "from_proxy":
