@@ -14,13 +14,13 @@ from typing import NamedTuple
 from tests.kernel.proof.model import LOCAL, OUT, OUT_NEW, PROXY, TAG
 from tests.kernel.proof.reading import End, mapped
 from tests.kernel.proof.recording import COOKIE
-from tests.kernel.proof.twin import Arrival
+from tests.kernel.proof.twin import LISTENED_PORT, Arrival
 from tests.kernel.proof.world import ALLOWED, HBONE_PORT, World
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 _FLAGS = (SYN, ACK, SYN | ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, 0, SYN | FIN, SYN | RST, SYN | ACK | RST)
 _FLAG_WEIGHTS = (30, 25, 12, 8, 5, 5, 3, 1, 1, 1, 1)
-_PORTS = (80, 81, 2049, HBONE_PORT, 40000, 40001)
+_PORTS = (80, 81, 2049, HBONE_PORT, LISTENED_PORT, 40000, 40001)
 _OTHERS_MARK = 0x4000
 _MARKS = {
     "from_pod": (0, 0, 0, 0, _OTHERS_MARK, PROXY, PROXY | _OTHERS_MARK, LOCAL, OUT, OUT_NEW, 0x0003, 0x1000, 0x100F),
@@ -38,7 +38,7 @@ class Cast(NamedTuple):
     """Addresses of one family."""
 
     pods: tuple[bytes, ...]
-    """Of this node; the first two have devices."""
+    """Addresses of this node's pods: on the first device, the second, the first, the second."""
     others: tuple[bytes, ...]
     is_ipv6: bool
 
@@ -87,11 +87,12 @@ class Packets:
             source, destination = destination, source
         if dice.random() < 0.05:
             source = dice.choice(everyone)
-        return Aim((source, dice.choice(_PORTS)), (destination, dice.choice(_PORTS)), cast.is_ipv6)
+        port = dice.choice(_PORTS)
+        return Aim((source, port), (destination, dice.choice((port, *_PORTS))), cast.is_ipv6)
 
     def _aim(self, program: str) -> Aim:
         aim = self._known_aim(program)
-        is_own = aim.source[0] in self._casts[aim.is_ipv6].pods[:2]
+        is_own = aim.source[0] in self._casts[aim.is_ipv6].pods
         turns = 0.8 if program == "from_pod" and not is_own else 0.25
         return Aim(aim.destination, aim.source, aim.is_ipv6) if self._dice.random() < turns else aim
 
@@ -124,7 +125,7 @@ class Packets:
             return 0
         """That of the pod whose packet it is, with rare mistakes."""
         address = aim.source[0] if program == "from_pod" else aim.destination[0]
-        is_second = address == self._casts[aim.is_ipv6].pods[1]
+        is_second = address in self._casts[aim.is_ipv6].pods[1::2]
         return self._devices[program][is_second != (self._dice.random() < 0.03)]
 
     def _frame(self, aim: Aim) -> bytes:

@@ -10,19 +10,21 @@ from nodeagent.kernel.maps import SLOTS
 from nodeagent.model.address import Ip, packed_ip
 from tests.kernel.conftest import FAMILIES
 from tests.kernel.proof.packets import Cast, Packets
-from tests.kernel.proof.twin import Twin
+from tests.kernel.proof.twin import LISTENED_PORT, Twin
 from tests.kernel.proof.world import ADOPTED, ALLOWED, EITHER, EXCLUDED, HBONE_PORT, TAKEN, Pod, Sender, Socket, Verdict
 
 _NUMBERS = (0, 1, 7, 8, 9, 63, 64, 511, 1022, 1023, 1024, NO_NUMBER)
-_GONE_DEVICE = 424242
-"""Of a pod that the kernel knows and these tests do not: redirects are recorded, not made."""
-_ABSENT = {"IPv4": ("10.99.1.4", "10.99.1.5"), "IPv6": ("fd99:1::4", "fd99:1::5")}
-"""Pods that come and go; only the first is known to the mesh."""
+_OTHER_DEVICE = 424242
+"""That the kernel has not: redirects are recorded, not made."""
+_FURTHER = {"IPv4": ("10.99.1.4", "10.99.1.5"), "IPv6": ("fd99:1::1:0:3", "fd99:1:0:7::2")}
+"""Further addresses of pods a and b, which come and go; only the first is known to the mesh. In IPv6 each differs from
+the other pod's own in one inner word.
+"""
 
 
 def make_cast(name: str) -> Cast:
     family = FAMILIES[name]
-    pods = (family.pod, family.neighbour, *(Ip(ip) for ip in _ABSENT[name]))
+    pods = (family.pod, family.neighbour, *(Ip(ip) for ip in _FURTHER[name]))
     others = (family.remote, family.excluded, family.outside, family.node)
     return Cast(tuple(map(packed_ip, pods)), tuple(map(packed_ip, others)), family.is_ipv6)
 
@@ -84,7 +86,9 @@ class Scenes:
     def _connections_change(self) -> None:
         """The proxy holds other connections: of packets that were seen, and others."""
         aims = [*self._dice.sample(list(self.packets.aims), 6), *(self.packets.aim() for _ in range(2))]
-        self.packets.held = [aim for aim in aims if aim.source != aim.destination]
+        self.packets.held = [
+            aim for aim in aims if aim.source != aim.destination and aim.destination[1] != LISTENED_PORT
+        ]
         self._twin.put_sockets(Socket(*aim) for aim in self.packets.held)
 
     def _workers_change(self) -> None:
@@ -97,17 +101,12 @@ class Scenes:
         dice, twin = self._dice, self._twin
         for cast in self._casts:
             for place, address in enumerate(cast.pods):
-                number, before = dice.choice(_NUMBERS), twin.world.pods.get(address)
-                if place < 2:
-                    assert before is not None
-                    twin.put_pod(address, before._replace(number=number))
-                    device = (twin.kernel.a, twin.kernel.b)[place]
-                    opened = twin.world.senders[device, address].is_window_open
-                    twin.put_sender(device, address, Sender(number, opened))
-                elif dice.random() < 0.3:
-                    twin.put_pod(address, None)
-                else:
-                    twin.put_pod(address, Pod(_GONE_DEVICE, dice.randbytes(6), dice.randbytes(6), number))
+                number, device = dice.choice(_NUMBERS), (twin.kernel.a, twin.kernel.b)[place % 2]
+                twin.put_sender(device, address, Sender(number, is_window_open=dice.random() < 0.3))
+                is_gone = place >= 2 and dice.random() < 0.3
+                device = dice.choice((device, _OTHER_DEVICE))
+                pod = Pod(device, dice.randbytes(6), dice.randbytes(6), number)
+                twin.put_pod(address, None if is_gone else pod)
 
     def _flows_age(self) -> None:
         """Some flows are of another generation or kind, or were opened by the other end."""

@@ -31,6 +31,8 @@ from tests.kernel.proof.world import DROP, EITHER, Block, Flow, Hairpin, Pod, Se
 _FAR = 1 << 62
 """Nanoseconds: a window that stays open."""
 _TCP_REPAIR = 19
+LISTENED_PORT = 8081
+"""Some listener of the proxy namespace is there, at every address: never to be taken for a connection."""
 
 
 class Arrival(NamedTuple):
@@ -59,6 +61,8 @@ class Twin:
         self._flow_key = layouts()["flow_key"].packing
         self._sockets: list[socket.socket] = []
         self._workers = [kernel.node.steering.make_listeners() for _ in range(SLOTS)]
+        with enter_netns(Path(kernel.node.steering.netns_path())):
+            self._listener = socket.create_server(("::", LISTENED_PORT), family=socket.AF_INET6, dualstack_ipv6=True)
         self.world = self._read_world()
         self.world.believes_cookies = shows_decisions
         self._counted = self._count_all()
@@ -68,6 +72,7 @@ class Twin:
         for sock in (*self._sockets, *(sock for worker in self._workers for sock in worker.values())):
             sock.close()
         self._sockets.clear()
+        self._listener.close()
 
     # ---- both worlds ---------------------------------------------------------------------------------------------
 
