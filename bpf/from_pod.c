@@ -107,6 +107,10 @@ static __always_inline struct verdict *find_verdict(u32 generation, u32 source, 
 		key.port = 0;
 		verdict = verdicts.lookup(&key);
 	}
+	/* Said again: the verifier of 5.10 forgets the bound of a number that waits on the stack, and
+	 * the compiler must not know that there was one. */
+	asm volatile("" : "+r"(source));
+	source &= NUMBERS - 1;
 	return verdict && (verdict->sources[source / 8] >> (source % 8)) & 1 ? verdict : NULL;
 }
 
