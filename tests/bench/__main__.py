@@ -46,6 +46,7 @@ def main() -> int:
     try:
         with prepared() as ground:
             harness = Harness(ground.generator, ground.own_pids, cpus, settings)
+            harness.await_quiet()
             for name in [part for part in PARTS if part in (arguments.parts or PARTS)]:
                 print(f"{name}:", flush=True)
                 made = PARTS[name](ground, harness, settings)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import statistics
 import struct
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -73,6 +72,7 @@ def together(readings: Iterable[Reading]) -> Reading:
 class Turn(NamedTuple):
     spent: Reading
     seconds: float
+    """For which the client worked, without its start."""
 
 
 def measure(
@@ -82,10 +82,10 @@ def measure(
     turns = []
     with run_statistics():
         for _ in range(rounds):
-            before, began = together(map(read, nodes)), time.monotonic()
+            before = together(map(read, nodes))
             generator.run(subject.client, work, subject.ip, subject.port, seconds)
-            after, ended = together(map(read, nodes)), time.monotonic()
-            turns.append(Turn({name: after[name].since(before[name]) for name in PROGRAMS}, ended - began))
+            after = together(map(read, nodes))
+            turns.append(Turn({name: after[name].since(before[name]) for name in PROGRAMS}, seconds))
     subject.check()
     return turns
 

@@ -17,8 +17,9 @@ from tests.bench import quiet
 from tests.bench.load import Generator, Work
 from tests.bench.report import Round
 
-ATTEMPTS = 3
-"""As many rounds as are wanted, so many times: on a machine that is busy now and then enough of them are quiet."""
+_CALM_SECONDS = 30.0
+"""For a machine to become quiet before the first round: what `make` has just installed may still be written out."""
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,36 @@ class Harness:
         self.disturbed = 0
         """Rounds in which the machine was busy with something else."""
 
-    def run(self, subjects: Sequence[Subject], works: Sequence[Work]) -> list[Round]:
+    def await_quiet(self) -> None:
         """Raises Busy."""
+        deadline = time.monotonic() + _CALM_SECONDS
+        while not self._settings.is_busy_good_enough:
+            before = self._look()
+            time.sleep(_LOOK_SECONDS)
+            foreign = quiet.compare(before, self._look(), self._cpus)
+            if foreign.is_quiet:
+                return
+            if time.monotonic() > deadline:
+                raise Busy(f"{foreign.share:.0%} of the CPUs: {foreign.busiest}")
+
+    def run(self, subjects: Sequence[Subject], works: Sequence[Work]) -> list[Round]:
+        """As many rounds as are wanted, and at most as many more that do not count. Raises Busy."""
         rounds: list[Round] = []
+        wanted, disturbed = self._settings.rounds, 0
         worst = quiet.Foreign(0, "")
-        for number in range(self._settings.rounds * ATTEMPTS):
-            order = subjects if number % 2 == 0 else list(reversed(subjects))
-            made, foreign = self._round(order, works)
+        while len(rounds) < wanted and disturbed <= wanted:
+            number = len(rounds) + disturbed
+            made, foreign = self._round(subjects if number % 2 == 0 else list(reversed(subjects)), works)
             print(f"  round {number + 1}: {foreign.share:.0%} of the CPUs were busy with something else", flush=True)
-            if not foreign.is_quiet:
-                self.disturbed += 1
-                worst = max(worst, foreign, key=lambda one: one.share)
             if foreign.is_quiet or self._settings.is_busy_good_enough:
                 rounds.append(made)
-            if len(rounds) == self._settings.rounds:
-                return rounds
-        raise Busy(f"in one round {worst.share:.0%} of the CPUs: {worst.busiest}")
+            else:
+                disturbed += 1
+            self.disturbed += not foreign.is_quiet
+            worst = max(worst, foreign, key=lambda one: one.share)
+        if len(rounds) < wanted:
+            raise Busy(f"in one round {worst.share:.0%} of the CPUs: {worst.busiest}")
+        return rounds
 
     def _round(self, subjects: Sequence[Subject], works: Sequence[Work]) -> tuple[Round, quiet.Foreign]:
         """The worst of its turns says how quiet it was; what prepares a turn is not in it."""
