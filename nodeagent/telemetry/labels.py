@@ -7,7 +7,7 @@ pod's own name; so the number of series grows with pairs of workloads that talk,
 
 from typing import NamedTuple
 
-from nodeagent.logs.escape import bounded
+from nodeagent.logs.escape import MAX_CHARACTERS, bounded
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
@@ -74,7 +74,8 @@ def labels_of(record: ConnectionRecord) -> TrafficLabels:
         flag_of(record),
         "mutual_tls" if record.transport is Transport.HBONE else UNKNOWN,
     )
-    values = tuple(map(bounded, values))  # so that no worker, whatever it is told, can fill the agent's memory
+    if sum(map(len, values)) > MAX_CHARACTERS:  # else none of them is, which is the usual case and quickly seen
+        values = tuple(map(bounded, values))  # so that no worker, whatever it is told, can fill the agent's memory
     places = (record.source.region, record.source.zone, record.destination.region, record.destination.zone)
     return TrafficLabels(values, tuple(bounded(place or UNKNOWN) for place in places) if any(places) else ())
 

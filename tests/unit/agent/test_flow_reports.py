@@ -129,10 +129,10 @@ class Kernel:
         return self.cookies[netns]
 
     async def tell(self, *reports: FlowReport) -> None:
-        """Events, and a turn of the loop for each."""
+        """Events, and as many turns of the loop as they take."""
         self.table.tell(*reports)
         while self.table.queue:  # noqa: ASYNC110 - the loop empties it
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -177,6 +177,31 @@ def test_more_events_than_one_turn_takes(kernel: Kernel) -> None:
 
     asyncio.run(scenario())
     assert kernel.reasons == ["closed"] * len(reports)
+
+
+@pytest.mark.parametrize(("processors", "rest"), [(1, 32.3), (2, 15.67), (16, 1.083), (34, 0.0), (64, 0.0)])
+def test_telling_takes_its_share_of_the_node_and_one_processor_at_most(processors: int, rest: float) -> None:
+    assert module.rest_for(processors) == pytest.approx(rest, rel=0.01)
+
+
+def test_after_a_turn_others_have_theirs(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_PAUSE_SECONDS", 3600.0)
+    reports = [OPEN._replace(cookie=number) for number in range(module.MOST_EVENTS + 1)]
+
+    async def scenario() -> None:
+        async with running(kernel) as flows:
+            kernel.table.tell(*reports)
+            while len(kernel.table.queue) > 1:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert kernel.connections.count(KERNEL) == module.MOST_EVENTS
+            flows._attend()  # the pause is over
+            while kernel.table.queue:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            assert kernel.connections.count(KERNEL) == module.MOST_EVENTS + 1
+
+    asyncio.run(scenario())
 
 
 def test_the_names_are_those_of_the_opening(kernel: Kernel) -> None:
