@@ -29,8 +29,8 @@ RESULTS = Path("build/bench.json")
 Part = Callable[[Ground, Harness, Settings], list[Row]]
 
 
-def _verdicts(ground: Ground, _harness: Harness, settings: Settings) -> list[Row]:
-    return verdicts.run(ground.stage.lab.nodes[NODES[1]], settings.rounds)
+def _verdicts(ground: Ground, harness: Harness, settings: Settings) -> list[Row]:
+    return harness.undisturbed(lambda: verdicts.run(ground.stage.lab.nodes[NODES[1]], settings.rounds))
 
 
 PARTS: Mapping[str, Part] = {"verdicts": _verdicts, "same-node": same_node.run, "across": across.run}
@@ -68,11 +68,13 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench BENCH=...", description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; without, everything")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; without, all of them")
     parser.add_argument("--rounds", type=int, default=7, help="of which the medians are made (at least 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each work in each round")
     parser.add_argument("--even-busy", action="store_true", help="print figures of a busy machine, which count nothing")
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if arguments.rounds < 5:
         parser.error("fewer than five rounds are no median")
     return arguments

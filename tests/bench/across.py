@@ -36,7 +36,9 @@ def run(ground: Ground, harness: Harness, settings: Settings) -> list[Row]:
         for measure, how in work.measures.items()
     ]
     nodes = [ground.stage.lab.nodes[node] for node in NODES]
-    turns = programs.measure(ground.generator, nodes, mesh, load.exchange(), settings.rounds, settings.seconds)
+    turns = harness.undisturbed(
+        lambda: programs.measure(ground.generator, nodes, mesh, load.exchange(), settings.rounds, settings.seconds)
+    )
     costs = programs.rows(turns, "across nodes", "request/response", is_one_at_a_time=True)
     return [*summarize(rounds, wanted), *costs, *memory(ground)]
 

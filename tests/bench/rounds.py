@@ -8,7 +8,7 @@ so that a drift of the machine falls on both halves of each ratio, and neighbour
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from nodeagent.errors import NotPossible
 from nodeagent.lab.namespaces import Host
@@ -20,6 +20,9 @@ from tests.bench.report import Round
 _CALM_SECONDS = 30.0
 """For a machine to become quiet before the first round: what `make` has just installed may still be written out."""
 _LOOK_SECONDS = 2.0
+_ATTEMPTS = 3
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,18 @@ class Harness:
         if len(rounds) < wanted:
             raise Busy(f"in one round {worst.share:.0%} of the CPUs: {worst.busiest}")
         return rounds
+
+    def undisturbed(self, measure: Callable[[], Result]) -> Result:
+        """What a part measures without rounds, again if somebody disturbed it. Raises Busy."""
+        foreign = quiet.Foreign(0, "")
+        for _ in range(_ATTEMPTS):
+            before = self._look()
+            result = measure()
+            foreign = quiet.compare(before, self._look(), self._cpus)
+            self.disturbed += not foreign.is_quiet
+            if foreign.is_quiet or self._settings.is_busy_good_enough:
+                return result
+        raise Busy(f"{foreign.share:.0%} of the CPUs: {foreign.busiest}")
 
     def _round(self, subjects: Sequence[Subject], works: Sequence[Work]) -> tuple[Round, quiet.Foreign]:
         """The worst of its turns says how quiet it was; what prepares a turn is not in it."""

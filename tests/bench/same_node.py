@@ -15,6 +15,7 @@ from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 from tests.bench import envoy_pair, load, programs
 from tests.bench.ground import SERVICE_IPS, SERVICE_PORT, Condition, Ground
+from tests.bench.load import Work
 from tests.bench.report import Comparison, Goal, Row, at_least, at_most, summarize
 from tests.bench.rounds import Harness, Settings, Subject
 
@@ -34,13 +35,16 @@ def run(ground: Ground, harness: Harness, settings: Settings) -> list[Row]:
     made = summarize(harness.run(list(ways.values()), WORKS), comparisons())
     for way in ("fast", "steered"):
         for work in (load.exchange(), load.bulk("upload")):
-            turns = programs.measure(
-                ground.generator, [ground.stage.lab.nodes[NODE]], ways[way], work, settings.rounds, settings.seconds
-            )
+            turns = harness.undisturbed(lambda way=way, work=work: _measure(ground, ways[way], work, settings))  # type: ignore[misc]
             name = "request/response" if work.kind == "exchange" else "bulk"
             made += programs.rows(turns, f"same node {way}", name, is_one_at_a_time=work.kind == "exchange")
     ground.become(NODE, Condition.BARE)
     return made
+
+
+def _measure(ground: Ground, way: Subject, work: Work, settings: Settings) -> list[programs.Turn]:
+    node = ground.stage.lab.nodes[NODE]
+    return programs.measure(ground.generator, [node], way, work, settings.rounds, settings.seconds)
 
 
 def comparisons() -> Iterator[Comparison]:

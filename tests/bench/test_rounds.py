@@ -68,3 +68,11 @@ def test_even_busy_takes_what_it_gets_and_says_so(monkeypatch: pytest.MonkeyPatc
     bench = Bench(monkeypatch, _forever(*[0.2] * 6), even_busy=True)
     assert len(bench.harness.run([bench.subject("bare")], [WORK])) == 3
     assert bench.harness.disturbed == 3
+
+
+def test_what_has_no_rounds_is_measured_again_when_it_was_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, _forever(0.2))
+    assert bench.harness.undisturbed(lambda: bench.run(cast("Host", "node")))[MEASURE] == 2.0
+    always = Bench(monkeypatch, _forever(0.2, 0.2, 0.2))
+    with pytest.raises(Busy, match="20%"):
+        always.harness.undisturbed(lambda: always.run(cast("Host", "node")))
