@@ -24,7 +24,7 @@ class Change(NamedTuple):
 _FIELD = "of_another_version"
 OTHER_PROGRAMS = (Change("bpf/from_pod.c", "int from_pod(", "/* Of another version. */\nint from_pod("),)
 OTHER_SETTINGS = (
-    Change("bpf/layout.h", "\tu32 is_settling;", f"\tu32 {_FIELD};\n\tu32 zero;\n\tu32 is_settling;"),
+    Change("bpf/layout.h", "\tu64 secret;", f"\tu64 {_FIELD};\n\tu64 secret;"),
     Change("bpf/layout.h", "sizeof(struct settings) ==", "sizeof(struct settings) - 8 =="),
     Change("nodeagent/kernel/codings.py", "    is_settling: int", f"    {_FIELD}: int = 0\n    is_settling: int"),
 )
