@@ -12,7 +12,8 @@
  *     two VLAN tags, IPv4-mapped address               one each             drop
  *  3  source address is not this device's               SPOOFED_SOURCE       drop
  *  4  SYN-ACK, proxy socket                             PROXY_ANSWERED       to proxy, take flow
- *  5  not SYN, flow of the current generation           LOCAL_FLOW           mark LOCAL
+ *  5  not SYN, flow to an excluded address              EXCLUDED_FLOW        pass
+ *     not SYN, flow of the current generation           LOCAL_FLOW           mark LOCAL
  *  6  not SYN, proxy socket                             PROXY_FLOW           to proxy
  *  7  not SYN, to an address of the node                NODE_FLOW            pass
  *  8  not SYN, flow of an old generation, still good    FLOW_RENEWED         renew, mark LOCAL
@@ -47,8 +48,11 @@
  * which pod and port. Only an allow is in it; whatever else the answer is, the proxy gives it and
  * names the policy. The settings' generation is read once for a packet: rows of one generation are
  * all there before it is named in the settings. A verdict that is pending lets row 8 renew and row 15
- * not apply. Row 8 renews without a verdict what never had one (adopted, excluded). A SYN whose
+ * not apply. Row 8 renews without a verdict what never had one (adopted). A SYN whose
  * connection the proxy holds already (row 15) is its retransmission, and stays there.
+ *
+ * Row 5, EXCLUDED_FLOW: like its SYN, without a mark. Behind an address that is a Service's the node
+ * may have found a pod of its own, whose to_pod has given the connection to the proxy.
  *
  * Row 11, SETTLING: whose packet it is will be known in a moment, and it is sent again.
  *
@@ -239,6 +243,8 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 		sender->adopt_until = 0;
 		sender->is_taken = true;
 	}
+	if (flow && flow->kind == FLOW_EXCLUDED)
+		return REASON_EXCLUDED_FLOW;
 	if (flow && flow->generation == sender->generation)
 		return REASON_LOCAL_FLOW;
 	if (has_socket(skb, packet, given->proxy_namespace))

@@ -81,7 +81,9 @@ enum {
 	/* from_pod, from_proxy */ \
 	ROW(SETTLING, SHOT, "of a connection that an upgrade is still bringing over; it is sent again") \
 	/* to_pod */ \
-	ROW(FORGED_FLOW, SHOT, "in a direct connection, but not sent by its pod")
+	ROW(FORGED_FLOW, SHOT, "in a direct connection, but not sent by its pod") \
+	/* from_pod */ \
+	ROW(EXCLUDED_FLOW, UNSPEC, "packet of a connection to an excluded address or port")
 /* clang-format on */
 
 #define NUMBER(name, verdict, words) \

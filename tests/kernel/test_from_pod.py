@@ -160,17 +160,22 @@ def test_row_3_identity_is_the_device_and_not_the_address(kernel: Kernel, family
 def test_row_4_a_pod_answers_the_proxy_and_an_old_flow_is_forgotten(kernel: Kernel, family: Family) -> None:
     answer = Packet(family.pod, family.excluded, SYN_ACK)
     kernel.from_pod(Packet(family.pod, family.excluded))
-    assert kernel.from_pod(answer).reason == "LOCAL_FLOW"
+    assert kernel.from_pod(answer).reason == "EXCLUDED_FLOW"
     with kernel.proxy_socket(answer):
         assert kernel.from_pod(answer)[:3] == ("PROXY_ANSWERED", REDIRECT, MARK_OUT)
     assert kernel.maps.flows.keys() == set()
 
 
-def test_row_5_a_direct_connection_goes_on_in_both_directions(kernel: Kernel, family: Family) -> None:
-    first = Packet(family.pod, family.excluded)
-    kernel.from_pod(first)
+def test_row_5_an_excluded_connection_goes_on_without_a_mark(kernel: Kernel, family: Family) -> None:
+    """The node may lead it to a pod of its own: that one's to_pod must judge these packets as it judged the SYN."""
+    kernel.from_pod(Packet(family.pod, family.excluded))
     for flags in (ACK, PSH | ACK, FIN | ACK, RST):
-        assert kernel.from_pod(Packet(family.pod, family.excluded, flags))[:3] == ("LOCAL_FLOW", UNSPEC, MARK_LOCAL)
+        packet = Packet(family.pod, family.excluded, flags)
+        assert kernel.from_pod(packet, mark=MARK_LOCAL)[:3] == ("EXCLUDED_FLOW", UNSPEC, 0)
+    _age_flows(kernel)
+    assert kernel.from_pod(Packet(family.pod, family.excluded, ACK)).reason == "EXCLUDED_FLOW", (
+        "policies change nothing"
+    )
     assert kernel.from_pod(Packet(family.pod, family.excluded, ACK, source_port=40001)).reason == "UNKNOWN_FLOW"
 
 
@@ -200,9 +205,10 @@ def test_row_13_gateways_are_addresses_of_the_node(kernel: Kernel, gateway: str)
 
 
 def test_row_8_what_needs_no_verdict_is_renewed_once(kernel: Kernel, family: Family) -> None:
-    kernel.from_pod(Packet(family.pod, family.excluded))
+    packet = Packet(family.pod, family.remote, ACK)
+    with _adoption(kernel, family):
+        assert kernel.from_pod(packet).reason == "ADOPTED"
     _age_flows(kernel)
-    packet = Packet(family.pod, family.excluded, ACK)
     assert kernel.from_pod(packet)[:3] == ("FLOW_RENEWED", UNSPEC, MARK_LOCAL)
     assert kernel.from_pod(packet).reason == "LOCAL_FLOW"
 

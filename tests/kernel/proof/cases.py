@@ -60,7 +60,7 @@ def _row_4(stage: Stage) -> Arrival:
     return arrival
 
 
-def _current_flow(stage: Stage) -> Arrival:
+def _excluded_flow(stage: Stage) -> Arrival:
     stage.twin.run(stage.from_pod(stage.family.excluded))
     return stage.from_pod(stage.family.excluded, ACK)
 
@@ -204,7 +204,8 @@ CASES: dict[tuple[str, int, str], Case] = {
         lambda s: s.arrive("from_pod", s.packet(s.family.neighbour, s.family.remote)), dropped
     ),
     ("from_pod", 4, "PROXY_ANSWERED"): Case(_row_4, to_proxy_from_pod(OUT)),
-    ("from_pod", 5, "LOCAL_FLOW"): Case(_current_flow, passes(LOCAL)),
+    ("from_pod", 5, "LOCAL_FLOW"): Case(_allowed_before, passes(LOCAL)),
+    ("from_pod", 5, "EXCLUDED_FLOW"): Case(_excluded_flow, passes()),
     ("from_pod", 6, "PROXY_FLOW"): Case(_proxy_flow, to_proxy_from_pod(OUT)),
     ("from_pod", 7, "NODE_FLOW"): Case(lambda s: s.from_pod(s.family.node, ACK), passes()),
     ("from_pod", 8, "FLOW_RENEWED"): Case(_renewed, passes(LOCAL)),

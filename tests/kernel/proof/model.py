@@ -59,7 +59,16 @@ _UNREADABLE = {"CUT_SHORT", "IP_OPTIONS", "FRAGMENT", "EXTENSION_HEADERS", "TAGG
 def from_pod(world: World, frame: bytes, device: int, mark: int = 0, *, is_signed: bool = False) -> Outcome:
     """`is_signed`: it carries from_proxy's secret."""
     row, reason = _judge_from_pod(world, frame, device, is_from_proxy=is_signed and mark & OURS == PROXY)
-    passes = {"PROXY_PASSAGE", "NOT_IP", "NOT_TCP", "LOCAL_FLOW", "NODE_FLOW", "FLOW_RENEWED", "OUTSIDE_FLOW"}
+    passes = {
+        "PROXY_PASSAGE",
+        "NOT_IP",
+        "NOT_TCP",
+        "LOCAL_FLOW",
+        "NODE_FLOW",
+        "FLOW_RENEWED",
+        "OUTSIDE_FLOW",
+        "EXCLUDED_FLOW",
+    }
     passes |= {"FLOW_RESTORED", "ADOPTED", "NODE_ADDRESS", "EXCLUDED", "LOCAL_ALLOWED", "UNKNOWN_DESTINATION"}
     drops = _UNREADABLE | {"SPOOFED_SOURCE", "NOT_REGISTERED", "SETTLING"}
     if reason in drops:
@@ -110,6 +119,8 @@ def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
     found = world.flows.get(packet.connection)
     is_taken = found is not None and found.kind == TAKEN
     flow = None if is_taken else found
+    if flow and flow.kind == EXCLUDED:
+        return 5, "EXCLUDED_FLOW"
     if flow and flow.generation == world.generation:
         return 5, "LOCAL_FLOW"
     if holds:
