@@ -48,7 +48,7 @@ class NodeVerdicts:
         self._steering, self._state, self._on_revoked = steering, state, on_revoked
         self._members: list[Member] | None = None
         self._rows: list[VerdictRow] | None = None
-        """What the kernel has; None before the first swap of this agent, or when a swap failed."""
+        """What the kernel has; None before the first swap of this agent, when a swap failed or its table is gone."""
         self._told: frozenset[Revoked] = frozenset()
         self.generation = 0
         """Of the table in force, as the kernel counts; 0 before the first swap of this agent."""
@@ -59,6 +59,8 @@ class NodeVerdicts:
 
     async def update(self, enrolment: Enrolment) -> None:
         """The table as the mesh is at this moment, for the pods that are captured. Raises KernelError."""
+        if self.generation != self._steering.generation():  # the maps had to be made again, and are empty
+            self._rows = None
         numbers, mesh = self._steering.numbers(), self._state.mesh
         found = find_members(mesh, enrolment.enrolled, numbers, self._state.lapsed) if self._is_kernel else ()
         members = sorted(found, key=lambda member: member.number)  # the same pods make the same table

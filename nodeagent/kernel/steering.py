@@ -205,6 +205,10 @@ class Steering:
             self._overflow["verdicts"] = swap.refused
             return swap
 
+    def generation(self) -> int:
+        """Of the table of verdicts in force. Raises KernelError."""
+        return self._opened_maps().read_settings().generation
+
     def numbers(self) -> dict[Owner, int]:
         """Bits of the captured pods in the table of verdicts, by namespace, name and network namespace."""
         return {owner: number for number, owner in self._owners.items()}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of verdicts in the kernel: swapped as one generation, so that no packet sees half of one.
 
-Rows of the next generation are written beside those in force; then one number in the settings names them, and what was
-in force is removed. A packet reads that number once. Whatever is left of a writer that died is removed first: it has
-the number that comes next.
+Rows of the next generation are written beside those in force; then one number in the settings names them. A packet
+reads that number once, and may still be on its way with the former one: what was in force is removed by the next swap,
+before it writes. So is what is left of a writer that died, which has the number that comes next.
 """
 
 import threading
@@ -43,8 +43,7 @@ class Verdicts:
 
     def swap(self, rows: Sequence[VerdictRow]) -> Swap:
         table, current = self._maps.verdicts, self._maps.read_settings().generation
-        found = list(table.rows())
-        table.remove_all([key for key in found if key.generation != current])
+        table.remove_all([key for key in table.rows() if key.generation != current])
         generation = current % NO_NUMBER + 1  # never 0: no settings at all
         written = table.put_all(
             [
@@ -54,7 +53,6 @@ class Verdicts:
         )
         with self._settings_lock:
             self._maps.settings.put(0, self._maps.read_settings()._replace(generation=generation))
-        table.remove_all([key for key in found if key.generation == current])
         return Swap(generation, written, len(rows) - written)
 
     def judged(self) -> frozenset[int]:

@@ -57,6 +57,7 @@ class Node:
         self.tables: list[list[VerdictRow]] = []
         self.open_and_denied: list[Revoked] = []
         self.is_broken = False
+        self.in_force = 0
         self.told: list[Sequence[Revoked]] = []
         self.verdicts = NodeVerdicts(
             Config(node="node-a", same_node=same_node), cast("Steering", self), self.state, self.told.append
@@ -76,7 +77,11 @@ class Node:
         if self.is_broken:
             raise KernelError("no map today", check="Ask again.")
         self.tables.append(rows)
-        return Swap(len(self.tables), len(rows), 0)
+        self.in_force = len(self.tables)
+        return Swap(self.in_force, len(rows), 0)
+
+    def generation(self) -> int:
+        return self.in_force
 
     def revoked(self) -> list[Revoked]:
         return self.open_and_denied
@@ -109,6 +114,16 @@ def test_a_swap_that_failed_is_tried_again() -> None:
     node.is_broken = False
     node.update()
     assert len(node.tables) == 1
+
+
+def test_a_table_that_is_gone_with_its_map_is_put_again() -> None:
+    """Nobody else has changed, and somebody has unmounted bpffs meanwhile."""
+    node = Node()
+    node.update()
+    node.in_force = 0
+    node.update()
+    node.update()
+    assert node.tables == [node.tables[0]] * 2
 
 
 def test_same_node_tunnel_allows_nothing_in_the_kernel() -> None:
