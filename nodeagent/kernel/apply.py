@@ -97,10 +97,10 @@ class Hands:
         )
 
     def _forget(self, step: Forget) -> None:
-        for key in self._maps.flows.keys():  # noqa: SIM118 - it is no dict
-            if not step.addresses.isdisjoint((key.first, key.second)):
-                self._maps.flows.remove(key)
-                self.forgotten += 1
+        flows = self._maps.flows
+        gone = [key for key in flows.rows() if not step.addresses.isdisjoint((key.first, key.second))]
+        flows.remove_all(gone)
+        self.forgotten += len(gone)
 
     def _table(self, name: TableName) -> Table[object, object]:
         return cast("Table[object, object]", getattr(self._maps, name))

@@ -48,6 +48,7 @@ from nodeagent.kernel.pins import Pins, sum_counters
 from nodeagent.kernel.proxy_namespace import DEFAULT_MTU, PROXY_DEVICE, ProxyNamespace
 from nodeagent.kernel.reconcile import (
     CapturedPod,
+    Forget,
     Found,
     Owner,
     Put,
@@ -367,6 +368,7 @@ class Steering:
             hands.apply(steps)
             if former is not None:
                 seen += [f"{table}: {rows} brought over late" for table, rows in former.settle().items()]
+                hands.apply(step for step in steps if isinstance(step, Forget))  # what was brought late is not excepted
                 self._set_settling(is_settling=False)
             kept = hands.still_running(former.former.programs) if former is not None else False
         self._follow_known(steps, hands)

@@ -153,11 +153,12 @@ class _Bringing:
 
     def _replace(self, target: int, key: bytes, value: bytes | None) -> None:
         """Only what our programs have not touched."""
-        brought = self._brought.pop(key, None)
+        brought = self._brought.get(key)
         if brought is not None:
             if syscall.map_lookup(target, key, len(brought)) != brought:
                 return
             syscall.map_delete(target, key)
+            del self._brought[key]
         if value is None:
             return
         try:

@@ -224,11 +224,42 @@ def test_flows_that_begin_end_or_change_meanwhile_follow(own: Node, between: tup
     assert succession.settle()["flows"] == 4
     assert ours.flows.rows() == {begun: Flow(5, 1, 1), changed: Flow(5, 4, 1), newer: Flow(6, 3, 0)}
     assert succession.settle()["flows"] == 0
+
+    ours.flows.remove(newer)  # by our programs, again
+    syscall.map_update(descriptor, key[newer], row)
+    succession.settle()
+    assert ours.flows.find(newer) is None
     os.close(descriptor)
 
 
 def _encoded(flow: FlowKey) -> bytes:
     return of_flow_key().encode(flow)
+
+
+def test_what_a_pod_that_left_had_open_is_not_brought_late(
+    own: Node, versions: dict[str, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It connects once more while an upgrade copies, and is gone when that is done: its address may be another's."""
+    own.enrol(own.a, own.b)
+    take_over(own, versions["flows"])
+    own.steering.close()
+    own.steering = own.make_steering()
+    settle = Succession.settle
+
+    def late(succession: Succession) -> dict[str, int]:
+        descriptor, row = former_flows(succession)
+        for flow in (FLOW, FLOW._replace(first=Ip("10.99.2.2"), second=Ip("10.99.1.3"))):
+            syscall.map_update(descriptor, _encoded(flow), row)
+        os.close(descriptor)
+        return settle(succession)
+
+    monkeypatch.setattr(Succession, "settle", late)
+    with listening(own):
+        done = own.enrol(own.b)
+    assert "flows: 2 brought over late" in done
+    maps = Maps(Pins(own.bpffs).maps)
+    assert [(key.first, key.second) for key in maps.flows.rows()] == [(Ip("10.99.2.2"), Ip("10.99.1.3"))]
+    maps.close()
 
 
 def test_an_upgrade_that_stopped_halfway_is_gone_on_with(own: Node, between: tuple[Maps, Succession]) -> None:
