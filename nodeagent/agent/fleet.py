@@ -238,12 +238,11 @@ class WorkerFleet:
             if worker is not None:
                 self._write_roster()
                 await self._serve(worker)
-                if worker.gone.is_set():
-                    self._bury(worker)
-                    worker = None
-                else:
+                if self.workers[slot] is not worker:  # replaced; whoever sees it off buries it too, if it is dead
                     worker = self.workers[slot]
                     continue
+                self._bury(worker)
+                worker = None
             failures = 0 if time.monotonic() - began > STABLE_SECONDS else failures + 1
             await asyncio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 

@@ -2,6 +2,7 @@
 """Workers start, die, hang, outlive their agent and are adopted; here with processes that speak the protocol only."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -189,6 +190,27 @@ def test_a_living_worker_hands_its_slot_over_and_drains(node: Node, eventually: 
 
             again = await agent.kill(0)  # its keeper watches the successor now
             assert again not in {former, successor.pid}
+            assert fleet.restarts == {0: 1}
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_dies_as_it_is_replaced_is_buried_once(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+            former = fleet.workers[0]
+
+            successor = await fleet.replace(0)
+            former.kill("at this very moment")
+            former.gone.set()  # the news, before the keeper of its slot had a turn
+
+            await eventually(lambda: list(living_workers(node.config.run_dir)) == [(0, successor.pid)])
+            assert fleet.workers == {0: successor}
+            assert fleet.restarts.total() == 0
+            await agent.kill(0)  # its keeper watches the successor
             assert fleet.restarts == {0: 1}
 
     asyncio.run(scenario())
@@ -467,4 +489,5 @@ def test_no_descriptor_is_left_of_a_worker(node: Node, monkeypatch: pytest.Monke
 
 
 def _descriptors() -> int:
+    gc.collect()  # what an earlier test has left must not be closed during this one
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
