@@ -3,40 +3,25 @@
 
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from nodeagent.lab.demo import mesh
+from nodeagent.lab.demo import mesh, program
 from nodeagent.lab.demo.claims import eventually
+from nodeagent.lab.demo.program import Program
 from nodeagent.lab.demo.stage import NODES, PORT, SERVICE_PORT, Stage, running
+from nodeagent.model.address import Ip
 
 pytestmark = pytest.mark.e2e
 
 NODE = "node-a"
 CLOSED_PORT = 8081
-SENT, ANSWERED = 300_000, 40_000
+SENT = 300_000
 ADDED = ("path", "rtt", "retransmissions")
 """What the kernel's lines have and the proxy's do not."""
-
-_CLIENT = """
-import socket, sys
-ip, port, request, sent = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-sock = socket.create_connection((ip, port))
-print(sock.getsockname()[1], flush=True)
-sock.sendall(request.encode() + b"\\n" + b"x" * sent)
-if sent:
-    sock.shutdown(socket.SHUT_WR)
-received = 0
-while request != "ECHO" and (some := sock.recv(1 << 16)):
-    received += len(some)
-print(received, flush=True)
-sys.stdin.readline()
-"""
-"""A program of a pod: a socket that somebody else makes for it would not be in the pod's cgroup."""
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +34,11 @@ def stage() -> Iterator[Stage]:
         yield stage
 
 
-class Client:
-    """One connection of a pod's program; it stays open until `finish`."""
-
-    def __init__(self, stage: Stage, ip: str, port: int, request: str, sent: int) -> None:
-        pipe = subprocess.PIPE
-        words = [sys.executable, "-S", "-E", "-c", _CLIENT, ip, str(port), request, str(sent)]
-        self._process = stage.pod("web").spawn(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-        self.received = int(self._process.stdout.readline())
-
-    def finish(self) -> None:
-        self._process.communicate(b"\n", timeout=10)
-
-
 @contextlib.contextmanager
-def connected(stage: Stage, ip: str, port: int = PORT, request: str = "DIGEST", sent: int = 0) -> Iterator[Client]:
-    client = Client(stage, ip, port, request, sent)
-    try:
+def connected(stage: Stage, ip: str, port: int = PORT, request: str = "DIGEST", sent: int = 0) -> Iterator[Program]:
+    """A program of web."""
+    with program.connected(stage.pod("web"), Ip(ip), port, request, sent) as client:
         yield client
-    finally:
-        client.finish()
 
 
 def _is_direct(stage: Stage) -> bool:
@@ -79,7 +47,7 @@ def _is_direct(stage: Stage) -> bool:
         return stage.packets(NODE).get("LOCAL_ALLOWED", 0) > before
 
 
-def _lines(stage: Stage, client: Client) -> list[dict[str, Any]]:
+def _lines(stage: Stage, client: Program) -> list[dict[str, Any]]:
     """All lines of this connection, once there is one."""
     suffix = f":{client.port}"
     found: list[dict[str, Any]] = []
@@ -143,8 +111,8 @@ def test_a_refused_connection_is_told_as_one(stage: Stage) -> None:
     def told() -> list[dict[str, Any]]:
         return [line for line in stage.access_lines(NODE) if line.get("dst.addr", "").endswith(f":{CLOSED_PORT}")]
 
-    program = f"import socket; socket.create_connection(({stage.pod('api').ips[0]!r}, {CLOSED_PORT}))"
-    assert "Connection refused" in stage.pod("web").run([sys.executable, "-c", program]).stderr
+    text = f"import socket; socket.create_connection(({stage.pod('api').ips[0]!r}, {CLOSED_PORT}))"
+    assert "Connection refused" in stage.pod("web").run([sys.executable, "-c", text]).stderr
     eventually(lambda: bool(told()), 5, "it is told")
     (line,) = told()
     assert (line["reason"], line["path"]) == ("connect_refused", "kernel")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import demand, eventually
 from nodeagent.lab.demo.client import Echo, Fate, ask, connect, fate, is_served
+from nodeagent.lab.demo.program import connected
 from nodeagent.lab.demo.stage import OTHER_PORT, PORT, Stage
 from nodeagent.model.address import Ip
 
@@ -141,7 +142,10 @@ def node_port_guarded(stage: Stage) -> str:
 
 
 def flow_revoked(stage: Stage) -> str:
-    """An idle connection in the kernel ends at both ends when a policy forbids it, without a packet of either."""
+    """An idle connection in the kernel ends at both ends when a policy forbids it, without a packet of either.
+
+    The record of one says why, and by which policy.
+    """
     web, api, told = stage.pod("web"), stage.pod("api"), []
     deny = mesh.authorization("api", "shop", "api", "DENY", [mesh.rule(principals=[_WEB])])
     for ip in api.ips:
@@ -151,7 +155,7 @@ def flow_revoked(stage: Stage) -> str:
             return is_served(web, ip, PORT) and stage.packets("node-a").get("LOCAL_ALLOWED", 0) > before
 
         eventually(is_let_through, ENFORCED_WITHIN_SECONDS, f"{ip}: the kernel lets web through")
-        with connect(web, ip, PORT) as connection:
+        with connect(web, ip, PORT) as connection, connected(web, ip, PORT, "ECHO") as program:
             connection.sendall(b"HOW\n")
             demand(connection.recv(100) == b"watching\n", f"{ip}: the application did not answer")
             began = time.monotonic()
@@ -164,10 +168,16 @@ def flow_revoked(stage: Stage) -> str:
                 f"{ip}: the application's end was aborted too",
             )
             seconds = time.monotonic() - began
+            line = stage.access_line("node-a", str(web.ips[":" in ip]), program.port)
+        recorded = line.get("path"), line.get("reason"), line.get("policy")
+        demand(recorded == ("kernel", "policy_changed", "shop/api"), f"{ip}: recorded as {line}")
         stage.write(POLICY, [])
         eventually(lambda ip=ip: is_served(web, ip, PORT), ENFORCED_WITHIN_SECONDS, f"{ip}: the policy is gone")  # type: ignore[misc]
         told.append(f"{'IPv6' if ':' in ip else 'IPv4'} within {seconds * 1000:.0f} ms")
-    return f"connections between web and api on which nobody sent, both ends aborted: {', '.join(told)}"
+    return (
+        f"connections between web and api on which nobody sent, both ends aborted: {', '.join(told)}; "
+        "recorded with path=kernel, reason=policy_changed, policy=shop/api"
+    )
 
 
 def _was_aborted(connection: socket.socket) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from nodeagent.lab.demo.claims import demand, eventually
 from nodeagent.lab.demo.client import ask, connect, download, median_round_trip, read_all, upload
+from nodeagent.lab.demo.program import connected
 from nodeagent.lab.demo.stage import PORT, SERVICE_PORT, Stage
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
@@ -182,7 +183,8 @@ def _endings_told(client: Pod, ip: Ip, wanted: list[str]) -> None:
 def same_node(stage: Stage) -> str:
     """Allowed pods of one node talk past the proxy, see each other's real addresses, and nothing of it leaves the node.
 
-    Past the proxy: not one packet of the transfer came to it, by the kernel's own counters.
+    Past the proxy: not one packet of the transfer came to it, by the kernel's own counters, and the agent recorded the
+    connection as the kernel's.
     """
     web, api, told = stage.pod("web"), stage.pod("api"), []
     with stage.lab.wire.tap() as tap:
@@ -190,8 +192,8 @@ def same_node(stage: Stage) -> str:
         by_proxy = [median_round_trip(web, ip, SERVICE_PORT) for ip in stage.api_service_ips]
     for ip, (seen, packets, seconds), slower in zip(api.ips, direct, by_proxy, strict=True):
         told.append(
-            f"{ip}: the application saw {seen}, {LOCAL_BYTES >> 20} MiB in {packets} packets, none by the proxy; "
-            f"round trip {seconds * 1e6:.0f} us, {seconds / slower:.2f} x that by the proxy"
+            f"{ip}: the application saw {seen}, {LOCAL_BYTES >> 20} MiB in {packets} packets, none by the proxy, "
+            f"recorded with path=kernel; round trip {seconds * 1e6:.0f} us, {seconds / slower:.2f} x that by the proxy"
         )
     crossed = sum(tap.result().count(ip=ip).packets for ip in api.ips)
     demand(not crossed, f"{crossed} packets from or to api crossed the link between the nodes")
@@ -203,6 +205,8 @@ def _past_the_proxy(stage: Stage, ip: Ip) -> tuple[str, int, float]:
     web = stage.pod("web")
     before = _when_quiet(stage)
     seen = _seen_as_itself(web, ip)
+    with connected(web, ip, PORT, "WHO") as program:
+        pass
     sent, received, _ = upload(web, ip, PORT, LOCAL_BYTES)
     demand(sent == received, f"{ip}: sent {sent}, received {received}")
     seconds = median_round_trip(web, ip, PORT)
@@ -212,6 +216,9 @@ def _past_the_proxy(stage: Stage, ip: Ip) -> tuple[str, int, float]:
     demand(not still, f"{ip}: the kernel's counters {', '.join(still)} did not move")
     proxied = {name: packets for name, packets in moved.items() if name in _PROXIED and packets}
     demand(not proxied, f"{ip}: the proxy had part in it: {proxied}")
+    line = stage.access_line("node-a", str(web.ips[":" in ip]), program.port)
+    recorded = line.get("path"), line.get("src.workload"), line.get("dst.workload")
+    demand(recorded == ("kernel", "web", "api"), f"{ip}: recorded as {line}")
     return seen, moved["LOCAL_DELIVERED"], seconds
 
 
