@@ -69,11 +69,11 @@ class Config:
         "NODEAGENT_EXCLUDE",
         "Destinations that are left alone, in plain text: blocks, block:port or *:port, with commas between.",
     )
-    mark: int = setting(0x1000, "NODEAGENT_MARK", "Our packet mark, such as 0x1000: above the three bits.")
+    mark: int = setting(0x1000, "NODEAGENT_MARK", "Our packet mark (0x1000): bits of the mask, above its three lowest.")
     mark_mask: int = setting(
         0x100F,
         "NODEAGENT_MARK_MASK",
-        "Our bits of packet marks, such as 0x100f: three in a row at the low end, and the mark's.",
+        "The bits of packet marks that are ours (0x100f): three in a row at the low end, and the mark's.",
     )
     # -- workers -------------------------------------------------------------------------------------------------
     workers: int = setting(0, "NODEAGENT_WORKERS", "Tunnel workers (0: one per two cores, at least one; at most 4).")

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @command(examples=("sudo nodeagent check", "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'"))
 @click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
-@click.option("--cgroup", envvar="NODEAGENT_CGROUP", default="", metavar="PATH", help="As the agent is given it.")
+@click.option(
+    "--cgroup",
+    envvar="NODEAGENT_CGROUP",
+    default="",
+    metavar="PATH",
+    help="The agent's setting (default: the kubelet's).",
+)
 @shows
 def check(output: Output, *, bpffs: str, cgroup: str) -> None:
     """Checks whether this machine can run the agent.
