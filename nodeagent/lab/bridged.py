@@ -48,15 +48,7 @@ def wire_pod(place: PodPlace, netns: Path, node: HostPlace, node_netns: Path, mt
 
 def _add_bridge(ip: Any, node: HostPlace, mtu: int) -> int:
     """Comes with the node's first pod, as with that plugin, and stays."""
-    ip.link(
-        "add",
-        ifname=BRIDGE_DEVICE,
-        kind="bridge",
-        br_stp_state=0,
-        br_forward_delay=0,
-        br_mcast_snooping=0,  # snooping without a querier would hold back neighbour discovery
-    )
-    index = netlink.index(ip, BRIDGE_DEVICE)
+    index = netlink.add_bridge(ip, BRIDGE_DEVICE)
     # A MAC that was set stays; else it would be the lowest of the ports' and change with them.
     (message,) = ip.get_links(index)
     ip.link("set", index=index, address=message.get("address"), mtu=mtu, state="up")

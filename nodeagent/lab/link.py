@@ -16,15 +16,7 @@ def wire_hosts(wire: Path, hosts: Iterable[tuple[HostPlace, Path]], mtu: int) ->
     """A bridge in the wire's namespace with one port per host. It sends nothing on its own account."""
 
     def body(ip: Any) -> None:
-        ip.link(
-            "add",
-            ifname=BRIDGE_DEVICE,
-            kind="bridge",
-            br_stp_state=0,
-            br_forward_delay=0,
-            br_mcast_snooping=0,  # snooping without a querier would hold back neighbour discovery
-        )
-        bridge = netlink.index(ip, BRIDGE_DEVICE)
+        bridge = netlink.add_bridge(ip, BRIDGE_DEVICE)
         ip.link("set", index=bridge, state="up", mtu=mtu)
         for place, netns in hosts:
             netlink.add_pair(ip, device_name(place.name), UPLINK_DEVICE, netns, mtu)

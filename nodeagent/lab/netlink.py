@@ -53,6 +53,19 @@ def set_up(ip: Any, device: str) -> int:
     return number
 
 
+def add_bridge(ip: Any, device: str) -> int:
+    """Its index. It is down, and forwards from the moment at which it is up."""
+    ip.link(
+        "add",
+        ifname=device,
+        kind="bridge",
+        br_stp_state=0,
+        br_forward_delay=0,
+        br_mcast_snooping=0,  # snooping without a querier would hold back neighbour discovery
+    )
+    return index(ip, device)
+
+
 def add_pair(ip: Any, ours: str, theirs: str, netns: Path, mtu: int) -> None:
     """A veth, both ends made where they belong: no device is ever seen in the machine's own namespace."""
     descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
