@@ -12,9 +12,14 @@ from nodeagent.cli.output import Output, has_colour, shows
 from nodeagent.config import Config
 from nodeagent.errors import ProblemFound
 from nodeagent.logs.escape import one_line
+from nodeagent.model.mark import Marks, find_fault
 
 if TYPE_CHECKING:
     from nodeagent.kernel.probe import Probe
+
+
+def _bits(text: str) -> int:
+    return int(text, 0)
 
 
 @command(examples=("sudo nodeagent check", "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'"))
@@ -24,19 +29,34 @@ if TYPE_CHECKING:
     envvar="NODEAGENT_CGROUP",
     default="",
     metavar="PATH",
-    help="The agent's setting (default: the kubelet's).",
+    help="[default: the kubelet's]",
+)
+@click.option(
+    "--mark", envvar="NODEAGENT_MARK", type=_bits, default=hex(Config.mark), show_default=True, metavar="BITS"
+)
+@click.option(
+    "--mark-mask",
+    envvar="NODEAGENT_MARK_MASK",
+    type=_bits,
+    default=hex(Config.mark_mask),
+    show_default=True,
+    metavar="BITS",
 )
 @shows
-def check(output: Output, *, bpffs: str, cgroup: str) -> None:
+def check(output: Output, *, bpffs: str, cgroup: str, mark: int, mark_mask: int) -> None:
     """Checks whether this machine can run the agent.
 
     Each check tries the thing itself where that can be done aside; nothing of the machine is changed. The exit status
-    is 1 when something that is needed is missing.
+    is 1 when something that is needed is missing. Options are the agent's settings: give those that it is given.
     """
+    marks = Marks(mark, mark_mask)
+    fault = find_fault(marks)
+    if fault:
+        raise click.UsageError(f"--mark and --mark-mask: {fault}")
     # Here, because it loads pyroute2.
     from nodeagent.kernel.survey import probe_all
 
-    probes = probe_all(bpffs, cgroup=cgroup)
+    probes = probe_all(bpffs, marks, cgroup=cgroup)
     is_able = all(probe.ok or not probe.is_needed for probe in probes)
     if output.is_table:
         for probe in probes:

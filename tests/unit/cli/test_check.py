@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from nodeagent.model.mark import DEFAULT_MARKS, Marks
+
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -26,10 +28,23 @@ _MISSING = Probe("bpffs", ok=False, evidence="no bpffs is mounted at /x", advice
 _USEFUL = Probe("cgroup2", ok=False, evidence="not mounted", advice="mount it", is_needed=False)
 
 
+Asked = list[tuple[str, Marks, str]]
+
+
 @pytest.fixture
-def probes(monkeypatch: pytest.MonkeyPatch) -> list[Probe]:
+def asked() -> Asked:
+    return []
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
     found: list[Probe] = []
-    module = types.SimpleNamespace(probe_all=lambda bpffs, cgroup: [*found] if (bpffs, cgroup) == ("/x", "") else [])
+
+    def probe_all(bpffs: str, marks: Marks, *, cgroup: str) -> list[Probe]:
+        asked.append((bpffs, marks, cgroup))
+        return [*found]
+
+    module = types.SimpleNamespace(probe_all=probe_all)
     monkeypatch.setitem(sys.modules, "nodeagent.kernel.survey", module)
     return found
 
@@ -60,6 +75,21 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Probe]:
 def test_check(call: Call, probes: list[Probe], found: list[Probe], status: int, said: str) -> None:
     probes += found
     assert call("check", "--bpffs", "/x") == (status, said, "")
+
+
+@pytest.mark.usefixtures("probes")
+def test_it_looks_for_what_the_agent_was_told(call: Call, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("check", "--bpffs", "/x")[0] == 0
+    assert call("check", "--cgroup", "/y", "--mark", "0x100000", "--mark-mask", "1048832")[0] == 2, "no room for four"
+    assert call("check", "--cgroup", "/y", "--mark", "0x100000", "--mark-mask", "1048583")[0] == 0
+    monkeypatch.setenv("NODEAGENT_MARK", "0x100")
+    monkeypatch.setenv("NODEAGENT_MARK_MASK", "0x107")
+    assert call("check", "--bpffs", "/x")[0] == 0
+    assert asked == [
+        ("/x", DEFAULT_MARKS, ""),
+        ("/sys/fs/bpf", Marks(0x100000, 0x100007), "/y"),
+        ("/x", Marks(0x100, 0x107), ""),
+    ]
 
 
 def test_json(call: Call, probes: list[Probe]) -> None:
