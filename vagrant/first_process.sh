@@ -3,13 +3,14 @@
 # The first process of a guest, and its last: mounts, loads, runs the tests, switches the machine off. A shell, since it
 # buries the orphans of the tests while it waits. $1: the checkout.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 CI=true
+export TMPDIR=/mnt # not /tmp: a mount there would hide a checkout below it
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs -o mode=755 run /run
-mount -t tmpfs tmp /tmp
+mount -t tmpfs -o mode=1777 tmp /mnt
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 echo guest >/proc/sys/kernel/hostname
