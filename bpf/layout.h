@@ -80,6 +80,42 @@ struct verdict { /* bit n % 8 of byte n / 8: the pod of number n may connect */
 };
 _Static_assert(sizeof(struct verdict) == 132, "verdict");
 
+struct endpoint { /* an address and a port: of a Service, or of one of its endpoints */
+	struct address address;
+	be16 port;
+	u16 zero;
+};
+_Static_assert(sizeof(struct endpoint) == 20, "endpoint");
+
+struct service {
+	u32 id;	   /* of the draws in force; another one after each change */
+	u32 draws; /* how many there are: 1 and more */
+};
+_Static_assert(sizeof(struct service) == 8, "service");
+
+struct draw_key {
+	u32 service; /* id */
+	u32 number;  /* 0 to draws - 1 */
+};
+_Static_assert(sizeof(struct draw_key) == 8, "draw_key");
+
+struct dialled {
+	u64 netns; /* cookie of the socket's network namespace */
+	struct endpoint service;
+	u32 zero;
+};
+_Static_assert(sizeof(struct dialled) == 32, "dialled");
+
+struct dial_key {  /* a connection as its client has it */
+	u64 netns; /* of the client: in another namespace anybody can have any address */
+	struct address client;
+	struct address server;
+	be16 client_port;
+	be16 server_port;
+	u32 zero;
+};
+_Static_assert(sizeof(struct dial_key) == 48, "dial_key");
+
 struct flow_key { /* see flow.h for which end is the first */
 	struct address first;
 	struct address second;

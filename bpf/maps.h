@@ -93,6 +93,27 @@ MAP("percpu_array", u32, u64, flow_losses, 2, 0);
 /* enum reason -> packets. Written by all, read by the agent. 64: REASON_ROOM. */
 MAP("percpu_array", u32, u64, reason_counts, 64, 0);
 
+/* Cookie of the network namespace of an enrolled pod -> 1. Written by the agent, and only when
+ * Services are to be found in connect(2); read by connect4 and connect6. Size as sources. */
+MAP("hash", u64, u32, namespaces, 1024, 0);
+
+/* Address and port of a Service -> its draws. Written by the agent, read by connect4 and connect6.
+ * 8192: only Services with a pod on this node; 250 pods, two families, 16 ports. */
+MAP("hash", struct endpoint, struct service, services, 8192, ON_DEMAND);
+
+/* Draw of a Service -> the endpoint: as many draws as are its share. Written by the agent before
+ * the Service names them; read by connect4 and connect6. 131072: 16 for each Service. */
+MAP("hash", struct draw_key, struct endpoint, draws, 131072, ON_DEMAND);
+
+/* Cookie of a socket -> the Service that it has dialled. Written by connect4 and connect6, read by
+ * getpeername4, getpeername6 and sockops. LRU; 32768, 3 MB: a socket that is pushed out is told its
+ * endpoint when it asks for its peer. */
+MAP("lru_hash", u64, struct dialled, dialled, 32768, 0);
+
+/* Connection -> the Service that its client has dialled. Written by sockops, read by the agent for
+ * its record, and removed at its end. LRU; 32768, 4 MB: it is read when a connection opens. */
+MAP("lru_hash", struct dial_key, struct endpoint, by_service, 32768, 0);
+
 /* clang-format on */
 
 enum listener { LISTENER_OUTBOUND, LISTENER_HBONE, LISTENER_PLAINTEXT, LISTENERS };

@@ -6,7 +6,8 @@
  * when it connects.
  *
  *  #  what happens to a client's socket                  what is done
- *  1  connects to an enrolled pod of this node            note it, ask to be told of its states
+ *  1  connects                                            note the Service that it has dialled
+ *     connects to an enrolled pod of this node            note it, ask to be told of its states
  *  2  established, by a flow that the table allowed       tell the opening
  *     established otherwise                               forget it: the proxy tells
  *  3  FIN_WAIT2                                           note what was received by then
@@ -19,6 +20,7 @@
  * whatever its owner says.
  */
 #include "flow.h"
+#include "service.h"
 
 enum report_state {
 	REPORT_CONNECTING,
@@ -28,11 +30,6 @@ enum report_state {
 	REPORT_REFUSED,	   /* the SYN was answered with a reset */
 	REPORT_UNANSWERED, /* the SYN was not answered; or the client did not wait for it */
 };
-
-enum { FAMILY_IPV6 = 10 }; /* linux/socket.h: AF_INET6 */
-
-/* bcc 0.26 declares this helper with 32 bits. */
-static u64 (*const get_cookie)(void *) = (void *)BPF_FUNC_get_socket_cookie;
 
 /* Volatile: clang else reads two words at once, "invalid bpf_context access size=8". */
 static __always_inline void read_ends(volatile struct bpf_sock_ops *ops, struct packet *ends)
@@ -80,16 +77,16 @@ static __always_inline bool is_ours(const struct flow_report *report)
 /* Row 1. */
 static __always_inline void begin(struct bpf_sock_ops *ops, u64 cookie, bool knows_netns)
 {
-	struct flow_report report = {.cookie = cookie};
+	u64 netns = knows_netns ? bpf_get_netns_cookie(ops) : 0;
+	struct flow_report report = {.cookie = cookie, .netns = netns};
 	struct packet ends = {};
 
 	read_ends(ops, &ends);
+	note_service(&ends, cookie, netns);
 	if (!pods.lookup(&ends.destination))
 		return;
 	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG))
 		return; /* a socket without states: nothing is to be told of it */
-	if (knows_netns)
-		report.netns = bpf_get_netns_cookie(ops);
 	report.client = ends.source;
 	report.server = ends.destination;
 	report.client_port = ends.source_port;

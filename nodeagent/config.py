@@ -64,6 +64,12 @@ class Config:
         "NODEAGENT_SAME_NODE",
         "Connections between pods of this node: `kernel` (allowed ones stay in it) or `tunnel` (mutual TLS for all).",
     )
+    service_connect: str = setting(
+        "off",
+        "NODEAGENT_SERVICE_CONNECT",
+        "Services with a pod on this node: `on` (their endpoint is drawn in connect(2), and same_node applies to it) "
+        "or `off` (the proxy draws).",
+    )
     exclude: str = setting(
         "",
         "NODEAGENT_EXCLUDE",
@@ -114,6 +120,11 @@ class Config:
     @property
     def marks(self) -> Marks:
         return Marks(self.mark, self.mark_mask)
+
+    @property
+    def draws_services(self) -> bool:
+        """In connect(2). Not if all pods of this node shall reach each other by tunnel: there is nothing to save."""
+        return self.service_connect == "on" and self.same_node == "kernel"
 
     @property
     def admin_socket(self) -> str:
@@ -196,6 +207,7 @@ _CHOICES = {
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
     "same_node": ("kernel", "tunnel"),
+    "service_connect": ("off", "on"),
 }
 _POSITIVE = (
     "certificate_seconds",

@@ -42,6 +42,7 @@ int bpf_tcp_check_syncookie(void *socket, void *ip, int ip_bytes, void *tcp, int
 u64 bpf_ktime_get_ns(void);
 int bpf_sock_ops_cb_flags_set(void *ops, int flags);
 __u64 bpf_get_netns_cookie(void *ops);
+u32 bpf_get_prandom_u32(void);
 u16 bpf_htons(u16 value);
 u32 bpf_ntohl(u32 value);
 
@@ -52,3 +53,7 @@ int from_proxy(struct __sk_buff *skb);
 int at_proxy(struct __sk_buff *skb);
 int sockops(struct bpf_sock_ops *ops);
 int sockops_without_netns(struct bpf_sock_ops *ops);
+int connect4(struct bpf_sock_addr *address);
+int connect6(struct bpf_sock_addr *address);
+int getpeername4(struct bpf_sock_addr *address);
+int getpeername6(struct bpf_sock_addr *address);

@@ -73,7 +73,8 @@ def _client(state: AgentState, question: Question) -> Client:
     identity = (question.identity or found.identity) if is_captured else None
     # Of its own node only: how another node has it set is not known here.
     own_node = state.node if state.same_node == "kernel" and found.node == state.node else ""
-    return Client(found, is_captured, identity, is_known=True, direct_node=own_node)
+    drawn = state.drawn if own_node else frozenset()
+    return Client(found, is_captured, identity, is_known=True, direct_node=own_node, drawn=drawn)
 
 
 def _describe_source(state: AgentState, client: Client, question: Question) -> dict[str, object]:

@@ -34,6 +34,8 @@ class Client:
     is_known: bool
     direct_node: str = ""
     """Its node, if the kernel there lets allowed connections between its pods pass without the proxy."""
+    drawn: frozenset[Target] = frozenset()
+    """Addresses and ports of Services whose endpoint is drawn when it calls connect(2)."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,20 @@ def _no_address(name: str) -> list[Target]:
 
 def find_answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
     """One for each route that may be taken."""
+    if not client.is_captured or target not in client.drawn:
+        yield from _answers(mesh, client, target)
+        return
+    for answer in _answers(mesh, client, target):
+        yield replace(answer, path=("pod -> connect(2): the endpoint is drawn in the kernel", *answer.path))
+
+
+def _answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
     for route in _routes(mesh, client.workload, target):
         match route:
             case Refuse():
                 yield Answer("REFUSED", route.reason.value, route.detail, "", (_start(client), "refused"), "")
             case Tunnel() if client.is_captured:
-                yield _tunnelled(mesh, client, route)
+                yield _tunnelled(mesh, client, route, is_drawn=target in client.drawn)
             case Tunnel(is_to_waypoint=True):
                 reached = _past_waypoint(mesh, client, target, route.service)
                 yield from [_plain(mesh, client, endpoint, at) for endpoint, at in reached] or [_nobody(client)]
@@ -108,7 +118,7 @@ class _EachInTurn:
         return endpoints[self.number]
 
 
-def _tunnelled(mesh: Mesh, client: Client, route: Tunnel) -> Answer:
+def _tunnelled(mesh: Mesh, client: Client, route: Tunnel, *, is_drawn: bool) -> Answer:
     if route.is_to_waypoint:
         hop = join_host_port(route.ip, route.port)
         words = "the waypoint in front of the destination decides"
@@ -116,7 +126,7 @@ def _tunnelled(mesh: Mesh, client: Client, route: Tunnel) -> Answer:
     assert route.destination is not None  # routing names who terminates the stream
     at = Target(route.ip, route.port_at_destination)
     if client.direct_node and route.destination.node == client.direct_node:
-        return _on_one_node(mesh, client, route, at)
+        return _on_one_node(mesh, client, route, at, is_direct=is_drawn or route.service is None)
     inbound = resolve_inbound(at.ip, at.port, at.ip, route.destination, mesh, route.host)
     path = (
         _start(client),
@@ -130,7 +140,7 @@ def _tunnelled(mesh: Mesh, client: Client, route: Tunnel) -> Answer:
     return _judged(mesh, client, route.destination, at, "HBONE", path)
 
 
-def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target) -> Answer:
+def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target, *, is_direct: bool) -> Answer:
     """What the kernel's table of verdicts allows never leaves the kernel; the worker answers for everything else."""
     assert route.destination is not None
     if at.port in PROXY_PORTS:
@@ -138,7 +148,7 @@ def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target) -> Answe
         return Answer("REFUSED", Reason.SELF_CALL.value, words, "TCP", (_start(client), "refused"), endpoint)
     by_worker = ("worker of this node: policy", "application")
     answer = _judged(mesh, client, route.destination, at, "TCP", (_start(client), *by_worker))
-    if answer.verdict != "ALLOWED" or route.service is not None:
+    if answer.verdict != "ALLOWED" or not is_direct:
         return answer
     return replace(answer, path=("pod", "from_pod: the kernel's table of verdicts", "application"))
 

@@ -10,6 +10,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
 from nodeagent.model.record import ConnectionRecord
+from nodeagent.routing.route import Target
 
 
 class Health(enum.StrEnum):
@@ -125,6 +126,8 @@ class AgentState:
     mesh: Mesh
     same_node: str = "kernel"
     """The setting: where connections between pods of this node are decided, `kernel` or `tunnel`."""
+    drawn: frozenset[Target] = frozenset()
+    """Addresses and ports of Services whose endpoint is drawn in connect(2)."""
     components: tuple[ComponentState, ...] = ()
     pods: tuple[PodView, ...] = ()
     certificates: tuple[CertificateView, ...] = ()

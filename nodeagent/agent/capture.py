@@ -12,9 +12,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from nodeagent.agent.enrolment import Enrolment, decide_enrolment, read_pods
 from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
@@ -41,6 +43,13 @@ Addresses = Mapping[LocalPod, tuple[Ip, ...]]
 """What the kernel must be told of pods. Their policies and services may change as they like."""
 
 
+class KernelTables(NamedTuple):
+    """What the kernel is told that is made from the mesh."""
+
+    verdicts: NodeVerdicts
+    services: ServiceConnect
+
+
 class Capture:
     def __init__(
         self,
@@ -48,7 +57,7 @@ class Capture:
         steering: Steering,
         state: NodeState,
         fleet: WorkerFleet,
-        verdicts: NodeVerdicts,
+        tables: KernelTables,
         want_certificates: Callable[[frozenset[Identity]], None],
         is_mesh_known: Callable[[], bool],
     ) -> None:
@@ -61,11 +70,13 @@ class Capture:
         self.is_settled = False
         """The kernel has what is wanted, at least once."""
         self._config, self._steering, self._state, self._fleet = config, steering, state, fleet
-        self._verdicts = verdicts
+        self._verdicts, self._services = tables
         self._want_certificates, self._is_mesh_known = want_certificates, is_mesh_known
         self._pods: tuple[LocalPod, ...] | None = None
         """None until the file was read: an agent that knows no pods must not let go those of its predecessor."""
         self._captured: Addresses = {}
+        self._known: frozenset[Ip] = frozenset()
+        """Addresses that the kernel knows to be the mesh's: to any other it would let a pod connect in plain text."""
         self._wake = asyncio.Event()
         self._wake.set()
 
@@ -121,6 +132,7 @@ class Capture:
         self._want_certificates(enrolment.identities | self.enrolment.identities)
         if self.is_settled:  # else no pod has a number yet, and a predecessor's table would be emptied
             await self._verdicts.update(enrolment)  # first of all: what a change forbids ends now
+            await self._services.update(enrolment, self._known)  # an endpoint that has gone is not drawn any more
         staying = _staying(self._captured, wanted)
         if staying != self._captured:
             await self._reconcile(staying)
@@ -131,6 +143,7 @@ class Capture:
             log.warning("not every worker has applied generation %d within %g s", generation, APPLIED_SECONDS)
         await self._reconcile(wanted)
         await self._verdicts.update(enrolment)  # pods that came have their numbers now
+        await self._services.update(enrolment, self._known)
         self._want_certificates(enrolment.identities)
         self.enrolment = enrolment
 
@@ -143,7 +156,7 @@ class Capture:
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)
-        self._captured = pods
+        self._captured, self._known = pods, wanted.known
 
 
 def _staying(captured: Addresses, wanted: Addresses) -> Addresses:

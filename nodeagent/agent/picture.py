@@ -24,6 +24,7 @@ from nodeagent.admin.state import (
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
+from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.certs.keeper import CertificateKeeper
@@ -54,6 +55,7 @@ class Picture:
     verdicts: NodeVerdicts
     passages: Passages
     flows: FlowReports
+    services: ServiceConnect
     xds: XdsClient
     keeper: CertificateKeeper
     open_connections: OpenConnections
@@ -85,6 +87,7 @@ class Picture:
             now=time.time(),
             mesh=self.state.mesh,
             same_node=self.config.same_node,
+            drawn=self.services.drawn,
             components=tuple(self._components()),
             pods=tuple(self._pods()),
             certificates=tuple(self._certificates()),
@@ -139,6 +142,7 @@ class Picture:
             yield ComponentState(passage.name, Health.DEGRADED, self.started, passage.words)
         if self.config.same_node == "kernel":
             yield self._flows_component()
+        yield self._services_component()
         if self.capture.pods_error:
             yield ComponentState("pods-file", Health.DEGRADED, self.started, self.capture.pods_error)
         xds = self.xds.status
@@ -160,6 +164,21 @@ class Picture:
             words += f"; {losses.unseen} left no record, the kernel's table was full"
         is_whole = not (self.flows.error or cgroup.reason)
         return ComponentState("flows", Health.OK if is_whole else Health.DEGRADED, self.started, words)
+
+    def _services_component(self) -> ComponentState:
+        services, health = self.services, Health.OK
+        if not services.is_on:
+            words = f"off: the proxy draws the endpoints of Services{_because(self._why_off())}"
+        elif services.fault:
+            health, words = Health.DEGRADED, f"the proxy draws the endpoints of Services: {services.fault}"
+        else:
+            words = f"{len(services.drawn)} Service addresses are drawn in connect(2)"
+        if services.refused:
+            health, words = Health.DEGRADED, f"{words}; {services.refused} rows did not fit, there the proxy draws"
+        return ComponentState("services", health, self.started, words)
+
+    def _why_off(self) -> str:
+        return "same_node is tunnel" if self.config.service_connect == "on" else ""
 
     def _pods(self) -> Iterator[PodView]:
         known = {(pod.namespace, pod.name): pod for pod in self._pods_in_kernel()}

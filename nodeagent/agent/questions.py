@@ -26,7 +26,7 @@ class Questions:
     def answered(self, worker: Worker, answer: Connections) -> None:
         silent, found = self._asked.get(answer.request, (set(), []))
         if worker in silent:  # later than we waited, or twice: of no use
-            found.extend((worker.slot, record) for record in answer.records)
+            found.extend((worker.slot, self._connections.named(worker.pid, record)) for record in answer.records)
             if answer.is_last:
                 silent.discard(worker)
                 self._news.set()

@@ -17,13 +17,15 @@ from nodeagent.admin.http import HttpServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
 from nodeagent.admin.routes import make_orders, make_routes
 from nodeagent.admin.server import AdminServer
-from nodeagent.agent.capture import Capture
+from nodeagent.agent.capture import Capture, KernelTables
 from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
 from nodeagent.agent.memory import forbid_dumps
 from nodeagent.agent.picture import Picture
+from nodeagent.agent.service_connect import ServiceConnect
+from nodeagent.agent.service_names import ServiceNames
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.certs.bundle import CertificateBundle
@@ -80,6 +82,7 @@ class Agent:
             attach=config.attach,
             cgroup=config.cgroup,
             marks=config.marks,
+            draws_services=config.draws_services,
         )
         traffic = TrafficMetrics()
         access_log = AccessLog(
@@ -101,12 +104,14 @@ class Agent:
             lambda: self._capture.namespaces if self._capture.is_settled else None,
         )
         self._verdicts = NodeVerdicts(config, self._steering, self._state, self._flows.revoked)
+        self._services = ServiceConnect(config, self._steering, self._state)
+        self._connections.dialled = ServiceNames(config.network, self._state, self._steering, self._services)
         self._capture = Capture(
             config,
             self._steering,
             self._state,
             self._fleet,
-            self._verdicts,
+            KernelTables(self._verdicts, self._services),
             self._keeper.wanted,
             lambda: self._xds.is_ready,
         )
@@ -119,6 +124,7 @@ class Agent:
             verdicts=self._verdicts,
             passages=self._passages,
             flows=self._flows,
+            services=self._services,
             xds=self._xds,
             keeper=self._keeper,
             open_connections=self._connections,

@@ -6,17 +6,21 @@ others and takes nothing away from them. The cgroup's id is in the link: one who
 """
 
 import errno
+import logging
 import os
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
 from nodeagent.kernel.attach import Program
+from nodeagent.kernel.sources import SERVICES
 from nodeagent.kernel.syscall import CgroupLinkInfo
 
-ATTACH_TYPES = {"sockops": 3}
+log = logging.getLogger(__name__)
+
+ATTACH_TYPES = {"sockops": 3, "connect4": 10, "connect6": 11, "getpeername4": 29, "getpeername6": 30}
 """enum bpf_attach_type by the name of the program: which of our programs are attached to a cgroup, and as what."""
 KUBELETS = ("kubepods.slice", "kubepods", "kubelet.slice/kubelet-kubepods.slice", "kubelet/kubepods")
 """Where a kubelet puts pods: with systemd, with cgroupfs, and both again as kind starts it."""
@@ -82,6 +86,46 @@ def detach_others(links: Path, kept: Container[str] = ()) -> list[str]:
                 raise KernelError(f"{name} cannot be detached from its cgroup: {error.strerror}") from error
             done.append(name)
     return done
+
+
+@dataclass(frozen=True)
+class OnCgroup:
+    seen: PodsCgroup
+    """Where sockops sees connections, or why nowhere."""
+    fault: str
+    """Why connect(2) is not looked at, although it should be."""
+    done: tuple[str, ...]
+
+
+def reconcile(links: Path, setting: str, programs: Mapping[str, Program], *, draws_services: bool) -> OnCgroup:
+    """Brings the programs on the pods' cgroup to what is wanted, and tells what cannot be had; never an error.
+
+    Those for Services come all together, and only where sockops sees what the record has to name.
+    """
+    done: list[str] = []
+    seen = _attach_all(links, find_pods_cgroup(setting), programs, ("sockops",), done)
+    connects = _attach_all(links, seen, programs, SERVICES, done) if draws_services else PodsCgroup(None)
+    kept = [*(("sockops",) if seen.path else ()), *(SERVICES if connects.path else ())]
+    try:
+        done += [f"detached {name}" for name in detach_others(links, kept)]
+    except KernelError as error:
+        log.warning("%s", error)
+    return OnCgroup(seen, connects.reason, tuple(done))
+
+
+def _attach_all(
+    links: Path, found: PodsCgroup, programs: Mapping[str, Program], names: Sequence[str], done: list[str]
+) -> PodsCgroup:
+    """Where they are now, or why not; some of them may be there then."""
+    if found.path is None:
+        return found
+    try:
+        for name in names:
+            words = attach(links, found.path, programs[name])
+            done += [words] if words else []
+    except KernelError as error:
+        return PodsCgroup(None, str(error))
+    return found
 
 
 def _attach(pin: Path, cgroup: Path, program: Program, descriptor: int) -> str:

@@ -14,10 +14,12 @@ from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall, tcx
+from nodeagent.kernel.cgroup import ATTACH_TYPES
 from nodeagent.kernel.netlink import explained
 from nodeagent.kernel.netns import CLONE_NEWNET, OWN_NETNS, netns_cookie, unshare
 from nodeagent.kernel.probe import Probe, try_out
 from nodeagent.kernel.sock_destroy import End, destroy_sockets
+from nodeagent.kernel.sources import SERVICES
 from nodeagent.model.address import Ip
 
 _HASH, _RING_BUFFER = 1, 27
@@ -34,6 +36,7 @@ def probe_features() -> list[Probe]:
         socket_destruction(),
         netns_cookies(),
         netns_cookies_of_reports(),
+        connect_programs(),
         run_statistics(),
         kernel_tls(),
     ]
@@ -88,7 +91,7 @@ def netns_cookies() -> Probe:
         if not netns_cookie(OWN_NETNS):
             raise KernelError("a socket does not tell its namespace's cookie")
 
-    advice = "Service addresses on the fast path need it: Linux 5.14."
+    advice = "--service-connect needs it: Linux 5.14."
     return try_out("netns cookie", attempt, "a socket tells its namespace's", advice, is_needed=False)
 
 
@@ -99,6 +102,21 @@ def netns_cookies_of_reports() -> Probe:
 
     advice = "Linux 5.15 has it; without it a report of a connection in the kernel is believed by its addresses alone."
     return try_out("report cookie", attempt, "sockops tells a socket's namespace", advice, is_needed=False)
+
+
+def connect_programs() -> Probe:
+    """Loads a program that asks for a socket's namespace, for each of the places of those for Services."""
+
+    def attempt() -> None:
+        for name in SERVICES:
+            kind = syscall.PROGRAM_CGROUP_SOCK_ADDR
+            descriptor, _ = syscall.load_program(_NAMING_PROGRAM, kind, attach_type=ATTACH_TYPES[name])
+            os.close(descriptor)
+
+    advice = "--service-connect needs them: Linux 5.8, CONFIG_CGROUP_BPF."
+    return try_out(
+        "connect", attempt, "programs at connect(2) and getpeername(2) were accepted", advice, is_needed=False
+    )
 
 
 _NAMING_PROGRAM = b"".join(

@@ -27,15 +27,16 @@ from typing import Any
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
+from nodeagent.kernel.cgroup import ATTACH_TYPES
 from nodeagent.kernel.codings import layouts
 from nodeagent.kernel.layout import read_maps
 from nodeagent.kernel.pins import Pins, describe, is_bpffs
-from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
+from nodeagent.kernel.sources import PROGRAMS, SERVICES, bpf_folder, program_text, read_source
 from nodeagent.model.mark import Marks
 
 log = logging.getLogger(__name__)
 
-KINDS = {"sockops": "SOCK_OPS"}
+KINDS = {"sockops": "SOCK_OPS", **dict.fromkeys(SERVICES, "CGROUP_SOCK_ADDR")}
 """bcc's name of a program's type; of the others SCHED_CLS."""
 WITHOUT = {"sockops": "sockops_without_netns"}
 """What is loaded, and pinned by the first name, where the kernel does not have a helper that the first one calls."""
@@ -151,7 +152,7 @@ def _pin_programs(bcc: Any, module: Any, pins: Pins) -> dict[str, int]:
         program = load(bcc, module, name)
         if bcc.lib.bpf_obj_pin(program.fd, os.fsencode(unfinished / name)) != 0:
             raise KernelError(f"the program {name} cannot be pinned at {unfinished}")
-        verified[name] = _verified(bcc.lib, module.module, program, _kind(bcc, name))
+        verified[name] = _verified(bcc.lib, module.module, program, name, _kind(bcc, name))
     shutil.rmtree(pins.programs, ignore_errors=True)
     unfinished.rename(pins.programs)
     return verified
@@ -166,17 +167,17 @@ def load(bcc: Any, module: Any, name: str) -> Any:
     kind = _kind(bcc, name)
     if name in WITHOUT:
         try:
-            return module.load_func(name, kind)
+            return module.load_func(name, kind, None, ATTACH_TYPES.get(name, -1))
         except Exception:  # noqa: BLE001 - bcc raises nothing narrower
             log.info("this kernel refuses %s; %s takes its place", name, WITHOUT[name])
             name = WITHOUT[name]
     try:
-        return module.load_func(name, kind)
+        return module.load_func(name, kind, None, ATTACH_TYPES.get(name, -1))
     except Exception as error:
         raise KernelError(f"the kernel refused the program {name}: {_one_line(error)}") from error
 
 
-def _verified(lib: Any, module: Any, program: Any, kind: int) -> int:
+def _verified(lib: Any, module: Any, program: Any, name: str, kind: int) -> int:
     """Instructions that the verifier walked through, each as often as it did: what the limit of a million is about.
 
     Before Linux 5.16 the kernel does not keep the number: there the program is loaded once more, with statistics.
@@ -185,7 +186,9 @@ def _verified(lib: Any, module: Any, program: Any, kind: int) -> int:
     if kept:
         return kept
     start, size = lib.bpf_function_start(module, program.name), lib.bpf_function_size(module, program.name)
-    second, log = syscall.load_program(ctypes.string_at(start, size), kind, syscall.LOG_STATISTICS)
+    second, log = syscall.load_program(
+        ctypes.string_at(start, size), kind, syscall.LOG_STATISTICS, ATTACH_TYPES.get(name, 0)
+    )
     os.close(second)
     return processed_instructions(log)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import codings, syscall
+from nodeagent.kernel import codings, service_codings, syscall
 from nodeagent.kernel.codings import Coding, Settings
 
 Key = TypeVar("Key")
@@ -110,6 +110,11 @@ class Maps:
             self.reason_counts = _open(
                 opened, directory, "reason_counts", codings.of_number(), codings.of_sum(), is_per_cpu=True
             )
+            self.namespaces = _open(opened, directory, "namespaces", codings.of_number("=Q"), codings.of_number())
+            endpoint = service_codings.of_endpoint()
+            self.services = _open(opened, directory, "services", endpoint, service_codings.of_service())
+            self.draws = _open(opened, directory, "draws", service_codings.of_draw_key(), endpoint)
+            self.by_service = _open(opened, directory, "by_service", service_codings.of_dial_key(), endpoint)
             self._opened = opened.pop_all()
 
     def close(self) -> None:

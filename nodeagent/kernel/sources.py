@@ -13,7 +13,9 @@ from pathlib import Path
 
 FILTERS = ("from_pod", "to_pod", "from_proxy", "at_proxy")
 """On devices."""
-PROGRAMS = (*FILTERS, "sockops")
+SERVICES = ("connect4", "connect6", "getpeername4", "getpeername6")
+"""On the pods' cgroup, for Service addresses; attached only when that is wanted."""
+PROGRAMS = (*FILTERS, "sockops", *SERVICES)
 
 _INCLUDE = re.compile(r'^#include "([\w/.]+)"$')
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)

@@ -59,6 +59,9 @@ from nodeagent.kernel.reconcile import (
     plan,
     wanted_filters,
 )
+from nodeagent.kernel.service_codings import DialKey
+from nodeagent.kernel.services import TABLES as SERVICE_TABLES
+from nodeagent.kernel.services import Draws, Services
 from nodeagent.kernel.sources import PROGRAMS
 from nodeagent.kernel.succession import Succession, find_former
 from nodeagent.kernel.syscall import opened, program_info
@@ -67,6 +70,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 from nodeagent.policy.verdict_table import VerdictRow
+from nodeagent.routing.route import Target as ServiceAddress
 
 __all__ = ["ListenerKind", "PodState", "Steering", "Wanted", "WantedPod"]
 
@@ -125,9 +129,17 @@ class PodState:
 
 class Steering:
     def __init__(
-        self, *, bpffs: str, run_dir: str, attach: str = "auto", cgroup: str = "", marks: Marks = DEFAULT_MARKS
+        self,
+        *,
+        bpffs: str,
+        run_dir: str,
+        attach: str = "auto",
+        cgroup: str = "",
+        marks: Marks = DEFAULT_MARKS,
+        draws_services: bool = False,
     ) -> None:
-        self._attach, self._cgroup = attach, cgroup
+        """`draws_services`: pods' calls of connect(2) are looked at, for what `put_services` says."""
+        self._attach, self._cgroup, self._draws_services = attach, cgroup, draws_services
         self._pins = Pins(Path(bpffs), marks)
         self._run_dir = Path(run_dir)
         self._namespace = ProxyNamespace(run_dir)
@@ -146,12 +158,15 @@ class Steering:
         self._states: tuple[PodState, ...] = ()
         self._overflow: Counter[str] = Counter()
         self._verdicts: Verdicts | None = None
+        self._services: Services | None = None
         self._guards: dict[int, Guard] = {}
         """By device, of captured pods."""
         self._owners: dict[int, Owner] = {}
         """Of the numbers that pods have, as far as this object gave or confirmed them."""
         self.pods_cgroup = cgroups.PodsCgroup(None, "not looked for yet")
         """Where direct connections are seen, or why they are not."""
+        self.services_fault = ""
+        """Why connect(2) is not looked at, although it should be."""
 
     def start(self) -> None:
         """Namespace, programs and maps: made, or adopted from a predecessor. Raises KernelError, MissingPrivilege."""
@@ -210,6 +225,27 @@ class Steering:
         """Of the table of verdicts in force. Raises KernelError."""
         return self._opened_maps().read_settings().generation
 
+    def put_services(self, wanted: Draws, namespaces: frozenset[int]) -> dict[str, int]:
+        """These Services are drawn for connections of these network namespaces, and no others; what did not fit.
+
+        Raises KernelError; then some may be drawn as they were before.
+        """
+        with self._lock:
+            if self._services is None:
+                self._services = Services(self._opened_maps())
+            refused = self._services.update(wanted, namespaces)
+            for table in SERVICE_TABLES:
+                self._overflow[table] = refused[table]
+            return dict(refused)
+
+    def dialled(self, key: DialKey) -> ServiceAddress | None:
+        """Address and port of the Service by which this connection came to its endpoint. Raises KernelError."""
+        return self._opened_maps().by_service.find(key)
+
+    def forget_dialled(self, key: DialKey) -> None:
+        """The connection has ended. Raises KernelError."""
+        self._opened_maps().by_service.remove(key)
+
     def numbers(self) -> dict[Owner, int]:
         """Bits of the captured pods in the table of verdicts, by namespace, name and network namespace."""
         return {owner: number for number, owner in self._owners.items()}
@@ -251,7 +287,7 @@ class Steering:
         """Closes descriptors and takes nothing away."""
         if self._maps is not None:
             self._maps.close()
-            self._maps, self._known, self._verdicts = None, None, None
+            self._maps, self._known, self._verdicts, self._services = None, None, None, None
         self._namespace.close()
         self._programs, self._seen = {}, None
 
@@ -307,26 +343,17 @@ class Steering:
         if not self._programs:
             self._programs = {name: _read_program(name, self._pins.programs / name) for name in PROGRAMS}
 
-    def _see_flows(self) -> list[str]:
-        """Programs on the pods' cgroup. Without it connections are steered all the same, so it is never an error."""
-        found = cgroups.find_pods_cgroup(self._cgroup)
-        path = found.path
-        names = cgroups.ATTACH_TYPES.keys() if path is not None else ()
-        done: list[str] = []
-        try:
-            if path is not None:
-                done += [cgroups.attach(self._pins.links, path, self._programs[name]) for name in names]
-            done += [f"detached {name}" for name in cgroups.detach_others(self._pins.links, names)]
-        except KernelError as error:
-            found = cgroups.PodsCgroup(None, str(error))
-        if found != self.pods_cgroup and found.path is None:
-            log.warning("connections that stay in the kernel are not seen: %s", found.reason)
-        self.pods_cgroup = found
-        return [words for words in done if words]
+    def _attach_to_cgroup(self) -> list[str]:
+        """Without these programs connections are steered all the same, so it is never an error."""
+        found = cgroups.reconcile(self._pins.links, self._cgroup, self._programs, draws_services=self._draws_services)
+        if found.seen != self.pods_cgroup and found.seen.path is None:
+            log.warning("connections that stay in the kernel are not seen: %s", found.seen.reason)
+        self.pods_cgroup, self.services_fault = found.seen, found.fault
+        return list(found.done)
 
     def _open_again(self, former: Maps) -> None:
         with self._settings_lock:
-            self._maps, self._known, self._verdicts = Maps(self._pins.maps), None, None
+            self._maps, self._known, self._verdicts, self._services = Maps(self._pins.maps), None, None, None
             former.close()
             for row, sock in self._listeners.items():
                 if sock.fileno() >= 0:
@@ -364,7 +391,7 @@ class Steering:
                 is_settling=former is not None and former.has_flows,
             )
             steps = plan(target, found)
-            seen += self._see_flows()
+            seen += self._attach_to_cgroup()
             hands.apply(steps)
             if former is not None:
                 seen += [f"{table}: {rows} brought over late" for table, rows in former.settle().items()]
@@ -376,9 +403,8 @@ class Steering:
         self._guards = {index: guard for index, guard in self._guards.items() if index in found.counted}
         self._states = tuple(_state(state, pod, hands.refused, numbers) for state, pod in states)
         self._owners = {pod.number: pod.owner for pod in target.pods}
-        unwritten = self._overflow["verdicts"]
-        self._overflow = Counter(step.table for step in hands.overflow)
-        self._overflow["verdicts"] = unwritten
+        others = {table: self._overflow[table] for table in ("verdicts", *SERVICE_TABLES)}
+        self._overflow = Counter(step.table for step in hands.overflow) + Counter(others)
         self._close_when_full(wanted)
         self._seen = set(wanted_filters(target)) | hands.undetached
         stale = self._pins.remove_others([former.former.directory] if former is not None and kept else ())

@@ -43,6 +43,7 @@ LINK_DETACH = 34
 
 PROGRAM_SCHED_CLS = 3
 PROGRAM_SOCK_OPS = 13
+PROGRAM_CGROUP_SOCK_ADDR = 18
 LOG_STATISTICS = 4
 """The verifier says what it counted, and nothing else (BPF_LOG_STATS, Linux 5.2)."""
 
@@ -350,15 +351,18 @@ def run_program(program: int, packet: bytes, context: bytes) -> tuple[int, bytes
     return result, left.raw[:length], after.raw
 
 
-def load_program(instructions: bytes, kind: int = PROGRAM_SCHED_CLS, log_level: int = 0) -> tuple[int, str]:
+def load_program(
+    instructions: bytes, kind: int = PROGRAM_SCHED_CLS, log_level: int = 0, attach_type: int = 0
+) -> tuple[int, str]:
     """A descriptor of the program, and what the verifier wrote at this level. Raises OSError when it is refused."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(_LOG_BYTES)
     attribute = struct.pack(
-        "=IIQQIIQ",
+        "=IIQQIIQII16sII",
         kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence),
         log_level, len(log) if log_level else 0, ctypes.addressof(log) if log_level else 0,
+        0, 0, b"", 0, attach_type,
     )  # fmt: skip
     descriptor, _ = bpf(PROGRAM_LOAD, attribute)
     return descriptor, log.value.decode(errors="replace")

@@ -3,15 +3,18 @@
 
 Reports may be lost (a worker never waits for the agent) and workers may die; the table keeps what was opened, so that
 every opening gets its end: by its own report, by the worker's death, or because the worker no longer knows it. The
-kernel is one worker more.
+kernel is one worker more. Who carries a connection whose endpoint was drawn in connect(2) does not know the Service;
+the record gets it here, where every record passes.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple, Protocol
 
 import msgspec
 
+from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
@@ -20,6 +23,41 @@ from nodeagent.telemetry.traffic import TrafficMetrics
 KERNEL = 0
 """In place of a worker's pid: of connections that the kernel carries alone."""
 
+
+class Dialled(NamedTuple):
+    """What an application had dialled whose connection went to an endpoint from the beginning."""
+
+    ip: Ip
+    port: int
+    service: str
+    """`ns/hostname`; empty when nothing has that address any more."""
+    note: object
+    """By which it is forgotten."""
+
+
+class DialledServices(Protocol):
+    @property
+    def is_ready(self) -> bool:
+        """Whether `find` can tell; before, a connection is asked about again."""
+
+    def find(self, record: ConnectionRecord) -> Dialled | None: ...
+
+    def forget(self, dialled: Dialled) -> None: ...
+
+
+class NothingDialled:
+    """Every record says itself what was dialled."""
+
+    is_ready = True
+
+    def find(self, record: ConnectionRecord) -> Dialled | None:
+        del record
+        return None
+
+    def forget(self, dialled: Dialled) -> None:
+        del dialled
+
+
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(ConnectionRecord).decode
 
@@ -27,18 +65,23 @@ _unpack = msgspec.msgpack.Decoder(ConnectionRecord).decode
 class _Entry:
     """`packed` is the record as it was opened: about 0.5 KiB instead of 3 as objects, and rarely needed again."""
 
-    __slots__ = ("is_missed", "packed", "received_bytes", "sent_bytes")
+    __slots__ = ("dialled", "is_asked", "is_missed", "packed", "received_bytes", "sent_bytes")
 
-    def __init__(self, packed: bytes) -> None:
-        self.packed = packed
+    def __init__(self) -> None:
+        self.packed = b""
         self.sent_bytes = self.received_bytes = 0
         self.is_missed = False
+        self.is_asked = False
+        """Whether `dialled` is known."""
+        self.dialled: Dialled | None = None
 
 
 class OpenConnections:
     """Keyed by worker and by the record's id, which is unique within its worker. Size: `max_connections` per worker."""
 
     def __init__(self, metrics: TrafficMetrics, access_log: AccessLog) -> None:
+        self.dialled: DialledServices = NothingDialled()
+        """Asked once for each connection."""
         self._metrics, self._access_log = metrics, access_log
         self._workers: dict[int, dict[int, _Entry]] = {}
         self._questions: dict[object, tuple[int, set[int]]] = {}
@@ -52,19 +95,23 @@ class OpenConnections:
     def find(self, worker: int, number: int) -> ConnectionRecord | None:
         """An open connection as it was when it opened."""
         entry = self._workers.get(worker, {}).get(number)
-        return None if entry is None else _unpack(entry.packed)
+        return None if entry is None else self._named(entry, _unpack(entry.packed))
+
+    def named(self, worker: int, record: ConnectionRecord) -> ConnectionRecord:
+        """With the Service that was dialled, as far as this connection is in the table."""
+        entry = self._workers.get(worker, {}).get(record.id)
+        return record if entry is None else self._named(entry, record)
 
     def opened(self, worker: int, record: ConnectionRecord) -> None:
-        if record.id not in self._workers.get(worker, {}):  # a list may be faster than this report
-            self._enter(worker, record)
-        self._access_log.opened(record)
+        entry = self._workers.get(worker, {}).get(record.id)  # a list may be faster than this report
+        self._access_log.opened(self._named(entry or self._enter(worker, record), record))
 
     def closed(self, worker: int, record: ConnectionRecord) -> None:
         """Also for a connection that was refused before it was open, or whose opening was lost."""
         entry = self._workers.get(worker, {}).pop(record.id, None)
         if entry is None:
-            entry = _Entry(b"")
-            self._metrics.opened(opening(record))
+            entry = _Entry()
+            self._metrics.opened(opening(self._named(entry, record)))
         for asked, ended in self._questions.values():
             if asked == worker:
                 ended.add(record.id)
@@ -105,7 +152,7 @@ class OpenConnections:
                 continue
             entry = entries.get(record.id) or self._enter(worker, record)
             entry.is_missed = False
-            self._progress(entry, record)
+            self._progress(entry, self._named(entry, record))
         for number in [number for number in entries if number not in alive]:
             entry = entries[number]
             if entry.is_missed:
@@ -127,9 +174,20 @@ class OpenConnections:
         return len(entries)
 
     def _enter(self, worker: int, record: ConnectionRecord) -> _Entry:
-        entry = self._workers.setdefault(worker, {})[record.id] = _Entry(_pack(record))
+        entry = self._workers.setdefault(worker, {})[record.id] = _Entry()
+        record = self._named(entry, record)
+        entry.packed = _pack(record)
         self._metrics.opened(record)
         return entry
+
+    def _named(self, entry: _Entry, record: ConnectionRecord) -> ConnectionRecord:
+        """Of one that is named already the answer is itself."""
+        if not entry.is_asked and self.dialled.is_ready:
+            entry.is_asked, entry.dialled = True, self.dialled.find(record)
+        if entry.dialled is None:
+            return record
+        ip, port, service, _ = entry.dialled
+        return msgspec.structs.replace(record, original_ip=ip, original_port=port, service=service)
 
     def _progress(self, entry: _Entry, record: ConnectionRecord) -> None:
         sent, received = record.sent_bytes - entry.sent_bytes, record.received_bytes - entry.received_bytes
@@ -139,6 +197,9 @@ class OpenConnections:
             entry.received_bytes = max(entry.received_bytes, record.received_bytes)
 
     def _close(self, entry: _Entry, record: ConnectionRecord) -> None:
+        record = self._named(entry, record)
+        if entry.dialled is not None:
+            self.dialled.forget(entry.dialled)
         self._progress(entry, record)
         self._metrics.closed(record)
         self._access_log.closed(record)

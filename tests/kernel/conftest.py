@@ -170,6 +170,7 @@ class Node:
         self.run_dir, self.attach = run_dir, attach
         self.cgroup = "na-none"
         """A kubelet's on the machine that runs the tests is not ours to attach to."""
+        self.draws_services = False
         self.bpffs = run_dir / "bpf"
         self.bpffs.mkdir()
         mount("bpf", self.bpffs, "bpf")
@@ -184,7 +185,13 @@ class Node:
     def make_steering(self, attach: str = "") -> Steering:
         """An agent's kernel part, as it starts: it makes everything, or adopts what a predecessor left."""
         self.attach = attach or self.attach
-        steering = Steering(bpffs=str(self.bpffs), run_dir=str(self.run_dir), attach=self.attach, cgroup=self.cgroup)
+        steering = Steering(
+            bpffs=str(self.bpffs),
+            run_dir=str(self.run_dir),
+            attach=self.attach,
+            cgroup=self.cgroup,
+            draws_services=self.draws_services,
+        )
         steering.start()
         return steering
 

@@ -20,9 +20,13 @@ import os, socket, sys
 from nodeagent.kernel.netns import enter_netns
 orders = socket.socket(fileno=int(sys.argv[1]))
 while order := orders.recv(4096).decode():
-    netns, family = order.rsplit(" ", 1)
-    with enter_netns(netns):
-        made = socket.socket(int(family), socket.SOCK_STREAM)
+    netns, *kind = order.rsplit(" ", 3)
+    try:
+        with enter_netns(netns):
+            made = socket.socket(*map(int, kind))
+    except OSError as error:
+        orders.send(str(error.errno).encode())
+        continue
     socket.send_fds(orders, [b"."], [made.fileno()])
     made.close()
 """
@@ -37,9 +41,14 @@ class PodsCgroup:
         """As --cgroup takes it."""
         return str(self.path.relative_to(unified_hierarchy()))
 
-    def open_socket(self, netns: Path, family: int = socket.AF_INET6) -> socket.socket:
-        self._orders.send(f"{netns} {int(family)}".encode())
-        _, descriptors, _, _ = socket.recv_fds(self._orders, 16, 1)
+    def open_socket(
+        self, netns: Path, family: int = socket.AF_INET6, kind: int = socket.SOCK_STREAM, protocol: int = 0
+    ) -> socket.socket:
+        """Raises OSError."""
+        self._orders.send(f"{netns} {int(family)} {int(kind)} {protocol}".encode())
+        answer, descriptors, _, _ = socket.recv_fds(self._orders, 16, 1)
+        if not descriptors:
+            raise OSError(int(answer), os.strerror(int(answer)))
         made = socket.socket(fileno=descriptors[0])
         made.settimeout(5)
         return made

@@ -15,8 +15,9 @@ from nodeagent.kernel import syscall
 from nodeagent.kernel.attach import Program
 from nodeagent.kernel.loader import load_programs
 from nodeagent.kernel.pins import Pins
+from nodeagent.kernel.sources import SERVICES
 from nodeagent.lab.demo.claims import eventually
-from tests.kernel.conftest import Node
+from tests.kernel.conftest import Node, run
 from tests.kernel.pods_cgroup import PodsCgroup, pods_cgroup
 
 pytestmark = pytest.mark.kernel
@@ -35,13 +36,14 @@ def links(node: Node) -> Iterator[Path]:
     node.steering = node.make_steering()  # the test before may have taken everything away
     found = Pins(node.bpffs).links
     yield found
+    node.draws_services = False
     cgroups.detach_others(found)
 
 
-def _program(node: Node) -> Program:
-    path = str(Pins(node.bpffs).programs / "sockops")
+def _program(node: Node, name: str = "sockops") -> Program:
+    path = str(Pins(node.bpffs).programs / name)
     with syscall.opened(path) as descriptor:
-        return Program("sockops", syscall.program_info(descriptor).id, path)
+        return Program(name, syscall.program_info(descriptor).id, path)
 
 
 def _attached(cgroup: Path) -> list[int]:
@@ -130,3 +132,27 @@ def test_the_kernel_part_attaches_says_so_and_takes_it_away(node: Node, own: Pod
     node.enrol(node.a, node.b)
     assert "detached sockops" in node.steering.remove()
     assert _attached(own.path) == []
+
+
+def test_connect_is_looked_at_only_where_that_is_wanted(node: Node, own: PodsCgroup, links: Path) -> None:
+    node.cgroup, node.draws_services = own.setting, True
+    node.steering = node.make_steering()
+    words = [f"attached {name} to {own.path}" for name in ("sockops", *SERVICES)]
+    assert [step for step in node.enrol(node.a) if "to /" in step][-5:] == words
+    assert node.steering.services_fault == ""
+    assert set(cgroups.attached(links)) == {"sockops", *SERVICES}
+    node.draws_services = False
+    node.steering = node.make_steering()
+    assert {f"detached {name}" for name in SERVICES} <= set(node.enrol(node.a))
+    assert set(cgroups.attached(links)) == {"sockops"}
+
+
+def test_programs_for_services_come_all_together_or_not_at_all(node: Node, own: PodsCgroup, links: Path) -> None:
+    """Somebody refuses company for getpeername: a socket must not be told an endpoint that it has not dialled."""
+    programs = {name: _program(node, name) for name in ("sockops", *SERVICES)}
+    pinned = programs["getpeername4"].path  # without flags: alone, and nobody beside it
+    run(f"bpftool cgroup attach {own.path} cgroup_inet4_getpeername pinned {pinned}")
+    found = cgroups.reconcile(links, own.setting, programs, draws_services=True)
+    assert found.seen.path == own.path
+    assert "getpeername4 cannot be attached" in found.fault
+    assert set(cgroups.attached(links)) == {"sockops"}

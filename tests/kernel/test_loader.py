@@ -20,7 +20,7 @@ from nodeagent.kernel.loader import load_programs
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import mount, unmount
 from nodeagent.kernel.pins import Pins, read_counters
-from nodeagent.kernel.sources import PROGRAMS, bpf_folder, program_text, read_source
+from nodeagent.kernel.sources import PROGRAMS, SERVICES, bpf_folder, program_text, read_source
 from nodeagent.model.address import Ip
 from nodeagent.model.mark import Marks
 from tests.kernel.conftest import Node, Packet
@@ -28,6 +28,7 @@ from tests.kernel.conftest import Node, Packet
 pytestmark = pytest.mark.kernel
 
 MOST_INSTRUCTIONS = {"from_pod": 16000, "to_pod": 8000, "from_proxy": 4000, "at_proxy": 6000, "sockops": 2000}
+MOST_INSTRUCTIONS |= dict.fromkeys(SERVICES, 1000)
 """The ceilings, on any kernel, of the verifier's million: about twice what is seen. A program that grows beyond its own
 has lost a bound or got a table too much, and wants to be looked at before an older verifier refuses it."""
 

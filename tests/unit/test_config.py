@@ -47,6 +47,14 @@ def test_the_nearest_source_wins(flag: str | None, environment: str | None, file
     assert made({"cluster": flag}, variables, **settings).cluster == found
 
 
+@pytest.mark.parametrize(
+    ("connect", "same_node", "draws"),
+    [("off", "kernel", False), ("on", "kernel", True), ("on", "tunnel", False)],
+)
+def test_services_are_drawn_where_the_kernel_carries_connections(connect: str, same_node: str, draws: bool) -> None:  # noqa: FBT001 - a column of the table
+    assert made({"service_connect": connect, "same_node": same_node}).draws_services is draws
+
+
 def test_exclusions_are_parsed_and_a_wrong_one_is_named() -> None:
     assert len(made({"exclude": "10.0.0.0/8, *:2049"}).exclusions) == 3
     with pytest.raises(ConfigError, match="--exclude: 'everything' is not a block"):

@@ -164,6 +164,23 @@ def test_a_services_address_on_one_node_goes_by_the_worker(ask_here: Ask) -> Non
     assert found["TCP"][1] == "worker of this node: policy"
 
 
+def test_a_service_that_is_drawn_in_the_kernel_goes_as_its_endpoints_do(mesh: Mesh) -> None:
+    _change(mesh, _find(mesh, "db-0"), node="node-a")
+    web, target = _find(mesh, "web"), Target(Ip("10.96.0.5"), 5432)
+    client = Client(
+        web,
+        is_captured=True,
+        identity=web.identity,
+        is_known=True,
+        direct_node="node-a",
+        drawn=frozenset({target}),
+    )
+    found = {answer.transport: answer.path for answer in find_answers(mesh, client, target)}
+    drawn = "pod -> connect(2): the endpoint is drawn in the kernel"
+    assert found["TCP"] == (drawn, "pod", "from_pod: the kernel's table of verdicts", "application")
+    assert found["HBONE"][:2] == (drawn, "pod -> steered by from_pod -> worker")
+
+
 def test_the_proxys_ports_are_nobodys_on_one_node_too(ask_here: Ask) -> None:
     (answer,) = ask_here("10.242.0.1", 15008)
     assert (answer.verdict, answer.reason) == ("REFUSED", "self_call")

@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 
 from nodeagent.agent import capture as module
-from nodeagent.agent.capture import Capture
+from nodeagent.agent.capture import Capture, KernelTables
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.fleet import WorkerFleet
+from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
@@ -41,6 +42,14 @@ def workload(name: str, *ips: str) -> Workload:
     )
 
 
+class _Services:
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    async def update(self, _enrolment: Enrolment, known: frozenset[Ip]) -> None:
+        self._node.steps.append(("services", sorted(known)))
+
+
 class Node:
     """Everything around the capture writes what it is told into one list."""
 
@@ -59,7 +68,7 @@ class Node:
             cast("Steering", self),
             self.state,
             cast("WorkerFleet", self),
-            cast("NodeVerdicts", self),
+            KernelTables(cast("NodeVerdicts", self), cast("ServiceConnect", _Services(self))),
             lambda identities: self.steps.append(
                 ("certificates", sorted(identity.service_account for identity in identities))
             ),
@@ -143,6 +152,7 @@ def test_a_pod_that_comes_is_captured_when_the_workers_know_it(node: Node, event
                 "applied",
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
                 ("verdicts", ["web"]),
+                ("services", ["10.0.0.1"]),
                 ("certificates", ["web"]),
             ]
             assert node.capture.is_settled
@@ -162,12 +172,14 @@ def test_a_pod_that_goes_is_let_go_before_the_workers_forget_it_and_its_certific
             assert await node.settled(eventually) == [
                 ("certificates", ["api", "web"]),
                 ("verdicts", ["web"]),
+                ("services", ["10.0.0.1", "10.0.0.2"]),
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
                 ("workers", ["10.0.0.1"]),
                 ("complete", ["web"]),
                 "applied",
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
                 ("verdicts", ["web"]),
+                ("services", ["10.0.0.1"]),
                 ("certificates", ["web"]),
             ]
 
@@ -184,7 +196,24 @@ def test_what_a_change_forbids_ends_before_anything_else_happens(node: Node, eve
             assert first.index("verdicts") > first.index("kernel")
             node.change(Changes(workloads=(workload("far", "10.1.0.1"),)))
             second = [step[0] for step in await node.settled(eventually)]
-            assert second.index("verdicts") < second.index("kernel")
+            assert second.index("verdicts") < second.index("services") < second.index("kernel")
+
+    asyncio.run(scenario())
+
+
+def test_an_endpoint_is_drawn_when_the_kernel_knows_its_address(node: Node, eventually: Eventually) -> None:
+    """Before, a connection to it would not be the mesh's."""
+
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            await node.settled(eventually)
+            node.change(Changes(workloads=(workload("far", "10.1.0.1"),)))
+            steps = await node.settled(eventually)
+            assert [step for step in steps if step[0] == "services"] == [
+                ("services", ["10.0.0.1"]),
+                ("services", ["10.0.0.1", "10.1.0.1"]),
+            ]
 
     asyncio.run(scenario())
 
@@ -274,7 +303,7 @@ def test_nothing_is_undone_for_want_of_news(
             node.is_mesh_known = True
             node.pods(web="web-1")
             # An empty mesh is one too, and comes without a change.
-            assert (await node.settled(eventually))[-3] == ("kernel", {})
+            assert (await node.settled(eventually))[-4] == ("kernel", {})
 
     asyncio.run(scenario())
 
@@ -290,7 +319,7 @@ def test_a_pods_file_that_breaks_later_leaves_the_last_good_list(
                 breakage()
                 await eventually(lambda: bool(node.capture.pods_error))
                 node.change(Changes())
-                assert (await node.settled(eventually))[-3] == ("kernel", {"web@web-1": ["10.0.0.1"]})
+                assert (await node.settled(eventually))[-4] == ("kernel", {"web@web-1": ["10.0.0.1"]})
                 node.pods(web="web-1")
                 await eventually(lambda: not node.capture.pods_error)
                 await node.settled(eventually)

@@ -21,6 +21,7 @@ from nodeagent.kernel.steering import PodState
 from nodeagent.model.address import Ip
 from nodeagent.model.pod import LocalPod
 from nodeagent.model.workload import TunnelProtocol, Workload
+from nodeagent.routing.route import Target
 from nodeagent.telemetry.open_connections import KERNEL
 from nodeagent.telemetry.totals import Totals
 from nodeagent.xds.client import XdsStatus
@@ -80,6 +81,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         verdicts=SimpleNamespace(generation=3, judged=2, rows=8, since=50.0),
         passages=SimpleNamespace(lost=()),
         flows=SimpleNamespace(error="", losses=lambda: Losses(3, 0), disowned=1),
+        services=SimpleNamespace(is_on=False, drawn=frozenset(), fault="", refused=0),
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid]),
@@ -226,6 +228,34 @@ def test_same_node(parts: SimpleNamespace, setting: str, generation: int, detail
     parts.verdicts.generation = generation
     told = {component.name: component.detail for component in picture(parts).agent_state().components}
     assert told["same-node"] == detail
+
+
+@pytest.mark.parametrize(
+    ("services", "state", "detail"),
+    [
+        ({"is_on": False}, Health.OK, "off: the proxy draws the endpoints of Services"),
+        ({}, Health.OK, "1 Service addresses are drawn in connect(2)"),
+        (
+            {"refused": 2},
+            Health.DEGRADED,
+            "1 Service addresses are drawn in connect(2); 2 rows did not fit, there the proxy draws",
+        ),
+        ({"fault": "no cgroup"}, Health.DEGRADED, "the proxy draws the endpoints of Services: no cgroup"),
+    ],
+)
+def test_services(parts: SimpleNamespace, services: dict[str, object], state: Health, detail: str) -> None:
+    target = Target(Ip("10.96.0.1"), 80)
+    parts.services = SimpleNamespace(**{"is_on": True, "drawn": {target}, "fault": "", "refused": 0, **services})
+    told = picture(parts).agent_state()
+    (found,) = [component for component in told.components if component.name == "services"]
+    assert (found.state, found.detail) == (state, detail)
+    assert told.drawn == {target}
+
+
+def test_services_are_off_while_everything_is_tunnelled(parts: SimpleNamespace) -> None:
+    parts.config = Config(node="node-a", same_node="tunnel", service_connect="on")
+    told = {component.name: component.detail for component in picture(parts).agent_state().components}
+    assert told["services"].endswith(": same_node is tunnel")
 
 
 @pytest.mark.parametrize(

@@ -32,19 +32,24 @@ class _Refusing:
     def __init__(self, *refused: str) -> None:
         self._refused = refused
 
-    def load_func(self, name: str, kind: str) -> str:
+    def load_func(self, name: str, kind: str, _device: None, attach_type: int) -> str:
         if name in self._refused:
             raise Exception("Permission denied\n")  # noqa: TRY002 - as bcc does
-        return f"{name} as {kind}"
+        return f"{name} as {kind}" + f" at {attach_type}" * (kind == "address")
 
 
-_BCC = SimpleNamespace(BPF=SimpleNamespace(SCHED_CLS="filter", SOCK_OPS="sockops"))
+_BCC = SimpleNamespace(BPF=SimpleNamespace(SCHED_CLS="filter", SOCK_OPS="sockops", CGROUP_SOCK_ADDR="address"))
 
 
 def test_a_kernel_without_a_helper_gets_the_program_that_does_without() -> None:
     assert loader.load(_BCC, _Refusing(), "sockops") == "sockops as sockops"
     assert loader.load(_BCC, _Refusing("sockops"), "sockops") == "sockops_without_netns as sockops"
     assert loader.load(_BCC, _Refusing(), "to_pod") == "to_pod as filter"
+
+
+def test_a_program_for_addresses_is_loaded_for_its_place() -> None:
+    """The verifier asks for it: what such a program may read and answer depends on it."""
+    assert loader.load(_BCC, _Refusing(), "connect6") == "connect6 as address at 11"
 
 
 @pytest.mark.parametrize("refused", [("to_pod",), ("sockops", "sockops_without_netns")])

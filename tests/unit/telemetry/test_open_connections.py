@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
+from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.labels import labels_of
-from nodeagent.telemetry.open_connections import KERNEL, OpenConnections
+from nodeagent.telemetry.open_connections import KERNEL, Dialled, OpenConnections
 from nodeagent.telemetry.traffic import TrafficMetrics
 
 RecordOf = Callable[..., ConnectionRecord]
@@ -173,3 +174,62 @@ def test_why_one_is_missing_is_for_the_asker_to_say(seen: Seen, record_of: Recor
     for _ in range(2):
         seen.table.observed(KERNEL, (), now=0.0, unlisted=Reason.END_UNSEEN)
     assert seen.reasons == ["end_unseen"]
+
+
+class Notes:
+    """DialledServices with one answer for all."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.asked = 0
+        self.forgotten = 0
+
+    def find(self, record: ConnectionRecord) -> Dialled | None:
+        self.asked += 1
+        return Dialled(Ip("10.96.0.9"), 8, "shop/drawn.shop", record.id)
+
+    def forget(self, dialled: Dialled) -> None:
+        del dialled
+        self.forgotten += 1
+
+
+@pytest.fixture
+def notes(seen: Seen) -> Notes:
+    seen.table.dialled = made = Notes()
+    return made
+
+
+def test_what_was_dialled_is_in_every_record_of_a_connection(seen: Seen, notes: Notes, record_of: RecordOf) -> None:
+    plain = record_of(service="")
+    seen.table.opened(0, plain)
+    found = seen.table.find(0, plain.id)
+    assert found is not None
+    assert (found.service, found.original_ip, found.original_port) == ("shop/drawn.shop", "10.96.0.9", 8)
+    assert seen.table.named(0, plain) == found
+    assert seen.table.named(1, plain) == plain, "another worker's"
+    seen.table.observed(0, (record_of(service="", sent_bytes=5),), now=0.0)
+    seen.table.closed(0, record_of(service="", reason="closed", sent_bytes=7))
+    assert (notes.asked, notes.forgotten) == (1, 1)
+    assert 'dst.service="drawn.shop"' in seen.lines[0]
+    labels = labels_of(found).pairs()
+    assert seen.counted("istio_tcp_connections_opened_total", labels) == 1
+    assert seen.counted("istio_tcp_connections_closed_total", labels) == 1
+    assert seen.counted("istio_tcp_received_bytes_total", labels) == 7
+
+
+def test_one_that_never_was_open_is_named_too(seen: Seen, notes: Notes, record_of: RecordOf) -> None:
+    seen.table.closed(0, record_of(service="", reason="policy_denied"))
+    assert 'dst.service="drawn.shop"' in seen.lines[0]
+    assert (notes.asked, notes.forgotten) == (1, 1)
+
+
+def test_before_the_pods_are_known_it_is_asked_again(seen: Seen, notes: Notes, record_of: RecordOf) -> None:
+    """A worker that was adopted tells its connections before anything else is known."""
+    notes.is_ready = False
+    seen.table.observed(0, (record_of(service=""),), now=0.0)
+    assert notes.asked == 0
+    notes.is_ready = True
+    seen.table.observed(0, (record_of(service=""),), now=0.0)
+    seen.table.worker_lost(0, now=1.0)
+    assert 'dst.service="drawn.shop"' in seen.lines[0]
+    assert (notes.asked, notes.forgotten) == (1, 1)
