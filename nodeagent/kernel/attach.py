@@ -108,9 +108,9 @@ def hook_of(pin_name: str) -> Hook | None:
 
 
 class Attacher:
-    """For one reconcile: a socket into each of the two namespaces, and where links are pinned."""
+    """For one reconcile: a socket into each of the two namespaces, and the links that outlive it."""
 
-    def __init__(self, kind: Kind, links: Path, node: IPRoute, proxy: IPRoute, proxy_netns: str) -> None:
+    def __init__(self, kind: Kind, links: tcx.Links, node: IPRoute, proxy: IPRoute, proxy_netns: str) -> None:
         self.kind = kind
         self._links, self._node, self._proxy, self._proxy_netns = links, node, proxy, proxy_netns
         self._has_tcx = tcx.is_supported()
@@ -121,7 +121,7 @@ class Attacher:
         found = {Attachment(Kind.CLSACT, program_id(name))} if name is not None else set()
         if self._has_tcx:
             with self._inside(hook):
-                program = tcx.find(self._links / hook.pin_name, hook.device, is_egress=hook.is_egress)
+                program = self._links.find(hook.pin_name, hook.device, is_egress=hook.is_egress)
             if program is not None:
                 found.add(Attachment(Kind.TCX, program))
         return frozenset(found)
@@ -146,13 +146,13 @@ class Attacher:
     def _put(self, kind: Kind, hook: Hook, program: Program, descriptor: int) -> None:
         if kind is Kind.TCX:
             with self._inside(hook):
-                tcx.put(self._links / hook.pin_name, hook.device, descriptor, is_egress=hook.is_egress)
+                self._links.put(hook.pin_name, hook.device, descriptor, is_egress=hook.is_egress)
         else:
             _put_filter(self._socket(hook), hook, program, descriptor)
 
     def _remove(self, kind: Kind, hook: Hook) -> None:
         if kind is Kind.TCX:
-            tcx.remove(self._links / hook.pin_name)
+            self._links.remove(hook.pin_name)
         else:
             _remove_filter(self._socket(hook), hook)
 

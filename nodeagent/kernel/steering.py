@@ -20,7 +20,7 @@ from pyroute2 import IPRoute
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import cgroup as cgroups
-from nodeagent.kernel import probe, succession
+from nodeagent.kernel import probe, succession, tcx
 from nodeagent.kernel.apply import Hands, in_words, place_in_words
 from nodeagent.kernel.attach import (
     Attacher,
@@ -141,6 +141,7 @@ class Steering:
         """`draws_services`: pods' calls of connect(2) are looked at, for what `put_services` says."""
         self._attach, self._cgroup, self._draws_services = attach, cgroup, draws_services
         self._pins = Pins(Path(bpffs), marks)
+        self._links = tcx.Links(self._pins.links)
         self._run_dir = Path(run_dir)
         self._namespace = ProxyNamespace(run_dir)
         self._maps: Maps | None = None
@@ -288,6 +289,7 @@ class Steering:
         if self._maps is not None:
             self._maps.close()
             self._maps, self._known, self._verdicts, self._services = None, None, None, None
+        self._links.close()
         self._namespace.close()
         self._programs, self._seen = {}, None
 
@@ -318,7 +320,7 @@ class Steering:
             return
         with IPRoute() as node, self._namespace.inside() as proxy:
             kind = choose_kind(self._attach)
-            attacher = Attacher(kind, self._pins.links, node, proxy, self.netns_path())
+            attacher = Attacher(kind, self._links, node, proxy, self.netns_path())
             hooks = hooks_of(read_devices(node)) | pinned_hooks(self._pins.links)
             eth0 = find_device(proxy, PROXY_DEVICE)
             hooks |= {Hook(is_in_proxy=True, device=eth0.index)} if eth0 is not None else set()
@@ -377,7 +379,7 @@ class Steering:
             adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
         )
         with self._namespace.inside() as proxy:
-            attacher = Attacher(target.kind, self._pins.links, node, proxy, self.netns_path())
+            attacher = Attacher(target.kind, self._links, node, proxy, self.netns_path())
             hands = Hands(self._opened_maps(), attacher, self._put_settings)
             found = self._find(hands, target, devices)
             former = self._succeed(found)

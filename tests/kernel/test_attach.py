@@ -162,9 +162,10 @@ def _generations(node: Node) -> list[Program]:
 def _change(node: Node, turns: list[tuple[Kind, Program]]) -> None:
     """Each turn leaves exactly one attachment, the wanted one."""
     hook = Hook(is_in_proxy=False, device=node.ifindex(node.a))
-    with IPRoute() as link:
+    links = tcx.Links(Pins(node.bpffs).links)
+    with contextlib.closing(links), IPRoute() as link:
         for kind, program in turns:
-            attacher = Attacher(kind, Pins(node.bpffs).links, link, link, node.steering.netns_path())
+            attacher = Attacher(kind, links, link, link, node.steering.netns_path())
             attacher.attach(hook, program)
             (only,) = attacher.find(hook)
             assert (only.kind, only.program) == (kind, program.id)
@@ -258,18 +259,47 @@ def test_a_read_only_bpffs_is_named_costs_no_capture_and_heals(own: Node, attach
 
 @pytest.mark.parametrize("attach", BOTH)
 def test_a_bpffs_that_was_unmounted_is_named_and_heals(own: Node, attach: str) -> None:
-    """Its pins are gone for good: programs and maps are made again, and one generation is attached."""
+    """Its pins are gone for good, and nothing is unguarded: programs and maps are made again, in the same places."""
     _restart(own, attach)
     own.enrol(own.a)
+    before, links = own.programs("va"), _links(own)
     unmount(own.bpffs, MNT_DETACH)
+    assert own.programs("va") == before
     with pytest.raises(KernelError, match="bpffs") as caught:
         own.enrol(own.a)
     assert f"mount -t bpf bpf {own.bpffs}" in caught.value.check
     mount("bpf", own.bpffs, "bpf")
     own.enrol(own.a)
     assert [pod.reason for pod in own.steering.pods()] == [""]
-    assert [name.partition(":")[0] for name in own.programs("va")] == ["nodeagent/from_pod", "nodeagent/to_pod"]
+    after = own.programs("va")
+    assert [name.partition(":")[0] for name in after] == ["nodeagent/from_pod", "nodeagent/to_pod"]
+    assert set(after).isdisjoint(before)
+    assert _links(own) == links
     assert own.enrol(own.a) == []
+    own.enrol(own.b)
+    assert own.programs("va") == []
+
+
+def _links(node: Node) -> list[int]:
+    """Of pod a, where there are any."""
+    return [
+        link
+        for is_egress in (False, True)
+        for _, link in (tcx.entries(node.ifindex(node.a), is_egress=is_egress) if tcx.is_supported() else ())
+    ]
+
+
+@needs_tcx
+def test_what_somebody_detaches_is_attached_anew(own: Node) -> None:
+    """A descriptor of ours does not keep a link where it is no more."""
+    _restart(own, "tcx")
+    own.enrol(own.a)
+    other = own.make_steering("tcx")
+    other.remove()
+    assert own.programs("va") == []
+    with contextlib.closing(other):
+        own.enrol(own.a)
+    assert len(own.programs("va")) == 2
 
 
 @pytest.mark.parametrize("attach", BOTH)
