@@ -229,6 +229,22 @@ static __always_inline enum reason skip_extension(struct cursor *at, u8 *protoco
 	return UNDECIDED;
 }
 
+/* What a fragment's header says comes next is what the whole will be, if it is the first: who
+ * reassembles believes that one. So a TCP packet has a fragment that says TCP, and is not whole
+ * without it.
+ */
+static __always_inline enum reason judge_fragment(struct cursor *at)
+{
+	struct ipv6_extension fragment;
+
+	if (!take(at, &fragment, sizeof(fragment)))
+		return REASON_CUT_SHORT;
+	if (fragment.next == PROTOCOL_TCP || fragment.next == PROTOCOL_FRAGMENT ||
+	    leads_on(fragment.next))
+		return REASON_FRAGMENT;
+	return REASON_NOT_TCP;
+}
+
 /* Behind extension headers there may be no TCP: no application sends that, and its ports could
  * hide. MLD, behind a hop-by-hop header, must pass. Four headers at most, written out: bcc 0.26
  * loses the bound of a loop with two exits.
@@ -239,7 +255,7 @@ static __always_inline enum reason parse_extensions(struct cursor *at, u8 protoc
 	    skip_extension(at, &protocol) || skip_extension(at, &protocol))
 		return REASON_CUT_SHORT;
 	if (protocol == PROTOCOL_FRAGMENT)
-		return REASON_FRAGMENT;
+		return judge_fragment(at);
 	if (protocol == PROTOCOL_TCP || leads_on(protocol))
 		return REASON_EXTENSION_HEADERS;
 	return REASON_NOT_TCP;

@@ -115,6 +115,19 @@ def test_row_2_in_both_families(
         ),
         pytest.param(Packet("fd99:1::2", "fd99:2::2", extensions=(44,)), "FRAGMENT", SHOT, id="fragment header"),
         pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(44,), protocol=UDP), "NOT_TCP", UNSPEC, id="fragment of UDP"
+        ),
+        pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(44, 60), protocol=UDP),
+            "FRAGMENT",
+            SHOT,
+            id="fragmented options",
+        ),
+        pytest.param(Packet("fd99:1::2", "fd99:2::2", extensions=(44, 44), protocol=UDP), "FRAGMENT", SHOT, id="twice"),
+        pytest.param(
+            Packet("fd99:1::2", "fd99:2::2", extensions=(44,), cut=27), "CUT_SHORT", SHOT, id="cut fragment header"
+        ),
+        pytest.param(
             Packet("fd99:1::2", "fd99:2::2", extensions=(60, 44)), "FRAGMENT", SHOT, id="fragment header behind another"
         ),
         pytest.param(

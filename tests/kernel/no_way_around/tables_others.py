@@ -203,8 +203,16 @@ DOCUMENTED = Table(
             documented=_UDP,
         ),
         Vector(
-            "UDP in a fragment: TCP might hide there",
+            "UDP in a fragment",
             sends(0, "remote", protocol=UDP, extensions=(fragment_header(0, more=True),)),
+            _PASSES,
+            _WIRE,
+            families=IPV6_ONLY,
+            documented=_UDP,
+        ),
+        Vector(
+            "options in a fragment of UDP: TCP might hide there",
+            sends(0, "remote", protocol=UDP, extensions=(fragment_header(0, more=True), (60, bytes(6)))),
             {"FRAGMENT": 1},
             families=IPV6_ONLY,
         ),

@@ -115,7 +115,10 @@ def _walk_extensions(following: int, rest: bytes) -> str:
             return "CUT_SHORT"
         following, rest = rest[0], rest[8 + 8 * rest[1] :]
     if following == FRAGMENT:
-        return "FRAGMENT"
+        if len(rest) < 2:
+            return "CUT_SHORT"
+        whole = rest[0]
+        return "FRAGMENT" if whole in {TCP, FRAGMENT, HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS} else "NOT_TCP"
     if following in {TCP, HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS}:
         return "EXTENSION_HEADERS"
     return "NOT_TCP"
