@@ -22,6 +22,7 @@ from typing import Any
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import loader, syscall
+from nodeagent.kernel.cgroup import ATTACH_TYPES
 from nodeagent.kernel.pins import Pins
 from nodeagent.model.mark import Marks
 
@@ -61,7 +62,8 @@ def _load(pins: Pins, record: dict[str, Any]) -> dict[str, int]:
             code = bytearray.fromhex(program["code"])
             for offset, used in program["maps"]:
                 struct.pack_into("=i", code, offset + 4, maps[used])
-            descriptor = _load_program(program["function"], program["kind"], bytes(code))
+            place = ATTACH_TYPES.get(name, 0)
+            descriptor = _load_program(program["function"], program["kind"], bytes(code), place)
             _pin(descriptor, unfinished / name)
             os.close(descriptor)
     finally:
@@ -82,12 +84,12 @@ def _make_map(path: Path, shape: list[int]) -> int:
     return descriptor
 
 
-def _load_program(name: str, kind: int, code: bytes) -> int:
+def _load_program(name: str, kind: int, code: bytes, attach_type: int) -> int:
     instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
     attribute = struct.pack(
-        "=IIQQIIQII16s",
+        "=IIQQIIQII16sII",
         kind, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(licence), 0, 0, 0, 0, 0,
-        name.encode()[:15],
+        name.encode()[:15], 0, attach_type,
     )  # fmt: skip
     descriptor, _ = syscall.bpf(syscall.PROGRAM_LOAD, attribute)
     return descriptor
