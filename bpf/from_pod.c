@@ -25,8 +25,8 @@
  *     the same, a listener's SYN cookie explains it     SYN_COOKIE           to proxy
  * 12  not SYN                                           UNKNOWN_FLOW         to proxy: reset
  * 13  SYN to an address of the node                     NODE_ADDRESS         pass
- * 14  SYN to an excluded address or port                EXCLUDED             add flow if known, take
- *                                                                            if local enrolled pod
+ * 14  SYN to an excluded address or port, but a pod     EXCLUDED             add flow if known
+ *     of this node
  * 15  SYN to a local enrolled pod, verdict is allow,    LOCAL_ALLOWED        add flow, mark LOCAL
  *     no proxy socket
  * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, take flow
@@ -263,12 +263,10 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 	if (node_addresses.lookup(&packet->destination))
 		return REASON_NODE_ADDRESS;
 	pod = pods.lookup(&packet->destination);
-	if (is_excluded(packet)) {
-		/* Left alone by us, not by whom it reaches: a pod of this node has to_pod in front, which
-		 * gives the connection to the proxy. */
-		if (pod)
-			take_flow(packet, sender, true);
-		else if (known.lookup(&packet->destination))
+	/* A pod of this node has to_pod in front, which would give the connection to the proxy, and
+	 * take it for one that came through the node's NAT. */
+	if (!pod && is_excluded(packet)) {
+		if (known.lookup(&packet->destination))
 			add_flow(packet, FLOW_EXCLUDED, sender->generation);
 		return REASON_EXCLUDED;
 	}

@@ -73,7 +73,7 @@ class Config:
     exclude: str = setting(
         "",
         "NODEAGENT_EXCLUDE",
-        "Destinations that are left alone, in plain text: blocks, block:port or *:port, with commas between.",
+        "Destinations left alone, in plain text, but for pods of this node: blocks, block:port, *:port, with commas.",
     )
     mark: int = setting(0x1000, "NODEAGENT_MARK", "Our packet mark (0x1000): bits of the mask, above its three lowest.")
     mark_mask: int = setting(

@@ -12,7 +12,7 @@ from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, Fate, Traffic, ask, fate, is_served, upload
 from nodeagent.lab.demo.policy_claims import POLICY
-from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
+from nodeagent.lab.demo.stage import NODES, OTHER_PORT, PORT, Stage, running
 from nodeagent.model.address import Ip, join_host_port
 
 pytestmark = pytest.mark.e2e
@@ -155,3 +155,23 @@ def test_a_direct_connection_ends_when_all_shall_be_tunnelled(stage: Stage) -> N
         assert echo.seconds_until_cut(WITHIN_SECONDS) is not None
         echo.close()
     _direct(stage, ip)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_an_excluded_port_goes_out_in_plain_text_and_a_pod_of_this_node_is_none(stage: Stage, family: int) -> None:
+    web, far, near = stage.pod("web"), stage.pod("db").ips[family], stage.pod("api").ips[family]
+    _replace(stage, exclude=f"*:{OTHER_PORT}")
+    try:
+        eventually(lambda: _moves(stage, far, "EXCLUDED"), WITHIN_SECONDS, "connections to the port are left alone")
+        sent, received, _ = upload(web, far, OTHER_PORT, 4 << 20)
+        assert sent == received
+        eventually(lambda: _moves(stage, near, "LOCAL_ALLOWED"), WITHIN_SECONDS, "a pod of this node is no exception")
+        sent, received, _ = upload(web, near, OTHER_PORT, 4 << 20)
+        assert sent == received
+    finally:
+        _replace(stage)
+
+
+def _moves(stage: Stage, ip: Ip, reason: str) -> bool:
+    (before,) = _packets(stage, reason)
+    return is_served(stage.pod("web"), ip, OTHER_PORT) and _packets(stage, reason)[0] > before

@@ -295,16 +295,6 @@ def test_row_11_a_connection_that_the_proxy_had_is_never_adopted(kernel: Kernel,
             assert kernel.from_pod(packet)[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
 
 
-def test_row_11_what_another_pods_guard_gives_to_the_proxy_is_not_adopted_either(
-    kernel: Kernel, family: Family
-) -> None:
-    """An excluded connection to a pod of this node passes here, and that pod's to_pod steers it."""
-    with _adoption(kernel, family):
-        assert kernel.from_pod(Packet(family.pod, family.neighbour, destination_port=2049)).reason == "EXCLUDED"
-        outcome = kernel.from_pod(Packet(family.pod, family.neighbour, ACK, destination_port=2049))
-        assert outcome[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
-
-
 @pytest.mark.parametrize("flags", [ACK, PSH | ACK, FIN | ACK, RST, RST | ACK])
 def test_row_11_a_flow_that_was_pushed_out_is_restored_for_either_end(
     kernel: Kernel, family: Family, flags: int
@@ -374,14 +364,12 @@ def test_row_14_an_excluded_port_passes_for_everyone(kernel: Kernel, family: Fam
     assert kernel.from_pod(Packet(family.pod, family.remote, destination_port=2050)).reason == "STEERED"
 
 
-def test_row_14_an_exclusion_does_not_lead_past_the_guard_of_another_pod(kernel: Kernel, family: Family) -> None:
-    """Its to_pod steers the SYN to the proxy, so the rest belongs there too."""
-    assert kernel.from_pod(Packet(family.pod, family.neighbour, destination_port=2049))[:3] == ("EXCLUDED", UNSPEC, 0)
-    assert kernel.to_pod(Packet(family.pod, family.neighbour, destination_port=2049)).reason == "INBOUND"
-    packet = Packet(family.pod, family.neighbour, ACK, destination_port=2049)
-    with kernel.proxy_socket(packet):
-        assert kernel.from_pod(packet)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
-    assert [flow.kind for flow in kernel.maps.flows.rows().values()] == [TAKEN]
+def test_row_14_a_pod_of_this_node_is_never_excluded(kernel: Kernel, family: Family) -> None:
+    """Its guard would give the connection to the proxy, as one that came through the node's NAT."""
+    opening = Packet(family.pod, family.neighbour, destination_port=2049)
+    assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
+    with kernel.verdicts({(kernel.number_b, 0): {kernel.number_a}}):
+        assert kernel.from_pod(replace(opening, source_port=40001)).reason == "LOCAL_ALLOWED"
 
 
 def test_row_15_an_allowed_connection_to_a_pod_of_this_node_passes(kernel: Kernel, family: Family) -> None:

@@ -189,10 +189,8 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
     pod = world.pods.get(address)
     if address in world.node_addresses:
         return 13, "NODE_ADDRESS"
-    if world.is_excluded(address, port):
-        if pod:
-            _take(world, packet, sender)
-        elif address in world.known:
+    if not pod and world.is_excluded(address, port):
+        if address in world.known:
             world.flows[packet.connection] = Flow(world.generation, EXCLUDED, packet.source)
         return 14, "EXCLUDED"
     if pod and world.may_connect(sender.number, pod.number, port) and not world.has_socket(packet):
