@@ -22,7 +22,7 @@ from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
-from nodeagent.agent.memory import forbid_dumps
+from nodeagent.agent.own_process import forbid_dumps, take_all_descriptors
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.service_names import ServiceNames
@@ -58,6 +58,7 @@ OBSERVE_SECONDS = 15.0
 def run_agent(config: Config, *, takeover: bool) -> None:
     """Returns after SIGTERM or SIGINT. Raises NodeagentError for what keeps an agent from running here."""
     forbid_dumps()
+    take_all_descriptors()
     xds_upstream(config), ca_upstream(config)  # what cannot be is told before anything is touched
     read_pods(config.pods_file)
     with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines:
