@@ -54,6 +54,11 @@ static __always_inline struct flow_key flow_key_of(const struct packet *packet)
 	return key;
 }
 
+static __always_inline bool is_mesh_address(struct address *address)
+{
+	return pods.lookup(address) || known.lookup(address);
+}
+
 static __always_inline struct flow *find_flow(const struct packet *packet)
 {
 	struct flow_key key = flow_key_of(packet);

@@ -65,11 +65,6 @@
 #include "flow.h"
 #include "steer.h"
 
-static __always_inline bool is_mesh_address(struct address *address)
-{
-	return pods.lookup(address) || known.lookup(address);
-}
-
 /* Two look-ups in one trie: the block for every port, and the block for this port. */
 static __always_inline bool is_excluded(const struct packet *packet)
 {

@@ -83,7 +83,9 @@ enum {
 	/* to_pod */ \
 	ROW(FORGED_FLOW, SHOT, "in a direct connection, but not sent by its pod") \
 	/* from_pod */ \
-	ROW(EXCLUDED_FLOW, UNSPEC, "packet of a connection to an excluded address or port")
+	ROW(EXCLUDED_FLOW, UNSPEC, "packet of a connection to an excluded address or port") \
+	/* to_pod */ \
+	ROW(UNKNOWN_TUNNEL, REDIRECT, "packet of a tunnel that nobody holds; the proxy resets it")
 /* clang-format on */
 
 #define NUMBER(name, verdict, words) \

@@ -17,14 +17,17 @@
  *  7  not SYN, made by the node                         NODE_ANSWER          pass
  *  8  ACK that a listener's SYN cookie explains         SYN_COOKIE           tag, to proxy
  *  9  of a connection that the verdict table allowed    FORGED_FLOW          drop
- * 10  else                                              INBOUND_OTHER        pass
+ * 10  not SYN, not RST, from the mesh to port 15008     UNKNOWN_TUNNEL       to proxy: reset
+ * 11  else                                              INBOUND_OTHER        pass
  *
  * Row 1: from_pod has read and judged this packet. Row 2 comes before 3 because the node makes such
  * errors itself (its own uplink's MTU). Row 6 comes before 7 because the node answers the proxy's
  * connections itself. A pod or the wire cannot forge an ingress_ifindex of 0. Row 5 adds a hairpin
  * when the source is an enrolled pod of this node: it came through the node's NAT. Row 9: what the
- * two pods of such a connection send has mark LOCAL, so the source of this one is forged. "To proxy"
- * is bpf_redirect to na0, a transmission: it clears the mark.
+ * two pods of such a connection send has mark LOCAL, so the source of this one is forged. Row 10: a
+ * tunnel whose worker went without a word, with its namespace; its other end must know, or it would
+ * go on to send connections there. "To proxy" is bpf_redirect to na0, a transmission: it clears the
+ * mark.
  */
 #include "cookie.h"
 #include "flow.h"
@@ -61,7 +64,12 @@ static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct se
 	if (ends_cookie_handshake(skb, &packet, inbound_listener(&packet), given->slots))
 		return REASON_SYN_COOKIE;
 	flow = find_flow(&packet);
-	return flow && flow->kind == FLOW_ALLOWED ? REASON_FORGED_FLOW : REASON_INBOUND_OTHER;
+	if (flow && flow->kind == FLOW_ALLOWED)
+		return REASON_FORGED_FLOW;
+	if (packet.destination_port == HBONE_PORT && !(packet.flags & TCP_RST) &&
+	    is_mesh_address(&packet.source))
+		return REASON_UNKNOWN_TUNNEL;
+	return REASON_INBOUND_OTHER;
 }
 
 int to_pod(struct __sk_buff *skb)

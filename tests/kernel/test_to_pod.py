@@ -113,19 +113,27 @@ def test_row_9_nobody_else_speaks_in_a_connection_that_was_allowed(kernel: Kerne
             assert kernel.to_pod(packet, mark=MARK_LOCAL).reason == "LOCAL_DELIVERED"
 
 
-def test_row_10_what_was_not_allowed_by_a_table_is_open_to_answers(kernel: Kernel, family: Family) -> None:
+def test_row_11_what_was_not_allowed_by_a_table_is_open_to_answers(kernel: Kernel, family: Family) -> None:
     opening = Packet(family.pod, family.excluded)
     assert kernel.from_pod(opening).reason == "EXCLUDED"
     assert kernel.to_pod(opening.reply(SYN_ACK))[:2] == ("INBOUND_OTHER", UNSPEC)
 
 
-def test_row_10_what_the_proxy_does_not_hold_passes(kernel: Kernel, family: Family) -> None:
+def test_row_10_the_other_end_of_a_tunnel_that_nobody_holds_is_told(kernel: Kernel, family: Family) -> None:
+    sent = Packet(family.remote, family.pod, ACK, destination_port=15008)
+    for flags in (ACK, PSH | ACK, FIN | ACK):
+        assert kernel.to_pod(replace(sent, flags=flags))[:2] == ("UNKNOWN_TUNNEL", REDIRECT)
+    assert kernel.to_pod(replace(sent, flags=RST)).reason == "INBOUND_OTHER", "or both ends would never come to rest"
+    assert kernel.to_pod(replace(sent, source=family.outside)).reason == "INBOUND_OTHER"
+
+
+def test_row_11_what_the_proxy_does_not_hold_passes(kernel: Kernel, family: Family) -> None:
     """Answers to the pod's direct connections, and ACKs that no SYN cookie explains."""
     for flags in (ACK, SYN_ACK, RST, PSH | ACK):
         assert kernel.to_pod(Packet(family.outside, family.pod, flags))[:2] == ("INBOUND_OTHER", UNSPEC)
 
 
-def test_row_10_a_listener_is_no_connection(kernel: Kernel, family: Family) -> None:
+def test_row_11_a_listener_is_no_connection(kernel: Kernel, family: Family) -> None:
     packet = Packet(family.outside, family.pod, ACK)
     with kernel.proxy_listener(packet):
         assert kernel.to_pod(packet).reason == "INBOUND_OTHER"

@@ -12,6 +12,8 @@ from nodeagent.lab.demo.client import PATIENCE_SECONDS, Fate, MarkerSender, Traf
 from nodeagent.lab.demo.policy_claims import POLICY
 from nodeagent.lab.demo.stage import NODES, PORT, Stage
 from nodeagent.lab.demo.traffic_claims import MARKER
+from nodeagent.lab.demo.under_load import UnderLoad, in_words
+from nodeagent.lab.demo.versions import OTHER_FLOWS, THIS_VERSION, make_version
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 
@@ -95,6 +97,31 @@ def agent_dies(stage: Stage) -> str:
     return (
         f"both agents killed and restarted under traffic, workers adopted: {_undisturbed(traffics)}; one generation of "
         f"programs, no counter went back, the adopted workers enforced a policy after {seconds * 1000:.0f} ms"
+    )
+
+
+def upgraded(stage: Stage) -> str:
+    """Agents and programs of another version, with maps of another layout, and back: no connection notices."""
+    other = make_version(stage.directory / "other-version", OTHER_FLOWS)
+    places = [ip for name in ("db", "api") for ip in stage.pod(name).ips]
+    with stage.lab.wire.tap(marker=MARKER) as tap, UnderLoad(stage.pod("web"), places, PORT, MARKER) as load:
+        load.wait_for_more(5)
+        for version in (other, THIS_VERSION):
+            for node in NODES:
+                stage.stop_agent(node)
+                stage.versions[node] = version
+                stage.start_agent(node)
+                load.wait_for_more(5)
+                demand(not stage.attachment_fault(node), f"{node}: {stage.attachment_fault(node)}")
+    seen, report = tap.result(), load.last
+    demand(seen.dropped == 0, f"the tap lost {seen.dropped} packets, so its counts prove nothing")
+    demand(seen.markers == 0, f"the marker crossed the link {seen.markers} times in plain text")
+    demand(not report.failures and not report.broken, in_words(report))
+    demand(report.whole == len(places), f"{report.whole} of {len(places)} streams arrived unchanged")
+    return (
+        f"both agents, their programs and the layout of their maps replaced and rolled back: {report.opened} new "
+        f"connections, by tunnel and in the kernel, and {report.whole} streams of {min(report.bytes.values()) >> 20} "
+        f"MiB and more without a failure, slowest {report.slowest * 1000:.0f} ms; marker on the link 0 times"
     )
 
 

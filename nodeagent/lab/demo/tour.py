@@ -28,6 +28,9 @@ TOUR: tuple[Claim[Stage], ...] = (
     Claim("certificates renewed under traffic: no connection lost", failure_claims.rotation),
     Claim("control plane killed: traffic goes on; back: changes flow again", failure_claims.control_plane_dies),
     Claim("agent killed: traffic goes on; restarted: workers adopted, nothing lost", failure_claims.agent_dies),
+    Claim(
+        "upgrade under load: agents, programs and maps replaced and rolled back, nothing lost", failure_claims.upgraded
+    ),
     Claim("worker killed: no plain text, new connections wait and are served", failure_claims.worker_dies),
     Claim("node still untouched after all this", machine_claims.node_untouched),
 )

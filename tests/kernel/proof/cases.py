@@ -235,7 +235,10 @@ CASES: dict[tuple[str, int, str], Case] = {
     ("to_pod", 7, "NODE_ANSWER"): Case(lambda s: s.to_pod(s.family.remote, ACK, is_made_here=True), passes()),
     ("to_pod", 8, "SYN_COOKIE"): Case(_cookie_to_pod, to_proxy(TAG)),
     ("to_pod", 9, "FORGED_FLOW"): Case(_forged_flow, dropped),
-    ("to_pod", 10, "INBOUND_OTHER"): Case(lambda s: s.to_pod(s.family.remote, ACK), passes()),
+    ("to_pod", 10, "UNKNOWN_TUNNEL"): Case(
+        lambda s: s.to_pod(s.family.remote, ACK, destination_port=15008), to_proxy()
+    ),
+    ("to_pod", 11, "INBOUND_OTHER"): Case(lambda s: s.to_pod(s.family.remote, ACK), passes()),
     ("from_proxy", 1, "PROXY_NOT_TCP"): Case(_unread("from_proxy", "NOT_TCP"), dropped),
     ("from_proxy", 2, "INTO_PROXY"): Case(_tunnel, to_proxy()),
     ("from_proxy", 3, ""): Case(_ended_hairpin, into_neighbour),

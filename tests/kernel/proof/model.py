@@ -216,7 +216,7 @@ def to_pod(world: World, frame: bytes, device: int, mark: int = 0, ingress: int 
         outcome = Outcome(row, reason, DROP)
     elif row == 8:
         outcome = Outcome(row, reason, REDIRECT, mark, TAG + frame[6:], to_proxy)
-    elif row in {2, 5, 6}:
+    elif row in {2, 5, 6, 10}:
         outcome = Outcome(row, reason, REDIRECT, mark, frame, to_proxy)
     else:
         outcome = Outcome(row, reason, PASS, mark, frame)
@@ -243,12 +243,21 @@ def _judge_to_pod(world: World, frame: bytes, mark: int, *, is_made_here: bool) 
         return 5, "INBOUND"
     if world.has_socket(packet):
         return 6, "INBOUND_FLOW"
+    return _judge_running_to_pod(world, packet, is_made_here=is_made_here)
+
+
+def _judge_running_to_pod(world: World, packet: Tcp, *, is_made_here: bool) -> tuple[int, str]:
+    """Rows 7 to 10, of what the proxy does not hold."""
     if is_made_here:
         return 7, "NODE_ANSWER"
     if world.kept_cookie(packet, "HBONE" if packet.destination[1] == HBONE_PORT else "PLAINTEXT"):
         return 8, "SYN_COOKIE"
     flow = world.flows.get(packet.connection)
-    return (9, "FORGED_FLOW") if flow and flow.kind == ALLOWED else (10, "INBOUND_OTHER")
+    if flow and flow.kind == ALLOWED:
+        return 9, "FORGED_FLOW"
+    if packet.destination[1] == HBONE_PORT and not packet.resets and world.is_mesh(packet.source[0]):
+        return 10, "UNKNOWN_TUNNEL"
+    return 11, "INBOUND_OTHER"
 
 
 # ---- from_proxy ------------------------------------------------------------------------------------------------------
