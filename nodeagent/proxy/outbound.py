@@ -228,6 +228,16 @@ class OutboundConnection:
         if not self._try_again(reason):
             self.refuse(reason, error)
 
+    def tunnel_cut(self, reason: Reason, error: str) -> None:
+        """A worker that died, or its namespace; its successor may be there already."""
+        if self._socket is None or self._key is None:
+            return
+        if self._asked >= _ATTEMPTS:
+            self.refuse(reason, error)
+            return
+        self._shared.counters["streams_retried"] += 1
+        self._ask_pool(self._key)
+
     # ---- Dialler, for a direct connection --------------------------------------------------------------------------
 
     def connected(self, sock: socket.socket, keeps_port: bool) -> None:  # noqa: FBT001 - Dialler's signature

@@ -61,12 +61,15 @@ def choose(tunnels: Sequence[Seen], most_streams: int) -> int | None:
 
 
 class Passenger(Protocol):
-    """A connection that wants a stream. Exactly one of the two is called, unless it withdraws."""
+    """A connection that wants a stream. Exactly one of the three is called, unless it withdraws."""
 
     def tunnel_ready(self, tunnel: Tunnel) -> None:
         """May still find it full, and then asks the pool again."""
 
     def tunnel_failed(self, reason: Reason, error: str) -> None: ...
+
+    def tunnel_cut(self, reason: Reason, error: str) -> None:
+        """In the middle of the handshake, without a word: who answered the dial has gone since."""
 
     def crashed(self) -> None: ...
 
@@ -220,17 +223,18 @@ class PooledTunnel:
             self._shared.counters["handshakes_failed"] += 1
         elif reason is Reason.CLOSED:
             self._shared.counters["tunnels_closed"] += 1
-        self._over(reason if reason is not Reason.CLOSED else Reason.PEER_LOST, error)
+        self._over(reason if reason is not Reason.CLOSED else Reason.PEER_LOST, error, was_cut=tunnel.was_cut)
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _over(self, reason: Reason, error: str) -> None:
+    def _over(self, reason: Reason, error: str, *, was_cut: bool = False) -> None:
         self._is_over = True
         self._stay()
         self._pool.forget(self)
         waiting, self._waiting = self._waiting, {}
         for passenger in waiting:
-            self._shared.loop.guarded(passenger, passenger.tunnel_failed, reason, error)
+            tell = passenger.tunnel_cut if was_cut else passenger.tunnel_failed
+            self._shared.loop.guarded(passenger, tell, reason, error)
 
     def _stay(self) -> None:
         if self._idle is not None:

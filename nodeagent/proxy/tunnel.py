@@ -42,6 +42,8 @@ class Tunnel:
         self.connection = Connection(role)
         self.streams: dict[int, Carried] = {}
         self.peer: Identity | None = None
+        self.was_cut = False
+        """The peer or the network ended it before the handshake was over, and said nothing."""
         self.is_blocked = False
         """Its socket takes no more: streams stop reading, and are told by `can_flush`."""
         self._loop, self._channel, self._owner = loop, channel, owner
@@ -312,6 +314,7 @@ class Tunnel:
     def _lost(self, error: str) -> None:
         """The peer or the network ended it. Without streams that is nobody's loss."""
         if self.peer is None:
+            self.was_cut = True
             self.fail(Reason.TLS_FAILED, f"during the handshake: {error}")
         elif self.streams:
             self.fail(Reason.PEER_LOST, error)

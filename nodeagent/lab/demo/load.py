@@ -46,6 +46,10 @@ class Connection:
         try:
             if not self.connected:
                 code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code == errno.ECONNRESET:  # a SYN that is refused has another word: it was connected, and then reset
+                    self.connected = time.monotonic()
+                    self.end("reset")
+                    return
                 if code:
                     self.end("refused" if code == errno.ECONNREFUSED else errno.errorcode[code])
                     return

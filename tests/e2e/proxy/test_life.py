@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -88,6 +90,21 @@ def test_a_killed_destination_worker_is_replaced_without_a_refusal(mesh: Mesh, a
         mesh.start(mesh.wires.far, mesh.wires.server, mesh.server.identity)
     with connection(mesh, app) as (client, served):
         assert works(client, served)
+
+
+def test_a_tunnel_that_is_cut_in_its_handshake_is_dialled_again(mesh: Mesh, app: socket.socket) -> None:
+    """Who answered the dial had gone, and its successor is there: the client waits, and is not refused."""
+    mesh.far.kill()
+    with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client:
+        listener = mesh.listeners[mesh.wires.far][1]
+        assert select.select([listener], [], [], 10)[0], "nobody dials"
+        cut, _ = listener.accept()
+        assert select.select([cut], [], [], 10)[0], "no ClientHello"
+        cut.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        cut.close()
+        mesh.start(mesh.wires.far, mesh.wires.server, mesh.server.identity)
+        with app.accept()[0] as served:
+            assert works(client, served)
 
 
 def test_new_certificates_cut_nothing_and_are_used_for_the_next_tunnel(mesh: Mesh, app: socket.socket) -> None:
