@@ -15,7 +15,7 @@ import pytest
 from nodeagent.kernel.netns import enter_netns
 from tests.kernel.conftest import FAMILIES, Family, Kernel
 from tests.kernel.proof.cases import CASES
-from tests.kernel.proof.recording import load_recording
+from tests.kernel.proof.recording import Recorder, load_recording
 from tests.kernel.proof.stage import Stage
 from tests.kernel.proof.truth_tables import Row, all_rows
 from tests.kernel.proof.twin import Twin
@@ -24,8 +24,14 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture(scope="module")
-def twin(prepared: Kernel) -> Iterator[Twin]:
-    with closing(load_recording(prepared.node.bpffs)) as recorder, closing(Twin(prepared, recorder)) as made:
+def recorder(prepared: Kernel) -> Iterator[Recorder]:
+    with closing(load_recording(prepared.node.bpffs)) as made:
+        yield made
+
+
+@pytest.fixture
+def twin(kernel: Kernel, recorder: Recorder) -> Iterator[Twin]:
+    with closing(Twin(kernel, recorder)) as made:
         yield made
 
 

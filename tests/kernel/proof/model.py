@@ -206,6 +206,11 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
     return 18, "NOT_REGISTERED" if world.registry_only else "UNKNOWN_DESTINATION"
 
 
+def leaves_signed(outcome: Outcome, *, is_signed: bool) -> bool:
+    """Whether a packet carries from_proxy's secret afterwards; `is_signed`: whether it did before."""
+    return is_signed or outcome.reason == "INTO_NODE"
+
+
 # ---- to_pod ----------------------------------------------------------------------------------------------------------
 
 

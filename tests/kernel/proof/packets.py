@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.kernel.proof.model import LOCAL, OUT, OUT_NEW, PROXY, TAG
+from tests.kernel.proof.model import LOCAL, OURS, OUT, OUT_NEW, PROXY, TAG
 from tests.kernel.proof.reading import End, mapped
 from tests.kernel.proof.recording import COOKIE
 from tests.kernel.proof.twin import LISTENED_PORT, Arrival
@@ -65,16 +65,16 @@ class Packets:
         if dice.random() < 0.35:
             frame = dice.choice(_INJURIES)(dice, frame, aim)
             frame = frame.ljust(_SHORTEST_IP.get(frame[12:14], SHORTEST), b"\0")
-        device = self._device(program, aim)
+        device, mark = self._device(program, aim), dice.choice(_MARKS[program])
         return Arrival(
             program,
             frame,
             device,
-            mark=dice.choice(_MARKS[program]),
+            mark=mark,
             ingress=dice.choice((0, device)) if program == "to_pod" else 0,
             flow_hash=dice.getrandbits(31),
             refuses=dice.random() < 0.1,
-            is_signed=program == "from_pod" and dice.random() < 0.5,
+            is_signed=program == "from_pod" and mark & OURS == PROXY and dice.random() < 0.5,
         )
 
     def aim(self) -> Aim:

@@ -3,18 +3,23 @@
  * bpf_sk_assign) or cannot be arranged there (the flow hash, SYN cookies) is replaced by a record of
  * what was asked, or by what the test gives. Everything else is the product's source.
  *
- *  cb[0]  given: the flow hash; its highest bit: bpf_sk_assign is to refuse
- *  cb[1]  what was called: RECORDED_REDIRECT or RECORDED_REDIRECT_PEER, added up
- *  cb[2]  the device of the redirect
- *  cb[3]  its flags
- *  cb[4]  port of the listener that was assigned; above it, the packet's type plus one
+ *  priority  given: the ingress_ifindex, which Linux 5.10 does not let a test give
+ *  cb[0]     given: the flow hash; its highest bit: bpf_sk_assign is to refuse
+ *  cb[1]     a redirect: its device; from bit 28 on its flags, from bit 30 on which helper
+ *  cb[4]     port of the listener that was assigned; above it, the packet's type plus one
  *
- * The programs use no cb themselves. Redirects have no skb among their arguments: the macros take
- * the one in sight.
+ * The programs use none of these themselves. What is recorded is added, so that twice is not once.
+ * Redirects have no skb among their arguments: the macros take the one in sight.
  */
 #pragma once
 
-enum { RECORDED_REDIRECT = 1, RECORDED_REDIRECT_PEER = 0x100, RECORDED_TYPE_SHIFT = 16 };
+enum {
+	RECORDED_FLAGS_SHIFT = 28,
+	RECORDED_CALL_SHIFT = 30,
+	RECORDED_REDIRECT = 1,
+	RECORDED_REDIRECT_PEER = 2,
+	RECORDED_TYPE_SHIFT = 16,
+};
 #define RECORDED_REFUSAL 0x80000000u
 
 /* A SYN cookie of a listener, as far as the test build believes: these bytes, then its port. */
@@ -23,11 +28,7 @@ enum { COOKIE_FIRST = 0xc0, COOKIE_SECOND = 0x0c };
 static __always_inline int recorded_redirect(struct __sk_buff *skb, u32 call, u32 device, u32 flags)
 {
 	asm volatile("" : "+r"(skb));
-	skb->cb[1] += call;
-	asm volatile("" : "+r"(skb));
-	skb->cb[2] = device;
-	asm volatile("" : "+r"(skb));
-	skb->cb[3] = flags;
+	skb->cb[1] += device + (flags << RECORDED_FLAGS_SHIFT) + (call << RECORDED_CALL_SHIFT);
 	return 7; /* TC_ACT_REDIRECT */
 }
 
@@ -66,6 +67,7 @@ static __always_inline int recorded_check_syncookie(struct bpf_sock *listener, c
 											       : -1;
 }
 
+#define ingress_ifindex priority
 #define bpf_redirect(device, flags) recorded_redirect(skb, RECORDED_REDIRECT, device, flags)
 #define bpf_redirect_peer(device, flags) \
 	recorded_redirect(skb, RECORDED_REDIRECT_PEER, device, flags)

@@ -5,6 +5,7 @@ The product's loader compiles the product's text behind recording.h, and its pro
 `python -m tests.kernel.proof.recording BPFFS` is the child that does so, as the loader is the product's.
 """
 
+import errno
 import json
 import os
 import struct
@@ -23,12 +24,12 @@ FOLDER = "recording"
 COOKIE = 0xC00C0000
 """The acknowledgement that is a SYN cookie of the listener whose port is added."""
 
-_MARK, _INGRESS, _IFINDEX, _CB, _SECRET, _CONTEXT_BYTES = 8, 36, 40, 48, 56, 192
+_MARK, _PRIORITY, _INGRESS, _IFINDEX, _CB, _SECRET, _CONTEXT_BYTES = 8, 32, 36, 40, 48, 56, 192
 """Offsets in struct __sk_buff."""
-_TYPE_SHIFT = 16
+_FLAGS_SHIFT, _CALL_SHIFT, _TYPE_SHIFT = 28, 30, 16
 REFUSAL = 1 << 31
 """In the flow hash: the kernel refuses the assignment."""
-_CALLS = {1: "redirect", 0x100: "redirect_peer"}
+_CALLS = {1: "redirect", 2: "redirect_peer"}
 
 
 class Redirect(NamedTuple):
@@ -48,12 +49,18 @@ class Seen(NamedTuple):
     """Its type was set to PACKET_HOST."""
     listener: int
     """Port of the listener that it was given to, or 0."""
+    secret: int
+    """In the packet's control block."""
 
 
 class Recorder:
-    """Runs packets through one set of pinned programs. Nothing is kept between packets."""
+    """Runs packets through one set of pinned programs. Nothing is kept between packets.
 
-    def __init__(self, programs: Path) -> None:
+    `ingress_at`: where the programs look for the ingress_ifindex.
+    """
+
+    def __init__(self, programs: Path, ingress_at: int) -> None:
+        self._ingress_at = ingress_at
         self._programs = {path.name: syscall.open_pinned(str(path)) for path in programs.iterdir()}
 
     def run(
@@ -69,29 +76,47 @@ class Recorder:
     ) -> Seen:
         context = bytearray(_CONTEXT_BYTES)
         struct.pack_into("=I", context, _MARK, mark)
-        struct.pack_into("=II", context, _INGRESS, ingress, device)
+        struct.pack_into("=I", context, self._ingress_at, ingress)
+        struct.pack_into("=I", context, _IFINDEX, device)
         struct.pack_into("=I", context, _CB, flow_hash)
         struct.pack_into("=Q", context, _SECRET, secret)
         verdict, left, after = syscall.run_program(self._programs[program], frame, bytes(context))
-        _, call, to, flags, given = struct.unpack_from("=5I", after, _CB)  # all 0 in the product's own programs
+        _, redirect, secret, given = struct.unpack_from("=IIQI", after, _CB)  # mostly 0 in the product's own programs
         made, port = divmod(given, 1 << _TYPE_SHIFT)
         return Seen(
             verdict,
             struct.unpack_from("=I", after, _MARK)[0],
             left,
-            Redirect(_CALLS[call], to, flags) if call else None,
+            _redirect(redirect) if redirect else None,
             is_for_host=made == 1,
             listener=port,
+            secret=secret,
         )
+
+    def can_come_from_elsewhere(self, frame: bytes, device: int) -> bool:
+        """Whether this kernel lets a packet have another ingress_ifindex than 0 here."""
+        try:
+            self.run("to_pod", frame, device, ingress=device)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
 
     def close(self) -> None:
         for descriptor in self._programs.values():
             os.close(descriptor)
 
 
+def _redirect(recorded: int) -> Redirect:
+    call, rest = divmod(recorded, 1 << _CALL_SHIFT)
+    flags, device = divmod(rest, 1 << _FLAGS_SHIFT)
+    return Redirect(_CALLS[call], device, flags)
+
+
 def open_product(bpffs: Path) -> Recorder:
     """The product's own programs, whose decisions are not recorded."""
-    return Recorder(Pins(bpffs).programs)
+    return Recorder(Pins(bpffs).programs, _INGRESS)
 
 
 def load_recording(bpffs: Path) -> Recorder:
@@ -104,7 +129,7 @@ def load_recording(bpffs: Path) -> Recorder:
         cwd=Path(__file__).parents[3],
     )
     assert child.returncode == 0, child.stderr
-    return Recorder(Pins(bpffs).programs.with_name(FOLDER))
+    return Recorder(Pins(bpffs).programs.with_name(FOLDER), _PRIORITY)
 
 
 def main() -> int:

@@ -60,6 +60,7 @@ class Scenes:
             self._flows_age,
             self._flows_age,
             self._settings_change,
+            self._settings_change,
             self._all_is_forgotten,
         )
 
@@ -125,7 +126,7 @@ class Scenes:
         self._twin.put_settings(
             generation=self._twin.world.generation,
             registry_only=self._dice.random() < 0.5,
-            is_settling=self._dice.random() < 0.2,
+            is_settling=self._dice.random() < 0.3,
         )
 
     def _all_is_forgotten(self) -> None:
