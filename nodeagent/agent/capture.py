@@ -32,6 +32,8 @@ FIRST_WORKERS_SECONDS = 15.0
 """Start of a worker on a busy machine; afterwards pods are captured even without one: their SYNs wait, fail closed."""
 APPLIED_SECONDS = 2.0
 """A worker applies a change between batches of traffic; one that takes longer is not waited for."""
+SAME_RULES_SECONDS = 0.5
+"""For workers to know a rule before the kernel does; one that hangs must not keep it from the kernel."""
 PODS_FILE_SECONDS = 0.2
 """Between looks at the pods file; it lies on a tmpfs, and a stat costs microseconds. And, at the start, between looks
 whether the mesh is known: an empty one comes without a change."""
@@ -131,6 +133,8 @@ class Capture:
         wanted = {enrolled.pod: enrolled.workload.addresses for enrolled in enrolment.enrolled}
         self._want_certificates(enrolment.identities | self.enrolment.identities)
         if self.is_settled:  # else no pod has a number yet, and a predecessor's table would be emptied
+            # The workers first: who is cut by the kernel and dials again is steered, and must not meet a former rule.
+            await self._fleet.applied(self._state.mesh.generation, SAME_RULES_SECONDS)
             await self._verdicts.update(enrolment)  # first of all: what a change forbids ends now
             await self._services.update(enrolment, self._known)  # an endpoint that has gone is not drawn any more
         staying = _staying(self._captured, wanted)

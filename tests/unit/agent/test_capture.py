@@ -171,6 +171,7 @@ def test_a_pod_that_goes_is_let_go_before_the_workers_forget_it_and_its_certific
             node.change(Changes(removed_workloads=("api",)))
             assert await node.settled(eventually) == [
                 ("certificates", ["api", "web"]),
+                "applied",
                 ("verdicts", ["web"]),
                 ("services", ["10.0.0.1", "10.0.0.2"]),
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
