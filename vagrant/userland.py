@@ -31,8 +31,8 @@ def packages() -> dict[str, str]:
 
 
 def key(found: dict[str, str], lock: bytes) -> str:
-    """Changes when the tree would: with a package, with uv's lock, with what this module does."""
-    parts = [f"{name}={version}" for name, version in found.items()]
+    """Changes when the tree would: with a package, with uv's lock, with what this module does and where it lies."""
+    parts = [__file__, *(f"{name}={version}" for name, version in found.items())]
     digest = hashlib.sha256("\n".join(parts).encode() + lock + Path(__file__).read_bytes())
     return digest.hexdigest()[:16]
 
