@@ -65,7 +65,8 @@ class Reporter:
                 why = str(report.longrepr[2])
             elif report.longrepr is not None:
                 why = str(report.longrepr)[-4000:]
-            self.say(test=report.nodeid, phase=report.when, outcome=report.outcome, why=why)
+            seconds = round(report.duration, 1)  # of the guest; where it is emulated they are its instructions
+            self.say(test=report.nodeid, phase=report.when, outcome=report.outcome, why=why, seconds=seconds)
         for name, value in report.user_properties if report.when == "call" else ():
             self.say(property=name, value=value)
 

@@ -30,7 +30,7 @@ def report(when: Any, outcome: Any, longrepr: Any = None, properties: Any = ()) 
 def test_a_call_is_told_with_its_properties() -> None:
     assert told(report("call", "passed", properties=[("verified", {"from_pod": 7})])) == [
         {"begins": "t"},
-        {"test": "t", "phase": "call", "outcome": "passed", "why": ""},
+        {"test": "t", "phase": "call", "outcome": "passed", "why": "", "seconds": 0},
         {"property": "verified", "value": {"from_pod": 7}},
     ]
 
