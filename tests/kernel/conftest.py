@@ -504,7 +504,12 @@ class Kernel:
         struct.pack_into("=I", context, _MARK, mark)
         struct.pack_into("=II", context, _INGRESS, ingress, device)
         before = self._counts()
-        verdict, frame, left = syscall.run_program(self._programs[program], packet.frame(), bytes(context))
+        try:
+            verdict, frame, left = syscall.run_program(self._programs[program], packet.frame(), bytes(context))
+        except OSError as error:
+            if ingress and error.errno == errno.EINVAL:  # the truth tables' own cases give it another way
+                pytest.skip("BPF_PROG_TEST_RUN of this kernel takes no ingress_ifindex")
+            raise
         counted = [name for name, packets in self._counts().items() if packets != before[name]]
         assert len(counted) == 1, f"one packet has one reason, not {counted}"
         return Outcome(counted[0], verdict, struct.unpack_from("=I", left, _MARK)[0], frame)
