@@ -7,6 +7,7 @@ the programs that the product loaded (BPF_PROG_TEST_RUN) and says which reason w
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import socket
