@@ -23,7 +23,7 @@ from typing import Any
 from nodeagent.errors import KernelError
 from nodeagent.kernel import loader, syscall
 from nodeagent.kernel.cgroup import ATTACH_TYPES
-from nodeagent.kernel.pins import Pins
+from nodeagent.kernel.pins import Pins, describe
 from nodeagent.model.mark import Marks
 
 COMPILE_ONCE = "NODEAGENT_COMPILE_ONCE"
@@ -53,6 +53,7 @@ def _load(pins: Pins, record: dict[str, Any]) -> dict[str, int]:
     with contextlib.suppress(ValueError):  # where it cannot be raised
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
+    describe(pins)
     maps = {name: _make_map(pins.maps / name, shape) for name, shape in record["maps"].items()}
     unfinished = pins.programs.with_name(pins.programs.name + "_unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
