@@ -509,6 +509,7 @@ class Kernel:
             verdict, frame, left = syscall.run_program(self._programs[program], packet.frame(), bytes(context))
         except OSError as error:
             if ingress and error.errno == errno.EINVAL:  # the truth tables' own cases give it another way
+                self._run(program, packet, device, mark=mark, is_signed=is_signed)  # any other cause fails here, too
                 pytest.skip("BPF_PROG_TEST_RUN of this kernel takes no ingress_ifindex")
             raise
         counted = [name for name, packets in self._counts().items() if packets != before[name]]
