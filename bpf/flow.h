@@ -86,6 +86,13 @@ static __always_inline void add_flow(const struct packet *packet, enum flow_kind
 	put_flow(packet, kind, generation, is_second(packet));
 }
 
+/* Somebody begins a connection of this 4-tuple: whose it is must be asked again. */
+static __always_inline void let_go(struct flow *flow)
+{
+	if (flow)
+		flow->is_held = false;
+}
+
 static __always_inline void delete_flow(const struct packet *packet)
 {
 	struct flow_key key = flow_key_of(packet);

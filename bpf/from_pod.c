@@ -14,7 +14,7 @@
  *  4  SYN-ACK, proxy socket                             PROXY_ANSWERED       to proxy, take flow
  *  5  not SYN, flow to an excluded address              EXCLUDED_FLOW        pass
  *     not SYN, flow of the current generation           LOCAL_FLOW           mark LOCAL
- *  6  not SYN, proxy socket                             PROXY_FLOW           to proxy
+ *  6  not SYN, proxy socket or flow that is held        PROXY_FLOW           to proxy, hold flow
  *  7  not SYN, to an address of the node                NODE_FLOW            pass
  *  8  not SYN, flow of an old generation, still good    FLOW_RENEWED         renew, mark LOCAL
  *  9  not SYN, flow of an old generation                REVOKED              to proxy: reset
@@ -40,6 +40,11 @@
  * "Take flow" forgets a left-over. Of a connection that row 11 could take for a direct one when its
  * worker dies, it notes instead that it is the proxy's: while the window is open, and always to a pod
  * of this node. For every other row a flow that is taken is none.
+ *
+ * Row 6 holds the flow of a connection that is the proxy's, if there is one, so that its next packets
+ * need no look-up of a socket, which costs more than all other rows together. When the socket has gone
+ * in the meantime the proxy's stack resets the connection, as its listener does in row 12. A SYN or
+ * SYN-ACK that does not write a flow of its own lets go of the one that is there.
  *
  * Row 11 restores what the flow table has forgotten (it is an LRU, and one pod can fill it) as long as
  * the table of verdicts allows such a connection in either direction.
@@ -224,7 +229,7 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 static __always_inline enum reason judge_running(struct __sk_buff *skb, struct packet *packet,
 						 struct settings *given, struct sender *sender)
 {
-	struct flow *flow;
+	struct flow *flow, *taken = NULL;
 
 	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
 	 * left-over. */
@@ -233,7 +238,12 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 		return REASON_PROXY_ANSWERED;
 	}
 	flow = find_flow(packet);
+	if (is_syn_ack(packet))
+		let_go(flow);
 	if (flow && flow->kind == FLOW_TAKEN) {
+		if (flow->is_held)
+			return REASON_PROXY_FLOW;
+		taken = flow;
 		flow = NULL;
 		sender->adopt_until = 0;
 		sender->is_taken = true;
@@ -242,8 +252,11 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 		return REASON_EXCLUDED_FLOW;
 	if (flow && flow->generation == sender->generation)
 		return REASON_LOCAL_FLOW;
-	if (has_socket(skb, packet, given->proxy_namespace))
+	if (has_socket(skb, packet, given->proxy_namespace)) {
+		if (taken)
+			taken->is_held = true;
 		return REASON_PROXY_FLOW;
+	}
 	if (node_addresses.lookup(&packet->destination))
 		return REASON_NODE_FLOW;
 	return judge_direct(skb, packet, given, sender, flow);
@@ -255,14 +268,18 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 {
 	struct pod *pod;
 
-	if (node_addresses.lookup(&packet->destination))
+	if (node_addresses.lookup(&packet->destination)) {
+		let_go(find_flow(packet));
 		return REASON_NODE_ADDRESS;
+	}
 	pod = pods.lookup(&packet->destination);
 	/* A pod of this node has to_pod in front, which would give the connection to the proxy, and
 	 * take it for one that came through the node's NAT. */
 	if (!pod && is_excluded(packet)) {
 		if (known.lookup(&packet->destination))
 			add_flow(packet, FLOW_EXCLUDED, sender->generation);
+		else
+			let_go(find_flow(packet));
 		return REASON_EXCLUDED;
 	}
 	if (pod && may_connect(packet, sender, pod) &&
@@ -279,6 +296,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		take_flow(packet, sender, false);
 		return REASON_STEERED;
 	}
+	let_go(find_flow(packet));
 	return given->registry_only ? REASON_NOT_REGISTERED : REASON_UNKNOWN_DESTINATION;
 }
 

@@ -167,7 +167,9 @@ class Picture:
 
     def _services_component(self) -> ComponentState:
         services, health = self.services, Health.OK
-        if not services.is_on:
+        if services.cookies is None:
+            words = "the kernel has not been told yet; what a predecessor has set there holds"
+        elif not services.is_on:
             words = f"off: the proxy draws the endpoints of Services{_because(self._why_off())}"
         elif services.fault:
             health, words = Health.DEGRADED, f"the proxy draws the endpoints of Services: {services.fault}"

@@ -40,7 +40,10 @@ class ServiceConnect:
         self.fault = ""
         """Why nothing is drawn, although it should be."""
         self.cookies: Mapping[Ip, int] | None = None
-        """Of the network namespaces of captured pods, by their addresses; None until they were asked for."""
+        """Of the network namespaces of captured pods, by their addresses; None until the kernel does what is set here.
+
+        Asked for when it is off, too: a predecessor may have had it on, and its connections keep their Services.
+        """
         self._excluded = config.exclusions
         self._steering, self._state = steering, state
         self._known: dict[str, tuple[object, tuple[Lots, ...]]] = {}
@@ -51,13 +54,11 @@ class ServiceConnect:
 
         `known`: addresses that the kernel steers. Endpoints that it does not know yet are not drawn yet.
         """
-        captured: list[tuple[str, Workload]] = []
-        if self.is_on:
-            captured = list(find_captured(self._state.mesh, enrolment.enrolled, self._steering.numbers()))
+        captured = list(find_captured(self._state.mesh, enrolment.enrolled, self._steering.numbers()))
         cookies = await asyncio.to_thread(_ask, captured)
         self._find_fault(has_pods=bool(captured), has_cookies=bool(cookies))
         self.cookies = cookies
-        sources = [workload for _, workload in captured] if not self.fault else []
+        sources = [workload for _, workload in captured] if self.is_on and not self.fault else []
         local = frozenset(ip for source in sources for ip in source.addresses)
         wanted = {}
         for lots in await self._lots(sources):

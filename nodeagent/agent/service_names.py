@@ -28,7 +28,7 @@ class ServiceNames:
 
     @property
     def is_ready(self) -> bool:
-        return not self._connect.is_on or self._connect.cookies is not None
+        return self._connect.cookies is not None
 
     def find(self, record: ConnectionRecord) -> Dialled | None:
         cookie = (self._connect.cookies or {}).get(record.source_ip)

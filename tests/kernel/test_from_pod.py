@@ -200,6 +200,72 @@ def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family) -> None
     assert kernel.from_pod(packet).reason == "UNKNOWN_FLOW"
 
 
+@pytest.mark.parametrize("flags", [ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, 0])
+def test_row_6_a_flow_is_held_once_a_socket_was_seen(kernel: Kernel, family: Family, flags: int) -> None:
+    """Of either end, and whatever else is true of it: no other row may have what is the proxy's."""
+    opening = Packet(family.pod, family.neighbour)
+    packet = Packet(family.pod, family.neighbour, ACK)
+    assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
+    with kernel.proxy_socket(packet):
+        assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+    assert [flow.is_held for flow in kernel.maps.flows.rows().values()] == [1]
+    with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}), _adoption(kernel, family):
+        later = Packet(family.pod, family.neighbour, flags)
+        assert kernel.from_pod(later)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
+        answer = packet.reply(flags)
+        assert kernel.from_pod(answer, device=kernel.b)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
+
+
+def test_row_6_who_begins_again_is_asked_again(kernel: Kernel, family: Family) -> None:
+    opening, packet = Packet(family.pod, family.neighbour), Packet(family.pod, family.neighbour, ACK)
+
+    def hold() -> None:
+        kernel.forget()
+        assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
+        with kernel.proxy_socket(packet):
+            assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+
+    hold()
+    assert kernel.from_pod(packet.reply(SYN_ACK), device=kernel.b).reason == "UNKNOWN_FLOW"
+    assert kernel.from_pod(packet).reason == "UNKNOWN_FLOW"
+    hold()
+    assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
+    assert kernel.from_pod(packet).reason == "UNKNOWN_FLOW"
+
+
+@pytest.mark.parametrize(
+    ("port", "is_node", "begins", "goes_on"),
+    [
+        pytest.param(80, True, "NODE_ADDRESS", "NODE_FLOW", id="the node's"),
+        pytest.param(2049, False, "EXCLUDED", "OUTSIDE_FLOW", id="excluded"),
+        pytest.param(80, False, "UNKNOWN_DESTINATION", "OUTSIDE_FLOW", id="nobody's"),
+    ],
+)
+def test_row_6_an_address_that_is_no_pods_any_more_is_asked_again(
+    kernel: Kernel, family: Family, port: int, *, is_node: bool, begins: str, goes_on: str
+) -> None:
+    """Its SYN passes and writes no flow of its own: the former one must not take its other packets."""
+    opening = Packet(family.pod, family.neighbour, destination_port=port)
+    packet = replace(opening, flags=ACK)
+    assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
+    with kernel.proxy_socket(packet):
+        assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+    pod = kernel.maps.pods.find(family.neighbour)
+    assert pod is not None
+    try:
+        kernel.maps.pods.remove(family.neighbour)
+        kernel.maps.known.remove(family.neighbour)
+        if is_node:
+            kernel.maps.node_addresses.put(family.neighbour, 1)
+        assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+        assert kernel.from_pod(opening).reason == begins
+        assert kernel.from_pod(packet).reason == goes_on
+    finally:
+        kernel.maps.node_addresses.remove(family.neighbour)
+        kernel.maps.known.put(family.neighbour, 1)
+        kernel.maps.pods.put(family.neighbour, pod)
+
+
 def test_row_6_a_listener_is_no_connection(kernel: Kernel, family: Family) -> None:
     packet = Packet(family.pod, family.remote, ACK)
     with kernel.proxy_listener(packet):
@@ -290,9 +356,10 @@ def test_row_11_a_connection_that_the_proxy_had_is_never_adopted(kernel: Kernel,
             Packet(family.pod, family.neighbour, ACK),
             Packet(family.pod, family.remote, ACK, source_port=80, destination_port=40002),
         ):
+            assert kernel.from_pod(packet)[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW), "it had not got through"
             with kernel.proxy_socket(packet):
                 assert kernel.from_pod(packet).reason == "PROXY_FLOW"
-            assert kernel.from_pod(packet)[:3] == ("UNKNOWN_FLOW", REDIRECT, MARK_OUT_NEW)
+            assert kernel.from_pod(packet)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT), "the proxy's stack resets it"
 
 
 @pytest.mark.parametrize("flags", [ACK, PSH | ACK, FIN | ACK, RST, RST | ACK])

@@ -47,6 +47,8 @@ class Flow(NamedTuple):
     generation: int
     kind: int
     opener: End
+    is_held: bool = False
+    """The proxy was seen to have a socket for it."""
 
 
 class Hairpin(NamedTuple):

@@ -81,7 +81,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         verdicts=SimpleNamespace(generation=3, judged=2, rows=8, since=50.0),
         passages=SimpleNamespace(lost=()),
         flows=SimpleNamespace(error="", losses=lambda: Losses(3, 0), disowned=1),
-        services=SimpleNamespace(is_on=False, drawn=frozenset(), fault="", refused=0),
+        services=SimpleNamespace(is_on=False, drawn=frozenset(), fault="", refused=0, cookies={}),
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid]),
@@ -233,6 +233,7 @@ def test_same_node(parts: SimpleNamespace, setting: str, generation: int, detail
 @pytest.mark.parametrize(
     ("services", "state", "detail"),
     [
+        ({"cookies": None}, Health.OK, "the kernel has not been told yet; what a predecessor has set there holds"),
         ({"is_on": False}, Health.OK, "off: the proxy draws the endpoints of Services"),
         ({}, Health.OK, "1 Service addresses are drawn in connect(2)"),
         (
@@ -245,7 +246,9 @@ def test_same_node(parts: SimpleNamespace, setting: str, generation: int, detail
 )
 def test_services(parts: SimpleNamespace, services: dict[str, object], state: Health, detail: str) -> None:
     target = Target(Ip("10.96.0.1"), 80)
-    parts.services = SimpleNamespace(**{"is_on": True, "drawn": {target}, "fault": "", "refused": 0, **services})
+    parts.services = SimpleNamespace(
+        **{"is_on": True, "drawn": {target}, "fault": "", "refused": 0, "cookies": {}, **services}
+    )
     told = picture(parts).agent_state()
     (found,) = [component for component in told.components if component.name == "services"]
     assert (found.state, found.detail) == (state, detail)
