@@ -12,14 +12,14 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any  # Any: what JSON holds
+from typing import IO, Any, NamedTuple  # Any: what JSON holds
 
 import pytest
 
 from vagrant.results import outcome, read_lines, row
 
 SELECTION = ("tests/kernel", "tests/e2e", "-m", "kernel or vm")
-MOST_CASES = "nodeagent.most_cases"
+MOST_CASES, TESTS = "nodeagent.most_cases", "nodeagent.tests"
 """On the kernel's command line."""
 LONG = {"tests/kernel/test_model.py::test_random_packets_get_the_verdict_of_the_model": 1}
 """Cases that are run where samples are taken, of tests whose every case is long: here 20,000 packets."""
@@ -84,10 +84,18 @@ def is_in_sample(number: int, count: int, size: int) -> bool:
     return number * size // count != (number - 1) * size // count
 
 
-def most_cases(command_line: str) -> int:
-    """What the kernel was started with; 0: all of them."""
+class Given(NamedTuple):
+    """What the kernel was started with."""
+
+    most_cases: int
+    """0: all of them."""
+    tests: tuple[str, ...]
+    """Empty: the usual selection."""
+
+
+def given(command_line: str) -> Given:
     words = dict(word.partition("=")[::2] for word in command_line.split())
-    return int(words.get(MOST_CASES, 0))
+    return Given(int(words.get(MOST_CASES, 0)), tuple(filter(None, words.get(TESTS, "").split(","))))
 
 
 def features() -> dict[str, Any]:
@@ -109,11 +117,12 @@ def main() -> int:
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     os.environ |= {"REQUIRE": "kernel,e2e", "NODEAGENT_COMPILE_ONCE": "1"}
     with arguments.report.open("w", encoding="utf-8") as report:
-        reporter = Reporter(report, most_cases(Path("/proc/cmdline").read_text(encoding="ascii")))
+        asked = given(Path("/proc/cmdline").read_text(encoding="ascii"))
+        reporter = Reporter(report, asked.most_cases)
         reporter.say(kernel=os.uname().release)
         reporter.say(features=features())
         options = ("-p", "no:cacheprovider", "-p", "no:randomly", f"--timeout={TEST_SECONDS}", "-q", "--durations=20")
-        status = int(pytest.main([*options, *(arguments.selection or SELECTION)], plugins=[reporter]))
+        status = int(pytest.main([*options, *(arguments.selection or asked.tests or SELECTION)], plugins=[reporter]))
         reporter.say(ended=status)
     if arguments.report.is_file():
         print(row(outcome("this", read_lines(arguments.report.read_text(encoding="utf-8")))))

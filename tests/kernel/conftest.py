@@ -9,12 +9,9 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import socket
 import struct
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,19 +24,11 @@ from nodeagent.kernel import steering, syscall, tcx
 from nodeagent.kernel.listing import list_programs
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import (
-    CLONE_FS,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
     MNT_DETACH,
-    MS_BIND,
-    MS_PRIVATE,
-    MS_REC,
     OWN_NETNS,
     enter_netns,
     mount,
-    setns,
     unmount,
-    unshare,
 )
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.reasons import reasons
@@ -49,6 +38,7 @@ from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import Marks
 from nodeagent.policy.verdict_table import VerdictRow
 from tests.kernel import recorded
+from tests.kernel.namespaces import ip, make_namespace, own_namespaces, run, sysctl
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 SYN_ACK = SYN | ACK
@@ -56,55 +46,6 @@ TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 UNSPEC, OK, SHOT, REDIRECT = -1, 0, 2, 7
 MARK_OUT, MARK_LOCAL, MARK_PROXY, MARK_OUT_NEW = map(Marks().value, ("OUT", "LOCAL", "PROXY", "OUT_NEW"))
 TAG = bytes((2, *b"mesh", 1))
-
-
-# ---- namespaces ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def own_namespaces() -> Iterator[None]:
-    """The calling thread has a network and a mount namespace of its own until the block ends."""
-    folder = Path.cwd()
-    homes = [os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("net", "mnt")]
-    try:
-        unshare(CLONE_FS | CLONE_NEWNS | CLONE_NEWNET)
-        mount("none", "/", flags=MS_REC | MS_PRIVATE)
-        try:
-            yield
-        finally:
-            for home, kind in zip(homes, (CLONE_NEWNET, CLONE_NEWNS), strict=True):
-                setns(home, kind)
-            os.chdir(folder)
-    finally:
-        for home in homes:
-            os.close(home)
-
-
-def make_namespace(path: Path) -> Path:
-    """A network namespace mounted on `path`."""
-
-    def inside() -> None:
-        unshare(CLONE_NEWNET)
-        mount(OWN_NETNS, path, flags=MS_BIND)
-
-    path.touch()
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(inside).result()
-    return path
-
-
-def run(command: str, netns: Path | None = None) -> str:
-    """One command line, in the node's namespace or in another."""
-    inside = ["nsenter", f"--net={netns}"] if netns else []
-    done = subprocess.run([*inside, "sh", "-ec", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
-
-
-def mac(device: str, netns: Path | None = None) -> bytes:
-    found = re.search(r"link/ether ([0-9a-f:]+)", run(f"ip -o link show {device}", netns))
-    assert found is not None
-    return bytes.fromhex(found[1].replace(":", ""))
 
 
 def load_code(instructions: bytes) -> int:
@@ -175,11 +116,9 @@ class Node:
         self.bpffs = run_dir / "bpf"
         self.bpffs.mkdir()
         mount("bpf", self.bpffs, "bpf")
-        run("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-        run(
-            "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1"
-        )  # the strict reverse-path check
-        run("ip addr add 192.0.2.1/32 dev lo; ip addr add 2001:db8::1/128 dev lo")
+        sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
+        sysctl(ipv4__conf__all__rp_filter=1, ipv4__conf__default__rp_filter=1)  # the strict reverse-path check
+        ip("link set lo up", *(f"addr add {address} dev lo" for address in self.ADDRESSES))
         self.a, self.b, self.x = self.pod("a", 2), self.pod("b", 3), self.pod("x", 9)
         self.steering = self.make_steering()
 
@@ -199,20 +138,23 @@ class Node:
     def pod(self, name: str, number: int) -> Pod:
         ipv4, ipv6 = f"10.99.1.{number}", f"fd99:1::{number:x}"
         pod = Pod(name, make_namespace(self.run_dir / f"na-t-{name}"), (parse_ip(ipv4), parse_ip(ipv6)))
-        run(f"ip link add {pod.device} type veth peer name eth0")
-        with pod.netns.open() as namespace:
-            inside = f"/proc/{os.getpid()}/fd/{namespace.fileno()}"
-            run(f"ip link set eth0 netns {inside}")
-        run(
-            f"ip link set lo up; ip addr add {ipv4}/32 dev eth0; ip addr add {ipv6}/128 dev eth0 nodad;"
-            "ip link set eth0 up; ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1;"
-            "ip -6 route add default via fe80::ee dev eth0",
-            pod.netns,
+        ip(
+            f"link add {pod.device} type veth peer name eth0 netns {pod.netns}",
+            f"addr add fe80::ee/64 dev {pod.device} nodad",
+            f"addr add 169.254.1.1/32 dev {pod.device}",
+            f"link set {pod.device} up",
+            f"route add {ipv4} dev {pod.device}",
+            f"route add {ipv6} dev {pod.device}",
         )
-        run(
-            f"ip addr add fe80::ee/64 dev {pod.device} nodad; ip addr add 169.254.1.1/32 dev {pod.device};"
-            f"ip link set {pod.device} up; ip route add {ipv4} dev {pod.device};"
-            f"ip -6 route add {ipv6} dev {pod.device}"
+        ip(
+            "link set lo up",
+            f"addr add {ipv4}/32 dev eth0",
+            f"addr add {ipv6}/128 dev eth0 nodad",
+            "link set eth0 up",
+            "route add 169.254.1.1 dev eth0",
+            "route add default via 169.254.1.1",
+            "route add default via fe80::ee dev eth0",
+            netns=pod.netns,
         )
         return pod
 
@@ -231,8 +173,7 @@ class Node:
         links = Pins(self.bpffs).links
         for pin in links.iterdir() if links.is_dir() else ():
             tcx.remove(pin)
-        remove = "for device in va vb vx na0; do tc qdisc del dev $device clsact 2>/dev/null || true; done"
-        run(remove)
+        run("for device in va vb vx na0; do tc qdisc del dev $device clsact 2>/dev/null || true; done")
         run("tc qdisc del dev eth0 clsact 2>/dev/null || true", Path(self.steering.netns_path()))
 
     def ifindex(self, pod: Pod) -> int:

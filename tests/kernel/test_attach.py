@@ -17,7 +17,8 @@ from nodeagent.kernel import guard, syscall, tcx
 from nodeagent.kernel.attach import Attacher, Hook, Kind, Program
 from nodeagent.kernel.netns import MNT_DETACH, enter_netns, mount, unmount
 from nodeagent.kernel.pins import Pins
-from tests.kernel.conftest import Node, Pod, load_code, load_verdict, own_namespaces, run
+from tests.kernel.conftest import Node, Pod, load_code, load_verdict
+from tests.kernel.namespaces import own_namespaces, run
 
 pytestmark = pytest.mark.kernel
 needs_tcx = pytest.mark.skipif(not tcx.is_supported(), reason="this kernel has no TCX (Linux 6.6)")

@@ -17,7 +17,8 @@ from nodeagent.kernel.loader import load_programs
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.sources import SERVICES
 from nodeagent.lab.demo.claims import eventually
-from tests.kernel.conftest import Node, run
+from tests.kernel.conftest import Node
+from tests.kernel.namespaces import run
 from tests.kernel.pods_cgroup import PodsCgroup, pods_cgroup
 
 pytestmark = pytest.mark.kernel

@@ -25,7 +25,8 @@ from nodeagent.kernel.service_codings import DialKey
 from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import VerdictRow
 from nodeagent.routing.route import Target
-from tests.kernel.conftest import Family, Node, Pod, make_namespace, run
+from tests.kernel.conftest import Family, Node, Pod
+from tests.kernel.namespaces import make_namespace, run
 from tests.kernel.pods_cgroup import PodsCgroup, pods_cgroup
 
 pytestmark = pytest.mark.kernel

@@ -13,7 +13,8 @@ from typing import Literal
 import pytest
 
 from nodeagent.kernel.netns import MNT_DETACH, unmount
-from tests.kernel.conftest import Pod, make_namespace, own_namespaces, run
+from tests.kernel.conftest import Pod
+from tests.kernel.namespaces import make_namespace, own_namespaces, run
 from tests.kernel.no_way_around.frames import ACK, FIN, RST, SYN, Frame
 from tests.kernel.no_way_around.ground import EXCLUDED, KNOWN, Ground, on_one_processor
 from tests.kernel.no_way_around.observe import Taps, answers

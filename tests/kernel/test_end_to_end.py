@@ -19,7 +19,8 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Ip, socket_ip
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import FAMILIES, Family, Node, run
+from tests.kernel.conftest import FAMILIES, Family, Node
+from tests.kernel.namespaces import run
 
 pytestmark = pytest.mark.kernel
 

@@ -18,8 +18,8 @@ from tests.kernel.conftest import (
     Kernel,
     Packet,
     icmp_error,
-    mac,
 )
+from tests.kernel.namespaces import mac
 
 pytestmark = pytest.mark.kernel
 

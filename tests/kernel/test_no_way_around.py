@@ -13,7 +13,7 @@ from itertools import count
 
 import pytest
 
-from tests.kernel.conftest import own_namespaces
+from tests.kernel.namespaces import own_namespaces
 from tests.kernel.no_way_around.frames import Frame
 from tests.kernel.no_way_around.ground import Ground, on_one_processor
 from tests.kernel.no_way_around.observe import Taps, answers, moved, without_settling

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.kernel.survey import probe_all
-from tests.kernel.conftest import Node, run
+from tests.kernel.conftest import Node
+from tests.kernel.namespaces import run
 
 pytestmark = pytest.mark.kernel
 

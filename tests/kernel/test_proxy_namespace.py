@@ -9,7 +9,7 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.proxy_namespace import SYSCTLS, ProxyNamespace
-from tests.kernel.conftest import own_namespaces, run
+from tests.kernel.namespaces import own_namespaces, run
 
 pytestmark = pytest.mark.kernel
 

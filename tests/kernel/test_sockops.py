@@ -21,7 +21,8 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.sock_destroy import End, destroy_sockets
 from nodeagent.kernel.sock_diag import read_sockets
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import Family, Node, Pod, make_namespace, run
+from tests.kernel.conftest import Family, Node, Pod
+from tests.kernel.namespaces import make_namespace, run
 from tests.kernel.pods_cgroup import PodsCgroup, pods_cgroup
 
 pytestmark = pytest.mark.kernel

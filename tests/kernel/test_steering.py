@@ -15,7 +15,8 @@ from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import ListenerKind, Steering, Wanted
 from nodeagent.model.address import Ip, parse_ip
-from tests.kernel.conftest import Node, mac, own_namespaces, run
+from tests.kernel.conftest import Node
+from tests.kernel.namespaces import mac, own_namespaces, run
 
 pytestmark = pytest.mark.kernel
 

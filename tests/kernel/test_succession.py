@@ -22,7 +22,8 @@ from nodeagent.kernel.succession import Succession, find_former, make_way
 from nodeagent.lab.demo.versions import OTHER_FLOWS, OTHER_SETTINGS, Version, make_version
 from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import Kernel, Node, Packet, own_namespaces
+from tests.kernel.conftest import Kernel, Node, Packet
+from tests.kernel.namespaces import own_namespaces
 
 pytestmark = pytest.mark.kernel
 
@@ -200,7 +201,7 @@ def between(own: Node, versions: dict[str, Version]) -> Iterator[tuple[Maps, Suc
 def former_flows(succession: Succession) -> tuple[int, bytes]:
     descriptor = syscall.open_pinned(str(succession.former.directory / "maps" / "flows"))
     return descriptor, succession.former.shapes.structs["flow"].pack(
-        of_another_version=7, generation=5, kind=1, from_second=1
+        of_another_version=7, generation=5, kind=1, from_second=1, is_held=0
     )
 
 
@@ -217,12 +218,14 @@ def test_flows_that_begin_end_or_change_meanwhile_follow(own: Node, between: tup
 
     syscall.map_update(descriptor, key[begun], row)
     syscall.map_delete(descriptor, key[ended])
-    other = succession.former.shapes.structs["flow"].pack(of_another_version=7, generation=5, kind=4, from_second=1)
+    other = succession.former.shapes.structs["flow"].pack(
+        of_another_version=7, generation=5, kind=4, from_second=1, is_held=1
+    )
     syscall.map_update(descriptor, key[changed], other)
     syscall.map_update(descriptor, key[newer], other)
     ours.flows.put(newer, Flow(6, 3, 0))  # by our programs, after they have taken over
     assert succession.settle()["flows"] == 4
-    assert ours.flows.rows() == {begun: Flow(5, 1, 1), changed: Flow(5, 4, 1), newer: Flow(6, 3, 0)}
+    assert ours.flows.rows() == {begun: Flow(5, 1, 1), changed: Flow(5, 4, 1, 1), newer: Flow(6, 3, 0)}
     assert succession.settle()["flows"] == 0
 
     ours.flows.remove(newer)  # by our programs, again

@@ -13,7 +13,8 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.probe import Probe
 from nodeagent.kernel.survey import probe_all
 from nodeagent.model.mark import Marks
-from tests.kernel.conftest import UNSPEC, Node, load_verdict, own_namespaces, run
+from tests.kernel.conftest import UNSPEC, Node, load_verdict
+from tests.kernel.namespaces import own_namespaces, run
 
 pytestmark = pytest.mark.kernel
 

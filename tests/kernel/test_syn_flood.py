@@ -10,7 +10,8 @@ import pytest
 
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.kernel.steering import ListenerKind
-from tests.kernel.conftest import FAMILIES, Family, Node, Pod, mac, run
+from tests.kernel.conftest import FAMILIES, Family, Node, Pod
+from tests.kernel.namespaces import mac, run
 from tests.kernel.no_way_around.frames import SYN, Frame
 
 pytestmark = pytest.mark.kernel

@@ -6,7 +6,7 @@ import asyncio
 import pytest
 
 from nodeagent.kernel.watch import watch_network
-from tests.kernel.conftest import own_namespaces, run
+from tests.kernel.namespaces import own_namespaces, run
 
 pytestmark = pytest.mark.kernel
 

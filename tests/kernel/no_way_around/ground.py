@@ -16,10 +16,17 @@ from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Cidr, Port, parse_ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import FAMILIES, Node, Pod, mac, make_namespace, run
+from tests.kernel.conftest import FAMILIES, Node, Pod
+from tests.kernel.namespaces import ip, mac, make_namespace, sysctl
 from tests.kernel.no_way_around.vector import ALLOWED_PORT, BACK_PORT, Cast
 
-_QUIET = "accept_dad=0 router_solicitations=0 accept_ra=0 addr_gen_mode=1"
+_QUIET = {
+    "accept_dad": 0,
+    "router_solicitations": 0,
+    "accept_ra": 0,
+    "addr_gen_mode": 1,
+    "mldv2_unsolicited_report_interval": 1,  # reports of groups are repeated at once, not within a second
+}
 _GATEWAYS = {"IPv4": "169.254.1.1", "IPv6": "fe80::ee"}
 _WIRE = {"IPv4": ("198.51.100.1", "198.51.100.2"), "IPv6": ("2001:db8:1::1", "2001:db8:1::2")}
 """The node's end and the host's."""
@@ -32,14 +39,15 @@ class Ground(Node):
         self.is_bridged = is_bridged
         _quieten(None)
         if is_bridged:
-            run("ip link add br0 type bridge mcast_snooping 0; ip link set br0 up")
+            ip("link add br0 type bridge mcast_snooping 0", "link set br0 up")
         super().__init__(run_dir)
         self.wire = self._make_wire()
-        for silenced in ("rp_filter", "send_redirects"):
-            run(f"for each in /proc/sys/net/ipv4/conf/*/{silenced}; do echo 0 > $each; done")
+        for device in Path("/proc/sys/net/ipv4/conf").iterdir():
+            for silenced in ("rp_filter", "send_redirects"):
+                (device / silenced).write_text("0\n", encoding="ascii")
         self.proxy = Path(self.steering.netns_path())
         # An answer that nobody acknowledges is not sent again, in the midst of a later vector.
-        run("sysctl -qw net.ipv4.tcp_synack_retries=0", self.proxy)
+        sysctl(self.proxy, ipv4__tcp_synack_retries=0)
         self.listeners = self.steering.make_listeners()
         for kind, listener in self.listeners.items():
             self.steering.put_listener(kind, 0, listener)
@@ -72,36 +80,40 @@ class Ground(Node):
     def plug(self, pod: Pod, ifindex: int = 0) -> None:
         """Gives it a device, by its addresses."""
         ipv4, ipv6 = pod.addresses
-        _join(pod.netns, pod.device, ifindex)
-        run(
-            f"ip addr add {ipv4}/32 dev eth0; ip addr add {ipv6}/128 dev eth0 nodad; ip link set eth0 up;"
-            "ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1; ip -6 route add default via"
-            " fe80::ee dev eth0",
-            pod.netns,
+        device, leads = pod.device, "br0" if self.is_bridged else pod.device
+        gateways = ("addr add fe80::ee/64 dev {} nodad", "addr add 169.254.1.1/32 dev {}")
+        own = _join(pod.netns, device, ifindex)
+        ip(
+            f"link set {device} up",
+            *([f"link set {device} master br0"] if self.is_bridged else [line.format(device) for line in gateways]),
+            *(f"route add {address} dev {leads}" for address in pod.addresses),
+            *(_known(address, leads, own) for address in pod.addresses),
         )
-        run(f"ip link set {pod.device} up")
-        leads = "br0" if self.is_bridged else pod.device
-        if self.is_bridged:
-            run(f"ip link set {pod.device} master br0")
-        else:
-            run(f"ip addr add fe80::ee/64 dev {pod.device} nodad; ip addr add 169.254.1.1/32 dev {pod.device}")
-        run(f"ip route add {ipv4} dev {leads}; ip -6 route add {ipv6} dev {leads}")
-        for address in pod.addresses:
-            _know(None, str(address), leads, mac("eth0", pod.netns))
-        for gateway in _GATEWAYS.values():
-            _know(pod.netns, gateway, "eth0", mac(leads))
+        ip(
+            "link set lo up",
+            f"addr add {ipv4}/32 dev eth0",
+            f"addr add {ipv6}/128 dev eth0 nodad",
+            "link set eth0 up",
+            "route add 169.254.1.1 dev eth0",
+            "route add default via 169.254.1.1",
+            "route add default via fe80::ee dev eth0",
+            *(_known(gateway, "eth0", mac(leads)) for gateway in _GATEWAYS.values()),
+            netns=pod.netns,
+        )
         _silence(pod.netns)
 
     def _make_wire(self) -> Pod:
         wire = Pod("w", make_namespace(self.run_dir / "na-t-w"), ())
-        _join(wire.netns, wire.device, 0)
-        run("ip link set eth0 up", wire.netns)
-        run(f"ip link set {wire.device} up")
-        for family, (here, there) in _WIRE.items():
-            words = "-6" if family == "IPv6" else "-4"
-            run(f"ip {words} addr add {here} dev {wire.device} {'nodad' if family == 'IPv6' else ''}")
-            run(f"ip {words} route add default via {there} dev {wire.device} onlink")
-            _know(None, there, wire.device, mac("eth0", wire.netns))
+        own = _join(wire.netns, wire.device, 0)
+        ip("link set lo up", "link set eth0 up", netns=wire.netns)
+        (here, there), (here6, there6) = _WIRE["IPv4"], _WIRE["IPv6"]
+        ip(
+            f"link set {wire.device} up",
+            f"addr add {here} dev {wire.device}",
+            f"addr add {here6} dev {wire.device} nodad",
+            *(f"route add default via {host} dev {wire.device} onlink" for host in (there, there6)),
+            *(_known(host, wire.device, own) for host in (there, there6)),
+        )
         _silence(wire.netns)
         return wire
 
@@ -146,28 +158,30 @@ def on_one_processor() -> Iterator[None]:
         os.sched_setaffinity(0, former)
 
 
-def _join(netns: Path, device: str, ifindex: int) -> None:
-    """A pair of devices: `device` on the node, eth0 in `netns`."""
+def _join(netns: Path, device: str, ifindex: int) -> bytes:
+    """A pair of devices: `device` on the node, eth0 in `netns`, whose address is returned."""
     index = f"index {ifindex}" if ifindex else ""
     _quieten(netns)
-    run(f"ip link add {device} {index} type veth peer name eth0")
-    with netns.open() as namespace:
-        run(f"ip link set eth0 netns /proc/{os.getpid()}/fd/{namespace.fileno()}")
-    run("ip link set lo up", netns)
+    ip(f"link add {device} {index} type veth peer name eth0 netns {netns}")
+    return mac("eth0", netns)
 
 
 def _quieten(netns: Path | None) -> None:
     """Devices that are made from here on."""
-    settings = " ".join(f"net.ipv6.conf.default.{setting}" for setting in _QUIET.split())
-    run(f"sysctl -qw {settings}", netns)
+    sysctl(netns, **{f"ipv6__conf__default__{name}": value for name, value in _QUIET.items()})
 
 
-def _know(netns: Path | None, address: str, device: str, link: bytes) -> None:
-    run(f"ip neigh replace {address} lladdr {link.hex(':')} dev {device} nud permanent", netns)
+def _known(address: str, device: str, link: bytes) -> str:
+    return f"neigh replace {address} lladdr {link.hex(':')} dev {device} nud permanent"
 
 
 def _silence(netns: Path) -> None:
     """What comes in by eth0 is seen by taps and by nobody else: no route leads it on, and it is not answered."""
     for family in ("-4", "-6"):
-        run(f"ip {family} rule add pref 1 lookup local; ip {family} rule del pref 0", netns)
-        run(f"ip {family} rule add pref 0 iif eth0 blackhole", netns)
+        ip(
+            "rule add pref 1 lookup local",
+            "rule del pref 0",
+            "rule add pref 0 iif eth0 blackhole",
+            netns=netns,
+            family=family,
+        )
