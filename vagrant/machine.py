@@ -71,7 +71,7 @@ def command(machine: Machine) -> list[str]:
         # With a clock that counts the guest's own instructions, a billion a second, so that what has a second to do its
         # work has it on a slow and busy machine too; waiting takes its time. Without five-level page tables, which an
         # emulated processor pays for at each miss.
-        processor = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on", "-cpu", os.environ.get("XCPU", "max,la57=off")]
+        processor = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on", "-cpu", "max,la57=off"]
     drives = [f"file={disk},format=raw,if=virtio,readonly=on,cache=unsafe,file.locking=off" for disk in machine.disks]
     arguments = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off random.trust_cpu=on"
     if machine.accelerator == "tcg":

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--jobs", type=int, default=0, help="machines at once; as many as memory and cores allow")
     parser.add_argument("--seconds", type=float, default=1200, help="that a machine may take (1200)")
-    parser.add_argument("--tests", nargs="+", default=[], metavar="FILE", help="run these in place of the usual tests")
+    parser.add_argument("--tests", nargs="+", default=[], metavar="FILE", help="these in place of the usual tests")
     parser.add_argument("--fetch", action="store_true", help="look for newer kernels, even if some are here")
     parser.add_argument("--only-fetch", action="store_true", help="and boot nothing")
     parser.add_argument("--mirror", default="", help="of Debian; the machine's own when not given")

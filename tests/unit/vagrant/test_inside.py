@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vagrant import inside
-from vagrant.inside import Reporter, is_in_sample, most_cases
+from vagrant.inside import Given, Reporter, given, is_in_sample
 
 
 def told(*reports: pytest.TestReport) -> list[dict[str, Any]]:
@@ -64,9 +64,10 @@ def test_a_sample_is_of_the_size_and_spread_over_all(count: int, size: int) -> N
     assert max(gaps, default=0) <= count // size + 1
 
 
-def test_the_size_of_samples_is_on_the_kernels_command_line() -> None:
-    assert most_cases("quiet nodeagent.most_cases=60 panic=-1\n") == 60
-    assert most_cases("quiet\n") == 0
+def test_what_is_to_run_is_on_the_kernels_command_line() -> None:
+    line = "quiet nodeagent.most_cases=60 panic=-1 nodeagent.tests=tests/a.py,tests/b.py::test_c\n"
+    assert given(line) == Given(60, ("tests/a.py", "tests/b.py::test_c"))
+    assert given("quiet\n") == Given(0, ())
 
 
 def test_the_tests_that_are_known_to_be_long_exist() -> None:

@@ -3,6 +3,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,9 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "kvm" in command(make(tmp_path, accelerator="kvm"))
     assert "nodeagent.most_cases=" in words[words.index("-append") + 1]
     assert "nodeagent.most_cases=" not in " ".join(command(make(tmp_path, accelerator="kvm")))
+    assert "nodeagent.tests=" not in " ".join(words)
+    some = " ".join(command(replace(make(tmp_path), tests="tests/a.py,tests/b.py")))
+    assert "nodeagent.tests=tests/a.py,tests/b.py " in some
 
 
 def test_a_machine_is_told_when_it_ends_and_not_in_its_turn(tmp_path: Path, qemu: Path) -> None:
