@@ -18,7 +18,7 @@ import pytest
 
 from vagrant.results import outcome, read_lines, row
 
-SELECTION = ("tests/kernel", "tests/e2e", "-m", "kernel or vm")
+SELECTION = ("tests/kernel", "tests/e2e", "-m", "(kernel or vm) and not any_kernel")
 MOST_CASES, TESTS = "nodeagent.most_cases", "nodeagent.tests"
 """On the kernel's command line."""
 LONG = {"tests/kernel/test_model.py::test_random_packets_get_the_verdict_of_the_model": 1}

@@ -48,6 +48,11 @@ def load_programs(pins: Pins, _whole_log: Path | None = None) -> dict[str, int]:
     return dict(_records[version]["verified"])
 
 
+def load_again(pins: Pins) -> None:
+    """Another generation of the programs, compiled or not as the environment says."""
+    (load_programs if COMPILE_ONCE in os.environ else loader.load_programs)(pins)
+
+
 def _load(pins: Pins, record: dict[str, Any]) -> dict[str, int]:
     # Before Linux 5.11 maps and programs count as locked memory; bcc lifts the limit, too.
     with contextlib.suppress(ValueError):  # where it cannot be raised

@@ -13,13 +13,13 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import cgroup as cgroups
 from nodeagent.kernel import syscall
 from nodeagent.kernel.attach import Program
-from nodeagent.kernel.loader import load_programs
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.sources import SERVICES
 from nodeagent.lab.demo.claims import eventually
 from tests.kernel.conftest import Node
 from tests.kernel.namespaces import run
 from tests.kernel.pods_cgroup import PodsCgroup, pods_cgroup
+from tests.kernel.recorded import load_again
 
 pytestmark = pytest.mark.kernel
 
@@ -65,7 +65,7 @@ def test_it_is_attached_once_and_replaced_in_place(node: Node, own: PodsCgroup, 
     assert cgroups.attach(links, own.path, first) == f"attached sockops to {own.path}"
     assert cgroups.attach(links, own.path, first) == ""
     assert _attached(own.path) == [first.id]
-    load_programs(Pins(node.bpffs))
+    load_again(Pins(node.bpffs))
     second = _program(node)
     assert second.id != first.id
     assert cgroups.attach(links, own.path, second) == f"replaced sockops at {own.path}"

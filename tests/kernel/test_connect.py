@@ -256,7 +256,7 @@ def test_draws_are_spread_by_their_shares(
     vip, shares = VIPS[family.is_ipv6], {PORTS[0]: 1, PORTS[1]: 2, PORTS[2]: 1}
     drawing.draw(*(port for port, share in shares.items() for _ in range(share)))
     reached: Counter[int] = Counter()
-    times = 4000
+    times = 2000
     for _ in range(times):
         client = drawing.open_socket(family.sockets)
         client.connect((vip.ip, vip.port))

@@ -33,6 +33,12 @@ MOST_INSTRUCTIONS |= dict.fromkeys(SERVICES, 1000)
 has lost a bound or got a table too much, and wants to be looked at before an older verifier refuses it."""
 
 
+@pytest.fixture(scope="module")
+def verified(node: Node) -> dict[str, int]:
+    """By the product's own loader, into a bpffs that has maps already."""
+    return load_programs(Pins(node.bpffs))
+
+
 def test_programs_and_maps_are_pinned_below_the_hash_of_the_layout(node: Node) -> None:
     pins = Pins(node.bpffs)
     assert {path.name for path in pins.programs.iterdir()} == set(PROGRAMS)
@@ -41,15 +47,16 @@ def test_programs_and_maps_are_pinned_below_the_hash_of_the_layout(node: Node) -
     )
 
 
-def test_the_verifier_has_little_to_do(node: Node, record_property: Callable[[str, object], None]) -> None:
-    verified = load_programs(Pins(node.bpffs))
+def test_the_verifier_has_little_to_do(
+    verified: dict[str, int], record_property: Callable[[str, object], None]
+) -> None:
     record_property("verified", verified)  # `make test-kernels` shows it for each kernel
 
     assert verified.keys() == set(PROGRAMS)
     assert all(0 < count < MOST_INSTRUCTIONS[name] for name, count in verified.items()), verified
 
 
-def test_where_the_kernel_keeps_no_count_the_verifiers_log_has_it(node: Node) -> None:
+def test_where_the_kernel_keeps_no_count_the_verifiers_log_has_it(node: Node, verified: dict[str, int]) -> None:
     """As before Linux 5.16, on any kernel."""
     program = """\
 import dataclasses, json, sys
@@ -63,7 +70,7 @@ print(json.dumps(loader.compile_and_pin(Pins(Path(sys.argv[1])))))
     done = subprocess.run([sys.executable, "-c", program, str(node.bpffs)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
-    assert json.loads(done.stdout.splitlines()[-1]) == load_programs(Pins(node.bpffs))
+    assert json.loads(done.stdout.splitlines()[-1]) == verified
 
 
 def test_what_takes_a_programs_place_is_accepted_too(node: Node) -> None:
@@ -99,6 +106,7 @@ def test_a_reload_keeps_the_maps_and_what_is_in_them(node: Node) -> None:
         assert _maps_of_program(pins, name) <= set(before.values()), "a program with a map of its own"
 
 
+@pytest.mark.any_kernel
 def test_the_compilers_offsets_are_pythons(node: Node) -> None:
     """Each field of each struct, asserted by the compiler that builds the programs."""
     assertions = []
@@ -114,6 +122,7 @@ def test_the_compilers_offsets_are_pythons(node: Node) -> None:
     assert not _compiles(assertions[1].replace("==", "!="))
 
 
+@pytest.mark.any_kernel
 def test_other_marks_are_compiled_in(node: Node) -> None:
     """Over the same maps; bits outside the mask stay."""
     others = Marks(0x80000000, 0xF0000000)
@@ -162,6 +171,7 @@ def test_no_bpffs_is_one_clear_error(node: Node, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.any_kernel
 def test_what_bcc_says_goes_to_the_log(node: Node, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     mount("bpf", tmp_path, "bpf")
     pins = Pins(tmp_path)
@@ -174,6 +184,7 @@ def test_what_bcc_says_goes_to_the_log(node: Node, caplog: pytest.LogCaptureFixt
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.any_kernel
 def test_a_child_that_dies_is_an_error_too(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
