@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import IO, Any, NamedTuple  # Any: what JSON holds
@@ -22,7 +23,7 @@ SELECTION = ("tests/kernel", "tests/e2e", "-m", "(kernel or vm) and not any_kern
 MOST_CASES, TESTS = "nodeagent.most_cases", "nodeagent.tests"
 """On the kernel's command line."""
 LONG = {"tests/kernel/test_model.py::test_random_packets_get_the_verdict_of_the_model": 1}
-"""Cases that are run where samples are taken, of tests whose every case is long: here 20,000 packets."""
+"""Cases that are run where samples are taken, of tests whose every case is long: here 8,000 packets."""
 TEST_SECONDS = 900
 """A guest without KVM is some twenty times slower than what pyproject.toml thinks of."""
 
@@ -115,7 +116,8 @@ def main() -> int:
     parser.add_argument("selection", nargs="*", help="what pytest is given in place of the usual tests")
     arguments = parser.parse_args()
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"REQUIRE": "kernel,e2e", "NODEAGENT_COMPILE_ONCE": "1"}
+    records = tempfile.mkdtemp(prefix="nodeagent-records-")
+    os.environ |= {"REQUIRE": "kernel,e2e", "NODEAGENT_COMPILE_ONCE": records}
     with arguments.report.open("w", encoding="utf-8") as report:
         asked = given(Path("/proc/cmdline").read_text(encoding="ascii"))
         reporter = Reporter(report, asked.most_cases)

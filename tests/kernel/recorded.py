@@ -2,8 +2,9 @@
 """Compiled once, loaded often: what bcc made of the programs, for machines on which a compile takes half a minute.
 
 A processor that is emulated is such a machine, and these tests load the programs some eighty times, each time into a
-bpffs of its own. With COMPILE_ONCE in the environment the first load of a version is the product's, by bcc, and is
-recorded on the way; the others make the same maps and load the same instructions. Other C is another version.
+bpffs of its own. With COMPILE_ONCE in the environment, which names a folder, the first load of a version is the
+product's, by bcc, and is recorded on the way; the others make the same maps and load the same instructions. Other C is
+another version.
 tests/kernel/test_loader.py asks the product's loader itself and compiles in any case.
 """
 
@@ -27,6 +28,7 @@ from nodeagent.kernel.pins import Pins, describe
 from nodeagent.model.mark import Marks
 
 COMPILE_ONCE = "NODEAGENT_COMPILE_ONCE"
+"""Where the records are, for all processes."""
 SECONDS = 600
 _MAP_CREATE = 0
 _LOAD_IMMEDIATE, _IS_MAP = 0x18, 1
@@ -37,15 +39,19 @@ _records: dict[str, dict[str, Any]] = {}
 
 def load_programs(pins: Pins, _whole_log: Path | None = None) -> dict[str, int]:
     """In place of nodeagent.kernel.loader.load_programs, with the same result and the same pins."""
-    version = str(pins.programs.relative_to(pins.bpffs))
-    if version in _records:
-        return _load(pins, _records[version])
+    version = str(pins.programs.relative_to(pins.bpffs)).replace("/", "-")
+    file = Path(os.environ[COMPILE_ONCE], f"{version}.json")
+    if version in _records or file.exists():
+        record = _records.get(version) or json.loads(file.read_text(encoding="utf-8"))
+        _records[version] = record
+        return _load(pins, record)
     command = [sys.executable, "-m", "tests.kernel.recorded", str(pins.bpffs), *map(str, astuple(pins.marks))]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # it may be another version's
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     if child.returncode != 0:
         raise KernelError(f"the kernel programs cannot be loaded: {child.stderr[-2000:]}")
-    _records[version] = json.loads(child.stdout.splitlines()[-1])
-    return dict(_records[version]["verified"])
+    file.write_text(child.stdout.splitlines()[-1], encoding="utf-8")
+    return dict(json.loads(file.read_text(encoding="utf-8"))["verified"])
 
 
 def load_again(pins: Pins) -> None:

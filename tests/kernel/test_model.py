@@ -30,9 +30,10 @@ IN_PROXY = ("at_proxy",) * 14
 OF_SCENE = len(IN_NODE) + len(IN_PROXY)
 
 
-SEEDS = range(1 if COMPILE_ONCE in os.environ else 5)
-"""An emulated processor needs minutes for each, and what differs between kernels is not the programs' logic."""
-PACKETS = 20_000
+IS_EMULATED = COMPILE_ONCE in os.environ
+"""Then these packets take minutes, and what differs between kernels is not the programs' logic."""
+SEEDS = range(1 if IS_EMULATED else 5)
+PACKETS = 8_000 if IS_EMULATED else 20_000
 
 
 @pytest.fixture(scope="module")

@@ -24,14 +24,21 @@ from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import VerdictRow
 from tests.kernel.conftest import Kernel, Node, Packet
 from tests.kernel.namespaces import own_namespaces
+from tests.kernel.recorded import COMPILE_ONCE
 
 pytestmark = pytest.mark.kernel
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 PORT = 8080
 FLOW = FlowKey(Ip("10.99.1.3"), Ip("10.99.1.2"), 8080, 40000)
 
-OF_ANOTHER_VERSION = """
-import json, sys
+OF_ANOTHER_VERSION = f"""
+import json, os, sys
+if {COMPILE_ONCE!r} in os.environ:
+    sys.path.append({str(CHECKOUT)!r})  # the version that is on PYTHONPATH stays the first
+    from nodeagent.kernel import steering
+    from tests.kernel import recorded
+    steering.load_programs = recorded.load_programs
 from nodeagent.kernel.steering import ListenerKind, Steering, Wanted, WantedPod
 given = json.load(sys.stdin)
 steering = Steering(bpffs=given["bpffs"], run_dir=given["run_dir"], attach=given["attach"], cgroup="na-none")
