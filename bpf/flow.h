@@ -86,11 +86,11 @@ static __always_inline void add_flow(const struct packet *packet, enum flow_kind
 	put_flow(packet, kind, generation, is_second(packet));
 }
 
-/* Somebody begins a connection of this 4-tuple: whose it is must be asked again. */
-static __always_inline void let_go(struct flow *flow)
+/* The bit of the end that has sent this packet. A connection between two pods of one node has two
+ * sockets of the proxy: each end's packets are for one of them. */
+static __always_inline u8 holder(const struct packet *packet)
 {
-	if (flow)
-		flow->is_held = false;
+	return is_second(packet) ? 2 : 1;
 }
 
 static __always_inline void delete_flow(const struct packet *packet)

@@ -41,10 +41,10 @@
  * worker dies, it notes instead that it is the proxy's: while the window is open, and always to a pod
  * of this node. For every other row a flow that is taken is none.
  *
- * Row 6 holds the flow of a connection that is the proxy's, if there is one, so that its next packets
- * need no look-up of a socket, which costs more than all other rows together. When the socket has gone
- * in the meantime the proxy's stack resets the connection, as its listener does in row 12. A SYN or
- * SYN-ACK that does not write a flow of its own lets go of the one that is there.
+ * Row 6 holds the flow of a connection that is the proxy's, if there is one, so that this end's next
+ * packets need no look-up of a socket, which costs more than all other rows together. When the socket
+ * has gone in the meantime the proxy's stack resets the connection, as its listener does in row 12. A
+ * SYN writes a flow of its own or forgets the one that is there; a SYN-ACK lets go of it.
  *
  * Row 11 restores what the flow table has forgotten (it is an LRU, and one pod can fill it) as long as
  * the table of verdicts allows such a connection in either direction.
@@ -63,8 +63,8 @@
  *
  * What is marked LOCAL passes, and to_pod lets it in. What else passes has no mark of ours: a pod that
  * may load programs can bring one, by a bpf_redirect_peer of its own. "To proxy" is bpf_redirect_peer
- * too, which keeps the mark and exists at TC ingress only: OUT in rows 4 and 6, where a socket exists,
- * else OUT_NEW.
+ * too, which keeps the mark and exists at TC ingress only: OUT in rows 4 and 6, where a socket exists
+ * or existed, else OUT_NEW.
  */
 #include "cookie.h"
 #include "flow.h"
@@ -238,10 +238,10 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 		return REASON_PROXY_ANSWERED;
 	}
 	flow = find_flow(packet);
-	if (is_syn_ack(packet))
-		let_go(flow);
 	if (flow && flow->kind == FLOW_TAKEN) {
-		if (flow->is_held)
+		if (is_syn_ack(packet))
+			flow->held = 0;
+		if (flow->held & holder(packet))
 			return REASON_PROXY_FLOW;
 		taken = flow;
 		flow = NULL;
@@ -254,7 +254,7 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 		return REASON_LOCAL_FLOW;
 	if (has_socket(skb, packet, given->proxy_namespace)) {
 		if (taken)
-			taken->is_held = true;
+			taken->held |= holder(packet);
 		return REASON_PROXY_FLOW;
 	}
 	if (node_addresses.lookup(&packet->destination))
@@ -269,7 +269,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 	struct pod *pod;
 
 	if (node_addresses.lookup(&packet->destination)) {
-		let_go(find_flow(packet));
+		delete_flow(packet);
 		return REASON_NODE_ADDRESS;
 	}
 	pod = pods.lookup(&packet->destination);
@@ -279,7 +279,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		if (known.lookup(&packet->destination))
 			add_flow(packet, FLOW_EXCLUDED, sender->generation);
 		else
-			let_go(find_flow(packet));
+			delete_flow(packet);
 		return REASON_EXCLUDED;
 	}
 	if (pod && may_connect(packet, sender, pod) &&
@@ -296,7 +296,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		take_flow(packet, sender, false);
 		return REASON_STEERED;
 	}
-	let_go(find_flow(packet));
+	delete_flow(packet);
 	return given->registry_only ? REASON_NOT_REGISTERED : REASON_UNKNOWN_DESTINATION;
 }
 

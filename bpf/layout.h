@@ -128,7 +128,8 @@ struct flow {
 	u32 generation; /* of the settings when it was last judged */
 	u8 kind;	/* enum flow_kind */
 	u8 from_second; /* 1: opened by the second end; 2: not known by which, see flow.h */
-	u8 is_held;	/* of FLOW_TAKEN: the proxy was seen to have a socket for it */
+	u8 held; /* of FLOW_TAKEN: bits of the ends (1: first, 2: second) for whose packets the proxy
+			 * was seen to have a socket */
 	u8 zero;
 };
 _Static_assert(sizeof(struct flow) == 8, "flow");

@@ -32,7 +32,7 @@ enum {
 	ROW(SPOOFED_SOURCE, SHOT, "source address is not this pod's") \
 	ROW(PROXY_ANSWERED, REDIRECT, "the pod accepts a connection of the proxy") \
 	ROW(LOCAL_FLOW, UNSPEC, "packet of a direct connection") \
-	ROW(PROXY_FLOW, REDIRECT, "packet of a connection that the proxy holds") \
+	ROW(PROXY_FLOW, REDIRECT, "packet of a connection that the proxy holds, or has lost: its stack resets it") \
 	ROW(NODE_FLOW, UNSPEC, "packet of a connection with the node itself") \
 	ROW(FLOW_RENEWED, UNSPEC, "packet of a direct connection, confirmed after a policy change") \
 	ROW(REVOKED, REDIRECT, "direct connection no longer allowed; the proxy resets it") \
@@ -64,7 +64,7 @@ enum {
 	ROW(NOT_FOR_PROXY, SHOT, "neither TCP nor an ICMP error came to the proxy") \
 	ROW(PROXY_ICMP, OK, "ICMP error, for the proxy's stack to place") \
 	ROW(PROXY_SYN, OK, "SYN of a connection that the proxy's stack knows") \
-	ROW(PROXY_PACKET, OK, "packet for a socket of the proxy") \
+	ROW(PROXY_PACKET, OK, "packet for a socket of the proxy; one that has gone is reset by the stack") \
 	ROW(NOBODYS_RESET, SHOT, "reset for a connection that nobody holds") \
 	ROW(ASSIGNED_OUTBOUND, OK, "given to a worker's outbound listener") \
 	ROW(ASSIGNED_HBONE, OK, "given to a worker's HBONE listener") \

@@ -99,8 +99,8 @@ class Flow(NamedTuple):
     kind: int
     from_second: int
     """0 or 1: opened by the first or second end. OPENED_BY_EITHER: not known, and both directions are allowed."""
-    is_held: int = 0
-    """1: the proxy's, and it was seen to have a socket for it."""
+    held: int = 0
+    """Of a proxy's: bits of the ends (1: first, 2: second) for whose packets it was seen to have a socket."""
 
 
 class ReportState(enum.IntEnum):
@@ -291,7 +291,7 @@ def of_flow() -> Coding[Flow]:
 
     def decode(packed: bytes) -> Flow:
         fields = _fields("flow", packed)
-        return Flow(fields["generation"], fields["kind"], fields["from_second"], fields["is_held"])
+        return Flow(fields["generation"], fields["kind"], fields["from_second"], fields["held"])
 
     return Coding(lambda flow: layout.pack(**flow._asdict()), decode)
 

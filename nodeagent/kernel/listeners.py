@@ -4,7 +4,8 @@
 A listener is `[::]` for both families (`[::1]` would be IPv6 alone, in silence, and its SYN cookies not checked) on a
 port below 1024, its own: source ports that are carried over never meet it. It is transparent, so `getsockname` is the
 original destination. No SO_REUSEPORT: since Linux 6.6 the kernel would choose again inside the group, before that
-bpf_sk_assign refuses. The wildcard is not reachable from outside: at_proxy chooses by mark and port 15008.
+bpf_sk_assign refuses. The wildcard is not reachable from outside: at_proxy chooses by mark and port 15008,
+and what it leaves to the stack is no SYN.
 """
 
 import enum

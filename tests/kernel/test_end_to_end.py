@@ -24,6 +24,7 @@ from tests.kernel.namespaces import run
 
 pytestmark = pytest.mark.kernel
 
+_TCP_REPAIR = 19
 Listeners = dict[ListenerKind, socket.socket]
 REMOTES = tuple(family.remote for family in FAMILIES.values())
 
@@ -86,6 +87,32 @@ def test_two_pods_of_one_node_talk_through_the_proxy(enrolled: Node, worker: Lis
             _talk(upstream, served)
     after = enrolled.counted(*before)
     assert all(after[name] > before[name] for name in after)
+
+
+def test_what_the_proxy_has_lost_without_a_word_is_reset_at_both_ends(
+    enrolled: Node, worker: Listeners, family: Family
+) -> None:
+    """from_pod holds these flows and looks for no socket any more: the proxy's stack answers."""
+    with (
+        enrolled.b.listen(8080) as application,
+        enrolled.a.dial(family.neighbour, 8080) as client,
+        _accept(worker[ListenerKind.OUTBOUND]) as taken,
+        _proxy_socket(enrolled, family) as upstream,
+    ):
+        upstream.bind((family.pod, client.getsockname()[1]))
+        upstream.connect((family.neighbour, 8080))
+        with _accept(application) as served:
+            _talk(client, taken)
+            _talk(served, upstream)
+            before = enrolled.counted("UNKNOWN_FLOW")
+            for lost in (taken, upstream):
+                lost.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)  # its end is not told to the peer
+                lost.close()
+            for end in (client, served):
+                end.sendall(b"is anybody there?")
+                with pytest.raises(ConnectionResetError):
+                    end.recv(1)
+            assert enrolled.counted("UNKNOWN_FLOW") == before
 
 
 def test_allowed_pods_talk_past_the_proxy_and_no_forgetting_of_the_kernel_disturbs_them(

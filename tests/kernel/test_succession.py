@@ -208,7 +208,7 @@ def between(own: Node, versions: dict[str, Version]) -> Iterator[tuple[Maps, Suc
 def former_flows(succession: Succession) -> tuple[int, bytes]:
     descriptor = syscall.open_pinned(str(succession.former.directory / "maps" / "flows"))
     return descriptor, succession.former.shapes.structs["flow"].pack(
-        of_another_version=7, generation=5, kind=1, from_second=1, is_held=0
+        of_another_version=7, generation=5, kind=1, from_second=1, held=0
     )
 
 
@@ -226,7 +226,7 @@ def test_flows_that_begin_end_or_change_meanwhile_follow(own: Node, between: tup
     syscall.map_update(descriptor, key[begun], row)
     syscall.map_delete(descriptor, key[ended])
     other = succession.former.shapes.structs["flow"].pack(
-        of_another_version=7, generation=5, kind=4, from_second=1, is_held=1
+        of_another_version=7, generation=5, kind=4, from_second=1, held=1
     )
     syscall.map_update(descriptor, key[changed], other)
     syscall.map_update(descriptor, key[newer], other)

@@ -110,23 +110,17 @@ def _take(world: World, packet: Tcp, sender: Sender) -> None:
         world.flows.pop(packet.connection, None)
 
 
-def _let_go(world: World, packet: Tcp) -> None:
-    """A connection begins: whether the proxy has it must be asked again."""
-    if found := world.flows.get(packet.connection):
-        world.flows[packet.connection] = found._replace(is_held=False)
-
-
 def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]:
     """Rows 4 to 12."""
     holds = world.has_socket(packet)
     if packet.answers_syn and holds:
         _take(world, packet, sender)
         return 4, "PROXY_ANSWERED"
-    if packet.answers_syn:
-        _let_go(world, packet)
     found = world.flows.get(packet.connection)
     is_taken = found is not None and found.kind == TAKEN
-    if found and is_taken and found.is_held:
+    if found and is_taken and packet.answers_syn:
+        world.flows[packet.connection] = found = found._replace(held=frozenset())
+    if found and is_taken and packet.source in found.held:
         return 6, "PROXY_FLOW"
     flow = None if is_taken else found
     if flow and flow.kind == EXCLUDED:
@@ -135,7 +129,7 @@ def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         return 5, "LOCAL_FLOW"
     if holds:
         if found and is_taken:
-            world.flows[packet.connection] = found._replace(is_held=True)
+            world.flows[packet.connection] = found._replace(held=found.held | {packet.source})
         return 6, "PROXY_FLOW"
     if packet.destination[0] in world.node_addresses:
         return 7, "NODE_FLOW"
@@ -200,13 +194,13 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
     address, port = packet.destination
     pod = world.pods.get(address)
     if address in world.node_addresses:
-        _let_go(world, packet)
+        world.flows.pop(packet.connection, None)
         return 13, "NODE_ADDRESS"
     if not pod and world.is_excluded(address, port):
         if address in world.known:
             world.flows[packet.connection] = Flow(world.generation, EXCLUDED, packet.source)
         else:
-            _let_go(world, packet)
+            world.flows.pop(packet.connection, None)
         return 14, "EXCLUDED"
     if pod and world.may_connect(sender.number, pod.number, port) and not world.has_socket(packet):
         world.flows[packet.connection] = Flow(world.generation, ALLOWED, packet.source)
@@ -218,7 +212,7 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
     if address in world.known:
         _take(world, packet, sender)
         return 17, "STEERED"
-    _let_go(world, packet)
+    world.flows.pop(packet.connection, None)
     return 18, "NOT_REGISTERED" if world.registry_only else "UNKNOWN_DESTINATION"
 
 

@@ -119,7 +119,7 @@ class Scenes:
                     generation=world.generation - dice.choice((0, 1, 1, 2)),
                     kind=dice.choice((ALLOWED, ALLOWED, EXCLUDED, ADOPTED, TAKEN)),
                     opener=dice.choice([*sorted(connection), EITHER]),
-                    is_held=dice.random() < 0.3,
+                    held=frozenset(end for end in sorted(connection) if dice.random() < 0.3),
                 ),
             )
 

@@ -134,7 +134,7 @@ class Twin:
         """In the place of the one that is there."""
         key = next(key for key in self._maps.flows.rows() if _connection(key) == connection)
         opened_by_second = 2 if flow.opener == EITHER else flow.opener == _ends(key)[1] and len(connection) == 2
-        self._maps.flows.put(key, FlowRow(flow.generation, flow.kind, int(opened_by_second), int(flow.is_held)))
+        self._maps.flows.put(key, FlowRow(flow.generation, flow.kind, int(opened_by_second), _held_bits(key, flow)))
         self.world.flows[connection] = flow
 
     def forget(self) -> None:
@@ -175,7 +175,9 @@ class Twin:
         """All flows, hairpins and counters are as the model has them."""
         rows = self._maps.flows.rows()
         flows = {
-            _connection(key): Flow(row.generation, row.kind, (*_ends(key), EITHER)[row.from_second], bool(row.is_held))
+            _connection(key): Flow(
+                row.generation, row.kind, (*_ends(key), EITHER)[row.from_second], _holders(row.held, *_ends(key))
+            )
             for key, row in rows.items()
         }
         assert len(flows) == len(rows), "a connection has two keys"
@@ -231,8 +233,10 @@ class Twin:
             key = self._flow_key.pack(first[0], second[0], struct.pack("!H", first[1]), struct.pack("!H", second[1]))
             row = syscall.map_lookup(self._maps.flows.descriptor, key, 8)
             if row is not None:
-                generation, kind, from_second, is_held = struct.unpack("=IBB?x", row)
-                found.append(Flow(generation, kind, (first, second, EITHER)[from_second], is_held))
+                generation, kind, from_second, held = struct.unpack("=IBBBx", row)
+                found.append(
+                    Flow(generation, kind, (first, second, EITHER)[from_second], _holders(held, first, second))
+                )
             if syscall.map_lookup(self._maps.hairpins.descriptor, key, 4) is not None:
                 hairpins.add(Hairpin(client=second, server=first))
         flow = self.world.flows.get(packet.connection)
@@ -300,6 +304,14 @@ def _hairpin(key: FlowKey) -> Hairpin:
     """Its key is that of its answers."""
     server, client = _ends(key)
     return Hairpin(client, server)
+
+
+def _held_bits(key: FlowKey, flow: Flow) -> int:
+    return sum(bit for bit, end in zip((1, 2), _ends(key), strict=True) if end in flow.held)
+
+
+def _holders(bits: int, first: End, second: End) -> frozenset[End]:
+    return frozenset(end for bit, end in ((1, first), (2, second)) if bits & bit)
 
 
 def _connection(key: FlowKey) -> Connection:

@@ -47,8 +47,8 @@ class Flow(NamedTuple):
     generation: int
     kind: int
     opener: End
-    is_held: bool = False
-    """The proxy was seen to have a socket for it."""
+    held: frozenset[End] = frozenset()
+    """The ends for whose packets the proxy was seen to have a socket."""
 
 
 class Hairpin(NamedTuple):
