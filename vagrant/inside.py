@@ -38,6 +38,7 @@ class Reporter:
         self._report.write(json.dumps(words) + "\n")
         self._report.flush()
 
+    @pytest.hookimpl(trylast=True)  # when marks have chosen
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         cases = Counter(_function(item) for item in items)
         most = {name: LONG.get(name, self._most_cases) for name in cases} if self._most_cases else {}

@@ -102,7 +102,7 @@ class Stage:
 
     def start_control_plane(self) -> None:
         self.control_plane = self.lab.control.spawn(
-            _nodeagent(
+            command(
                 "control-plane",
                 "--config-dir",
                 self.mesh_directory,
@@ -125,7 +125,7 @@ class Stage:
         """Starts the agent of a node, with settings of one's own by their names; waits until its pods are captured."""
         node = self.lab.nodes[name]
         token = subprocess.run(
-            _nodeagent("token", "--node", name, "--state-dir", self.state_directory), check=True, capture_output=True
+            command("token", "--node", name, "--state-dir", self.state_directory), check=True, capture_output=True
         ).stdout
         root = (self.state_directory / "root-cert.pem").read_bytes()
         node.call(lambda: (RUN_DIR / "token").write_bytes(token))
@@ -144,7 +144,7 @@ class Stage:
         }
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
         self.agents[name] = node.spawn(
-            _nodeagent("agent", *words, *(["--takeover"] if takeover else [])),
+            command("agent", *words, *(["--takeover"] if takeover else [])),
             env=self.versions.get(name, THIS_VERSION).environment,
             stdout=self._log(name),
             stderr=subprocess.STDOUT,
@@ -159,7 +159,7 @@ class Stage:
 
     def clean(self, name: str) -> None:
         """The node as it was before its first agent, which has been stopped. Raises NotPossible."""
-        result = self.lab.nodes[name].run(_nodeagent("cleanup"))
+        result = self.lab.nodes[name].run(command("cleanup"))
         if result.returncode != 0:
             raise NotPossible(f"nodeagent cleanup on {name}: {result.stderr.strip()}")
 
@@ -282,7 +282,7 @@ class Stage:
 
     def ask(self, node: str, *words: str) -> dict[str, Any]:
         """The JSON of a nodeagent command on that node."""
-        result = self.lab.nodes[node].run(_nodeagent(*words, "-o", "json"))
+        result = self.lab.nodes[node].run(command(*words, "-o", "json"))
         if result.returncode not in {0, 1} or not result.stdout:
             raise NotPossible(f"nodeagent {' '.join(words)} on {node}: {result.stderr.strip()}")
         found: dict[str, Any] = json.loads(result.stdout)
@@ -396,6 +396,6 @@ def running() -> Iterator[Stage]:
         yield Stage(lab)
 
 
-def _nodeagent(*words: str | Path) -> list[str]:
+def command(*words: str | Path) -> list[str]:
     """The command line of this very program, for a child process."""
     return [sys.executable, "-m", "nodeagent.cli.main", *(str(word) for word in words)]

@@ -83,13 +83,12 @@ class Cluster(Stage):
                 added = node.run(["ip", "route", "add", "default", "via", gateway])
                 assert added.returncode == 0, added.stderr
 
-    def remember(self) -> None:
-        """How the nodes look in each configuration; before there is an agent."""
-        for configuration in surroundings.CONFIGURATIONS:
-            if configuration.network is self.lab.topology.pod_network:
-                self.configure(configuration)
-                for name, node in self.lab.nodes.items():
-                    self._before[configuration, name] = _state(node)
+    def remember(self, configurations: Iterable[Configuration]) -> None:
+        """How the nodes look in each of them; before there is an agent."""
+        for configuration in configurations:
+            self.configure(configuration)
+            for name, node in self.lab.nodes.items():
+                self._before[configuration, name] = _state(node)
 
     def start(self) -> None:
         """In the surroundings that are hardest to start in."""
@@ -174,8 +173,10 @@ def _state(node: Node) -> tuple[State, str]:
 
 
 @contextlib.contextmanager
-def running(network: PodNetwork, *, more_pods: Iterable[PodSpec] = (), remembers: bool = True) -> Iterator[Cluster]:
-    """`remembers`: what `differences` compares with, a look at each node in each configuration."""
+def running(
+    network: PodNetwork, remembered: Iterable[Configuration] = (), *, more_pods: Iterable[PodSpec] = ()
+) -> Iterator[Cluster]:
+    """`remembered`: in which configurations `differences` will be asked."""
     topology = dataclasses.replace(stage.topology(), has_outside=True, pod_network=network)
     for pod in more_pods:
         topology = topology.with_pod(pod)
@@ -185,8 +186,7 @@ def running(network: PodNetwork, *, more_pods: Iterable[PodSpec] = (), remembers
         with cluster.applications.running(listening):
             try:
                 cluster.prepare()
-                if remembers:
-                    cluster.remember()
+                cluster.remember(remembered)
                 cluster.start()
                 yield cluster
             finally:

@@ -7,9 +7,13 @@ import pytest
 
 from nodeagent.lab.topology import PodNetwork
 from tests.e2e.reach.cluster import Cluster, running
+from tests.e2e.reach.surroundings import CONFIGURATIONS
 
 
 @pytest.fixture(scope="module", params=list(PodNetwork), ids=str)
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with running(PodNetwork(request.param)) as made:
+    network = PodNetwork(request.param)
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted = {params["configuration"] for params in calls if "configuration" in params}
+    with running(network, [one for one in CONFIGURATIONS if one in wanted and one.network is network]) as made:
         yield made

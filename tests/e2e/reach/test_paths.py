@@ -38,7 +38,7 @@ EXTRA_PODS = tuple(
 
 @pytest.fixture(scope="module", params=list(PodNetwork), ids=str)
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with running(PodNetwork(request.param), more_pods=EXTRA_PODS, remembers=False) as made:
+    with running(PodNetwork(request.param), more_pods=EXTRA_PODS) as made:
         for name in APPLICATIONS:
             process = made.pod(name).spawn(
                 [sys.executable, "-S", "-E", application.__file__, str(BULK_PORT)],
