@@ -5,13 +5,6 @@ import os
 import shutil
 
 import pytest
-from hypothesis import settings
-
-# CI judges a change, so it draws the same cases for the same code; whoever works on the code explores.
-# No deadline for an example: on a busy machine it would judge the neighbours. The timeout of pytest ends what hangs.
-settings.register_profile("exploring", deadline=None)
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable" if os.environ.get("CI") else "exploring")
 
 _NEEDS_ROOT = ("kernel", "e2e", "interop")
 

@@ -33,12 +33,14 @@ def read_source(name: str) -> str:
     return (bpf_folder() / name).read_text(encoding="utf-8")
 
 
+@cache
 def program_text() -> str:
     """All programs as one translation unit; each header once, before its first use."""
     seen: set[str] = set()
     return "\n".join(line for program in PROGRAMS for line in _expand(f"{program}.c", seen)) + "\n"
 
 
+@cache
 def source_hash(flags: tuple[str, ...] = ()) -> str:
     """Of everything the compiler is given: names the pinned programs."""
     headers = sorted((bpf_folder() / "include").rglob("*.h"))
@@ -46,11 +48,13 @@ def source_hash(flags: tuple[str, ...] = ()) -> str:
     return _short_hash("\0".join(parts))
 
 
+@cache
 def layout_text() -> str:
     """What declares the shapes of maps, for who has to read them later: nodeagent/kernel/layout.py understands it."""
     return read_source("layout.h") + read_source("maps.h").partition("static __always_inline")[0]
 
 
+@cache
 def layout_hash() -> str:
     """Of the shapes of maps, without comments and spacing: names the directory of pinned maps."""
     return _short_hash(" ".join(_COMMENT.sub(" ", layout_text()).split()))

@@ -4,6 +4,7 @@
 The pods of a node are neighbours in one subnet, whose gateway is the bridge. The same functions as routed.py.
 """
 
+import os
 from pathlib import Path
 from typing import Any  # pyroute2 has no types
 
@@ -49,9 +50,10 @@ def wire_pod(place: PodPlace, netns: Path, node: HostPlace, node_netns: Path, mt
 def _add_bridge(ip: Any, node: HostPlace, mtu: int) -> int:
     """Comes with the node's first pod, as with that plugin, and stays."""
     index = netlink.add_bridge(ip, BRIDGE_DEVICE)
-    # A MAC that was set stays; else it would be the lowest of the ports' and change with them.
-    (message,) = ip.get_links(index)
-    ip.link("set", index=index, address=message.get("address"), mtu=mtu, state="up")
+    # A MAC that was set stays; else it would be the lowest of the ports' and change with them. Another than it has: a
+    # bridge of Linux 5.10 to which its own MAC is given once more takes in nothing that is for it.
+    address = f"02:{os.urandom(5).hex(':')}"
+    ip.link("set", index=index, address=address, mtu=mtu, state="up")
     for address, length in zip(gateways(node), _LENGTHS, strict=True):
         ip.addr("add", index=index, address=address, prefixlen=length, flags=netlink.NODAD if length == 64 else 0)
     return index

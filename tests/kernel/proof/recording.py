@@ -134,8 +134,8 @@ def load_recording(bpffs: Path) -> Recorder:
 
 def main() -> int:
     text = PREFIX.read_text(encoding="utf-8").replace("#pragma once", "") + program_text()
-    loader.program_text = lambda: text  # type: ignore[attr-defined]
-    pins.source_hash = lambda flags=(): FOLDER  # type: ignore[attr-defined]  # noqa: ARG005 - a name of its callers
+    loader.program_text = lambda: text  # type: ignore[attr-defined, assignment]
+    pins.source_hash = lambda flags=(): FOLDER  # type: ignore[attr-defined, assignment]  # noqa: ARG005 - a name of its callers
     sys.stdout.write(json.dumps(loader.compile_and_pin(Pins(Path(sys.argv[1])))) + "\n")
     return 0
 

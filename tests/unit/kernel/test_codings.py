@@ -45,7 +45,7 @@ _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "verdict": (codings.of_verdict, st.builds(VerdictBits, st.integers(0, 2**NUMBERS - 1), st.integers(0, 1))),
     "exclusion": (codings.of_exclusion, st.builds(Exclusion, _blocks, _ports.map(Port))),
     "flow_key": (codings.of_flow_key, st.builds(FlowKey, _ips, _ips, _ports, _ports)),
-    "flow": (codings.of_flow, st.builds(Flow, _words, st.integers(0, 3), st.integers(0, 1))),
+    "flow": (codings.of_flow, st.builds(Flow, _words, st.integers(0, 4), st.integers(0, 2), st.integers(0, 3))),
     "flow_report": (
         codings.of_flow_report,
         st.builds(FlowReport, *[_longs] * 6, _ips, _ips, _ports, _ports, _words, _words, st.sampled_from(ReportState)),

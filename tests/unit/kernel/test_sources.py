@@ -2,6 +2,7 @@
 """One text for bcc, and hashes that change when, and only when, they must."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,22 @@ from nodeagent.kernel import sources
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the C that a test may change."""
     for path in sources.bpf_folder().rglob("*.[ch]"):
         copy = tmp_path / path.relative_to(sources.bpf_folder())
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
     monkeypatch.setattr(sources, "bpf_folder", lambda: tmp_path)
-    return tmp_path
+    _read_anew()
+    yield tmp_path
+    _read_anew()
+
+
+def _read_anew() -> None:
+    """A process reads its sources once."""
+    for function in (sources.program_text, sources.source_hash, sources.layout_text, sources.layout_hash):
+        function.cache_clear()
 
 
 def test_each_file_is_there_once_and_every_line_is_where_it_claims_to_be() -> None:
@@ -67,5 +76,6 @@ def test_hashes(folder: Path, name: str, old: str, new: str, is_layout: bool, is
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
+    _read_anew()
     changed = sources.layout_hash() != before[0], sources.source_hash() != before[1]
     assert changed == (is_layout, is_source)
