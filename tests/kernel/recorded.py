@@ -54,9 +54,9 @@ def load_programs(pins: Pins, _whole_log: Path | None = None) -> dict[str, int]:
     return dict(json.loads(file.read_text(encoding="utf-8"))["verified"])
 
 
-def load_again(pins: Pins) -> None:
+def load_again(pins: Pins) -> dict[str, int]:
     """Another generation of the programs, compiled or not as the environment says."""
-    (load_programs if COMPILE_ONCE in os.environ else loader.load_programs)(pins)
+    return (load_programs if COMPILE_ONCE in os.environ else loader.load_programs)(pins)
 
 
 def _load(pins: Pins, record: dict[str, Any]) -> dict[str, int]:

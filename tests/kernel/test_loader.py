@@ -24,6 +24,7 @@ from nodeagent.kernel.sources import PROGRAMS, SERVICES, bpf_folder, program_tex
 from nodeagent.model.address import Ip
 from nodeagent.model.mark import Marks
 from tests.kernel.conftest import Node, Packet
+from tests.kernel.recorded import load_again
 
 pytestmark = pytest.mark.kernel
 
@@ -35,8 +36,8 @@ has lost a bound or got a table too much, and wants to be looked at before an ol
 
 @pytest.fixture(scope="module")
 def verified(node: Node) -> dict[str, int]:
-    """By the product's own loader, into a bpffs that has maps already."""
-    return load_programs(Pins(node.bpffs))
+    """By the product's own loader, now or when the programs were recorded (tests/kernel/recorded.py)."""
+    return load_again(Pins(node.bpffs))
 
 
 def test_programs_and_maps_are_pinned_below_the_hash_of_the_layout(node: Node) -> None:
