@@ -22,8 +22,6 @@ from vagrant.results import outcome, read_lines, row
 SELECTION = ("tests/kernel", "tests/e2e", "-m", "(kernel or vm) and not any_kernel")
 MOST_CASES, TESTS = "nodeagent.most_cases", "nodeagent.tests"
 """On the kernel's command line."""
-LONG = {"tests/kernel/test_model.py::test_random_packets_get_the_verdict_of_the_model": 1}
-"""Cases that are run where samples are taken, of tests whose every case is long: here 8,000 packets."""
 TEST_SECONDS = 900
 """A guest without KVM is some twenty times slower than what pyproject.toml thinks of."""
 
@@ -41,21 +39,20 @@ class Reporter:
     @pytest.hookimpl(trylast=True)  # when marks have chosen
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         cases = Counter(_function(item) for item in items)
-        most = {name: LONG.get(name, self._most_cases) for name in cases} if self._most_cases else {}
-        large = {name: count for name, count in cases.items() if most.get(name, count) < count}
+        large = {name: count for name, count in cases.items() if 0 < self._most_cases < count}
         seen: Counter[str] = Counter()
         kept: list[pytest.Item] = []
         left: list[pytest.Item] = []
         for item in items:
             name = _function(item)
-            is_kept = name not in large or is_in_sample(seen[name], large[name], most[name])
+            is_kept = name not in large or is_in_sample(seen[name], large[name], self._most_cases)
             seen[name] += 1
             (kept if is_kept else left).append(item)
         items[:] = kept
         if left:
             config.hook.pytest_deselected(items=left)
         for name, count in large.items():
-            self.say(sampled=name, ran=most[name], of=count)
+            self.say(sampled=name, ran=self._most_cases, of=count)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.say(begins=nodeid)

@@ -21,7 +21,7 @@ Accelerator = Literal["kvm", "tcg"]
 
 READY = b"ready"
 _KVM_CREATE_VM = 0xAE01
-MOST_CASES = 20
+MOST_CASES = 4
 """Of one test, where the processor is emulated: a sample of a table with hundreds of cases takes minutes enough."""
 _CONSOLE_LINES = 12
 

@@ -48,7 +48,6 @@ def agent_words(stage: Stage, *more: str) -> list[str]:
     return ["agent", "--node", NODE, "--xds-address", f"https://{stage.lab.control.ipv4}:15012", *more]
 
 
-@pytest.mark.vm
 def test_a_second_agent_is_refused_and_the_first_goes_on(stage: Stage) -> None:
     refused = run(stage, *agent_words(stage))
 
@@ -59,7 +58,6 @@ def test_a_second_agent_is_refused_and_the_first_goes_on(stage: Stage) -> None:
     assert is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
 
 
-@pytest.mark.vm
 def test_a_successor_takes_over_under_traffic_and_nothing_is_lost(stage: Stage) -> None:
     workers, former = stage.worker_pids(NODE), stage.agents[NODE]
     with Traffic(stage.pod("web"), stage.pod("db").ipv4, PORT).running() as traffic:
@@ -176,7 +174,6 @@ def _namespace_object() -> dict[str, object]:
     return mesh.service("more", "shop", {"app": "db"}, ("10.96.0.77", "fd00:96::77"), {80: PORT})
 
 
-@pytest.mark.vm
 def test_explain_names_the_policy_that_the_proxy_enforces(stage: Stage) -> None:
     from nodeagent.lab.demo import mesh
 
@@ -215,7 +212,6 @@ def _get(stage: Stage, port: int, path: str) -> str:
     return answer.decode()
 
 
-@pytest.mark.vm
 def test_cleanup_is_refused_while_an_agent_runs_and_then_takes_everything_away(stage: Stage) -> None:
     node = stage.lab.nodes["node-b"]
     refused = run(stage, "cleanup", node="node-b")

@@ -215,7 +215,6 @@ def judge(scene: Scene, report: Report) -> None:
     print(f"the slowest took {report.slowest:.3f} s; streams: {report.bytes}")
 
 
-@pytest.mark.vm
 def test_open_connections_survive_another_layout_and_the_way_back(scene: Scene) -> None:
     stage = scene.stage
     open_ones = [Echo(stage.pod("web"), ip, PORT) for name in ("db", "api") for ip in stage.pod(name).ips]

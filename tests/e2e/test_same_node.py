@@ -107,7 +107,6 @@ def test_a_direct_connection_never_notices_that_the_agent_is_killed_and_comes_ba
     assert _packets(stage, *_PROXIED) == before, "the proxy had no part in any of it"
 
 
-@pytest.mark.vm
 def test_without_any_worker_allowed_pods_of_a_node_talk_on(stage: Stage) -> None:
     ip = stage.pod("api").ipv4
     _direct(stage, ip)

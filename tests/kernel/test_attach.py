@@ -19,6 +19,7 @@ from nodeagent.kernel.netns import MNT_DETACH, enter_netns, mount, unmount
 from nodeagent.kernel.pins import Pins
 from tests.kernel.conftest import Node, Pod, load_code, load_verdict
 from tests.kernel.namespaces import own_namespaces, run
+from tests.kernel.recorded import IS_EMULATED
 
 pytestmark = pytest.mark.kernel
 needs_tcx = pytest.mark.skipif(not tcx.is_supported(), reason="this kernel has no TCX (Linux 6.6)")
@@ -74,6 +75,7 @@ def _reaches(pod: Pod, target: Pod, port: int, within: float = 5.0) -> bool:
 
 
 _PASS, _DROP = -1, 2
+TIMES = 12 if IS_EMULATED else 100
 
 
 @needs_tcx
@@ -179,7 +181,7 @@ def test_replacing_in_place_misses_no_packet(own: Node, attach: str) -> None:
     own.enrol(own.a)
     generations = _generations(own)
     before = own.counted("IP_OPTIONS")["IP_OPTIONS"]
-    sent = _send_counted(own.a, lambda: _change(own, [(Kind(attach), program) for program in generations * 100]))
+    sent = _send_counted(own.a, lambda: _change(own, [(Kind(attach), program) for program in generations * TIMES]))
     assert own.counted("IP_OPTIONS")["IP_OPTIONS"] - before == sent
 
 
@@ -190,7 +192,7 @@ def test_changing_the_kind_misses_no_packet(own: Node) -> None:
     first, second = _generations(own)
     before = own.counted("IP_OPTIONS")["IP_OPTIONS"]
     turns = [(Kind.TCX, first), (Kind.CLSACT, second), (Kind.TCX, second), (Kind.CLSACT, first)]
-    sent = _send_counted(own.a, lambda: _change(own, turns * 25))
+    sent = _send_counted(own.a, lambda: _change(own, turns * (TIMES // 4)))
     assert own.counted("IP_OPTIONS")["IP_OPTIONS"] - before == sent
 
 

@@ -251,6 +251,7 @@ def test_a_slot_beyond_the_last_is_a_mistake_of_the_caller(node: Node) -> None:
         node.steering.put_listener(ListenerKind.HBONE, 4, None)
 
 
+@pytest.mark.any_kernel
 def test_a_full_map_closes_the_way_out_and_says_so(own: Node, caplog: pytest.LogCaptureFixture) -> None:
     """An address of the mesh that the kernel does not know would be reached in plain text."""
     many = frozenset(Ip(f"10.{a}.{b}.{c}") for a in (1, 2) for b in range(256) for c in range(256))

@@ -64,6 +64,8 @@ def own(tmp_path: Path) -> Iterator[Node]:
 
 CHANGES = {"settings": OTHER_SETTINGS, "flows": OTHER_FLOWS}
 """What differs in the other layout: the map of that name."""
+DIFFERING = [pytest.param("settings", marks=pytest.mark.any_kernel), "flows"]
+"""An upgrade and a rollback are made on every kernel once; all else here is what the agent does with the maps."""
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_the_layout_describes_itself(own: Node) -> None:
         read_description(pins.root)
 
 
-@pytest.mark.parametrize("differing", CHANGES)
+@pytest.mark.parametrize("differing", DIFFERING)
 def test_everything_that_matters_goes_on_in_another_layout_and_back(
     own: Node, versions: dict[str, Version], differing: str
 ) -> None:
@@ -171,7 +173,7 @@ def test_everything_that_matters_goes_on_in_another_layout_and_back(
     assert {path.name for path in pins.root.iterdir()} - {"links"} == {pins.directory.name}
 
 
-@pytest.mark.parametrize("differing", CHANGES)
+@pytest.mark.parametrize("differing", DIFFERING)
 def test_a_map_of_the_same_shape_is_the_same_map(own: Node, versions: dict[str, Version], differing: str) -> None:
     own.enrol(own.a, own.b)
     pins, mine = Pins(own.bpffs), {path.name: path for path in Pins(own.bpffs).maps.iterdir()}
@@ -212,6 +214,7 @@ def former_flows(succession: Succession) -> tuple[int, bytes]:
     )
 
 
+@pytest.mark.any_kernel
 def test_flows_that_begin_end_or_change_meanwhile_follow(own: Node, between: tuple[Maps, Succession]) -> None:
     ours, succession = between
     descriptor, row = former_flows(succession)
@@ -246,6 +249,7 @@ def _encoded(flow: FlowKey) -> bytes:
     return of_flow_key().encode(flow)
 
 
+@pytest.mark.any_kernel
 def test_what_a_pod_that_left_had_open_is_not_brought_late(
     own: Node, versions: dict[str, Version], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +276,7 @@ def test_what_a_pod_that_left_had_open_is_not_brought_late(
     maps.close()
 
 
+@pytest.mark.any_kernel
 def test_an_upgrade_that_stopped_halfway_is_gone_on_with(own: Node, between: tuple[Maps, Succession]) -> None:
     """Some of our programs run already: what they wrote is newer than what the former layout has."""
     ours, succession = between
@@ -288,6 +293,7 @@ def test_an_upgrade_that_stopped_halfway_is_gone_on_with(own: Node, between: tup
     os.close(descriptor)
 
 
+@pytest.mark.any_kernel
 def test_what_an_attempt_left_that_came_to_nothing_is_not_believed(own: Node, between: tuple[Maps, Succession]) -> None:
     ours, succession = between
     ours.flows.put(FLOW, Flow(1, 1, 0))
@@ -302,6 +308,7 @@ def test_what_an_attempt_left_that_came_to_nothing_is_not_believed(own: Node, be
     maps.close()
 
 
+@pytest.mark.any_kernel
 def test_a_layout_without_a_description_is_left_behind(own: Node, caplog: pytest.LogCaptureFixture) -> None:
     pins = Pins(own.bpffs)
     shutil.copytree(pins.maps, pins.root / "0123456789ab" / "maps", copy_function=_pin_again)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `nodeagent check` finds on a node where something is in the way, and that it is well again afterwards."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nodeagent.kernel import probe as probing
 from nodeagent.kernel import syscall, tcx
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.pins import Pins
@@ -17,6 +19,14 @@ from tests.kernel.conftest import UNSPEC, Node, load_verdict
 from tests.kernel.namespaces import own_namespaces, run
 
 pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bcc_is_asked_once() -> Iterator[None]:
+    """By a process of its own each time, and it is not what these tests change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "bcc_importable", functools.cache(probing.bcc_importable))
+        yield
 
 
 @pytest.fixture(params=["tcx", "clsact"])

@@ -72,6 +72,7 @@ def test_a_destination_that_does_not_fit_is_nobodys_to_allow(prepared: Kernel) -
     assert node.steering.overflow() == {}
 
 
+@pytest.mark.any_kernel  # and two threads on an emulated processor take minutes
 def test_no_packet_ever_sees_half_a_table(kernel: Kernel) -> None:
     """Port 80 is denied by both tables, each in its way; a mixture of the two would allow it."""
     a, b = kernel.number_a, kernel.number_b

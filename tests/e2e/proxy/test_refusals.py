@@ -287,7 +287,6 @@ BY_CLIENT = Match(principals=(StringMatch(MatchKind.EXACT, "cluster.local/ns/app
 WITHOUT_IDENTITY = Match(not_principals=(StringMatch(MatchKind.PRESENCE),))
 
 
-@pytest.mark.vm
 @pytest.mark.parametrize(
     ("action", "match", "reason"),
     [

@@ -62,7 +62,6 @@ def test_neighbours_are_joined_with_both_identities(mesh: Mesh) -> None:
     assert (record.source_identity, record.destination_identity) == (mesh.client.identity, NEIGHBOUR)
 
 
-@pytest.mark.vm
 @pytest.mark.usefixtures("neighbour")
 def test_policy_holds_between_neighbours_too(mesh: Mesh) -> None:
     mesh.near.apply(policies=(denial(mesh.client.identity.principal),))

@@ -105,7 +105,6 @@ def test_bulk_in_both_directions_arrives_unchanged(mesh: Mesh, app: socket.socke
         assert (record.reason, record.sent_bytes, record.received_bytes) == (Reason.CLOSED.value, size, size)
 
 
-@pytest.mark.vm
 def test_each_direction_ends_by_itself(mesh: Mesh, app: socket.socket) -> None:
     with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client:
         served, _ = app.accept()
@@ -200,7 +199,6 @@ def test_nobody_listening_is_a_reset_with_its_reason(mesh: Mesh) -> None:
     assert mesh.far.ended()[0].reason == Reason.CONNECT_REFUSED.value
 
 
-@pytest.mark.vm
 def test_a_service_address_leads_to_its_endpoint(mesh: Mesh, app: socket.socket) -> None:
     mesh.publish_service()
     with mesh.wires.client.connect(mesh.vip, PORT, source_port=40002) as client:
@@ -237,7 +235,6 @@ def test_a_workload_that_is_not_enrolled_is_reached_in_plain_text(
     assert (record.sent_bytes, record.received_bytes) == (5, 3)
 
 
-@pytest.mark.vm
 @FAMILIES
 def test_a_plaintext_client_reaches_the_application_with_its_own_address(
     mesh: Mesh, app: socket.socket, family: int

@@ -28,11 +28,8 @@ def configuration(request: pytest.FixtureRequest, cluster: Cluster) -> Configura
     return given
 
 
-IN_MACHINES = (
-    Configuration(PodNetwork.ROUTED, rp_filter=1),
-    Configuration(PodNetwork.BRIDGED, rp_filter=2, is_hostile=True),
-)
-"""The easiest and the hardest: on each kernel that is claimed."""
+IN_MACHINES = (Configuration(PodNetwork.BRIDGED, rp_filter=2, is_hostile=True),)
+"""The hardest: on each kernel that is claimed."""
 
 SURROUNDINGS = pytest.mark.parametrize(
     ("cluster", "configuration"),

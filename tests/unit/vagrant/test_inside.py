@@ -5,7 +5,6 @@ import io
 import json
 import subprocess
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,13 +67,6 @@ def test_what_is_to_run_is_on_the_kernels_command_line() -> None:
     line = "quiet nodeagent.most_cases=60 panic=-1 nodeagent.tests=tests/a.py,tests/b.py::test_c\n"
     assert given(line) == Given(60, ("tests/a.py", "tests/b.py::test_c"))
     assert given("quiet\n") == Given(0, ())
-
-
-def test_the_tests_that_are_known_to_be_long_exist() -> None:
-    root = Path(inside.__file__).resolve().parent.parent
-    for name in inside.LONG:
-        path, _, function = name.partition("::")
-        assert f"def {function}(" in (root / path).read_text(encoding="utf-8")
 
 
 def test_only_large_tables_are_sampled() -> None:
