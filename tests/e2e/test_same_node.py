@@ -86,8 +86,7 @@ def _direct(stage: Stage, ip: Ip) -> None:
     eventually(is_so, WITHIN_SECONDS, f"the kernel lets web through to {ip}")
 
 
-@pytest.mark.vm
-@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("family", [pytest.param(0, id="IPv4"), pytest.param(1, id="IPv6", marks=pytest.mark.vm)])
 def test_a_direct_connection_never_notices_that_the_agent_is_killed_and_comes_back(stage: Stage, family: int) -> None:
     ip = stage.pod("api").ips[family]
     _direct(stage, ip)

@@ -173,6 +173,7 @@ def test_everything_that_matters_goes_on_in_another_layout_and_back(
     assert {path.name for path in pins.root.iterdir()} - {"links"} == {pins.directory.name}
 
 
+@pytest.mark.any_kernel
 @pytest.mark.parametrize("differing", DIFFERING)
 def test_a_map_of_the_same_shape_is_the_same_map(own: Node, versions: dict[str, Version], differing: str) -> None:
     own.enrol(own.a, own.b)

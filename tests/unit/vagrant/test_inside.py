@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,11 @@ def test_what_is_to_run_is_on_the_kernels_command_line() -> None:
     assert given("quiet\n") == Given(0, ())
 
 
+def test_the_files_of_which_no_sample_is_taken_exist() -> None:
+    root = Path(inside.__file__).resolve().parent.parent
+    assert all((root / name).is_file() for name in inside.WHOLE)
+
+
 def test_only_large_tables_are_sampled() -> None:
     class Item:
         def __init__(self, nodeid: str) -> None:
@@ -81,10 +87,13 @@ def test_only_large_tables_are_sampled() -> None:
                 left.extend(items)
 
     left: list[Item] = []
-    items: Any = [Item(f"a::large[{number}]") for number in range(10)] + [Item("a::small[1]"), Item("a::one")]
+    whole = [Item(f"{min(inside.WHOLE)}::large[{number}]") for number in range(10)]
+    items: Any = [Item(f"a::large[{number}]") for number in range(10)] + [Item("a::small[1]"), Item("a::one"), *whole]
     stream = io.StringIO()
     config: Any = Config()
     Reporter(stream, most_cases=2).pytest_collection_modifyitems(config, items)
-    assert [item.nodeid for item in items] == ["a::large[0]", "a::large[5]", "a::small[1]", "a::one"]
+    chosen = [item.nodeid for item in items if item not in whole]
+    assert chosen == ["a::large[0]", "a::large[5]", "a::small[1]", "a::one"]
+    assert set(whole) <= set(items)
     assert len(left) == 8
     assert json.loads(stream.getvalue()) == {"sampled": "a::large", "ran": 2, "of": 10}
