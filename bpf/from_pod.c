@@ -42,9 +42,9 @@
  * of this node. For every other row a flow that is taken is none.
  *
  * Row 6 holds the flow of a connection that is the proxy's, if there is one, so that this end's next
- * packets need no look-up of a socket, which costs more than all other rows together. When the socket
- * has gone in the meantime the proxy's stack resets the connection, as its listener does in row 12. A
- * SYN writes a flow of its own or forgets the one that is there; a SYN-ACK lets go of it.
+ * packets need no look-up of a socket. When the socket has gone in the meantime the proxy's stack
+ * resets the connection, as its listener does in row 12. A SYN writes a flow of its own or forgets the
+ * one that is there; a SYN-ACK lets go of it.
  *
  * Row 11 restores what the flow table has forgotten (it is an LRU, and one pod can fill it) as long as
  * the table of verdicts allows such a connection in either direction.

@@ -17,8 +17,7 @@
 #endif
 
 enum mark {
-	MARK_OUT = MARK_BASE +
-		   1 * MARK_STEP, /* from_pod -> at_proxy: the proxy has a socket, or had */
+	MARK_OUT = MARK_BASE + 1 * MARK_STEP, /* from_pod -> at_proxy: for a socket of the proxy */
 	MARK_LOCAL = MARK_BASE + 2 * MARK_STEP,	  /* from_pod -> to_pod: let it in */
 	MARK_PROXY = MARK_BASE + 3 * MARK_STEP,	  /* from_proxy -> from_pod: the proxy's own */
 	MARK_OUT_NEW = MARK_BASE + 5 * MARK_STEP, /* from_pod -> at_proxy: for the listener */

@@ -103,6 +103,20 @@ class Pod:
         return made
 
 
+def inside(pod: Pod) -> tuple[str, ...]:
+    """What `ip` does in a pod that has its device."""
+    ipv4, ipv6 = pod.addresses
+    return (
+        "link set lo up",
+        f"addr add {ipv4}/32 dev eth0",
+        f"addr add {ipv6}/128 dev eth0 nodad",
+        "link set eth0 up",
+        "route add 169.254.1.1 dev eth0",
+        "route add default via 169.254.1.1",
+        "route add default via fe80::ee dev eth0",
+    )
+
+
 class Node:
     """Routed pods, as Calico has them: a /32 and a /128 route to each pod's device, and a gateway address on it."""
 
@@ -146,16 +160,7 @@ class Node:
             f"route add {ipv4} dev {pod.device}",
             f"route add {ipv6} dev {pod.device}",
         )
-        ip(
-            "link set lo up",
-            f"addr add {ipv4}/32 dev eth0",
-            f"addr add {ipv6}/128 dev eth0 nodad",
-            "link set eth0 up",
-            "route add 169.254.1.1 dev eth0",
-            "route add default via 169.254.1.1",
-            "route add default via fe80::ee dev eth0",
-            netns=pod.netns,
-        )
+        ip(*inside(pod), netns=pod.netns)
         return pod
 
     def programs(self, device: str, netns: Path | None = None) -> list[str]:

@@ -29,8 +29,8 @@ from nodeagent.model.mark import Marks
 
 COMPILE_ONCE = "NODEAGENT_COMPILE_ONCE"
 """Where the records are, for all processes."""
-IS_EMULATED = COMPILE_ONCE in os.environ
-"""Then what is repeated natively a thousand times is repeated less often: each time takes twenty times as long."""
+IN_GUEST = COMPILE_ONCE in os.environ
+"""Of the matrix, where the processor is mostly emulated: what is repeated a thousand times is repeated less often."""
 SECONDS = 600
 _MAP_CREATE = 0
 _LOAD_IMMEDIATE, _IS_MAP = 0x18, 1

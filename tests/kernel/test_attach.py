@@ -19,7 +19,7 @@ from nodeagent.kernel.netns import MNT_DETACH, enter_netns, mount, unmount
 from nodeagent.kernel.pins import Pins
 from tests.kernel.conftest import Node, Pod, load_code, load_verdict
 from tests.kernel.namespaces import own_namespaces, run
-from tests.kernel.recorded import IS_EMULATED
+from tests.kernel.recorded import IN_GUEST
 
 pytestmark = pytest.mark.kernel
 needs_tcx = pytest.mark.skipif(not tcx.is_supported(), reason="this kernel has no TCX (Linux 6.6)")
@@ -75,7 +75,7 @@ def _reaches(pod: Pod, target: Pod, port: int, within: float = 5.0) -> bool:
 
 
 _PASS, _DROP = -1, 2
-TIMES = 12 if IS_EMULATED else 100
+TIMES = 12 if IN_GUEST else 100
 
 
 @needs_tcx

@@ -28,7 +28,7 @@ from nodeagent.routing.route import Target
 from tests.kernel.conftest import Family, Node, Pod
 from tests.kernel.namespaces import make_namespace, run
 from tests.kernel.pods_cgroup import PodsCgroup, pods_cgroup
-from tests.kernel.recorded import IS_EMULATED
+from tests.kernel.recorded import IN_GUEST
 
 pytestmark = pytest.mark.kernel
 
@@ -257,7 +257,7 @@ def test_draws_are_spread_by_their_shares(
     vip, shares = VIPS[family.is_ipv6], {PORTS[0]: 1, PORTS[1]: 2, PORTS[2]: 1}
     drawing.draw(*(port for port, share in shares.items() for _ in range(share)))
     reached: Counter[int] = Counter()
-    times = 600 if IS_EMULATED else 4000
+    times = 600 if IN_GUEST else 4000
     for _ in range(times):
         client = drawing.open_socket(family.sockets)
         client.connect((vip.ip, vip.port))
@@ -307,7 +307,7 @@ def test_an_endpoint_that_was_taken_away_is_not_drawn_any_more(
 ) -> None:
     changes: list[tuple[float, float, set[int]]] = []
     with _Connecting(drawing, listeners) as connecting:
-        for number in range(40 if IS_EMULATED else 200):
+        for number in range(40 if IN_GUEST else 200):
             ports = {PORTS[number % 3], PORTS[(number + 1) % 3]}
             began = time.monotonic()
             drawing.draw(*sorted(ports) * 20)

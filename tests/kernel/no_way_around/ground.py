@@ -16,7 +16,7 @@ from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Cidr, Port, parse_ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import FAMILIES, Node, Pod
+from tests.kernel.conftest import FAMILIES, Node, Pod, inside
 from tests.kernel.namespaces import ip, mac, make_namespace, sysctl
 from tests.kernel.no_way_around.vector import ALLOWED_PORT, BACK_PORT, Cast
 
@@ -79,7 +79,6 @@ class Ground(Node):
 
     def plug(self, pod: Pod, ifindex: int = 0) -> None:
         """Gives it a device, by its addresses."""
-        ipv4, ipv6 = pod.addresses
         device, leads = pod.device, "br0" if self.is_bridged else pod.device
         gateways = ("addr add fe80::ee/64 dev {} nodad", "addr add 169.254.1.1/32 dev {}")
         own = _join(pod.netns, device, ifindex)
@@ -90,13 +89,7 @@ class Ground(Node):
             *(_known(address, leads, own) for address in pod.addresses),
         )
         ip(
-            "link set lo up",
-            f"addr add {ipv4}/32 dev eth0",
-            f"addr add {ipv6}/128 dev eth0 nodad",
-            "link set eth0 up",
-            "route add 169.254.1.1 dev eth0",
-            "route add default via 169.254.1.1",
-            "route add default via fe80::ee dev eth0",
+            *inside(pod),
             *(_known(gateway, "eth0", mac(leads)) for gateway in _GATEWAYS.values()),
             netns=pod.netns,
         )
