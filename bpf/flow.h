@@ -36,6 +36,29 @@ static __always_inline bool is_second(const struct packet *packet)
 	return packet->source_port < packet->destination_port;
 }
 
+/* What a flow remembers of an end whose packet had a source address of its device: that device, and as
+ * of when. */
+static __always_inline u64 check_of(const struct __sk_buff *skb, const struct settings *given)
+{
+	return (u64)given->sources << 32 | skb->ifindex;
+}
+
+static __always_inline bool is_checked(const struct flow *flow, const struct packet *packet,
+				       u64 check)
+{
+	u64 checked = is_second(packet) ? flow->second_checked : flow->first_checked;
+
+	return checked == check && check >> 32;
+}
+
+static __always_inline void set_checked(struct flow *flow, const struct packet *packet, u64 check)
+{
+	if (is_second(packet))
+		flow->second_checked = check;
+	else
+		flow->first_checked = check;
+}
+
 static __always_inline struct flow_key flow_key_of(const struct packet *packet)
 {
 	struct flow_key key;
@@ -62,10 +85,18 @@ static __always_inline bool is_mesh_address(struct address *address)
 static __always_inline struct flow *find_flow(const struct packet *packet)
 {
 	struct flow_key key = flow_key_of(packet);
+	struct flow *flow = flows.lookup(&key);
 
-	return flows.lookup(&key);
+	return flow ? flow : kept_flows.lookup(&key);
 }
 
+/* Nothing but the table knows of it. */
+static __always_inline bool is_kept(enum flow_kind kind)
+{
+	return kind == FLOW_EXCLUDED || kind == FLOW_ADOPTED;
+}
+
+/* Into the table of its kind. That it is not in the other is the caller's business. */
 static __always_inline void put_flow(const struct packet *packet, enum flow_kind kind,
 				     u32 generation, u8 from_second)
 {
@@ -76,21 +107,23 @@ static __always_inline void put_flow(const struct packet *packet, enum flow_kind
 		.from_second = from_second,
 	};
 
-	flows.update(&key, &flow);
+	if (is_kept(kind))
+		kept_flows.update(&key, &flow);
+	else
+		flows.update(&key, &flow);
 }
 
-/* Opened by the sender of this packet. */
+/* Of a connection that begins: opened by the sender of this packet, whatever was there before. */
 static __always_inline void add_flow(const struct packet *packet, enum flow_kind kind,
 				     u32 generation)
 {
-	put_flow(packet, kind, generation, is_second(packet));
-}
+	struct flow_key key = flow_key_of(packet);
 
-/* The bit of the end that has sent this packet. A connection between two pods of one node has two
- * sockets of the proxy: each end's packets are for one of them. */
-static __always_inline u8 holder(const struct packet *packet)
-{
-	return is_second(packet) ? 2 : 1;
+	if (is_kept(kind))
+		flows.delete(&key);
+	else
+		kept_flows.delete(&key);
+	put_flow(packet, kind, generation, is_second(packet));
 }
 
 static __always_inline void delete_flow(const struct packet *packet)
@@ -98,12 +131,18 @@ static __always_inline void delete_flow(const struct packet *packet)
 	struct flow_key key = flow_key_of(packet);
 
 	flows.delete(&key);
+	kept_flows.delete(&key);
 }
 
-/* A hairpin has its client's end second, as its answers have it: the connection that the proxy opens
- * to the server in this client's name, from the same port, has the same ends the other way round.
- */
-static __always_inline struct flow_key hairpin_of_answer(const struct packet *packet)
+/* The bit of the end that has sent this packet. A connection between two pods of one node has two
+ * sockets of the proxy: each end's packets are for one of them. */
+static __always_inline u32 holder(const struct packet *packet)
+{
+	return is_second(packet) ? 2 : 1;
+}
+
+/* The sender first: a key for one direction only. */
+static __always_inline struct flow_key key_as_sent(const struct packet *packet)
 {
 	struct flow_key key = {
 		.first = packet->source,
@@ -115,6 +154,32 @@ static __always_inline struct flow_key hairpin_of_answer(const struct packet *pa
 	return key;
 }
 
+static __always_inline bool is_inbound_held(const struct packet *packet)
+{
+	struct flow_key key = key_as_sent(packet);
+
+	return inbound_flows.lookup(&key) != NULL;
+}
+
+static __always_inline void hold_inbound(const struct packet *packet)
+{
+	struct flow_key key = key_as_sent(packet);
+	u32 one = 1;
+
+	inbound_flows.update(&key, &one);
+}
+
+static __always_inline void release_inbound(const struct packet *packet)
+{
+	struct flow_key key = key_as_sent(packet);
+
+	inbound_flows.delete(&key);
+}
+
+/* A hairpin has its client's end second, as its answers have it (key_as_sent): the connection that the
+ * proxy opens to the server in this client's name, from the same port, has the same ends the other way
+ * round.
+ */
 static __always_inline struct flow_key hairpin_of_syn(const struct packet *packet)
 {
 	struct flow_key key = {
@@ -147,14 +212,14 @@ static __always_inline void delete_hairpin(const struct packet *packet)
 /* What goes this way from now on belongs to a connection of the proxy's own. */
 static __always_inline void delete_hairpin_of_answer(const struct packet *packet)
 {
-	struct flow_key key = hairpin_of_answer(packet);
+	struct flow_key key = key_as_sent(packet);
 
 	hairpins.delete(&key);
 }
 
 static __always_inline bool is_hairpins_answer(const struct packet *packet)
 {
-	struct flow_key key = hairpin_of_answer(packet);
+	struct flow_key key = key_as_sent(packet);
 
 	return hairpins.lookup(&key) != NULL;
 }

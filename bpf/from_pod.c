@@ -37,14 +37,16 @@
  * Row 1 leaves the mark on: while programs change their kind of attachment a packet meets from_pod
  * twice, and the second must pass it too. Every other row may be run twice as it is.
  *
- * "Take flow" forgets a left-over. Of a connection that row 11 could take for a direct one when its
- * worker dies, it notes instead that it is the proxy's: while the window is open, and always to a pod
- * of this node. For every other row a flow that is taken is none.
+ * "Take flow" notes that the connection is the proxy's, so that row 11 never takes it for a direct
+ * one when its worker dies. For every other row but 6 a flow that is taken is none.
  *
- * Row 6 holds the flow of a connection that is the proxy's, if there is one, so that this end's next
- * packets need no look-up of a socket. When the socket has gone in the meantime the proxy's stack
- * resets the connection, as its listener does in row 12. A SYN writes a flow of its own or forgets the
- * one that is there; a SYN-ACK lets go of it.
+ * Row 3 is remembered in a flow for the end that has sent the packet, so that its next packets in rows
+ * 5 and 6 need no look-up of a source; until any source is taken away (settings.sources).
+ *
+ * Row 6 holds the flow of a connection that is the proxy's, so that this end's next packets need no
+ * look-up of a socket. When the socket has gone in the meantime the proxy's stack resets the
+ * connection, as its listener does in row 12. A SYN writes a flow of its own or forgets the one that is
+ * there; a SYN-ACK lets go of it.
  *
  * Row 11 restores what the flow table has forgotten (it is an LRU, and one pod can fill it) as long as
  * the table of verdicts allows such a connection in either direction.
@@ -184,15 +186,6 @@ static __always_inline bool is_open(u64 adopt_until)
 	return bpf_ktime_get_ns() < adopt_until;
 }
 
-static __always_inline void take_flow(const struct packet *packet, const struct sender *sender,
-				      bool is_local)
-{
-	if (is_local || is_open(sender->adopt_until))
-		add_flow(packet, FLOW_TAKEN, sender->generation);
-	else
-		delete_flow(packet);
-}
-
 /* Rows 8 to 12, of a connection that the proxy does not hold. */
 static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct packet *packet,
 						struct settings *given, struct sender *sender,
@@ -225,33 +218,42 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 	return REASON_UNKNOWN_FLOW;
 }
 
+/* Rows 5 and 6, as far as the flow tells. */
+static __always_inline enum reason judge_flow(const struct packet *packet, u32 generation,
+					      const struct flow *flow)
+{
+	if (flow->kind == FLOW_TAKEN)
+		return flow->held & holder(packet) ? REASON_PROXY_FLOW : UNDECIDED;
+	if (flow->kind == FLOW_EXCLUDED)
+		return REASON_EXCLUDED_FLOW;
+	return flow->generation == generation ? REASON_LOCAL_FLOW : UNDECIDED;
+}
+
 /* Rows 4 to 12. */
 static __always_inline enum reason judge_running(struct __sk_buff *skb, struct packet *packet,
-						 struct settings *given, struct sender *sender)
+						 struct settings *given, struct sender *sender,
+						 struct flow *flow)
 {
-	struct flow *flow, *taken = NULL;
+	struct flow *taken = NULL;
+	enum reason why;
 
 	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
 	 * left-over. */
 	if (is_syn_ack(packet) && has_socket(skb, packet, given->proxy_namespace)) {
-		take_flow(packet, sender, pods.lookup(&packet->destination));
+		add_flow(packet, FLOW_TAKEN, sender->generation);
 		return REASON_PROXY_ANSWERED;
 	}
-	flow = find_flow(packet);
+	if (flow && flow->kind == FLOW_TAKEN && is_syn_ack(packet))
+		flow->held = 0;
+	why = flow ? judge_flow(packet, sender->generation, flow) : UNDECIDED;
+	if (why != UNDECIDED)
+		return why;
 	if (flow && flow->kind == FLOW_TAKEN) {
-		if (is_syn_ack(packet))
-			flow->held = 0;
-		if (flow->held & holder(packet))
-			return REASON_PROXY_FLOW;
 		taken = flow;
 		flow = NULL;
 		sender->adopt_until = 0;
 		sender->is_taken = true;
 	}
-	if (flow && flow->kind == FLOW_EXCLUDED)
-		return REASON_EXCLUDED_FLOW;
-	if (flow && flow->generation == sender->generation)
-		return REASON_LOCAL_FLOW;
 	if (has_socket(skb, packet, given->proxy_namespace)) {
 		if (taken)
 			taken->held |= holder(packet);
@@ -288,12 +290,12 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		return REASON_LOCAL_ALLOWED;
 	}
 	if (pod) {
-		take_flow(packet, sender, true);
+		add_flow(packet, FLOW_TAKEN, sender->generation);
 		delete_hairpin(packet);
 		return REASON_LOCAL_STEERED;
 	}
 	if (known.lookup(&packet->destination)) {
-		take_flow(packet, sender, false);
+		add_flow(packet, FLOW_TAKEN, sender->generation);
 		return REASON_STEERED;
 	}
 	delete_flow(packet);
@@ -303,16 +305,25 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct settings *given)
 {
 	struct sender sender = {.generation = given->generation};
+	u64 check = check_of(skb, given);
 	struct packet packet = {};
 	struct source_key key = {};
+	struct flow *flow = NULL;
 	struct source *source;
-	enum reason bad;
+	enum reason why;
 
 	if ((skb->mark & MARK_BITS) == MARK_PROXY && is_signed(skb, given))
 		return REASON_PROXY_PASSAGE;
-	bad = parse(skb, &packet);
-	if (bad)
-		return bad;
+	why = parse(skb, &packet);
+	if (why)
+		return why;
+	if (!is_syn(&packet))
+		flow = find_flow(&packet);
+	if (flow && !is_syn_ack(&packet) && is_checked(flow, &packet, check)) {
+		why = judge_flow(&packet, sender.generation, flow);
+		if (why != UNDECIDED)
+			return why;
+	}
 	key.device = skb->ifindex;
 	key.address = packet.source;
 	source = sources.lookup(&key);
@@ -320,9 +331,11 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 		return REASON_SPOOFED_SOURCE;
 	sender.adopt_until = source->adopt_until;
 	sender.number = source->number;
-	if (!is_syn(&packet))
-		return judge_running(skb, &packet, given, &sender);
-	return judge_syn(skb, &packet, given, &sender);
+	if (is_syn(&packet))
+		return judge_syn(skb, &packet, given, &sender);
+	if (flow)
+		set_checked(flow, &packet, check);
+	return judge_running(skb, &packet, given, &sender, flow);
 }
 
 int from_pod(struct __sk_buff *skb)

@@ -25,8 +25,11 @@ struct settings {
 	u32 slots;	     /* 0 to SLOTS: listener slots in use, from 0 on */
 	u32 registry_only;   /* 1: unknown destinations are dropped */
 	u32 is_settling;     /* 1: flows of a former layout are still being brought over */
+	u32 sources; /* random: another one after each row of sources that was taken away; 0 from
+		      * before that until then */
+	u32 zero;
 };
-_Static_assert(sizeof(struct settings) == 32, "settings");
+_Static_assert(sizeof(struct settings) == 40, "settings");
 
 struct source_key {
 	u32 device; /* ifindex of the pod's device on the node */
@@ -131,8 +134,10 @@ struct flow {
 	u8 held; /* of FLOW_TAKEN: bits of the ends (1: first, 2: second) for whose packets the proxy
 			 * was seen to have a socket */
 	u8 zero;
+	u64 first_checked;  /* check_of() a packet of the first end whose source was its device's */
+	u64 second_checked; /* the same for the second end */
 };
-_Static_assert(sizeof(struct flow) == 8, "flow");
+_Static_assert(sizeof(struct flow) == 24, "flow");
 
 struct flow_report { /* of a direct connection between two pods of this node, by its client's socket */
 	u64 cookie;   /* of the socket: SO_COOKIE, and what sock_diag calls it */

@@ -63,11 +63,21 @@ MAP("lpm_trie", struct exclusion_key, u32, excluded, 1024, ON_DEMAND);
  * two generations, 32 ports of their own each; a destination whose rows do not fit has none. */
 MAP("hash", struct verdict_key, struct verdict, verdicts, 16384, ON_DEMAND);
 
-/* Connection that passes directly and has a mesh peer -> why. Written and read by from_pod, never
- * by what arrives from outside. LRU: nothing tells when a connection ends. 65536: all ports of one
- * pod to one address, 8 MB. An entry that is pushed out is made again if a verdict allows it
- * (FLOW_RESTORED), else it costs its connection (UNKNOWN_FLOW). */
+/* Connection that has a mesh peer and a verdict or the proxy's socket behind it -> what was found.
+ * Written and read by from_pod, never by what arrives from outside. LRU: nothing tells when a
+ * connection ends. 65536: all ports of one pod to one address, 8 MB. An entry that is pushed out is
+ * made again: a verdict allows it (FLOW_RESTORED), or the proxy has its socket. */
 MAP("lru_hash", struct flow_key, struct flow, flows, 65536, 0);
+
+/* The same for what has nothing behind it: excluded, or open before the pod was enrolled. A table of
+ * its own, because an entry that is pushed out costs its connection (UNKNOWN_FLOW). 32768, 4 MB. */
+MAP("lru_hash", struct flow_key, struct flow, kept_flows, 32768, 0);
+
+/* Connection for whose packets to a pod, the sender first, the proxy was seen to have a socket -> 1.
+ * Written and read by to_pod. Whoever
+ * can spoof can push out others, which costs a look-up. LRU; 16384, 2 MB: mostly tunnels, of which
+ * each peer has a few. */
+MAP("lru_hash", struct flow_key, u32, inbound_flows, 16384, 0);
 
 /* Answers of a connection between two pods of this node that came through the node's NAT -> 1: they
  * go the same way. Written by to_pod and from_proxy, read by from_proxy. LRU; 16384: hairpins are

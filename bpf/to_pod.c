@@ -13,7 +13,7 @@
  *     two VLAN tags, IPv4-mapped address               one each             drop
  *  4  SYN made by the node (ingress_ifindex is 0)       NODE_PROBE           pass
  *  5  SYN                                               INBOUND              to proxy, add hairpin
- *  6  not SYN, proxy socket                             INBOUND_FLOW         to proxy
+ *  6  not SYN, proxy socket, or held                    INBOUND_FLOW         to proxy, hold
  *  7  not SYN, made by the node                         NODE_ANSWER          pass
  *  8  ACK that a listener's SYN cookie explains         SYN_COOKIE           tag, to proxy
  *  9  of a connection that the verdict table allowed    FORGED_FLOW          drop
@@ -22,7 +22,8 @@
  *
  * Row 1: from_pod has read and judged this packet. Row 2 comes before 3 because the node makes such
  * errors itself (its own uplink's MTU). Row 6 comes before 7 because the node answers the proxy's
- * connections itself. A pod or the wire cannot forge an ingress_ifindex of 0. Row 5 adds a hairpin
+ * connections itself; it holds what it has found, so that the next packets need no look-up of a
+ * socket, until a SYN or SYN-ACK begins a connection. A pod or the wire cannot forge an ingress_ifindex of 0. Row 5 adds a hairpin
  * when the source is an enrolled pod of this node: it came through the node's NAT. Row 9: what the
  * two pods of such a connection send has mark LOCAL, so the source of this one is forged. Row 10: a
  * tunnel whose worker went without a word, with its namespace; its other end must know, or it would
@@ -46,6 +47,8 @@ static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct se
 		return REASON_ICMP_ERROR;
 	if (bad)
 		return bad;
+	if (is_syn(&packet) || is_syn_ack(&packet))
+		release_inbound(&packet);
 	if (is_syn(&packet)) {
 		if (skb->ingress_ifindex == 0) {
 			/* The answer to a foreign address that the node sends with is nobody's. */
@@ -57,8 +60,12 @@ static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct se
 			add_hairpin(&packet);
 		return REASON_INBOUND;
 	}
-	if (has_socket(skb, &packet, given->proxy_namespace))
+	if (is_inbound_held(&packet))
 		return REASON_INBOUND_FLOW;
+	if (has_socket(skb, &packet, given->proxy_namespace)) {
+		hold_inbound(&packet);
+		return REASON_INBOUND_FLOW;
+	}
 	if (skb->ingress_ifindex == 0)
 		return REASON_NODE_ANSWER;
 	if (ends_cookie_handshake(skb, &packet, inbound_listener(&packet), given->slots))

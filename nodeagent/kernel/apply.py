@@ -34,7 +34,7 @@ class Hands:
         self.undetached: set[Hook] = set()
         self.unattached: set[Hook] = set()
         self.forgotten = 0
-        """Direct connections."""
+        """Connections of addresses that were given up."""
 
     def find(self, hooks: Iterable[Hook], known: frozenset[Ip]) -> Found:
         maps = self._maps
@@ -97,10 +97,10 @@ class Hands:
         )
 
     def _forget(self, step: Forget) -> None:
-        flows = self._maps.flows
-        gone = [key for key in flows.rows() if not step.addresses.isdisjoint((key.first, key.second))]
-        flows.remove_all(gone)
-        self.forgotten += len(gone)
+        for flows in (self._maps.flows, self._maps.kept_flows, self._maps.inbound_flows):
+            gone = [key for key in flows.rows() if not step.addresses.isdisjoint((key.first, key.second))]
+            flows.remove_all(gone)
+            self.forgotten += len(gone)
 
     def _table(self, name: TableName) -> Table[object, object]:
         return cast("Table[object, object]", getattr(self._maps, name))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
-from nodeagent.kernel.layout import Layout, read_layouts
+from nodeagent.kernel.layout import PADDING, Layout, read_layouts
 from nodeagent.kernel.sources import read_source
 from nodeagent.model.address import Cidr, Ip, Port, packed_ip, unpack_ip
 from nodeagent.model.exclusion import Exclusion
@@ -28,11 +28,15 @@ class Settings(NamedTuple):
     is_settling: int = 0
     secret: int = 0
     """By which from_pod knows what from_proxy has sent: 64 random bits, told to nobody; 0: none yet."""
+    sources: int = 0
+    """By which from_pod knows that no row of `sources` has gone since it last looked: 32 random bits; 0: trust nothing.
+    """
 
     @property
     def words(self) -> str:
         """For people and logs."""
-        return ", ".join(f"{name} {value}" for name, value in self._asdict().items() if name != "secret")
+        told = {name: value for name, value in self._asdict().items() if name not in {"secret", "sources"}}
+        return ", ".join(f"{name} {value}" for name, value in told.items())
 
 
 class Source(NamedTuple):
@@ -101,6 +105,9 @@ class Flow(NamedTuple):
     """0 or 1: opened by the first or second end. OPENED_BY_EITHER: not known, and both directions are allowed."""
     held: int = 0
     """Of a proxy's: bits of the ends (1: first, 2: second) for whose packets it was seen to have a socket."""
+    first_checked: int = 0
+    """The device and the settings' `sources` with which a packet of this end was seen not to be spoofed."""
+    second_checked: int = 0
 
 
 class ReportState(enum.IntEnum):
@@ -152,7 +159,8 @@ def layouts() -> dict[str, Layout]:
 
 def _fields(name: str, packed: bytes) -> dict[str, int]:
     """For structs of numbers alone."""
-    return {field: value for field, value in layouts()[name].unpack(packed).items() if isinstance(value, int)}
+    found = layouts()[name].unpack(packed)
+    return {field: value for field, value in found.items() if isinstance(value, int) and field != PADDING}
 
 
 def _bytes_of(value: int | bytes) -> bytes:
@@ -291,7 +299,7 @@ def of_flow() -> Coding[Flow]:
 
     def decode(packed: bytes) -> Flow:
         fields = _fields("flow", packed)
-        return Flow(fields["generation"], fields["kind"], fields["from_second"], fields["held"])
+        return Flow(*(fields[name] for name in Flow._fields))
 
     return Coding(lambda flow: layout.pack(**flow._asdict()), decode)
 

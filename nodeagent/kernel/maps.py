@@ -105,6 +105,8 @@ class Maps:
             self.excluded = _open(opened, directory, "excluded", codings.of_exclusion(), codings.of_number())
             self.verdicts = _open(opened, directory, "verdicts", codings.of_verdict_key(), codings.of_verdict())
             self.flows = _open(opened, directory, "flows", codings.of_flow_key(), codings.of_flow())
+            self.kept_flows = _open(opened, directory, "kept_flows", codings.of_flow_key(), codings.of_flow())
+            self.inbound_flows = _open(opened, directory, "inbound_flows", codings.of_flow_key(), codings.of_number())
             self.hairpins = _open(opened, directory, "hairpins", codings.of_flow_key(), codings.of_number())
             self.listeners = _open(opened, directory, "listeners", codings.of_number(), codings.of_number("=Q"))
             self.reason_counts = _open(

@@ -2,10 +2,14 @@
 """What must change so that the kernel has what is wanted: a pure function of (wanted, found), steps in a safe order.
 
 The order is the safety. Maps are filled before a filter that reads them is attached, and emptied after it is gone:
-    additions, filters of the crossing, settings, filters of pods, detachments, removals
+    additions, filters of the crossing, settings, filters of pods, detachments, removals, settings
 The settings say which device is na0: behind one that has no at_proxy yet, the proxy's stack would refuse connections.
 to_pod comes before from_pod, so that no connection of a pod is answered by a pod that nothing guards. What is found and
 right makes no step, so a second reconcile has nothing to do.
+
+from_pod remembers in a flow that a packet's source was its device's, as long as the settings' `sources` stay the same.
+So they are 0 (remember nothing) before a row of that table goes, and another number afterwards; an agent that ends
+between the two leaves the 0 to its successor.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -74,6 +78,8 @@ class Target:
     """Flows of a former layout are not all here yet."""
     secret: int = 0
     """For settings that have none yet."""
+    source_number: int = 0
+    """For settings when a row of `sources` has gone, or when they have none."""
     adopt_until: int = 0
     """End of the adoption window of what is captured now: nanoseconds of CLOCK_MONOTONIC."""
 
@@ -140,6 +146,7 @@ def plan(target: Target, found: Found) -> list[Step]:
         *_detachments(target, found),
         *_forget(_given_up(target, found)),
         *_removals(target, found),
+        *_source_number(target, found),
     ]
 
 
@@ -200,7 +207,21 @@ def _hooks(device: int) -> tuple[Hook, Hook]:
 
 
 def _settings(target: Target, found: Found) -> Iterator[Step]:
-    settings = Settings(
+    settings = _wanted_settings(target, found)
+    if settings != found.settings:
+        yield Put("settings", 0, settings)
+
+
+def _source_number(target: Target, found: Found) -> Iterator[Step]:
+    settings = _wanted_settings(target, found)
+    if settings.sources == 0:
+        yield Put("settings", 0, settings._replace(sources=target.source_number))
+
+
+def _wanted_settings(target: Target, found: Found) -> Settings:
+    """Until the removals have been done."""
+    loses_sources = bool(found.sources.keys() - _sources(target).keys())
+    return Settings(
         proxy_device=target.crossing.node_device,
         proxy_namespace=target.crossing.namespace,
         generation=found.settings.generation or 1,
@@ -208,9 +229,8 @@ def _settings(target: Target, found: Found) -> Iterator[Step]:
         registry_only=int(target.registry_only),
         is_settling=int(target.is_settling),
         secret=found.settings.secret or target.secret,
+        sources=0 if loses_sources else found.settings.sources,
     )
-    if settings != found.settings:
-        yield Put("settings", 0, settings)
 
 
 def _forget(addresses: frozenset[Ip]) -> Iterator[Step]:

@@ -376,6 +376,7 @@ class Steering:
             slots=_slots_in_use(self._opened_maps()),
             registry_only=wanted.registry_only or self._overflow["known"] > 0,
             secret=secrets.randbits(64) or 1,
+            source_number=secrets.randbits(32) or 1,
             adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
         )
         with self._namespace.inside() as proxy:

@@ -32,7 +32,7 @@ from nodeagent.kernel.sources import layout_text
 log = logging.getLogger(__name__)
 
 STATE = ("settings", "sources", "pods", "pod_counts", "verdicts", "flow_losses", "reason_counts")
-FLOWS = ("flows", "hairpins", "flow_reports")
+FLOWS = ("flows", "kept_flows", "hairpins", "flow_reports")
 """Written by the kernel with every connection that begins."""
 _MOST_PASSES = 20
 """Over the flows after the programs are replaced: a program that was running still may write for microseconds."""
@@ -101,7 +101,7 @@ class Succession:
     @property
     def has_flows(self) -> bool:
         """Whether connections that begin meanwhile are known to one side only."""
-        return not self._bringing.keys().isdisjoint({"flows", "hairpins"})
+        return not self._bringing.keys().isdisjoint({"flows", "kept_flows", "hairpins"})
 
     def bring(self) -> dict[str, int]:
         """Rows that were copied, by map."""

@@ -21,6 +21,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from nodeagent.kernel import steering, syscall, tcx
+from nodeagent.kernel.codings import Flow, FlowKey
 from nodeagent.kernel.listing import list_programs
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import (
@@ -362,6 +363,8 @@ class Outcome(NamedTuple):
     frame: bytes
 
 
+KEPT_KINDS = {2, 3}
+"""FLOW_EXCLUDED and FLOW_ADOPTED of bpf/flow.h, which have a table of their own."""
 _MARK, _INGRESS, _IFINDEX, _SECRET, _CONTEXT_BYTES = 8, 36, 40, 56, 192
 """Offsets in struct __sk_buff."""
 
@@ -436,11 +439,23 @@ class Kernel:
         for descriptor in self._programs.values():
             os.close(descriptor)
 
+    def flows(self) -> dict[FlowKey, Flow]:
+        """Of both tables."""
+        flows, kept = self.maps.flows.rows(), self.maps.kept_flows.rows()
+        assert flows.keys().isdisjoint(kept), "a connection is in both"
+        assert {flow.kind for flow in kept.values()} <= KEPT_KINDS
+        return flows | kept
+
+    def put_flow(self, key: FlowKey, flow: Flow) -> None:
+        """In the place of the one that is there."""
+        for table in (self.maps.flows, self.maps.kept_flows):
+            table.remove(key)
+        (self.maps.kept_flows if flow.kind in KEPT_KINDS else self.maps.flows).put(key, flow)
+
     def forget(self) -> None:
         """Flows and hairpins of the test before."""
-        for table in (self.maps.flows, self.maps.hairpins):
-            for key in table.rows():
-                table.remove(key)
+        for table in (self.maps.flows, self.maps.kept_flows, self.maps.inbound_flows, self.maps.hairpins):
+            table.remove_all(list(table.keys()))
 
     def _run(
         self, program: str, packet: Packet, device: int, *, mark: int = 0, ingress: int = 0, is_signed: bool = False

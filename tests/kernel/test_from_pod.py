@@ -170,13 +170,64 @@ def test_row_3_identity_is_the_device_and_not_the_address(kernel: Kernel, family
     assert kernel.from_pod(packet, device=kernel.b).reason == "SPOOFED_SOURCE"
 
 
-def test_row_4_a_pod_answers_the_proxy_and_an_old_flow_is_forgotten(kernel: Kernel, family: Family) -> None:
+def _begin(kernel: Kernel, packet: Packet, way: str) -> str:
+    """This packet's connection, as it begins in that way; the reason of its running packets."""
+    if way == "direct":
+        with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
+            assert kernel.from_pod(replace(packet, flags=SYN)).reason == "LOCAL_ALLOWED"
+            assert kernel.from_pod(packet).reason == "LOCAL_FLOW"
+        _age_flows(kernel, by=-1)
+        return "LOCAL_FLOW"
+    assert kernel.from_pod(replace(packet, flags=SYN)).reason == "LOCAL_STEERED"
+    with kernel.proxy_socket(packet):
+        assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+    return "PROXY_FLOW"
+
+
+@pytest.mark.parametrize("way", ["direct", "held"])
+def test_row_3_is_remembered_of_one_device_until_any_source_goes(kernel: Kernel, family: Family, way: str) -> None:
+    packet = Packet(family.pod, family.neighbour, ACK)
+    goes_on = _begin(kernel, packet, way)
+    settings, source = kernel.maps.read_settings(), Source(kernel.a, family.pod)
+    row = kernel.maps.sources.find(source)
+    assert row is not None
+    try:
+        assert kernel.from_pod(packet, device=kernel.b).reason == "SPOOFED_SOURCE"
+        kernel.maps.sources.remove(source)
+        assert kernel.from_pod(packet).reason == goes_on, "nobody has said that it went"
+        for number in (0, settings.sources ^ 1):
+            kernel.maps.settings.put(0, settings._replace(sources=number))
+            assert kernel.from_pod(packet).reason == "SPOOFED_SOURCE"
+        kernel.maps.sources.put(source, row)
+        assert [kernel.from_pod(packet).reason for _ in range(2)] == [goes_on] * 2
+        assert kernel.from_pod(packet, device=kernel.b).reason == "SPOOFED_SOURCE"
+    finally:
+        kernel.maps.sources.put(source, row)
+        kernel.maps.settings.put(0, settings)
+
+
+@pytest.mark.parametrize("way", ["direct", "held"])
+def test_row_3_nothing_is_remembered_while_a_source_goes(kernel: Kernel, family: Family, way: str) -> None:
+    """A packet that has read the settings before may be judged until then, and not be believed afterwards."""
+    packet = Packet(family.pod, family.neighbour, ACK)
+    goes_on = _begin(kernel, packet, way)
+    settings = kernel.maps.read_settings()
+    kernel.maps.settings.put(0, settings._replace(sources=0))
+    try:
+        assert kernel.from_pod(packet).reason == goes_on
+        (flow,) = kernel.flows().values()
+        assert {flow.first_checked >> 32, flow.second_checked >> 32} == {0}
+    finally:
+        kernel.maps.settings.put(0, settings)
+
+
+def test_row_4_a_pod_answers_the_proxy_and_an_old_flow_is_taken(kernel: Kernel, family: Family) -> None:
     answer = Packet(family.pod, family.excluded, SYN_ACK)
     kernel.from_pod(Packet(family.pod, family.excluded))
     assert kernel.from_pod(answer).reason == "EXCLUDED_FLOW"
     with kernel.proxy_socket(answer):
         assert kernel.from_pod(answer)[:3] == ("PROXY_ANSWERED", REDIRECT, MARK_OUT)
-    assert kernel.maps.flows.keys() == set()
+    assert [flow.kind for flow in kernel.flows().values()] == [TAKEN]
 
 
 def test_row_5_an_excluded_connection_goes_on_without_a_mark(kernel: Kernel, family: Family) -> None:
@@ -201,10 +252,13 @@ def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family) -> None
 
 
 @pytest.mark.parametrize("flags", [ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, 0])
-def test_row_6_a_flow_is_held_once_a_socket_was_seen(kernel: Kernel, family: Family, flags: int) -> None:
+@pytest.mark.parametrize(("peer", "begins"), [("neighbour", "LOCAL_STEERED"), ("remote", "STEERED")])
+def test_row_6_a_flow_is_held_once_a_socket_was_seen(
+    kernel: Kernel, family: Family, peer: str, begins: str, flags: int
+) -> None:
     """Whatever else is true of it: no other row may have what is the proxy's."""
-    packet = Packet(family.pod, family.neighbour, ACK)
-    assert kernel.from_pod(replace(packet, flags=SYN)).reason == "LOCAL_STEERED"
+    packet = Packet(family.pod, getattr(family, peer), ACK)
+    assert kernel.from_pod(replace(packet, flags=SYN)).reason == begins
     with kernel.proxy_socket(packet):
         assert kernel.from_pod(packet).reason == "PROXY_FLOW"
     with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}), _adoption(kernel, family):
@@ -267,7 +321,7 @@ def test_row_6_an_address_that_is_no_pods_any_more_is_asked_again(
             kernel.maps.node_addresses.put(family.neighbour, 1)
         assert kernel.from_pod(packet).reason == "PROXY_FLOW"
         assert kernel.from_pod(opening).reason == begins
-        assert kernel.maps.flows.rows() == {}
+        assert kernel.flows() == {}
         assert kernel.from_pod(packet).reason == goes_on
     finally:
         kernel.maps.node_addresses.remove(family.neighbour)
@@ -428,14 +482,14 @@ def test_row_12_nobodys_packet_to_the_mesh_is_never_passed(kernel: Kernel, famil
 
 def test_row_14_an_excluded_block_passes_and_its_flow_is_kept(kernel: Kernel, family: Family) -> None:
     assert kernel.from_pod(Packet(family.pod, family.excluded))[:3] == ("EXCLUDED", UNSPEC, 0)
-    (flow,) = kernel.maps.flows.rows().values()
+    (flow,) = kernel.flows().values()
     assert flow.kind == 2
 
 
 def test_row_14_an_excluded_port_passes_for_everyone(kernel: Kernel, family: Family) -> None:
     excluded = Packet(family.pod, family.outside, destination_port=2049)
     assert kernel.from_pod(excluded).reason == "EXCLUDED"
-    assert kernel.maps.flows.keys() == set(), "an address outside the mesh needs no flow"
+    assert kernel.flows().keys() == set(), "an address outside the mesh needs no flow"
     assert kernel.from_pod(Packet(family.pod, family.remote, destination_port=2049)).reason == "EXCLUDED"
     assert kernel.from_pod(Packet(family.pod, family.remote, destination_port=2050)).reason == "STEERED"
 
@@ -452,7 +506,7 @@ def test_row_15_an_allowed_connection_to_a_pod_of_this_node_passes(kernel: Kerne
     opening = Packet(family.pod, family.neighbour)
     with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}):
         assert kernel.from_pod(opening, mark=OTHERS_MARK)[:3] == ("LOCAL_ALLOWED", UNSPEC, MARK_LOCAL | OTHERS_MARK)
-        (flow,) = kernel.maps.flows.rows().values()
+        (flow,) = kernel.flows().values()
         assert flow.kind == 1
         answer = kernel.from_pod(opening.reply(SYN_ACK), device=kernel.b)
         assert answer[:3] == ("LOCAL_FLOW", UNSPEC, MARK_LOCAL)
@@ -514,7 +568,7 @@ def test_row_15_a_connection_that_the_proxy_holds_stays_with_it(kernel: Kernel, 
     opening = Packet(family.pod, family.neighbour)
     with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}), kernel.proxy_socket(opening):
         assert kernel.from_pod(opening).reason == "LOCAL_STEERED"
-    assert [flow.kind for flow in kernel.maps.flows.rows().values()] == [TAKEN]
+    assert [flow.kind for flow in kernel.flows().values()] == [TAKEN]
 
 
 def test_row_16_a_pod_of_this_node_is_steered(kernel: Kernel, family: Family) -> None:
@@ -526,13 +580,13 @@ def test_row_16_a_pod_of_this_node_is_steered(kernel: Kernel, family: Family) ->
     assert kernel.maps.hairpins.keys() == set()
 
 
-def test_row_17_a_known_address_is_steered_and_an_old_flow_forgotten(kernel: Kernel, family: Family) -> None:
+def test_row_17_a_known_address_is_steered_and_an_old_flow_taken(kernel: Kernel, family: Family) -> None:
     with _adoption(kernel, family):
         kernel.from_pod(Packet(family.pod, family.remote, ACK))
-    assert len(kernel.maps.flows.keys()) == 1
+    assert len(kernel.flows().keys()) == 1
     outcome = kernel.from_pod(Packet(family.pod, family.remote), mark=OTHERS_MARK)
     assert outcome[:3] == ("STEERED", REDIRECT, MARK_OUT_NEW | OTHERS_MARK)
-    assert kernel.maps.flows.keys() == set()
+    assert [flow.kind for flow in kernel.flows().values()] == [TAKEN]
 
 
 def test_row_18_an_unknown_destination_passes_or_is_dropped(kernel: Kernel, family: Family) -> None:
@@ -576,10 +630,10 @@ def test_an_answer_that_nobody_asked_for_is_counted_and_one_that_was_admitted(ke
     assert (after.unasked - before.unasked, after.admitted - before.admitted) == (2, 3)
 
 
-def _age_flows(kernel: Kernel, kind: int = 0) -> None:
-    """All flows are of the generation before; `kind` replaces theirs."""
-    for key, flow in kernel.maps.flows.rows().items():
-        kernel.maps.flows.put(key, flow._replace(generation=flow.generation - 1, kind=kind or flow.kind))
+def _age_flows(kernel: Kernel, kind: int = 0, by: int = 1) -> None:
+    """All flows are of so many generations before; `kind` replaces theirs."""
+    for key, flow in kernel.flows().items():
+        kernel.put_flow(key, flow._replace(generation=flow.generation - by, kind=kind or flow.kind))
 
 
 @contextmanager

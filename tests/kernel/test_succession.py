@@ -64,6 +64,8 @@ def own(tmp_path: Path) -> Iterator[Node]:
 
 CHANGES = {"settings": OTHER_SETTINGS, "flows": OTHER_FLOWS}
 """What differs in the other layout: the map of that name."""
+OF_THE_STRUCT = {"settings": {"settings"}, "flows": {"flows", "kept_flows"}}
+"""All maps that differ with it."""
 DIFFERING = [pytest.param("settings", marks=pytest.mark.any_kernel), "flows"]
 """An upgrade and a rollback are made on every kernel once; all else here is what the agent does with the maps."""
 
@@ -150,7 +152,7 @@ def test_everything_that_matters_goes_on_in_another_layout_and_back(
     kept = maps.sources.rows(), maps.pods.rows(), maps.verdicts.rows(), maps.read_settings().generation
     before = own.counted("LOCAL_ALLOWED", "LOCAL_FLOW")
     with connected(own, is_ipv6=False) as of_ipv4, connected(own, is_ipv6=True) as of_ipv6:
-        flows = {key: flow for key, flow in maps.flows.rows().items() if flow.kind == 1}
+        flows = {key: unchecked(flow) for key, flow in maps.flows.rows().items() if flow.kind == 1}
         maps.close()
         for is_back in (False, True):
             done = take_back(own) if is_back else take_over(own, versions[differing])
@@ -161,7 +163,7 @@ def test_everything_that_matters_goes_on_in_another_layout_and_back(
             talk(*of_ipv6)
     ours = Maps(pins.maps)
     assert (ours.sources.rows(), ours.pods.rows(), ours.verdicts.rows(), ours.read_settings().generation) == kept
-    assert ours.flows.rows().items() >= flows.items()
+    assert {key: unchecked(flow) for key, flow in ours.flows.rows().items()}.items() >= flows.items()
     assert ours.read_settings().is_settling == 0
     assert len(flows) == 2
     ours.close()
@@ -173,6 +175,11 @@ def test_everything_that_matters_goes_on_in_another_layout_and_back(
     assert {path.name for path in pins.root.iterdir()} - {"links"} == {pins.directory.name}
 
 
+def unchecked(flow: Flow) -> Flow:
+    """Without what from_pod remembers of the source addresses: with the settings' number it may be another."""
+    return flow._replace(first_checked=0, second_checked=0)
+
+
 @pytest.mark.any_kernel
 @pytest.mark.parametrize("differing", DIFFERING)
 def test_a_map_of_the_same_shape_is_the_same_map(own: Node, versions: dict[str, Version], differing: str) -> None:
@@ -182,7 +189,7 @@ def test_a_map_of_the_same_shape_is_the_same_map(own: Node, versions: dict[str, 
     take_over(own, versions[differing])
     (theirs,) = pins.others()
     after = {path.name: map_id(path) for path in (theirs / "maps").iterdir()}
-    assert {name for name in before if before[name] != after[name]} == {differing}
+    assert {name for name in before if before[name] != after[name]} == OF_THE_STRUCT[differing]
 
 
 def map_id(path: Path) -> int:
@@ -211,7 +218,7 @@ def between(own: Node, versions: dict[str, Version]) -> Iterator[tuple[Maps, Suc
 def former_flows(succession: Succession) -> tuple[int, bytes]:
     descriptor = syscall.open_pinned(str(succession.former.directory / "maps" / "flows"))
     return descriptor, succession.former.shapes.structs["flow"].pack(
-        of_another_version=7, generation=5, kind=1, from_second=1, held=0
+        of_another_version=7, generation=5, kind=1, from_second=1, held=0, first_checked=0, second_checked=0
     )
 
 
@@ -230,7 +237,7 @@ def test_flows_that_begin_end_or_change_meanwhile_follow(own: Node, between: tup
     syscall.map_update(descriptor, key[begun], row)
     syscall.map_delete(descriptor, key[ended])
     other = succession.former.shapes.structs["flow"].pack(
-        of_another_version=7, generation=5, kind=4, from_second=1, held=1
+        of_another_version=7, generation=5, kind=4, from_second=1, held=1, first_checked=0, second_checked=0
     )
     syscall.map_update(descriptor, key[changed], other)
     syscall.map_update(descriptor, key[newer], other)
@@ -289,7 +296,7 @@ def test_an_upgrade_that_stopped_halfway_is_gone_on_with(own: Node, between: tup
     pins = Pins(own.bpffs)
     running = program_ids(pins.directory) | succession.former.programs
     again = Succession(succession.former, pins, running)
-    assert again.bring() == {"flows": 1}
+    assert again.bring() == {"flows": 1, "kept_flows": 0}
     assert ours.flows.rows() == {only_there: Flow(5, 1, 1), in_both: Flow(9, 3, 0)}
     os.close(descriptor)
 

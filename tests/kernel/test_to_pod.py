@@ -85,7 +85,7 @@ def test_row_5_a_local_pod_that_came_through_nat_is_a_hairpin(kernel: Kernel, fa
 def test_row_5_a_spoofed_connection_from_outside_deletes_no_flow(kernel: Kernel, family: Family) -> None:
     kernel.from_pod(Packet(family.pod, family.excluded))
     kernel.to_pod(Packet(family.excluded, family.pod, source_port=80, destination_port=40000))
-    assert len(kernel.maps.flows.keys()) == 1
+    assert len(kernel.flows()) == 1
 
 
 @pytest.mark.parametrize("origin", ["node", "elsewhere"])
@@ -95,6 +95,28 @@ def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family, origin:
         packet = Packet(family.remote, family.pod, flags)
         with kernel.proxy_socket(packet):
             assert kernel.to_pod(packet, is_made_here=origin == "node")[:2] == ("INBOUND_FLOW", REDIRECT)
+
+
+@pytest.mark.parametrize("flags", [ACK, FIN | ACK, RST, 0])
+def test_row_6_is_held_once_a_socket_was_seen(kernel: Kernel, family: Family, flags: int) -> None:
+    packet = Packet(family.remote, family.pod, ACK)
+    with kernel.proxy_socket(packet):
+        assert kernel.to_pod(packet).reason == "INBOUND_FLOW"
+    assert kernel.to_pod(replace(packet, flags=flags)).reason == "INBOUND_FLOW"
+    assert kernel.to_pod(replace(packet, flags=ACK, source_port=40001)).reason == "INBOUND_OTHER"
+    assert kernel.to_pod(replace(packet, source=family.outside)).reason == "INBOUND_OTHER"
+
+
+@pytest.mark.parametrize("flags", [SYN, SYN_ACK])
+@pytest.mark.parametrize("origin", ["node", "elsewhere"])
+def test_row_6_who_begins_again_is_asked_again(kernel: Kernel, family: Family, origin: str, flags: int) -> None:
+    """The same four numbers, and not the proxy's any more: the node dials the pod, or the pod has dialled."""
+    packet, is_made_here = Packet(family.remote, family.pod, ACK), origin == "node"
+    with kernel.proxy_socket(packet):
+        assert kernel.to_pod(packet, is_made_here=is_made_here).reason == "INBOUND_FLOW"
+    kernel.to_pod(replace(packet, flags=flags), is_made_here=is_made_here)
+    goes_on = "NODE_ANSWER" if is_made_here else "INBOUND_OTHER"
+    assert kernel.to_pod(packet, is_made_here=is_made_here).reason == goes_on
 
 
 def test_row_7_running_connections_of_the_node_pass(kernel: Kernel, family: Family) -> None:

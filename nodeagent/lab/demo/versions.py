@@ -30,8 +30,8 @@ OTHER_SETTINGS = (
 )
 """Another layout: settings are converted, and every other map is shared."""
 OTHER_FLOWS = (
-    Change("bpf/layout.h", "struct flow {\n", f"struct flow {{\n\tu32 {_FIELD};\n"),
-    Change("bpf/layout.h", "sizeof(struct flow) ==", "sizeof(struct flow) - 4 =="),
+    Change("bpf/layout.h", "struct flow {\n", f"struct flow {{\n\tu64 {_FIELD};\n"),
+    Change("bpf/layout.h", "sizeof(struct flow) ==", "sizeof(struct flow) - 8 =="),
 )
 """Another layout: those of open connections are converted, while new ones come."""
 

@@ -102,19 +102,16 @@ def _judge_from_pod(world: World, frame: bytes, device: int, *, is_from_proxy: b
     return _judge_running(world, packet, sender)
 
 
-def _take(world: World, packet: Tcp, sender: Sender) -> None:
+def _take(world: World, packet: Tcp) -> None:
     """The connection is the proxy's from here on."""
-    if sender.is_window_open or packet.destination[0] in world.pods:
-        world.flows[packet.connection] = Flow(world.generation, TAKEN, packet.source)
-    else:
-        world.flows.pop(packet.connection, None)
+    world.flows[packet.connection] = Flow(world.generation, TAKEN, packet.source)
 
 
 def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]:
     """Rows 4 to 12."""
     holds = world.has_socket(packet)
     if packet.answers_syn and holds:
-        _take(world, packet, sender)
+        _take(world, packet)
         return 4, "PROXY_ANSWERED"
     found = world.flows.get(packet.connection)
     is_taken = found is not None and found.kind == TAKEN
@@ -206,11 +203,11 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         world.flows[packet.connection] = Flow(world.generation, ALLOWED, packet.source)
         return 15, "LOCAL_ALLOWED"
     if pod:
-        _take(world, packet, sender)
+        _take(world, packet)
         world.hairpins.discard(Hairpin(packet.source, packet.destination))
         return 16, "LOCAL_STEERED"
     if address in world.known:
-        _take(world, packet, sender)
+        _take(world, packet)
         return 17, "STEERED"
     world.flows.pop(packet.connection, None)
     return 18, "NOT_REGISTERED" if world.registry_only else "UNKNOWN_DESTINATION"
@@ -250,13 +247,19 @@ def _judge_to_pod(world: World, frame: bytes, mark: int, *, is_made_here: bool) 
         return 2, "ICMP_ERROR"
     if not isinstance(packet, Tcp):
         return 3, packet if isinstance(packet, str) else "NOT_TCP"
+    arrival = packet.source, packet.destination
+    if packet.opens or packet.answers_syn:
+        world.inbound.discard(arrival)
     if packet.opens:
         if is_made_here:
             return 4, "NODE_PROBE"
         if packet.source[0] in world.pods:
             world.hairpins.add(Hairpin(packet.source, packet.destination))
         return 5, "INBOUND"
+    if arrival in world.inbound:
+        return 6, "INBOUND_FLOW"
     if world.has_socket(packet):
+        world.inbound.add(arrival)
         return 6, "INBOUND_FLOW"
     return _judge_running_to_pod(world, packet, is_made_here=is_made_here)
 

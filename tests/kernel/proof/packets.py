@@ -115,7 +115,8 @@ class Packets:
         """Flows or hairpins, whichever the program asks for. Sorted: a set has another order in each process."""
         world = self._world
         allowed = {connection for connection, flow in world.flows.items() if flow.kind == ALLOWED}
-        tables = {"from_pod": world.flows.keys(), "to_pod": allowed, "from_proxy": world.hairpins}
+        arriving = allowed | set(map(frozenset, world.inbound))
+        tables = {"from_pod": world.flows.keys(), "to_pod": arriving, "from_proxy": world.hairpins}
         table = tables.get(program, set())
         both = sorted(sorted(connection) for connection in table if len(connection) == 2)
         return [Aim(first, second, first[0][:12] != mapped(b"")) for first, second in both]

@@ -105,6 +105,8 @@ class Scenes:
                 number, device = dice.choice(_NUMBERS), (twin.kernel.a, twin.kernel.b)[place % 2]
                 twin.put_sender(device, address, Sender(number, is_window_open=dice.random() < 0.3))
                 is_gone = place >= 2 and dice.random() < 0.3
+                if is_gone and dice.random() < 0.5:
+                    twin.remove_sender(device, address)
                 device = dice.choice((device, _OTHER_DEVICE))
                 pod = Pod(device, dice.randbytes(6), dice.randbytes(6), number)
                 twin.put_pod(address, None if is_gone else pod)

@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from nodeagent.kernel import syscall
-from nodeagent.kernel.codings import Flow as FlowRow
-from nodeagent.kernel.codings import FlowKey, PodRow, Source, SourceRow, VerdictBits, VerdictKey, layouts
+from nodeagent.kernel import codings, syscall
+from nodeagent.kernel.codings import NO_NUMBER, FlowKey, PodRow, Source, SourceRow, VerdictBits, VerdictKey, layouts
 from nodeagent.kernel.listeners import ListenerKind
 from nodeagent.kernel.maps import SLOTS
 from nodeagent.kernel.netns import enter_netns
@@ -62,7 +61,8 @@ class Twin:
         self.kernel, self._recorder, self._shows_decisions = kernel, recorder, shows_decisions
         self._maps = kernel.maps
         self._numbers = {row.name: row.number for row in reasons()}
-        self._flow_key = layouts()["flow_key"].packing
+        self._flow_key, self._flow_row = layouts()["flow_key"].packing, codings.of_flow()
+        self._flow_bytes = layouts()["flow"].size
         self._sockets: list[socket.socket] = []
         self._workers = [kernel.node.steering.make_listeners() for _ in range(SLOTS)]
         with enter_netns(Path(kernel.node.steering.netns_path())):
@@ -91,6 +91,14 @@ class Twin:
         self.world.senders[device, address] = sender
         row = SourceRow(_FAR if sender.is_window_open else 0, sender.number)
         self._maps.sources.put(Source(device, unpack_ip(address)), row)
+
+    def remove_sender(self, device: int, address: bytes) -> None:
+        """As the agent does it: see nodeagent/kernel/reconcile.py."""
+        settings = self._maps.read_settings()
+        self._maps.settings.put(0, settings._replace(sources=0))
+        self.world.senders.pop((device, address), None)
+        self._maps.sources.remove(Source(device, unpack_ip(address)))
+        self._maps.settings.put(0, settings._replace(sources=settings.sources % NO_NUMBER + 1))
 
     def put_pod(self, address: bytes, pod: Pod | None) -> None:
         self._maps.pods.remove(unpack_ip(address))
@@ -132,15 +140,23 @@ class Twin:
 
     def put_flow(self, connection: Connection, flow: Flow) -> None:
         """In the place of the one that is there."""
-        key = next(key for key in self._maps.flows.rows() if _connection(key) == connection)
+        key, row = next((key, row) for key, row in self.kernel.flows().items() if _connection(key) == connection)
         opened_by_second = 2 if flow.opener == EITHER else flow.opener == _ends(key)[1] and len(connection) == 2
-        self._maps.flows.put(key, FlowRow(flow.generation, flow.kind, int(opened_by_second), _held_bits(key, flow)))
+        self.kernel.put_flow(
+            key,
+            row._replace(
+                generation=flow.generation,
+                kind=flow.kind,
+                from_second=int(opened_by_second),
+                held=_held_bits(key, flow),
+            ),
+        )
         self.world.flows[connection] = flow
 
     def forget(self) -> None:
         """Flows and hairpins."""
         self.kernel.forget()
-        self.world.flows, self.world.hairpins = {}, set()
+        self.world.flows, self.world.hairpins, self.world.inbound = {}, set(), set()
 
     # ---- a packet ------------------------------------------------------------------------------------------------
 
@@ -173,7 +189,7 @@ class Twin:
 
     def check_tables(self) -> None:
         """All flows, hairpins and counters are as the model has them."""
-        rows = self._maps.flows.rows()
+        rows = self.kernel.flows()
         flows = {
             _connection(key): Flow(
                 row.generation, row.kind, (*_ends(key), EITHER)[row.from_second], _holders(row.held, *_ends(key))
@@ -182,6 +198,7 @@ class Twin:
         }
         assert len(flows) == len(rows), "a connection has two keys"
         assert flows == self.world.flows
+        assert {_ends(key) for key in self._maps.inbound_flows.rows()} == self.world.inbound
         assert {_hairpin(key) for key in self._maps.hairpins.rows()} == self.world.hairpins
         counted = {name: count - self._counted[name] for name, count in self._count_all().items()}
         assert {name: count for name, count in counted.items() if count} == +self.world.reasons
@@ -228,20 +245,23 @@ class Twin:
         """The flow of this connection, whichever end its key has first, and its hairpins, either way."""
         found: list[Flow] = []
         hairpins: set[Hairpin] = set()
+        inbound: set[tuple[End, End]] = set()
         a, b = packet.source, packet.destination
         for first, second in {(a, b), (b, a)}:
             key = self._flow_key.pack(first[0], second[0], struct.pack("!H", first[1]), struct.pack("!H", second[1]))
-            row = syscall.map_lookup(self._maps.flows.descriptor, key, 8)
-            if row is not None:
-                generation, kind, from_second, held = struct.unpack("=IBBBx", row)
-                found.append(
-                    Flow(generation, kind, (first, second, EITHER)[from_second], _holders(held, first, second))
-                )
+            for table in (self._maps.flows, self._maps.kept_flows):
+                packed = syscall.map_lookup(table.descriptor, key, self._flow_bytes)
+                if packed is not None:
+                    row = self._flow_row.decode(packed)
+                    opener = (first, second, EITHER)[row.from_second]
+                    found.append(Flow(row.generation, row.kind, opener, _holders(row.held, first, second)))
+            inbound |= {(first, second)} if syscall.map_lookup(self._maps.inbound_flows.descriptor, key, 4) else set()
             if syscall.map_lookup(self._maps.hairpins.descriptor, key, 4) is not None:
                 hairpins.add(Hairpin(client=second, server=first))
         flow = self.world.flows.get(packet.connection)
         possible = {Hairpin(a, b), Hairpin(b, a)}
-        return found == ([flow] if flow else []) and hairpins == possible & self.world.hairpins
+        is_inbound_alike = inbound == {(a, b), (b, a)} & self.world.inbound
+        return found == ([flow] if flow else []) and hairpins == possible & self.world.hairpins and is_inbound_alike
 
     def _read_world(self) -> World:
         maps, settings = self._maps, self._maps.read_settings()

@@ -87,6 +87,8 @@ class World:
     listeners: dict[tuple[str, int], int] = field(default_factory=dict)
     """By kind and slot: its port, which tells it from others."""
     flows: dict[Connection, Flow] = field(default_factory=dict)
+    inbound: set[tuple[End, End]] = field(default_factory=set)
+    """Who sends to whom by the proxy, as far as to_pod has seen a socket for it."""
     hairpins: set[Hairpin] = field(default_factory=set)
     believes_cookies: bool = True
     """No number that a test could make is a cookie of the kernel's own."""

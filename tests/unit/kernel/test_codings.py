@@ -37,7 +37,7 @@ _blocks = st.one_of(
     st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 95))
 ).map(lambda pair: Cidr.parse(f"{pair[0]}/{pair[1]}"))
 _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
-    "settings": (codings.of_settings, st.builds(Settings, *[_words] * 6, st.integers(0, 2**64 - 1))),
+    "settings": (codings.of_settings, st.builds(Settings, *[_words] * 6, _longs, _words)),
     "source": (codings.of_source, st.builds(Source, _words, _ips)),
     "source_row": (codings.of_source_row, st.builds(SourceRow, st.integers(0, 2**64 - 1), _words)),
     "pod": (codings.of_pod, st.builds(PodRow, _words, _macs, _macs, _words)),
@@ -45,7 +45,7 @@ _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "verdict": (codings.of_verdict, st.builds(VerdictBits, st.integers(0, 2**NUMBERS - 1), st.integers(0, 1))),
     "exclusion": (codings.of_exclusion, st.builds(Exclusion, _blocks, _ports.map(Port))),
     "flow_key": (codings.of_flow_key, st.builds(FlowKey, _ips, _ips, _ports, _ports)),
-    "flow": (codings.of_flow, st.builds(Flow, _words, st.integers(0, 4), st.integers(0, 2), st.integers(0, 3))),
+    "flow": (codings.of_flow, st.builds(Flow, _words, *[st.integers(0, 255)] * 3, _longs, _longs)),
     "flow_report": (
         codings.of_flow_report,
         st.builds(FlowReport, *[_longs] * 6, _ips, _ips, _ports, _ports, _words, _words, st.sampled_from(ReportState)),

@@ -36,7 +36,7 @@ PROGRAMS = {
 CROSSING = Crossing(node_device=2, proxy_device=3, namespace=7)
 GATEWAY, MAC = b"gatewy", b"podmac"
 IPS = (Ip("10.0.0.1"), Ip("fd00::1"))
-NOTHING = Target(CROSSING, PROGRAMS, Kind.TCX, (), frozenset(), frozenset())
+NOTHING = Target(CROSSING, PROGRAMS, Kind.TCX, (), frozenset(), frozenset(), source_number=77)
 ADOPT_UNTIL = 12345
 
 
@@ -86,10 +86,12 @@ def _after(target: Target, found: Found, steps_done: int | None = None) -> Found
 
 
 def test_an_empty_node_gets_settings_and_the_crossing() -> None:
+    settings = Settings(proxy_device=2, proxy_namespace=7, generation=1, slots=0, registry_only=0)
     assert plan(NOTHING, Found()) == [
         Attach(Hook(is_in_proxy=True, device=3), PROGRAMS["at_proxy"]),
         Attach(_node(2), PROGRAMS["from_proxy"]),
-        Put("settings", 0, Settings(proxy_device=2, proxy_namespace=7, generation=1, slots=0, registry_only=0)),
+        Put("settings", 0, settings),
+        Put("settings", 0, settings._replace(sources=77)),
     ]
 
 
@@ -123,10 +125,38 @@ def test_a_pod_is_known_before_it_is_captured_and_guarded_before_it_is_steered()
 def test_a_pod_is_let_go_before_it_is_forgotten() -> None:
     settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
     steps = plan(NOTHING, settled)
-    assert steps[:2] == [Detach(_node(10)), Detach(_node(10, is_egress=True))]
-    assert steps[2] == Forget(frozenset(IPS))
-    assert {type(step) for step in steps[3:]} == {Remove}
-    assert len(steps) == 2 + 1 + 2 + 2 + 1
+    assert steps[1:3] == [Detach(_node(10)), Detach(_node(10, is_egress=True))]
+    assert steps[3] == Forget(frozenset(IPS))
+    assert {type(step) for step in steps[4:-1]} == {Remove}
+    assert len(steps) == 1 + 2 + 1 + 2 + 2 + 1 + 1
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        pytest.param((), id="a pod goes"),
+        pytest.param((_pod(10, IPS[0]),), id="an address goes"),
+        pytest.param((_pod(11),), id="it moves to another device"),
+    ],
+)
+def test_nothing_is_remembered_of_sources_while_one_goes(pods: tuple[CapturedPod, ...]) -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
+    target = replace(NOTHING, pods=pods, source_number=78)
+    steps = plan(target, settled)
+    gone = [place for place, step in enumerate(steps) if isinstance(step, Remove) and step.table == "sources"]
+    told = {place: step.value for place, step in enumerate(steps) if isinstance(step, Put) and step.table == "settings"}
+    forgets, remembers = sorted(told)
+    assert forgets < min(gone)
+    assert max(gone) < remembers
+    assert told[forgets] == settled.settings._replace(sources=0)
+    assert told[remembers] == settled.settings._replace(sources=78)
+
+
+def test_a_successor_ends_what_its_predecessor_had_begun_with_the_sources() -> None:
+    settled = _after(replace(NOTHING, pods=(_pod(),)), Found())
+    died = _after(NOTHING, settled, len(plan(NOTHING, settled)) - 1)
+    assert died.settings.sources == 0
+    assert plan(NOTHING, died) == [Put("settings", 0, settled.settings)]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +238,7 @@ def test_the_generation_of_the_flows_is_kept() -> None:
     settled = _after(NOTHING, Found())
     older = replace(settled, settings=settled.settings._replace(generation=41))
     assert plan(replace(NOTHING, slots=2), older) == [
-        Put("settings", 0, Settings(proxy_device=2, proxy_namespace=7, generation=41, slots=2, registry_only=0))
+        Put("settings", 0, Settings(proxy_device=2, proxy_namespace=7, generation=41, slots=2, sources=77))
     ]
 
 
@@ -237,6 +267,7 @@ _targets = st.builds(
     slots=st.integers(0, 4),
     registry_only=st.booleans(),
     is_settling=st.booleans(),
+    source_number=st.integers(1, 3),
 )
 
 
@@ -246,6 +277,8 @@ def test_whatever_was_there_one_plan_is_enough_and_the_order_is_safe(before: Tar
     steps = plan(after, settled)
     assert plan(after, _after(after, settled)) == []
     ranks = [_rank(step) for step in steps if not isinstance(step, Forget)]
+    if any(isinstance(step, Remove) and step.table == "sources" for step in steps):
+        assert ranks.pop() == _rank(Put("settings", 0, None)), "and settings again"
     assert ranks == sorted(ranks), "additions, crossing, settings, pods, detachments, removals"
 
 
