@@ -18,8 +18,8 @@
  * listener, port 15008 the HBONE listener, anything else inbound plaintext; the slot is chosen by
  * flow hash, an empty one means the next. Only a SYN, a SYN cookie's ACK and nobody's packet come
  * there; a listener answers the last with a reset. Rows 3 and 4 leave sockets that exist to the
- * stack, whose early demux is faster than an assignment. A socket of row 4 that from_pod remembers may
- * have gone: then it is the stack that answers with a reset.
+ * stack, whose early demux is faster than an assignment. A socket of row 4 that from_pod or to_pod has
+ * held may have gone: then it is the stack that answers with a reset.
  */
 #include "steer.h"
 

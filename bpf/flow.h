@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
-/* The tables of connections that pass directly (flows: one key for both directions) and of hairpins
- * (one for the answers).
+/* The tables of connections (flows and kept_flows: one key for both directions, in one of the two), of
+ * what arrives for the proxy (inbound_flows: one for each direction), and of hairpins (one for the
+ * answers).
  *
  * What arrives from outside never writes or deletes a flow: it can be spoofed. from_pod has checked
  * the source.
@@ -37,10 +38,14 @@ static __always_inline bool is_second(const struct packet *packet)
 }
 
 /* What a flow remembers of an end whose packet had a source address of its device: that device, and as
- * of when. */
-static __always_inline u64 check_of(const struct __sk_buff *skb, const struct settings *given)
+ * of when. The address is in it because a row of an LRU may have become another connection's before it
+ * is written. 0: nothing may be remembered. */
+static __always_inline u64 check_of(const struct __sk_buff *skb, const struct settings *given,
+				    const struct packet *packet)
 {
-	return (u64)given->sources << 32 | skb->ifindex;
+	if (!given->sources)
+		return 0;
+	return (u64)(given->sources ^ packet->source.word[3]) << 32 | skb->ifindex;
 }
 
 static __always_inline bool is_checked(const struct flow *flow, const struct packet *packet,
@@ -48,7 +53,7 @@ static __always_inline bool is_checked(const struct flow *flow, const struct pac
 {
 	u64 checked = is_second(packet) ? flow->second_checked : flow->first_checked;
 
-	return checked == check && check >> 32;
+	return check && checked == check;
 }
 
 static __always_inline void set_checked(struct flow *flow, const struct packet *packet, u64 check)
@@ -90,40 +95,31 @@ static __always_inline struct flow *find_flow(const struct packet *packet)
 	return flow ? flow : kept_flows.lookup(&key);
 }
 
-/* Nothing but the table knows of it. */
-static __always_inline bool is_kept(enum flow_kind kind)
-{
-	return kind == FLOW_EXCLUDED || kind == FLOW_ADOPTED;
-}
-
-/* Into the table of its kind. That it is not in the other is the caller's business. */
-static __always_inline void put_flow(const struct packet *packet, enum flow_kind kind,
-				     u32 generation, u8 from_second)
+/* In the place of whatever is there. `is_kept`: nothing but the table knows what it tells. */
+static __always_inline void put_flow(const struct packet *packet, struct flow *flow, bool is_kept)
 {
 	struct flow_key key = flow_key_of(packet);
-	struct flow flow = {
-		.generation = generation,
-		.kind = kind,
-		.from_second = from_second,
-	};
 
-	if (is_kept(kind))
-		kept_flows.update(&key, &flow);
-	else
-		flows.update(&key, &flow);
+	if (is_kept) {
+		flows.delete(&key);
+		kept_flows.update(&key, flow);
+	} else {
+		kept_flows.delete(&key);
+		flows.update(&key, flow);
+	}
 }
 
-/* Of a connection that begins: opened by the sender of this packet, whatever was there before. */
+/* Opened by the sender of this packet. */
 static __always_inline void add_flow(const struct packet *packet, enum flow_kind kind,
 				     u32 generation)
 {
-	struct flow_key key = flow_key_of(packet);
+	struct flow flow = {
+		.generation = generation,
+		.kind = kind,
+		.from_second = is_second(packet),
+	};
 
-	if (is_kept(kind))
-		flows.delete(&key);
-	else
-		kept_flows.delete(&key);
-	put_flow(packet, kind, generation, is_second(packet));
+	put_flow(packet, &flow, kind != FLOW_ALLOWED);
 }
 
 static __always_inline void delete_flow(const struct packet *packet)
@@ -136,7 +132,7 @@ static __always_inline void delete_flow(const struct packet *packet)
 
 /* The bit of the end that has sent this packet. A connection between two pods of one node has two
  * sockets of the proxy: each end's packets are for one of them. */
-static __always_inline u32 holder(const struct packet *packet)
+static __always_inline u8 holder(const struct packet *packet)
 {
 	return is_second(packet) ? 2 : 1;
 }

@@ -37,8 +37,8 @@
  * Row 1 leaves the mark on: while programs change their kind of attachment a packet meets from_pod
  * twice, and the second must pass it too. Every other row may be run twice as it is.
  *
- * "Take flow" notes that the connection is the proxy's, so that row 11 never takes it for a direct
- * one when its worker dies. For every other row but 6 a flow that is taken is none.
+ * "Take flow" notes that the connection is the proxy's, so that row 11 does not take it for a direct one
+ * when its worker dies. For every other row but 6 a flow that is taken is none.
  *
  * Row 3 is remembered in a flow for the end that has sent the packet, so that its next packets in rows
  * 5 and 6 need no look-up of a source; until any source is taken away (settings.sources).
@@ -46,7 +46,8 @@
  * Row 6 holds the flow of a connection that is the proxy's, so that this end's next packets need no
  * look-up of a socket. When the socket has gone in the meantime the proxy's stack resets the
  * connection, as its listener does in row 12. A SYN writes a flow of its own or forgets the one that is
- * there; a SYN-ACK lets go of it.
+ * there; a SYN-ACK lets go of it; and a reset, which may refuse somebody who dials from a port that was
+ * the proxy's once, is never taken for a held flow's.
  *
  * Row 11 restores what the flow table has forgotten (it is an LRU, and one pod can fill it) as long as
  * the table of verdicts allows such a connection in either direction.
@@ -165,6 +166,7 @@ static __always_inline bool restore_flow(const struct packet *packet, const stru
 {
 	struct address peer_address = packet->destination;
 	struct pod *peer = pods.lookup(&peer_address);
+	struct flow flow = {.generation = sender->generation, .kind = FLOW_ALLOWED};
 	bool opened, answered;
 	u8 from_second = is_second(packet);
 
@@ -177,13 +179,29 @@ static __always_inline bool restore_flow(const struct packet *packet, const stru
 		return false;
 	if (answered)
 		from_second = opened ? OPENED_BY_EITHER : !from_second;
-	put_flow(packet, FLOW_ALLOWED, sender->generation, from_second);
+	flow.from_second = from_second;
+	put_flow(packet, &flow, false);
 	return true;
 }
 
 static __always_inline bool is_open(u64 adopt_until)
 {
 	return bpf_ktime_get_ns() < adopt_until;
+}
+
+/* While the adoption window is open, a row that is pushed out could let row 11 adopt the connection:
+ * until then it is kept where only others of that kind push it out. `held`: bits of ends. */
+static __always_inline void take_flow(const struct packet *packet, const struct sender *sender,
+				      u8 held)
+{
+	struct flow flow = {
+		.generation = sender->generation,
+		.kind = FLOW_TAKEN,
+		.from_second = is_second(packet),
+		.held = held,
+	};
+
+	put_flow(packet, &flow, is_open(sender->adopt_until));
 }
 
 /* Rows 8 to 12, of a connection that the proxy does not hold. */
@@ -223,7 +241,8 @@ static __always_inline enum reason judge_flow(const struct packet *packet, u32 g
 					      const struct flow *flow)
 {
 	if (flow->kind == FLOW_TAKEN)
-		return flow->held & holder(packet) ? REASON_PROXY_FLOW : UNDECIDED;
+		return flow->held & holder(packet) && !(packet->flags & TCP_RST) ? REASON_PROXY_FLOW
+										 : UNDECIDED;
 	if (flow->kind == FLOW_EXCLUDED)
 		return REASON_EXCLUDED_FLOW;
 	return flow->generation == generation ? REASON_LOCAL_FLOW : UNDECIDED;
@@ -234,33 +253,34 @@ static __always_inline enum reason judge_running(struct __sk_buff *skb, struct p
 						 struct settings *given, struct sender *sender,
 						 struct flow *flow)
 {
-	struct flow *taken = NULL;
+	bool is_taken = flow && flow->kind == FLOW_TAKEN;
 	enum reason why;
 
 	/* A SYN-ACK begins a connection: if the proxy asked for it, a flow of this 4-tuple is a
 	 * left-over. */
 	if (is_syn_ack(packet) && has_socket(skb, packet, given->proxy_namespace)) {
-		add_flow(packet, FLOW_TAKEN, sender->generation);
+		take_flow(packet, sender, 0);
 		return REASON_PROXY_ANSWERED;
 	}
-	if (flow && flow->kind == FLOW_TAKEN && is_syn_ack(packet))
+	if (is_taken && is_syn_ack(packet))
 		flow->held = 0;
 	why = flow ? judge_flow(packet, sender->generation, flow) : UNDECIDED;
 	if (why != UNDECIDED)
 		return why;
-	if (flow && flow->kind == FLOW_TAKEN) {
-		taken = flow;
-		flow = NULL;
-		sender->adopt_until = 0;
-		sender->is_taken = true;
-	}
 	if (has_socket(skb, packet, given->proxy_namespace)) {
-		if (taken)
-			taken->held |= holder(packet);
+		if (is_taken)
+			flow->held |= holder(packet);
+		else if (!flow) /* pushed out, or older than the table */
+			take_flow(packet, sender, holder(packet));
 		return REASON_PROXY_FLOW;
 	}
 	if (node_addresses.lookup(&packet->destination))
 		return REASON_NODE_FLOW;
+	if (is_taken) {
+		flow = NULL;
+		sender->adopt_until = 0;
+		sender->is_taken = true;
+	}
 	return judge_direct(skb, packet, given, sender, flow);
 }
 
@@ -290,12 +310,12 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		return REASON_LOCAL_ALLOWED;
 	}
 	if (pod) {
-		add_flow(packet, FLOW_TAKEN, sender->generation);
+		take_flow(packet, sender, 0);
 		delete_hairpin(packet);
 		return REASON_LOCAL_STEERED;
 	}
 	if (known.lookup(&packet->destination)) {
-		add_flow(packet, FLOW_TAKEN, sender->generation);
+		take_flow(packet, sender, 0);
 		return REASON_STEERED;
 	}
 	delete_flow(packet);
@@ -305,7 +325,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct settings *given)
 {
 	struct sender sender = {.generation = given->generation};
-	u64 check = check_of(skb, given);
+	u64 check;
 	struct packet packet = {};
 	struct source_key key = {};
 	struct flow *flow = NULL;
@@ -317,6 +337,7 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 	why = parse(skb, &packet);
 	if (why)
 		return why;
+	check = check_of(skb, given, &packet);
 	if (!is_syn(&packet))
 		flow = find_flow(&packet);
 	if (flow && !is_syn_ack(&packet) && is_checked(flow, &packet, check)) {
@@ -333,7 +354,7 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 	sender.number = source->number;
 	if (is_syn(&packet))
 		return judge_syn(skb, &packet, given, &sender);
-	if (flow)
+	if (flow && check)
 		set_checked(flow, &packet, check);
 	return judge_running(skb, &packet, given, &sender, flow);
 }

@@ -70,13 +70,13 @@ MAP("hash", struct verdict_key, struct verdict, verdicts, 16384, ON_DEMAND);
 MAP("lru_hash", struct flow_key, struct flow, flows, 65536, 0);
 
 /* The same for what has nothing behind it: excluded, or open before the pod was enrolled. A table of
- * its own, because an entry that is pushed out costs its connection (UNKNOWN_FLOW). 32768, 4 MB. */
+ * its own, because an entry that is pushed out costs its connection (UNKNOWN_FLOW). Also what is the
+ * proxy's, of a pod whose adoption window is open: pushed out, it could be adopted. 32768, 4 MB. */
 MAP("lru_hash", struct flow_key, struct flow, kept_flows, 32768, 0);
 
 /* Connection for whose packets to a pod, the sender first, the proxy was seen to have a socket -> 1.
- * Written and read by to_pod. Whoever
- * can spoof can push out others, which costs a look-up. LRU; 16384, 2 MB: mostly tunnels, of which
- * each peer has a few. */
+ * Written and read by to_pod. LRU; 16384, 2 MB: tunnels, of which each peer has a few, and plaintext
+ * connections. One that is pushed out, by others or by whoever can spoof, costs a look-up. */
 MAP("lru_hash", struct flow_key, u32, inbound_flows, 16384, 0);
 
 /* Answers of a connection between two pods of this node that came through the node's NAT -> 1: they

@@ -22,13 +22,13 @@
  *
  * Row 1: from_pod has read and judged this packet. Row 2 comes before 3 because the node makes such
  * errors itself (its own uplink's MTU). Row 6 comes before 7 because the node answers the proxy's
- * connections itself; it holds what it has found, so that the next packets need no look-up of a
- * socket, until a SYN or SYN-ACK begins a connection. A pod or the wire cannot forge an ingress_ifindex of 0. Row 5 adds a hairpin
- * when the source is an enrolled pod of this node: it came through the node's NAT. Row 9: what the
- * two pods of such a connection send has mark LOCAL, so the source of this one is forged. Row 10: a
- * tunnel whose worker went without a word, with its namespace; its other end must know, or it would
- * go on to send connections there. "To proxy" is bpf_redirect to na0, a transmission: it clears the
- * mark.
+ * connections itself; it holds what it has found, so that the next packets but resets need no look-
+ * up of a socket, until a SYN or SYN-ACK begins a connection. A pod or the wire cannot forge an
+ * ingress_ifindex of 0. Row 5 adds a hairpin when the source is an enrolled pod of this node: it
+ * came through the node's NAT. Row 9: what the two pods of such a connection send has mark LOCAL,
+ * so the source of this one is forged. Row 10: a tunnel whose worker went without a word, with its
+ * namespace; its other end must know, or it would go on to send connections there. "To proxy" is
+ * bpf_redirect to na0, a transmission: it clears the mark.
  */
 #include "cookie.h"
 #include "flow.h"
@@ -60,7 +60,7 @@ static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct se
 			add_hairpin(&packet);
 		return REASON_INBOUND;
 	}
-	if (is_inbound_held(&packet))
+	if (!(packet.flags & TCP_RST) && is_inbound_held(&packet))
 		return REASON_INBOUND_FLOW;
 	if (has_socket(skb, &packet, given->proxy_namespace)) {
 		hold_inbound(&packet);

@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import cast
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import codings
 from nodeagent.kernel.attach import Attacher, Hook
 from nodeagent.kernel.codings import Settings
 from nodeagent.kernel.maps import Maps, Table
 from nodeagent.kernel.netlink import Device, NotCapturable
 from nodeagent.kernel.reconcile import Attach, Detach, Forget, Found, Put, Remove, Step, TableName
-from nodeagent.model.address import Ip
+from nodeagent.model.address import Ip, packed_ip
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +98,11 @@ class Hands:
         )
 
     def _forget(self, step: Forget) -> None:
-        for flows in (self._maps.flows, self._maps.kept_flows, self._maps.inbound_flows):
-            gone = [key for key in flows.rows() if not step.addresses.isdisjoint((key.first, key.second))]
-            flows.remove_all(gone)
-            self.forgotten += len(gone)
+        maps, addresses = self._maps, frozenset(map(packed_ip, step.addresses))
+        self.forgotten += sum(
+            table.remove_where(lambda key: not addresses.isdisjoint(codings.addresses_of_flow(key)))
+            for table in (maps.flows, maps.kept_flows, maps.inbound_flows)
+        )
 
     def _table(self, name: TableName) -> Table[object, object]:
         return cast("Table[object, object]", getattr(self._maps, name))

@@ -294,6 +294,20 @@ def of_flow_key() -> Coding[FlowKey]:
     return Coding(encode, decode)
 
 
+def addresses_of_flow(packed: bytes) -> tuple[bytes, bytes]:
+    """Of a flow's key, both packed."""
+    return packed[:16], packed[16:32]
+
+
+def generation_and_kind(packed: bytes) -> tuple[int, int]:
+    """Of a flow: what struct flow begins with."""
+    generation, kind = _FLOW_HEAD.unpack_from(packed)
+    return generation, kind
+
+
+_FLOW_HEAD = struct.Struct("=IB")
+
+
 def of_flow() -> Coding[Flow]:
     layout = layouts()["flow"]
 

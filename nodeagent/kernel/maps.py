@@ -76,11 +76,24 @@ class Table(Generic[Key, Value]):
         return {self._key.decode(key) for key in found}
 
     def rows(self) -> dict[Key, Value]:
-        found = self._ask(lambda: syscall.map_rows(self.descriptor, self._key_bytes, self._value_bytes, self._entries))
-        return {self._key.decode(key): self._value.decode(value) for key, value in found}
+        return {self._key.decode(key): self._value.decode(value) for key, value in self._packed_rows()}
+
+    def remove_where(self, is_meant: Callable[[bytes], bool]) -> int:
+        """Rows of these keys, as they are packed: to decode a full table of flows takes seconds. How many it were."""
+        gone = [key for key, _ in self._packed_rows() if is_meant(key)]
+        self._ask(lambda: syscall.map_delete_batch(self.descriptor, gone))
+        return len(gone)
+
+    def rows_where(self, is_meant: Callable[[bytes], bool]) -> dict[Key, Value]:
+        """Rows of these values, as they are packed."""
+        found = self._packed_rows()
+        return {self._key.decode(key): self._value.decode(value) for key, value in found if is_meant(value)}
 
     def close(self) -> None:
         os.close(self.descriptor)
+
+    def _packed_rows(self) -> list[tuple[bytes, bytes]]:
+        return self._ask(lambda: syscall.map_rows(self.descriptor, self._key_bytes, self._value_bytes, self._entries))
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
         try:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 STATE = ("settings", "sources", "pods", "pod_counts", "verdicts", "flow_losses", "reason_counts")
 FLOWS = ("flows", "kept_flows", "hairpins", "flow_reports")
 """Written by the kernel with every connection that begins."""
+_BESIDE = {"flows": "kept_flows", "kept_flows": "flows"}
+"""A connection is in one of the two."""
 _MOST_PASSES = 20
 """Over the flows after the programs are replaced: a program that was running still may write for microseconds."""
 
@@ -90,7 +92,9 @@ class Succession:
         with _explained(former):
             is_begun = bool(program_ids(pins.directory).intersection(attached))
             self._bringing = {
-                name: _Bringing(former.directory / "maps" / name, pins.maps / name, between)
+                name: _Bringing(
+                    former.directory / "maps" / name, pins.maps / name, pins.maps / _BESIDE.get(name, name), between
+                )
                 for name in (FLOWS if is_begun else (*STATE, *FLOWS))
                 if not _is_shared(former.directory / "maps" / name, pins.maps / name)
                 and (between := conversion(former.shapes, shapes, name)) is not None
@@ -123,8 +127,9 @@ class Succession:
 class _Bringing:
     """Of one map."""
 
-    def __init__(self, source: Path, target: Path, between: Conversion) -> None:
-        self._source, self._target, self._between = str(source), str(target), between
+    def __init__(self, source: Path, target: Path, beside: Path, between: Conversion) -> None:
+        """`beside`: what is there is newer, too."""
+        self._source, self._target, self._beside, self._between = str(source), str(target), str(beside), between
         self._seen: _Rows = {}
         """As the former map had them."""
         self._brought: _Rows = {}
@@ -133,9 +138,10 @@ class _Bringing:
     def bring(self, *, is_begun: bool) -> int:
         self._seen = self._read()
         rows = dict(self._converted(self._seen))
-        with syscall.opened(self._target) as target:
-            if is_begun:
-                for key in syscall.map_keys(target, len(next(iter(rows), bytes(4)))) if rows else ():
+        with syscall.opened(self._target) as target, syscall.opened(self._beside) as beside:
+            if is_begun and rows:
+                key_bytes = len(next(iter(rows)))
+                for key in (*syscall.map_keys(target, key_bytes), *syscall.map_keys(beside, key_bytes)):
                     rows.pop(key, None)
             _write(target, self._between.shape, rows)
         self._brought = rows
@@ -146,12 +152,12 @@ class _Bringing:
         changed = dict(self._converted({key: value for key, value in now.items() if self._seen.get(key) != value}))
         gone = [self._between.key(key) for key in self._seen.keys() - now.keys()]
         self._seen = now
-        with syscall.opened(self._target) as target:
+        with syscall.opened(self._target) as target, syscall.opened(self._beside) as beside:
             for key in [*changed, *gone]:
-                self._replace(target, key, changed.get(key))
+                self._replace(target, beside, key, changed.get(key))
         return len(changed) + len(gone)
 
-    def _replace(self, target: int, key: bytes, value: bytes | None) -> None:
+    def _replace(self, target: int, beside: int, key: bytes, value: bytes | None) -> None:
         """Only what our programs have not touched."""
         brought = self._brought.get(key)
         if brought is not None:
@@ -159,7 +165,7 @@ class _Bringing:
                 return
             syscall.map_delete(target, key)
             del self._brought[key]
-        if value is None:
+        if value is None or (self._beside != self._target and syscall.map_lookup(beside, key, len(value)) is not None):
             return
         try:
             syscall.map_update(target, key, value, is_new=True)

@@ -10,7 +10,15 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nodeagent.kernel.codings import NO_NUMBER, OPENED_BY_EITHER, Flow, FlowKey, VerdictBits, VerdictKey
+from nodeagent.kernel.codings import (
+    NO_NUMBER,
+    OPENED_BY_EITHER,
+    Flow,
+    FlowKey,
+    VerdictBits,
+    VerdictKey,
+    generation_and_kind,
+)
 from nodeagent.kernel.maps import Maps
 from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
@@ -69,17 +77,21 @@ class Verdicts:
             for key, row in self._maps.verdicts.rows().items()
             if key.generation == current
         }
-        flows = {key: flow for key, flow in self._maps.flows.rows().items() if flow.generation != current}
+        flows = self._maps.flows.rows_where(lambda packed: is_in_question(packed, current))
         return list(find_revoked(flows, numbers, rows))
+
+
+def is_in_question(packed: bytes, current: int) -> bool:
+    """Whether a flow, as it is packed, was allowed by another table than that of the current generation."""
+    generation, kind = generation_and_kind(packed)
+    return generation != current and kind == FLOW_ALLOWED
 
 
 def find_revoked(
     flows: Mapping[FlowKey, Flow], numbers: Mapping[Ip, int], rows: Mapping[tuple[int, int], int]
 ) -> Iterator[Revoked]:
-    """Of `flows`, those that a table allowed once and `rows` (by destination and port) do not. As from_pod's row 9."""
+    """Of flows that are in question, those that `rows` (by destination and port) do not. As from_pod's row 9."""
     for key, flow in flows.items():
-        if flow.kind != FLOW_ALLOWED:
-            continue
         ends = (key.first, key.first_port), (key.second, key.second_port)
         openers = (0, 1) if flow.from_second == OPENED_BY_EITHER else (flow.from_second,)
         for opener in openers:

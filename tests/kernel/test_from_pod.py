@@ -3,7 +3,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -212,13 +212,17 @@ def test_row_3_nothing_is_remembered_while_a_source_goes(kernel: Kernel, family:
     packet = Packet(family.pod, family.neighbour, ACK)
     goes_on = _begin(kernel, packet, way)
     settings = kernel.maps.read_settings()
+    ((key, flow),) = kernel.flows().items()
+    unchecked = flow._replace(first_checked=0, second_checked=0)
+    kernel.put_flow(key, unchecked)
     kernel.maps.settings.put(0, settings._replace(sources=0))
     try:
         assert kernel.from_pod(packet).reason == goes_on
-        (flow,) = kernel.flows().values()
-        assert {flow.first_checked >> 32, flow.second_checked >> 32} == {0}
+        assert kernel.flows() == {key: unchecked}
     finally:
         kernel.maps.settings.put(0, settings)
+    assert kernel.from_pod(packet).reason == goes_on
+    assert kernel.flows() == {key: flow}
 
 
 def test_row_4_a_pod_answers_the_proxy_and_an_old_flow_is_taken(kernel: Kernel, family: Family) -> None:
@@ -248,10 +252,10 @@ def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family) -> None
     with kernel.proxy_socket(packet):
         assert kernel.from_pod(packet)[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
         assert kernel.from_pod(Packet(family.pod, family.remote, RST))[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
-    assert kernel.from_pod(packet).reason == "UNKNOWN_FLOW"
+        assert kernel.from_pod(replace(packet, source_port=40001)).reason == "UNKNOWN_FLOW"
 
 
-@pytest.mark.parametrize("flags", [ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, 0])
+@pytest.mark.parametrize("flags", [ACK, PSH | ACK, FIN | ACK, 0])
 @pytest.mark.parametrize(("peer", "begins"), [("neighbour", "LOCAL_STEERED"), ("remote", "STEERED")])
 def test_row_6_a_flow_is_held_once_a_socket_was_seen(
     kernel: Kernel, family: Family, peer: str, begins: str, flags: int
@@ -263,6 +267,42 @@ def test_row_6_a_flow_is_held_once_a_socket_was_seen(
         assert kernel.from_pod(packet).reason == "PROXY_FLOW"
     with kernel.verdicts({(kernel.number_b, 80): {kernel.number_a}}), _adoption(kernel, family):
         assert kernel.from_pod(replace(packet, flags=flags))[:3] == ("PROXY_FLOW", REDIRECT, MARK_OUT)
+
+
+@pytest.mark.parametrize("flags", [RST, RST | ACK])
+@pytest.mark.parametrize(
+    ("peer", "goes_on"), [("node", "NODE_FLOW"), ("outside", "OUTSIDE_FLOW"), ("remote", "UNKNOWN_FLOW")]
+)
+def test_row_6_a_pod_refuses_who_dials_from_a_port_that_was_the_proxys(
+    kernel: Kernel, family: Family, peer: str, goes_on: str, flags: int
+) -> None:
+    """It had answered the proxy, which dialled in that address's name; now the same port dials by itself."""
+    answer = Packet(family.pod, getattr(family, peer), SYN_ACK)
+    with kernel.proxy_socket(answer):
+        assert kernel.from_pod(answer).reason == "PROXY_ANSWERED"
+        assert kernel.from_pod(replace(answer, flags=ACK)).reason == "PROXY_FLOW"
+        assert kernel.from_pod(replace(answer, flags=flags)).reason == "PROXY_FLOW"
+    assert kernel.from_pod(replace(answer, flags=ACK)).reason == "PROXY_FLOW"
+    assert kernel.from_pod(replace(answer, flags=flags)).reason == goes_on
+
+
+def test_row_6_what_the_table_has_forgotten_is_held_again(kernel: Kernel, family: Family) -> None:
+    packet = Packet(family.pod, family.remote, ACK)
+    with kernel.proxy_socket(packet):
+        assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+    with _adoption(kernel, family):
+        assert kernel.from_pod(packet).reason == "PROXY_FLOW"
+        assert kernel.from_pod(packet.reply(ACK), device=kernel.a).reason == "SPOOFED_SOURCE"
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_what_could_be_adopted_is_kept_where_no_other_connections_push_it_out(
+    kernel: Kernel, family: Family, *, is_open: bool
+) -> None:
+    with _adoption(kernel, family) if is_open else nullcontext():
+        assert kernel.from_pod(Packet(family.pod, family.remote)).reason == "STEERED"
+    (table,) = (table for table in (kernel.maps.flows, kernel.maps.kept_flows) if table.keys())
+    assert table.name == ("kept_flows" if is_open else "flows")
 
 
 def test_row_6_each_end_is_held_by_its_own_socket(kernel: Kernel, family: Family) -> None:

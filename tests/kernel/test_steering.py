@@ -9,7 +9,7 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import tcx
-from nodeagent.kernel.codings import Source
+from nodeagent.kernel.codings import Flow, FlowKey, Source
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.pins import Pins
@@ -59,6 +59,24 @@ def test_a_pod_that_leaves_is_let_go_entirely(node: Node) -> None:
     maps = Maps(Pins(node.bpffs).maps)
     assert maps.pods.rows().keys() == set(node.b.addresses)
     assert {source.device for source in maps.sources.rows()} == {node.ifindex(node.b)}
+    maps.close()
+
+
+@pytest.mark.parametrize("table", ["flows", "kept_flows", "inbound_flows"])
+def test_what_a_pod_that_leaves_had_open_is_forgotten_and_others_is_not(node: Node, table: str) -> None:
+    node.enrol(node.a, node.b)
+    maps = Maps(Pins(node.bpffs).maps)
+    elsewhere = Ip("10.99.2.2")
+    pairs = {(node.a.addresses[0], elsewhere), (elsewhere, node.a.addresses[0]), (elsewhere, node.b.addresses[0])}
+    value = 1 if table == "inbound_flows" else Flow(1, 4, 0)
+    for first, second in pairs:
+        getattr(maps, table).put(FlowKey(first, second, 80, 40000), value)
+    number = maps.read_settings().sources
+    assert number
+    node.enrol(node.b)
+    assert {(key.first, key.second) for key in getattr(maps, table).rows()} == {(elsewhere, node.b.addresses[0])}
+    assert maps.read_settings().sources not in {0, number}
+    getattr(maps, table).remove(FlowKey(elsewhere, node.b.addresses[0], 80, 40000))
     maps.close()
 
 

@@ -97,7 +97,7 @@ def test_row_6_a_connection_of_the_proxy(kernel: Kernel, family: Family, origin:
             assert kernel.to_pod(packet, is_made_here=origin == "node")[:2] == ("INBOUND_FLOW", REDIRECT)
 
 
-@pytest.mark.parametrize("flags", [ACK, FIN | ACK, RST, 0])
+@pytest.mark.parametrize("flags", [ACK, FIN | ACK, 0])
 def test_row_6_is_held_once_a_socket_was_seen(kernel: Kernel, family: Family, flags: int) -> None:
     packet = Packet(family.remote, family.pod, ACK)
     with kernel.proxy_socket(packet):
@@ -105,6 +105,16 @@ def test_row_6_is_held_once_a_socket_was_seen(kernel: Kernel, family: Family, fl
     assert kernel.to_pod(replace(packet, flags=flags)).reason == "INBOUND_FLOW"
     assert kernel.to_pod(replace(packet, flags=ACK, source_port=40001)).reason == "INBOUND_OTHER"
     assert kernel.to_pod(replace(packet, source=family.outside)).reason == "INBOUND_OTHER"
+
+
+def test_row_6_a_reset_is_never_taken_for_a_held_flows(kernel: Kernel, family: Family) -> None:
+    """It may refuse what the pod has dialled itself, from a port that was the proxy's once."""
+    packet = Packet(family.remote, family.pod, ACK)
+    with kernel.proxy_socket(packet):
+        assert kernel.to_pod(packet).reason == "INBOUND_FLOW"
+        assert kernel.to_pod(replace(packet, flags=RST)).reason == "INBOUND_FLOW"
+    assert kernel.to_pod(replace(packet, flags=RST | ACK)).reason == "INBOUND_OTHER"
+    assert kernel.to_pod(replace(packet, flags=RST), is_made_here=True).reason == "NODE_ANSWER"
 
 
 @pytest.mark.parametrize("flags", [SYN, SYN_ACK])

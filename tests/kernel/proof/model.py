@@ -117,7 +117,7 @@ def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
     is_taken = found is not None and found.kind == TAKEN
     if found and is_taken and packet.answers_syn:
         world.flows[packet.connection] = found = found._replace(held=frozenset())
-    if found and is_taken and packet.source in found.held:
+    if found and is_taken and packet.source in found.held and not packet.resets:
         return 6, "PROXY_FLOW"
     flow = None if is_taken else found
     if flow and flow.kind == EXCLUDED:
@@ -125,7 +125,10 @@ def _judge_running(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
     if flow and flow.generation == world.generation:
         return 5, "LOCAL_FLOW"
     if holds:
-        if found and is_taken:
+        if not found:
+            _take(world, packet)
+            found = world.flows[packet.connection]
+        if found.kind == TAKEN:
             world.flows[packet.connection] = found._replace(held=found.held | {packet.source})
         return 6, "PROXY_FLOW"
     if packet.destination[0] in world.node_addresses:
@@ -256,7 +259,7 @@ def _judge_to_pod(world: World, frame: bytes, mark: int, *, is_made_here: bool) 
         if packet.source[0] in world.pods:
             world.hairpins.add(Hairpin(packet.source, packet.destination))
         return 5, "INBOUND"
-    if arrival in world.inbound:
+    if arrival in world.inbound and not packet.resets:
         return 6, "INBOUND_FLOW"
     if world.has_socket(packet):
         world.inbound.add(arrival)

@@ -3,8 +3,8 @@
 
 import pytest
 
-from nodeagent.kernel.codings import NO_NUMBER, OPENED_BY_EITHER, Flow, FlowKey
-from nodeagent.kernel.verdicts import FLOW_ALLOWED, Revoked, find_revoked
+from nodeagent.kernel.codings import NO_NUMBER, OPENED_BY_EITHER, Flow, FlowKey, of_flow
+from nodeagent.kernel.verdicts import FLOW_ALLOWED, Revoked, find_revoked, is_in_question
 from nodeagent.model.address import Ip
 
 WEB, DB = Ip("10.0.0.1"), Ip("10.0.0.2")
@@ -55,8 +55,10 @@ def test_a_flow_that_either_end_may_have_opened_needs_both_directions(
     assert found == [] if is_allowed else len(found) == 1
 
 
-def test_what_no_verdict_has_allowed_is_not_revoked() -> None:
-    assert [_revoked({}, WEB_TO_DB._replace(kind=kind)) for kind in (2, 3, 4)] == [[], [], []]
+def test_only_what_another_table_has_allowed_is_in_question() -> None:
+    encode = of_flow().encode
+    assert [is_in_question(encode(WEB_TO_DB._replace(kind=kind)), 2) for kind in (1, 2, 3, 4)] == [True, *[False] * 3]
+    assert not is_in_question(encode(WEB_TO_DB), WEB_TO_DB.generation)
 
 
 def test_a_pod_that_left_or_has_no_number_is_allowed_nothing() -> None:
