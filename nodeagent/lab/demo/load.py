@@ -10,6 +10,7 @@ take PATIENCE_SECONDS, and the last report is written. It imports nothing of the
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import select
 import socket
 import struct
 import sys
+import termios
 import time
 from collections import Counter
 
@@ -127,6 +129,12 @@ class Stream(Connection):
             except OSError as error:
                 self.end("reset" if isinstance(error, ConnectionError) else errno.errorcode[error.errno or 0])
 
+    @property
+    def acknowledged(self) -> int:
+        """Bytes that the other end has: not those which wait for somebody who is gone."""
+        (waiting,) = struct.unpack("=i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)))
+        return max(self.length - len(self.waiting) - waiting, 0)
+
     def judge(self) -> None:
         wanted = f"{self.length} {self.digest.hexdigest()}\n".encode()
         self.end("" if self.is_over and self.answer == wanted else "wrong" if self.answer else "ended in mid-stream")
@@ -202,7 +210,7 @@ class Load:
 
     def report(self) -> None:
         streams = [one for one in self._open.values() if isinstance(one, Stream)]
-        sent = self.bytes + Counter({one.place: one.length for one in streams})
+        sent = self.bytes + Counter({one.place: one.acknowledged for one in streams})
         told = {
             "now": time.monotonic(),
             "seconds": time.monotonic() - self._began,

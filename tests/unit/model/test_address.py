@@ -4,7 +4,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nodeagent.model.address import (
@@ -19,6 +19,7 @@ from nodeagent.model.address import (
     unpack_ip,
 )
 
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 addresses = st.ip_addresses()
 networks = st.builds(
     lambda ip, bits: (
@@ -178,7 +179,8 @@ def test_an_impossible_packed_block_is_refused(packed: bytes, length: int) -> No
 def test_a_block_contains_what_the_standard_library_says(
     network: ipaddress.IPv4Network | ipaddress.IPv6Network, address: ipaddress.IPv4Address | ipaddress.IPv6Address
 ) -> None:
-    """But for mapped addresses, which are IPv4 here and IPv6 there."""
+    """But for mapped addresses and their blocks, which are IPv4 here and IPv6 there."""
+    assume(not (isinstance(network, ipaddress.IPv6Network) and network.subnet_of(MAPPED)))
     block = Cidr.unpack(network.network_address.packed, network.prefixlen)
     inside = network[0]
     for candidate in (address, inside):
