@@ -4,7 +4,7 @@
 The worker's two loops:
 - receiving: `events = received(plain)`; write each stream's slices to its application and call `delivered`;
 - sending: `views = reserve(id, at_most)`, `recvmsg_into(views)`, `commit(id, n)`, or `end(id)` at end of file; and once
-  a turn, for all streams together, `while pending(): encrypt and send it; taken()`.
+  a turn, for all streams together, `while pending(): encrypt and send some of it; taken(n)`.
 
 What is shared with the receiving half is in state.py, what a frame from the peer does in receiver.py. Names that belong
 to this interface: Role and Limits (limits.py), H2Error (error.py), ErrorCode (frames.py), Received and its members
@@ -270,9 +270,9 @@ class Connection:
         """Bytes to encrypt and send next; empty when there are none. Valid until `taken`."""
         return self._outbox.pending()
 
-    def taken(self) -> None:
-        """What `pending` showed is encrypted; no other call came in between. More may be pending: ask again."""
-        self._outbox.taken()
+    def taken(self, n: int) -> None:
+        """The first `n` bytes that `pending` showed are encrypted; no other call came in between. Then ask again."""
+        self._outbox.taken(n)
 
     @property
     def streams_open(self) -> int:

@@ -37,12 +37,13 @@ POOL = BufferPool()
 class Outbox:
     """Of one connection. The order is: buffer, then queue."""
 
-    __slots__ = ("_buffer", "_pool", "_queue", "_reserved", "_used", "queued_bytes")
+    __slots__ = ("_buffer", "_pool", "_queue", "_reserved", "_taken", "_used", "queued_bytes")
 
     def __init__(self, pool: BufferPool = POOL) -> None:
         self._pool = pool
         self._buffer: memoryview | None = None
-        self._used = 0
+        self._used = self._taken = 0
+        """Bytes in the buffer, and how many of them are encrypted already."""
         self._reserved = 0
         self._queue: list[bytes] = []
         self.queued_bytes = 0
@@ -109,7 +110,7 @@ class Outbox:
         """What goes out next; empty when there is nothing."""
         if self._buffer is not None:
             if self._used:
-                return self._buffer[: self._used]
+                return self._buffer[self._taken : self._used]
             self._give_back()
         if not self._queue:
             return _NOTHING
@@ -117,13 +118,16 @@ class Outbox:
             self._queue = [b"".join(self._queue)]
         return memoryview(self._queue[0])
 
-    def taken(self) -> None:
-        """What the last `pending` showed is encrypted."""
+    def taken(self, n: int) -> None:
+        """The first `n` bytes of what the last `pending` showed are encrypted."""
         if self._buffer is not None:
-            self._give_back()
-        else:
-            self._queue = []
-            self.queued_bytes = 0
+            self._taken += n
+            if self._taken == self._used:
+                self._give_back()
+        elif self._queue:
+            rest = self._queue[0][n:]  # `pending` has joined them
+            self._queue = [rest] if rest else []
+            self.queued_bytes = len(rest)
 
     def _borrow(self) -> None:
         """The queue moves to the front of the buffer: what follows may share its flush."""
@@ -136,4 +140,4 @@ class Outbox:
         if self._buffer is not None:
             self._pool.give_back(self._buffer)
         self._buffer = None
-        self._used = 0
+        self._used = self._taken = 0

@@ -19,7 +19,7 @@ from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.inbound_stream import InboundStream
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import local_address
-from nodeagent.proxy.tls import SecureChannel, require_trust_domain
+from nodeagent.proxy.tls import Handshake, require_trust_domain
 from nodeagent.proxy.tunnel import Tunnel
 
 
@@ -123,9 +123,8 @@ class InboundTunnel:
         sock, self._socket = self._socket, None
         self._shared.loop.forget(sock.fileno())
         seconds = self._shared.state.config.handshake_seconds
-        self._tunnel = Tunnel(
-            self._shared.loop, sock, SecureChannel(context, is_server=True), Role.SERVER, self, seconds
-        )
+        handshake = Handshake(context, is_server=True, pipe=self._shared.secrets)
+        self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.SERVER, self, seconds)
         return True
 
     def _without_certificate(self) -> None:

@@ -20,7 +20,7 @@ from nodeagent.model.reason import Reason
 from nodeagent.proxy.dial import Dial
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.shared import Shared
-from nodeagent.proxy.tls import SecureChannel, require_identity
+from nodeagent.proxy.tls import Handshake, require_identity
 from nodeagent.proxy.tunnel import Tunnel
 
 
@@ -189,8 +189,8 @@ class PooledTunnel:
             self._over(error.reason, str(error))
             return
         self._trust = state.certificates.trust(self.key.identity)
-        channel = SecureChannel(context, is_server=False)
-        self._tunnel = Tunnel(self._shared.loop, sock, channel, Role.CLIENT, self, state.config.handshake_seconds)
+        handshake = Handshake(context, is_server=False, pipe=self._shared.secrets)
+        self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.CLIENT, self, state.config.handshake_seconds)
 
     def not_connected(self, reason: Reason, error: str) -> None:
         self._over(reason, error)

@@ -37,6 +37,7 @@ from nodeagent.proxy.messages import (
 from nodeagent.proxy.outbound import Outbound
 from nodeagent.proxy.plaintext import Plaintext
 from nodeagent.proxy.reports import Reports
+from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import Listener
 from nodeagent.proxy.state import State
@@ -128,7 +129,7 @@ class _Running:
         self._loop, self._reports = loop, reports
         self.state = State(loop, config, control.send)
         connections = OpenConnections(reports.emit, lambda: loop.now, time.time)
-        self.shared = Shared(loop, self.state, connections, Holds(loop), Counter())
+        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), Counter())
         authorizer = Authorizer(loop, self.state, connections)
         self._outbound = Outbound(self.shared, authorizer)
         self._inbound = Inbound(self.shared, authorizer)

@@ -10,6 +10,7 @@ from nodeagent.model.workload import Workload
 from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.holds import Holds
 from nodeagent.proxy.loop import Loop
+from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.state import State
 
 _OWN_DESCRIPTORS = 8
@@ -22,6 +23,7 @@ class Shared:
     state: State
     connections: OpenConnections
     holds: Holds
+    secrets: SecretsPipe
     counters: Counter[str]
     """Totals for the agent's metrics; what can be derived from records is not counted again."""
 

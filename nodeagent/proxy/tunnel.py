@@ -20,12 +20,14 @@ from nodeagent.model.reason import Reason
 from nodeagent.proxy.carried import Carried, TunnelOwner
 from nodeagent.proxy.loop import READ, WRITE, Loop, Timer
 from nodeagent.proxy.sockets import close_cleanly
-from nodeagent.proxy.tls import SecureChannel
+from nodeagent.proxy.tls import RECORD_BYTES, Channel, Handshake, Sending
 
 _CIPHERTEXT = bytearray(256 << 10)
-_PLAINTEXT = memoryview(bytearray(256 << 10))
-"""Shared by every tunnel of the process: only a stream that cannot be written to owns memory."""
+_PLAINTEXT = memoryview(bytearray((256 << 10) + 2 * RECORD_BYTES))
+"""Shared by every tunnel of the process: only a stream that cannot be written to owns memory. With room for what was
+kept of a record, so that one read is opened at once."""
 _CIPHERTEXT_VIEW = memoryview(_CIPHERTEXT)
+_NOTHING = memoryview(b"")
 
 _PING_SECONDS = 10.0
 _UNANSWERED_PINGS = 2
@@ -36,7 +38,7 @@ _LAST_PING = b"draining"
 
 class Tunnel:
     def __init__(
-        self, loop: Loop, sock: socket.socket, channel: SecureChannel, role: Role, owner: TunnelOwner, deadline: float
+        self, loop: Loop, sock: socket.socket, handshake: Handshake, role: Role, owner: TunnelOwner, deadline: float
     ) -> None:
         """`sock` is connected and prepared; `deadline` is that of the handshake, in seconds."""
         self.connection = Connection(role)
@@ -46,10 +48,14 @@ class Tunnel:
         """The peer or the network ended it before the handshake was over, and said nothing."""
         self.is_blocked = False
         """Its socket takes no more: streams stop reading, and are told by `can_flush`."""
-        self._loop, self._channel, self._owner = loop, channel, owner
+        self._loop, self._owner = loop, owner
+        self._handshake: Handshake | None = handshake
+        self._channel: Channel | None = None
+        """What the handshake ends in."""
+        self._sending: Sending = handshake
+        """One of the two."""
         self._socket: socket.socket | None = sock
         self._is_dirty = False
-        self._unsent = memoryview(b"")
         self._stalled: list[Carried] = []
         self._unanswered = 0
         self._is_server = role is Role.SERVER
@@ -57,7 +63,7 @@ class Tunnel:
         loop.watch(sock.fileno(), READ, self)
         self._timer: Timer | None = loop.after(deadline, self, self._handshake_timed_out)
         if role is Role.CLIENT:
-            self._channel.shake_hands()
+            handshake.shake_hands()
             self.flush_later()
 
     # ---- for the owner and the streams -----------------------------------------------------------------------------
@@ -152,25 +158,27 @@ class Tunnel:
     def flush(self) -> None:
         """Seals and sends what is pending, until there is nothing or the socket blocks."""
         self._is_dirty = False
-        sock, channel = self._socket, self._channel
+        sock, sending, connection = self._socket, self._sending, self.connection
         if sock is None or self.is_blocked:
             return
         try:
             while True:
-                if channel.is_established:
-                    plain = self.connection.pending()
-                    if plain:
-                        channel.seal(plain)
-                        self.connection.taken()
-                ciphertext = channel.take()
-                if not ciphertext:
-                    return
+                unsent = sending.unsent
+                if not unsent:
+                    plain = _NOTHING if self._channel is None else connection.pending()
+                    if not plain and not sending.has_control:
+                        return
+                    connection.taken(sending.seal(plain))
+                    unsent = sending.unsent
+                    if not unsent:
+                        continue
                 try:
-                    sent = sock.send(ciphertext)
+                    sent = sock.send(unsent)
                 except BlockingIOError:
                     sent = 0
-                if sent < len(ciphertext):
-                    self._unsent = memoryview(ciphertext)[sent:]
+                sending.sent(sent)
+                if sent < len(unsent):
+                    sending.blocked()
                     self.is_blocked = True
                     self._loop.change(sock.fileno(), READ | WRITE)
                     return
@@ -194,21 +202,24 @@ class Tunnel:
             return
         self._unanswered = 0  # whatever it is, the peer lives
         try:
-            self._channel.received(_CIPHERTEXT_VIEW[:size])
-            if self.peer is None and not self._shake_hands():
-                return
-            self._open_records()
+            if self._handshake is not None:
+                self._shake_hands(self._handshake, size)
+            elif self._channel is not None:
+                self._channel.received(_CIPHERTEXT_VIEW[:size])
+            if self._channel is not None:
+                self._open_records(self._channel)
         except PeerError as error:
             self._say_goodbye(error.reason, str(error))
 
-    def _shake_hands(self) -> bool:
-        is_done = self._channel.shake_hands()
+    def _shake_hands(self, handshake: Handshake, size: int) -> None:
+        """One step, with what was received."""
+        handshake.received(_CIPHERTEXT_VIEW[:size])
+        channel = handshake.shake_hands()
         self.flush_later()
-        if not is_done:
-            return False
-        peer = self._channel.peer_identity()
-        self._owner_accepts(peer)
-        return self._socket is not None
+        if channel is not None:
+            self._channel = self._sending = channel
+            self._handshake = None
+            self._owner_accepts(handshake.peer_identity())
 
     def _owner_accepts(self, peer: Identity) -> None:
         self.peer = peer
@@ -217,8 +228,7 @@ class Tunnel:
         self._timer = self._loop.after(_PING_SECONDS, self, self._ping)
         self._owner.established(self, peer)
 
-    def _open_records(self) -> None:
-        channel = self._channel
+    def _open_records(self, channel: Channel) -> None:
         while self._socket is not None:
             size = channel.open_into(_PLAINTEXT)
             if size:
@@ -269,17 +279,17 @@ class Tunnel:
     # ---- sending ---------------------------------------------------------------------------------------------------
 
     def _unblock(self) -> None:
+        sending = self._sending
         if self._socket is None or not self.is_blocked:
             return
         try:
-            sent = self._socket.send(self._unsent)
+            sending.sent(self._socket.send(sending.unsent))
         except BlockingIOError:
             return
         except OSError as error:
             self._lost(f"tunnel: {error.strerror}")
             return
-        self._unsent = self._unsent[sent:]
-        if self._unsent:
+        if sending.unsent:
             return
         self.is_blocked = False
         self._loop.change(self._socket.fileno(), READ)
@@ -324,7 +334,7 @@ class Tunnel:
     def _say_goodbye(self, reason: Reason, error: str) -> None:
         """Sends what is queued (an alert, GOAWAY) as far as the socket takes it, and closes without a reset."""
         self.flush()
-        if self._channel.is_established:
+        if self._channel is not None:
             self._channel.close()
             self.flush()
         if self._socket is None:
@@ -341,6 +351,7 @@ class Tunnel:
         if self._socket is not None:
             self._loop.forget(self._socket.fileno())
             self._socket = None
+            self._sending.forget()
         if self._timer is not None:
             self._timer.cancel()
         self._stalled.clear()

@@ -10,10 +10,13 @@ seal. OpenSSL reads one record at a time, so what the peer has sent behind its h
 from nodeagent.tls.channel import RecordChannel
 from nodeagent.tls.key_schedule import Cipher
 from nodeagent.tls.keylog import TrafficSecrets
+from nodeagent.tls.output import Output
 from nodeagent.tls.traffic_key import TrafficKey
 
 
-def take_over(secrets: TrafficSecrets, cipher: str, unread: bytes, *, is_server: bool) -> RecordChannel | None:
+def take_over(
+    secrets: TrafficSecrets, cipher: str, unread: bytes, unsent: bytes = b"", *, is_server: bool
+) -> RecordChannel | None:
     """None: stay with OpenSSL, since the suite is none of ours, or a secret was not logged.
 
     Args:
@@ -21,6 +24,7 @@ def take_over(secrets: TrafficSecrets, cipher: str, unread: bytes, *, is_server:
         cipher: `SSLObject.cipher()[0]`. The AES-GCM suites of TLS 1.3 have names that no older version knows.
         unread: what is left in the incoming MemoryBIO. The caller empties it only when we take over, or puts it back.
             There may be plaintext at once: call `open_into` without waiting for the socket.
+        unsent: what OpenSSL has queued and no socket has taken.
         is_server: our role.
     """
     suite = Cipher.find(cipher)
@@ -30,7 +34,8 @@ def take_over(secrets: TrafficSecrets, cipher: str, unread: bytes, *, is_server:
         return None
     client, server = TrafficKey(suite, secrets.client), TrafficKey(suite, secrets.server)
     secrets.wipe()
-    channel = RecordChannel(server if is_server else client, client if is_server else server, is_server=is_server)
+    writing, reading = (server, client) if is_server else (client, server)
+    channel = RecordChannel(writing, reading, is_server=is_server, output=Output(unsent))
     if unread:
         channel.received(memoryview(unread))
     return channel

@@ -63,7 +63,7 @@ class Ours:
         while pending := sender.pending():
             length = len(pending)
             self._wire[:length] = pending
-            sender.taken()
+            sender.taken(length)
             for start in range(0, length, READ):
                 events = receiver.received(self._wire[start : min(start + READ, length)])
                 for request in events.opened:

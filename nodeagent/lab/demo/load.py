@@ -132,7 +132,7 @@ class Stream(Connection):
     @property
     def acknowledged(self) -> int:
         """Bytes that the other end has: not those which wait for somebody who is gone."""
-        (waiting,) = struct.unpack("=i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)))
+        waiting = int.from_bytes(fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         return max(self.length - len(self.waiting) - waiting, 0)
 
     def judge(self) -> None:

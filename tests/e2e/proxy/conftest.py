@@ -543,9 +543,9 @@ class HbonePeer:
         return stream_id
 
     def flush(self) -> None:
-        while self.connection.pending():
-            self.tls.sendall(self.connection.pending())
-            self.connection.taken()
+        while pending := self.connection.pending():
+            self.tls.sendall(pending)
+            self.connection.taken(len(pending))
 
     def send(self, stream_id: int, payload: bytes) -> None:
         for view in self.connection.reserve(stream_id, len(payload)):

@@ -53,7 +53,7 @@ class End:
         parts = []
         while pending := self.connection.pending():
             parts.append(bytes(pending))
-            self.connection.taken()
+            self.connection.taken(len(pending))
         return b"".join(parts)
 
     def feed(self, data: bytes, cuts: Iterable[int] = ()) -> None:

@@ -29,7 +29,7 @@ def drain(outbox: Outbox) -> bytes:
     parts = []
     while pending := outbox.pending():
         parts.append(bytes(pending))
-        outbox.taken()
+        outbox.taken(len(pending))
     return b"".join(parts)
 
 
@@ -108,9 +108,31 @@ def test_small_frames_borrow_no_buffer() -> None:
     outbox.append(b"a" * 9)
     outbox.append(b"b" * 9)
     assert bytes(outbox.pending()) == b"a" * 9 + b"b" * 9
-    outbox.taken()
+    outbox.taken(18)
     assert not outbox.pending()
     assert pool.lent == 0
+
+
+@given(st.lists(st.one_of(st.binary(min_size=9, max_size=30), st.integers(1, 3000)), min_size=1), st.data())
+def test_what_is_taken_in_pieces_is_all_that_was_put_in_its_order(
+    parts: list[bytes | int], data: st.DataObject
+) -> None:
+    outbox = Outbox(CountingPool())
+    put, taken = b"", b""
+    for part in parts:
+        frame = part if isinstance(part, bytes) else pack_frame(DATA, 0, 1, bytes(part))
+        if isinstance(part, int) and (views := outbox.reserve(part, DEFAULT_FRAME)):
+            land(views, bytes(part))
+            outbox.commit(1, part, DEFAULT_FRAME)
+        else:
+            outbox.append(frame)
+        put += frame
+        pending = outbox.pending()
+        size = data.draw(st.integers(0, len(pending)))
+        taken += bytes(pending[:size])
+        outbox.taken(size)
+    assert taken + drain(outbox) == put
+    assert outbox.queued_bytes == 0
 
 
 @pytest.mark.parametrize("is_asked", [True, False])

@@ -46,9 +46,9 @@ class BareTunnel:
         heard = []
         for one, other in ((self.connection, self.peer), (self.peer, self.connection)):
             sent = b""
-            while one.pending():
-                sent += bytes(one.pending())
-                one.taken()
+            while pending := one.pending():
+                sent += bytes(pending)
+                one.taken(len(pending))
             heard.append(other.received(memoryview(sent)))
         return heard[1], heard[0]
 

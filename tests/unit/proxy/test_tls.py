@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two channels joined in memory, and what each refuses."""
+"""Two ends joined in memory, and what each refuses."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.errors import PeerError
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.tls import (
-    SecureChannel,
+    Channel,
+    Handshake,
+    OpensslChannel,
     TlsError,
     explain,
     make_context,
@@ -20,25 +24,66 @@ from nodeagent.proxy.tls import (
     require_identity,
     require_trust_domain,
 )
+from nodeagent.tls.channel import RecordChannel
 
 CLIENT, SERVER = Identity("cluster.local", "a", "client"), Identity("cluster.local", "a", "server")
 Issue = Callable[..., tuple[str, str]]
 
 
+class End:
+    """One end without a socket: what it would send is taken from it."""
+
+    def __init__(self, context: ssl.SSLContext, pipe: SecretsPipe | None = None, *, is_server: bool) -> None:
+        self.handshake = Handshake(context, is_server=is_server, pipe=pipe)
+        self.channel: Channel | None = None
+
+    @property
+    def established(self) -> Channel:
+        assert self.channel is not None
+        return self.channel
+
+    def step(self, ciphertext: bytes = b"") -> None:
+        if self.channel is not None:
+            self.channel.received(memoryview(ciphertext))
+            return
+        if ciphertext:
+            self.handshake.received(memoryview(ciphertext))
+        self.channel = self.handshake.shake_hands()
+
+    def take(self, plain: bytes = b"") -> bytes:
+        """All that goes to the socket, with this plaintext in it."""
+        sending, left, taken = self.channel or self.handshake, memoryview(plain), b""
+        while sending.unsent or left or sending.has_control:
+            if not sending.unsent:
+                left = left[sending.seal(left) :]
+            taken += bytes(sending.unsent)
+            sending.sent(len(sending.unsent))
+        return taken
+
+    def open(self) -> bytes:
+        """Everything that was received."""
+        buffer, opened = memoryview(bytearray(65536)), b""
+        while True:
+            size = self.established.open_into(buffer)
+            opened += bytes(buffer[:size])
+            if not self.established.has_more:
+                return opened
+
+
 class Pair:
-    def __init__(self, client: tuple[str, str], server: tuple[str, str]) -> None:
-        self.client = SecureChannel(make_context(*client, is_server=False), is_server=False)
-        self.server = SecureChannel(make_context(*server, is_server=True), is_server=True)
+    def __init__(
+        self, client: tuple[str, str], server: tuple[str, str], pipes: tuple[SecretsPipe | None, ...] = (None, None)
+    ) -> None:
+        self.client = End(make_context(*client, is_server=False), pipes[0], is_server=False)
+        self.server = End(make_context(*server, is_server=True), pipes[1], is_server=True)
 
     def shake_hands(self) -> None:
-        self.client.shake_hands()
+        self.client.step()
         for _ in range(4):
             for one, other in ((self.client, self.server), (self.server, self.client)):
                 ciphertext = one.take()
                 if ciphertext:
-                    other.received(memoryview(ciphertext))
-                    if not other.is_established:
-                        other.shake_hands()
+                    other.step(ciphertext)
 
 
 @pytest.fixture
@@ -47,17 +92,31 @@ def issue(authority: Callable[[], Issue]) -> Issue:
 
 
 @pytest.fixture
-def pair(issue: Issue) -> Pair:
-    made = Pair(issue(str(CLIENT)), issue(str(SERVER)))
+def pipe() -> Iterator[SecretsPipe]:
+    made = SecretsPipe()
+    yield made
+    made.close()
+
+
+OURS, OPENSSLS = RecordChannel, OpensslChannel
+RECORDS = [
+    pytest.param((client, server), id=f"client's {client.__name__}, server's {server.__name__}")
+    for client in (OURS, OPENSSLS)
+    for server in (OURS, OPENSSLS)
+]
+
+
+@pytest.fixture(params=RECORDS)
+def pair(request: pytest.FixtureRequest, issue: Issue, pipe: SecretsPipe) -> Pair:
+    made = Pair(issue(str(CLIENT)), issue(str(SERVER)), tuple(pipe if kind is OURS else None for kind in request.param))
     made.shake_hands()
+    assert (type(made.client.channel), type(made.server.channel)) == request.param
     return made
 
 
 def test_both_ends_know_each_other(pair: Pair) -> None:
-    assert pair.client.is_established
-    assert pair.server.is_established
-    assert pair.client.peer_identity() == SERVER
-    assert pair.server.peer_identity() == CLIENT
+    assert pair.client.handshake.peer_identity() == SERVER
+    assert pair.server.handshake.peer_identity() == CLIENT
 
 
 def test_the_server_sends_no_session_tickets(pair: Pair) -> None:
@@ -67,43 +126,63 @@ def test_the_server_sends_no_session_tickets(pair: Pair) -> None:
 
 @pytest.mark.parametrize("size", [1, 16384, 16385, 300_000])
 def test_what_is_sealed_is_opened(pair: Pair, size: int) -> None:
-    payload = bytes(range(256)) * (size // 256 + 1)
-    pair.client.seal(memoryview(payload[:size]))
-    pair.server.received(memoryview(pair.client.take()))
-    buffer, got = memoryview(bytearray(65536)), b""
-    while opened := pair.server.open_into(buffer):
-        got += bytes(buffer[:opened])
-    assert got == payload[:size]
-    assert not pair.server.has_more
+    payload = (bytes(range(256)) * (size // 256 + 1))[:size]
+    for sender, receiver in ((pair.client, pair.server), (pair.server, pair.client)):
+        receiver.step(sender.take(payload))
+        assert receiver.open() == payload
+        assert not receiver.established.has_more
 
 
 def test_a_record_that_is_cut_is_opened_when_it_is_whole(pair: Pair) -> None:
-    pair.server.seal(b"hello")
-    ciphertext, buffer = pair.server.take(), memoryview(bytearray(65536))
-    for byte in ciphertext[:-1]:
-        pair.client.received(memoryview(bytes([byte])))
-        assert pair.client.open_into(buffer) == 0
-    pair.client.received(memoryview(ciphertext[-1:]))
-    assert bytes(buffer[: pair.client.open_into(buffer)]) == b"hello"
+    *first, last = pair.server.take(b"hello")
+    for byte in first:
+        pair.client.step(bytes([byte]))
+        assert pair.client.open() == b""
+    pair.client.step(bytes([last]))
+    assert pair.client.open() == b"hello"
 
 
 def test_close_is_heard(pair: Pair) -> None:
-    pair.client.seal(b"last")
-    pair.client.close()
-    pair.server.received(memoryview(pair.client.take()))
-    buffer = memoryview(bytearray(65536))
-    assert bytes(buffer[: pair.server.open_into(buffer)]) == b"last"
-    pair.server.open_into(buffer)
-    assert pair.server.is_closed
+    ciphertext = pair.client.take(b"last")
+    pair.client.established.close()
+    pair.server.step(ciphertext + pair.client.take())
+    assert pair.server.open() == b"last"
+    assert pair.server.open() == b""
+    assert pair.server.established.is_closed
 
 
 def test_a_forged_record_is_an_error(pair: Pair) -> None:
-    pair.client.seal(b"hello")
-    ciphertext = bytearray(pair.client.take())
+    ciphertext = bytearray(pair.client.take(b"hello"))
     ciphertext[-1] ^= 1
-    pair.server.received(memoryview(ciphertext))
-    with pytest.raises(TlsError, match="TLS"):
-        pair.server.open_into(memoryview(bytearray(65536)))
+    pair.server.step(bytes(ciphertext))
+    with pytest.raises(PeerError, match="TLS") as caught:
+        pair.server.open()
+    assert caught.value.reason is Reason.TLS_FAILED
+    pair.client.step(pair.server.take())
+    with pytest.raises(PeerError, match="bad record mac"):
+        pair.client.open()
+
+
+def test_what_openssl_has_queued_goes_before_what_is_sealed(issue: Issue, pipe: SecretsPipe) -> None:
+    """A client is done before its last flight is sent, and may have more to say at once."""
+    pair = Pair(issue(str(CLIENT)), issue(str(SERVER)), (pipe, pipe))
+    pair.client.step()
+    pair.server.step(pair.client.take())
+    pair.client.step(pair.server.take())
+    pair.server.step(pair.client.take(b"hello"))
+    assert pair.server.open() == b"hello"
+
+
+def test_records_without_secrets_stay_with_openssl_and_it_is_said(
+    issue: Issue, pipe: SecretsPipe, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "_path", "/nowhere/secrets")
+    pair = Pair(issue(str(CLIENT)), issue(str(SERVER)), (pipe, None))
+    pair.shake_hands()
+    assert isinstance(pair.client.channel, OpensslChannel)
+    assert "stay with OpenSSL" in caplog.text
+    pair.server.step(pair.client.take(b"hello"))
+    assert pair.server.open() == b"hello"
 
 
 def test_a_server_of_another_authority_even_of_the_same_name(authority: Callable[[], Issue]) -> None:
@@ -114,17 +193,18 @@ def test_a_server_of_another_authority_even_of_the_same_name(authority: Callable
     assert caught.value.reason is Reason.TLS_UNKNOWN_CA
 
 
-def test_a_client_of_another_authority(authority: Callable[[], Issue]) -> None:
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_client_of_another_authority(authority: Callable[[], Issue], pipe: SecretsPipe, *, is_ours: bool) -> None:
+    """In TLS 1.3 it learns that only when it is done with its own handshake."""
     ours, theirs = authority(), authority()
     _, roots = ours()
-    pair = Pair((theirs(str(CLIENT))[0], roots), ours(str(SERVER)))
+    pair = Pair((theirs(str(CLIENT))[0], roots), ours(str(SERVER)), (pipe if is_ours else None, None))
     with pytest.raises(TlsError) as caught:
         pair.shake_hands()
     assert caught.value.reason is Reason.TLS_UNKNOWN_CA
-    alert = pair.server.take()
-    pair.client.received(memoryview(alert))
-    with pytest.raises(TlsError, match="does not know our CA"):
-        pair.client.open_into(memoryview(bytearray(65536)))
+    pair.client.step(pair.server.take())
+    with pytest.raises(PeerError, match="does not know our CA"):
+        pair.client.open()
 
 
 def test_tls_1_2_and_other_protocols_are_refused(issue: Issue) -> None:
@@ -135,17 +215,17 @@ def test_tls_1_2_and_other_protocols_are_refused(issue: Issue) -> None:
     without_h2.set_alpn_protocols(["http/1.1"])
     for context, said in ((old, "unsupported protocol"), (without_h2, "h2")):
         pair = Pair((chain, roots), issue(str(SERVER)))
-        pair.client = SecureChannel(context, is_server=False)
+        pair.client = End(context, is_server=False)
         with pytest.raises(TlsError, match=said):
             pair.shake_hands()
 
 
 @given(st.binary(min_size=2, max_size=40).filter(lambda first: not first.startswith(b"\x16\x03")), st.integers(1, 2))
 def test_what_does_not_begin_like_tls_is_told_apart(first: bytes, cut: int) -> None:
-    channel = SecureChannel(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), is_server=True)
+    handshake = Handshake(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), is_server=True)
     with pytest.raises(TlsError) as caught:  # noqa: PT012 - either part may be the one
-        channel.received(memoryview(first[:cut]))
-        channel.received(memoryview(first[cut:]))
+        handshake.received(memoryview(first[:cut]))
+        handshake.received(memoryview(first[cut:]))
     assert caught.value.reason is Reason.TLS_NOT_TLS
 
 

@@ -15,8 +15,9 @@ from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.loop import Loop
+from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.sockets import prepare
-from nodeagent.proxy.tls import SecureChannel, make_context
+from nodeagent.proxy.tls import Handshake, make_context
 from nodeagent.proxy.tunnel import Tunnel
 
 CLIENT, SERVER = Identity("cluster.local", "a", "client"), Identity("cluster.local", "a", "server")
@@ -97,8 +98,8 @@ class Owner:
 
 
 class Joined:
-    def __init__(self, issue: Issue, clock: Any) -> None:
-        self.loop, self.clock = Loop(clock), clock
+    def __init__(self, issue: Issue, clock: Any, pipe: SecretsPipe | None) -> None:
+        self.loop, self.clock, self.pipe = Loop(clock), clock, pipe
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.near = socket.create_connection(listener.getsockname())
             self.far, _ = listener.accept()
@@ -110,10 +111,10 @@ class Joined:
 
     def start(self) -> None:
         """The server first, so that nothing is missed."""
-        channel = SecureChannel(self._contexts[1], is_server=True)
-        self.server = Tunnel(self.loop, self.far, channel, Role.SERVER, self.server_owner, 5)
-        channel = SecureChannel(self._contexts[0], is_server=False)
-        self.client = Tunnel(self.loop, self.near, channel, Role.CLIENT, self.client_owner, 5)
+        handshake = Handshake(self._contexts[1], is_server=True, pipe=self.pipe)
+        self.server = Tunnel(self.loop, self.far, handshake, Role.SERVER, self.server_owner, 5)
+        handshake = Handshake(self._contexts[0], is_server=False, pipe=self.pipe)
+        self.client = Tunnel(self.loop, self.near, handshake, Role.CLIENT, self.client_owner, 5)
 
     def until(self, holds: Callable[[], bool]) -> None:
         for _ in range(1000):
@@ -144,10 +145,12 @@ class Joined:
         stream.tunnel.flush_later()
 
 
-@pytest.fixture
-def joined(authority: Callable[[], Issue], clock: Any) -> Iterator[Joined]:
-    made = Joined(authority(), clock)
+@pytest.fixture(params=["our records", "records by OpenSSL"])
+def joined(request: pytest.FixtureRequest, authority: Callable[[], Issue], clock: Any) -> Iterator[Joined]:
+    pipe = SecretsPipe()
+    made = Joined(authority(), clock, pipe if request.param == "our records" else None)
     yield made
+    pipe.close()
     for tunnel in (made.client, made.server):
         tunnel.fail(Reason.DRAINED, "")
     assert made.client_owner.end is not None
@@ -304,7 +307,7 @@ def test_a_closed_tunnel_is_no_error_for_its_peer(joined: Joined) -> None:
 def test_garbage_ends_the_tunnel_with_the_rule_that_it_broke(joined: Joined) -> None:
     joined.establish()
     near, far = joined.stream()
-    joined.client._channel.seal(b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + b"x" * 8)  # PING on a stream
+    joined.client._sending.seal(memoryview(b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + b"x" * 8))  # PING on a stream
     joined.client.flush()
     joined.until(lambda: joined.server_owner.end is not None and joined.client_owner.end is not None)
     assert joined.server_owner.end is not None
