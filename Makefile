@@ -10,6 +10,9 @@ UV_VERSION := 0.13.8
 ENVOY_VERSION := 1.40.0
 UV := build/tools/bin/uv
 BIN := .venv/bin
+# The environment that the benchmark, its agents and its workers run in: another one for another interpreter.
+BENCH_VENV := $(if $(filter /usr/bin/python3,$(PYTHON)),.venv,build/venv$(subst /,-,$(PYTHON)))
+BENCH_READY := $(if $(filter .venv,$(BENCH_VENV)),build/.developer,$(BENCH_VENV)/.made)
 NO_SUDO := bash -c 'echo "this needs root: run make as root, or install sudo" >&2; exit 1'
 SUDO := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo,$(NO_SUDO)))
 export UV_PYTHON_DOWNLOADS := never
@@ -49,8 +52,9 @@ fmt: build/.developer ## format Python and C
 	$(BIN)/ruff check --fix .
 	clang-format -i bpf/*.c bpf/*.h tests/kernel/proof/*.h
 
-bench: build/.developer build/envoy/bin/envoy ## what it costs, as ratios in one run: to no mesh, to our tunnel, to Envoys
-	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy $(BIN)/python -m tests.bench $(BENCH)
+bench: $(BENCH_READY) build/envoy/bin/envoy ## what it costs, as ratios in one run: to no mesh, to our tunnel, to Envoys
+	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy ZTUNNEL=$(abspath $(ZTUNNEL)) \
+		$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)
 
 proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code
 	@$(BIN)/python tools/make_proto.py
@@ -94,6 +98,12 @@ build/.developer: $(UV) pyproject.toml uv.lock
 	echo "installing Python packages for development into .venv"
 	$(UV) sync --quiet --locked --python $(PYTHON)
 	touch $@ build/.runtime
+
+$(BENCH_VENV)/.made: $(UV) pyproject.toml uv.lock
+	@$(call install_packages,$(DEVELOPER_PACKAGES))
+	echo "installing Python packages for $(PYTHON) into $(BENCH_VENV)"
+	UV_PROJECT_ENVIRONMENT=$(BENCH_VENV) $(UV) sync --quiet --locked --no-default-groups --group test --python $(PYTHON)
+	touch $@
 
 build/.kernels: build/.developer
 	@$(call install_packages,$(KERNEL_PACKAGES))

@@ -4,10 +4,11 @@
 Parts, of which BENCH names some (`make bench BENCH=same-node`); without names, all:
     same-node       pods of one node: fast path, steered, tunnel, against no program and against a pair of Envoys
     across          pods of two nodes, against no mesh; memory
+    tunnels         the same, and bare workers, against a pair of Envoys, and of ztunnels if ZTUNNEL names one
     verdicts        the table of verdicts of a full node
 
-It measures several rounds, the subjects in turn, prints medians with their spread, and writes build/bench.json. When
-the machine was busy with something else it says so and writes nothing.
+It measures several rounds, the subjects in turn, prints medians with their spread, and writes build/bench.json; of
+the tunnels a picture, too. When the machine was busy with something else it says so and writes nothing.
 """
 
 import argparse
@@ -20,12 +21,14 @@ from pathlib import Path
 
 from nodeagent.errors import NodeagentError
 from nodeagent.lab.demo.stage import NODES
-from tests.bench import across, same_node, verdicts
+from tests.bench import across, same_node, tunnels, verdicts
 from tests.bench.ground import Ground, prepared
 from tests.bench.report import Row, merge, table
 from tests.bench.rounds import Busy, Harness, Settings
 
 RESULTS = Path("build/bench.json")
+PICTURE = Path("docs/tunnels.svg")
+_CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 Part = Callable[[Ground, Harness, Settings], list[Row]]
 
 
@@ -33,15 +36,24 @@ def _verdicts(ground: Ground, harness: Harness, settings: Settings) -> list[Row]
     return harness.undisturbed(lambda: verdicts.run(ground.stage.lab.nodes[NODES[1]], settings.rounds))
 
 
-PARTS: Mapping[str, Part] = {"verdicts": _verdicts, "same-node": same_node.run, "across": across.run}
+PARTS: Mapping[str, Part] = {
+    "verdicts": _verdicts,
+    "same-node": same_node.run,
+    "across": across.run,
+    "tunnels": tunnels.run,
+}
 """In this order: the first two find the nodes without an agent, as they want them."""
 
 
 def main() -> int:
     arguments = _arguments()
-    settings = Settings(arguments.rounds, arguments.seconds, arguments.even_busy)
+    settings = Settings(
+        arguments.rounds or 7, arguments.seconds, arguments.even_busy, arguments.rounds or 5, tuple(arguments.only)
+    )
     cpus = len(os.sched_getaffinity(0))
-    print(f"{platform.system()} {platform.release()}, {cpus} CPUs, Python {platform.python_version()}")
+    congestion = _CONGESTION.read_text(encoding="ascii").strip()  # what paces costs more
+    machine = f"{platform.system()} {platform.release()}, {cpus} CPUs, TCP {congestion}"
+    print(f"{machine}, Python {platform.python_version()}")
     rows: list[Row] = []
     try:
         with prepared() as ground:
@@ -63,19 +75,24 @@ def main() -> int:
         print(f"nothing is written: in {disturbed} rounds the machine was busy with something else", file=sys.stderr)
         return 1
     _write(rows)
+    if picture := tunnels.picture(rows, machine):
+        PICTURE.write_text(picture, encoding="utf-8")
     return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench BENCH=...", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; without, all of them")
-    parser.add_argument("--rounds", type=int, default=7, help="of which the medians are made (at least 5)")
+    parser.add_argument("--rounds", type=int, help="of which the medians are made, at least 5 (7; of `tunnels` 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each work in each round")
     parser.add_argument("--even-busy", action="store_true", help="print figures of a busy machine, which count nothing")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="works of the part `tunnels` whose name has this"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    if arguments.rounds < 5:
+    if arguments.rounds is not None and arguments.rounds < 5:
         parser.error("fewer than five rounds are no median")
     return arguments
 

@@ -4,10 +4,8 @@
 Both pairs stand on the same nodes and the same link.
 """
 
-from pathlib import Path
-
 from nodeagent.lab.demo.stage import NODES
-from tests.bench import load, programs
+from tests.bench import load, programs, proxies
 from tests.bench.ground import Condition, Ground
 from tests.bench.report import Comparison, Row, summarize
 from tests.bench.rounds import Harness, Settings, Subject
@@ -47,12 +45,8 @@ def memory(ground: Ground) -> list[Row]:
     made = []
     for node in NODES:
         pids = {"agent": ground.stage.agents[node].pid, "worker": ground.stage.worker_pids(node)[0]}
-        made += [Row(f"memory of {part}, {node}", _resident_mib(pid), "MiB") for part, pid in pids.items()]
+        made += [
+            Row(f"memory of {part}, {node}", proxies.resident_bytes(pid) / (1 << 20), "MiB")
+            for part, pid in pids.items()
+        ]
     return made
-
-
-def _resident_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(f"process {pid} has no resident memory: it ended")

@@ -16,13 +16,14 @@ from nodeagent.errors import NotPossible
 from nodeagent.lab import cgroups
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.stage import Stage, running
-from nodeagent.lab.namespaces import Pod
+from nodeagent.lab.namespaces import Host, Pod
 from nodeagent.model.address import Ip
 from tests.bench import load
 
 SERVICE_IPS = ("10.96.0.50", "fd00:96::50")
 SERVICE_PORT = 7001
 _SETTLED_SECONDS = 20.0
+_START_SECONDS = 20.0
 
 
 class Condition(enum.StrEnum):
@@ -84,6 +85,20 @@ def prepared() -> Iterator[Ground]:
         )
         stage.start_control_plane()
         yield Ground(stage)
+
+
+def await_listener(place: Host, ip: Ip, port: int, who: str) -> None:
+    """Of a proxy that was started a moment ago. Raises NotPossible."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            place.connect(ip, port).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise NotPossible(f"no {who} listens on {ip}:{port}", check="Its own words are above.") from error
+            time.sleep(0.05)
+        else:
+            return
 
 
 def envoy_binary() -> Path:

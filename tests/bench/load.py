@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load generator (load/*.c): compiled here, run in pods, its JSON read. Client and server have a core each."""
 
+import contextlib
 import json
 import os
 import select
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 from nodeagent.errors import NotPossible
 from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip
 
 PORT = 7000
+Told: TypeAlias = Mapping[str, float]
+"""The generator's JSON."""
 _SOURCES = Path(__file__).with_name("load")
-_START_SECONDS = 10.0
 _PATIENCE_SECONDS = 20.0
 """Beyond the length of the work: a client that waits longer has lost a byte."""
 
@@ -29,6 +32,18 @@ class Measure:
     factor: float = 1.0
 
 
+class Cost(NamedTuple):
+    """CPU seconds of the proxies on the way, by what they carried for them."""
+
+    name: str
+    """Of the measure."""
+    key: str
+    """In the generator's JSON: what was carried."""
+    amount: float
+    """Of it, for which the seconds are told; a thousand times that for milliseconds."""
+    unit: str
+
+
 @dataclass(frozen=True)
 class Work:
     kind: str
@@ -36,24 +51,36 @@ class Work:
     connections: int
     measures: Mapping[str, Measure]
     """By the name that rows are given."""
+    cost: Cost
+
+    def values(self, told: Told) -> dict[str, float]:
+        """Pure. By the names of the measures."""
+        return {name: told[measure.key] * measure.factor for name, measure in self.measures.items()}
 
 
-def exchange(connections: int = 1) -> Work:
+def exchange(connections: int = 1, *, with_rate: bool = False) -> Work:
     many = "" if connections == 1 else f", {connections} connections"
     name = f"1 KiB request/response{many}"
     measures = {f"{name}, p50": Measure("p50_us", "us"), f"{name}, p99": Measure("p99_us", "us")}
-    return Work("exchange", connections, measures)
+    if with_rate:
+        measures[f"{name}, rate"] = Measure("rate", "1/s")
+    return Work("exchange", connections, measures, Cost(f"{name}, CPU", "count", 1e6, "ms/1000"))
 
 
 def bulk(kind: str, connections: int = 1) -> Work:
     """`upload` or `download`."""
     many = "1 connection" if connections == 1 else f"{connections} connections"
-    way = "up" if kind == "upload" else "down"
-    return Work(kind, connections, {f"bulk {way}, {many}": Measure("rate", "MB/s", 1e-6)})
+    name = f"bulk {'up' if kind == 'upload' else 'down'}, {many}"
+    return Work(kind, connections, {name: Measure("rate", "MB/s", 1e-6)}, Cost(f"{name}, CPU", "bytes", 1e9, "s/GB"))
 
 
-def churn(at_a_time: int) -> Work:
-    return Work("churn", at_a_time, {f"new connections, {at_a_time} at a time": Measure("rate", "1/s")})
+def churn(at_a_time: int, *, with_p99: bool = False, how: str = "") -> Work:
+    """`how`: in what these connections differ from others, for their name."""
+    name = f"new connections{how}, {at_a_time} at a time"
+    measures = {name: Measure("rate", "1/s")}
+    if with_p99:
+        measures[f"{name}, p99"] = Measure("p99_us", "us")
+    return Work("churn", at_a_time, measures, Cost(f"{name}, CPU", "count", 1e6, "ms/1000"))
 
 
 class Generator:
@@ -61,29 +88,61 @@ class Generator:
         self._binary = _compile(directory)
         cores = sorted(os.sched_getaffinity(0))
         self._client_core, self._server_core = cores[0], cores[-1]
+        self._servers: dict[tuple[Path, int], subprocess.Popen[bytes]] = {}
 
-    def serve(self, place: Host) -> None:
-        """From now on, until the lab ends. Raises NotPossible."""
+    def serve(self, place: Host, port: int = PORT) -> None:
+        """From now on, until the lab ends. Idempotent. Raises NotPossible."""
+        known = self._servers.get((place.netns, port))
+        if known is not None and known.poll() is None:
+            return
         process = place.spawn(
-            ["taskset", "-c", str(self._server_core), self._binary, "serve", str(PORT)],
+            ["taskset", "-c", str(self._server_core), self._binary, "serve", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
-        assert process.stdout is not None
-        if not select.select([process.stdout], [], [], _START_SECONDS)[0] or process.stdout.readline() != b"ready\n":
+        if _first_line(process) != b"ready\n":
             raise NotPossible(f"the load server in {place.name} did not start")
+        self._servers[place.netns, port] = process
 
-    def run(self, place: Host, work: Work, ip: Ip, port: int, seconds: float) -> dict[str, float]:
-        """The values of the work's measures. Raises NotPossible when a connection or a byte was lost."""
+    def run(
+        self, place: Host, work: Work, ip: Ip, port: int, seconds: float, begun: Callable[[], None] = lambda: None
+    ) -> Told:
+        """Calls `begun` when what is to be reused is there. Raises NotPossible when a connection or a byte was lost."""
         words: list[str] = [work.kind, ip, str(port), str(work.connections), f"{seconds:g}"]
         command: list[str | Path] = ["taskset", "-c", str(self._client_core), self._binary, *words]
-        done = place.run(command, seconds=seconds + _PATIENCE_SECONDS)
-        if done.returncode != 0:
-            raise NotPossible(f"{' '.join(words)} in {place.name}: {done.stderr.strip()}")
-        told = json.loads(done.stdout)
+        pipe = subprocess.PIPE
+        with place.spawn(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+            try:
+                if _first_line(process) == b"begun\n":
+                    begun()
+                out, err = process.communicate(timeout=seconds + _PATIENCE_SECONDS)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            raise NotPossible(f"{' '.join(words)} in {place.name}: {err.decode().strip()}")
+        told: Told = json.loads(out)
         if told.get("failed"):
             raise NotPossible(f"{' '.join(words)} in {place.name}: {told['failed']} connections failed")
-        return {name: told[measure.key] * measure.factor for name, measure in work.measures.items()}
+        return told
+
+    @contextlib.contextmanager
+    def held(self, place: Host, connections: int, ip: Ip, port: int) -> Iterator[None]:
+        """As many are open and idle until the block ends; each has carried a byte both ways. Raises NotPossible."""
+        words = ["hold", ip, str(port), str(connections), "0"]
+        with place.spawn([self._binary, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            try:
+                if _first_line(process) != b"ready\n":
+                    raise NotPossible(f"{' '.join(words)} in {place.name}: not all of them could be opened")
+                yield
+            finally:
+                process.kill()
+
+
+def _first_line(process: "subprocess.Popen[bytes]") -> bytes:
+    """Empty when it ends, or says nothing for too long."""
+    assert process.stdout is not None
+    return process.stdout.readline() if select.select([process.stdout], [], [], _PATIENCE_SECONDS)[0] else b""
 
 
 def _compile(directory: Path) -> Path:

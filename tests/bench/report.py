@@ -110,21 +110,21 @@ def merge(kept: Iterable[Mapping[str, object]], rows: Iterable[Row]) -> list[Map
 def table(rows: Sequence[Row]) -> list[str]:
     """Lines for people."""
     width = max((len(row.name) for row in rows), default=0)
-    return [f"{row.name:{width}}  {_number(row.value):>9} {row.unit:5} {_beside(row)}".rstrip() for row in rows]
+    return [f"{row.name:{width}}  {number(row.value):>9} {row.unit:5} {_beside(row)}".rstrip() for row in rows]
 
 
 def _beside(row: Row) -> str:
     words = []
     if row.ratio is not None and row.baseline is not None:
-        words.append(f"of {_number(row.baseline):>9}: {row.ratio:.3f} x")
+        words.append(f"of {number(row.baseline):>9}: {row.ratio:.3f} x")
     if row.lowest is not None and row.highest is not None and row.lowest != row.highest:
-        words.append(f"({_number(row.lowest)} to {_number(row.highest)})")
+        words.append(f"({number(row.lowest)} to {number(row.highest)})")
     if row.goal is not None:
         words.append(f"goal {row.goal}: {'met' if row.met else 'NOT MET'}")
     return "  ".join(words)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     if value >= 1000:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.3f}"

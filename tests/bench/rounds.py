@@ -5,6 +5,7 @@ A subject is a plug-in: a name, where its client dials, and what the node must b
 so that a drift of the machine falls on both halves of each ratio, and neighbours stay neighbours.
 """
 
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from nodeagent.errors import NotPossible
 from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip
-from tests.bench import quiet
+from tests.bench import proxies, quiet
 from tests.bench.load import Generator, Work
 from tests.bench.report import Round
 
@@ -21,6 +22,9 @@ _CALM_SECONDS = 30.0
 """For a machine to become quiet before the first round: what `make` has just installed may still be written out."""
 _LOOK_SECONDS = 2.0
 _ATTEMPTS = 3
+_REST_SECONDS = 2.0
+_REST_LOOK_SECONDS = 0.08
+"""The kernel tells CPU time in hundredths of a second."""
 
 Result = TypeVar("Result")
 
@@ -35,6 +39,8 @@ class Subject:
     """Makes the node what it must be; called before each of its turns."""
     check: Callable[[], None] = lambda: None
     """After its turn: raises when the traffic went another way than it should have."""
+    proxies: Callable[[], Collection[int]] = tuple
+    """Pids of the proxies on its way, whose CPU seconds are told; none: nothing is told of them."""
 
 
 class Settings(NamedTuple):
@@ -43,6 +49,13 @@ class Settings(NamedTuple):
     """Of one work."""
     is_busy_good_enough: bool
     """Rounds count although the machine was busy. Then nothing may be written."""
+    tunnel_rounds: int = 5
+    """Of the part `tunnels`, which takes longer than all others together."""
+    only: tuple[str, ...] = ()
+    """Of the same part: texts, one of which must be in the name of what is measured; without, everything."""
+
+    def takes(self, name: str) -> bool:
+        return not self.only or any(text in name for text in self.only)
 
 
 class Busy(Exception):
@@ -69,10 +82,10 @@ class Harness:
             if time.monotonic() > deadline:
                 raise Busy(f"{foreign.share:.0%} of the CPUs: {foreign.busiest}")
 
-    def run(self, subjects: Sequence[Subject], works: Sequence[Work]) -> list[Round]:
-        """As many rounds as are wanted, and at most as many more that do not count. Raises Busy."""
+    def run(self, subjects: Sequence[Subject], works: Sequence[Work], wanted: int = 0) -> list[Round]:
+        """As many rounds as are wanted (0: by the settings), and at most as many that do not count. Raises Busy."""
         rounds: list[Round] = []
-        wanted, disturbed = self._settings.rounds, 0
+        wanted, disturbed = wanted or self._settings.rounds, 0
         worst = quiet.Foreign(0, "")
         while len(rounds) < wanted and disturbed <= wanted:
             number = len(rounds) + disturbed
@@ -109,16 +122,39 @@ class Harness:
             before = self._look()
             try:
                 for work in works:
-                    measured = self._generator.run(
-                        subject.client, work, subject.ip, subject.port, self._settings.seconds
-                    )
-                    made.update({(subject.name, name): value for name, value in measured.items()})
+                    made.update({(subject.name, name): value for name, value in self._turn(subject, work).items()})
             except NotPossible as error:
                 raise NotPossible(f"subject {subject.name}: {error}", check=error.check) from error
             foreign = quiet.compare(before, self._look(), self._cpus)
             worst = max(worst, foreign, key=lambda one: one.share)
             subject.check()
         return made, worst
+
+    def _turn(self, subject: Subject, work: Work) -> dict[str, float]:
+        pids = subject.proxies()
+        before = 0.0
+
+        def begun() -> None:
+            nonlocal before
+            before = proxies.spent(pids)
+
+        told = self._generator.run(subject.client, work, subject.ip, subject.port, self._settings.seconds, begun)
+        made = work.values(told)
+        if pids:
+            self.rest()
+            made[work.cost.name] = (proxies.spent(pids) - before) * work.cost.amount / told[work.cost.key]
+        return made
+
+    def rest(self) -> None:
+        """Until what a work has left to be closed and told is done: it costs that work, and not the next one."""
+        own = set(self._own_pids()) - {os.getpid()}
+        deadline = time.monotonic() + _REST_SECONDS
+        spent = proxies.spent(own)
+        while time.monotonic() < deadline:
+            time.sleep(_REST_LOOK_SECONDS)
+            before, spent = spent, proxies.spent(own)
+            if spent - before < _REST_LOOK_SECONDS / 4:
+                return
 
     def _look(self) -> quiet.Look:
         return quiet.look(self._own_pids(), time.monotonic())

@@ -63,13 +63,14 @@ def _subjects(ground: Ground) -> dict[str, Subject]:
     """In an order in which the node changes least, and `bare` is next to `fast`."""
     client, server = ground.pod(CLIENT), ground.pod(SERVER)
     ground.generator.serve(server)
-    proxy = envoy_pair.start(ground.stage.lab.nodes[NODE], server)
+    node = ground.stage.lab.nodes[NODE]
+    proxy = envoy_pair.start(node, node, server)
 
     def way(name: str, condition: Condition, ip: Ip, port: int, reason: str = "") -> Subject:
         return _Way(ground, condition, reason).subject(name, client, ip, port)
 
     every = (
-        way("envoy", Condition.BARE, proxy, envoy_pair.PORT),
+        way("envoy", Condition.BARE, proxy.ip, proxy.port),
         way("bare", Condition.BARE, server.ipv4, load.PORT),
         way("fast", Condition.KERNEL, server.ipv4, load.PORT, "LOCAL_ALLOWED"),
         way("steered", Condition.KERNEL, Ip(SERVICE_IPS[0]), SERVICE_PORT, "STEERED"),

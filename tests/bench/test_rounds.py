@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subjects alternate, every second round backwards; a disturbed round is repeated, and too many are no report."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -26,11 +27,13 @@ class Bench:
         self.harness = Harness(cast("load.Generator", self), lambda: (), 1, Settings(3, 1.0, even_busy))
         monkeypatch.setattr(self.harness, "_look", lambda: Look(self._now, 0, {7: Spent("qemu", self._spent, 0)}))
 
-    def run(self, place: Host, *_: Any) -> dict[str, float]:
+    def run(self, place: Host, *words: Any) -> dict[str, float]:
+        for begun in filter(callable, words):
+            begun()
         self.order.append(str(place))
         self._now += 1
         self._spent += next(self._foreign)
-        return {MEASURE: float(len(self.order))}
+        return {"rate": float(len(self.order)), "count": 4000.0}
 
     def subject(self, name: str) -> Subject:
         return Subject(name, cast("Host", name), Ip("10.0.0.1"), 1, lambda: self.order.append(f"prepare {name}"))
@@ -49,6 +52,15 @@ def test_subjects_alternate_and_neighbours_stay_neighbours(monkeypatch: pytest.M
     worked = [name for name in bench.order if not name.startswith("prepare")]
     assert worked == ["bare", "fast", "fast", "bare", "bare", "fast"]
     assert bench.order[:4] == ["prepare bare", "bare", "prepare fast", "fast"]
+
+
+def test_the_cpu_time_of_the_proxies_is_told_by_what_they_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, _forever())
+    spent = iter([1.0, 0.0, 0.0, 3.0])  # before; twice at rest; after
+    monkeypatch.setattr("tests.bench.proxies.spent", lambda _pids: next(spent, 3.0))
+    subject = dataclasses.replace(bench.subject("envoy"), proxies=lambda: [7, 8])
+    made = bench.harness.run([subject], [WORK])[0]
+    assert made["envoy", WORK.cost.name] == pytest.approx(500.0), "2 s for 4,000 connections, in ms for 1,000"
 
 
 def test_a_disturbed_round_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +84,7 @@ def test_even_busy_takes_what_it_gets_and_says_so(monkeypatch: pytest.MonkeyPatc
 
 def test_what_has_no_rounds_is_measured_again_when_it_was_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(monkeypatch, _forever(0.2))
-    assert bench.harness.undisturbed(lambda: bench.run(cast("Host", "node")))[MEASURE] == 2.0
+    assert bench.harness.undisturbed(lambda: bench.run(cast("Host", "node")))["rate"] == 2.0
     always = Bench(monkeypatch, _forever(0.2, 0.2, 0.2))
     with pytest.raises(Busy, match="20%"):
         always.harness.undisturbed(lambda: always.run(cast("Host", "node")))

@@ -24,6 +24,8 @@ NARROW: Json = {"initial_stream_window_size": 65535, "initial_connection_window_
 """A stream has the least that HTTP/2 knows. The connection's is no multiple of it, so that each of them is the first to
 end somewhere, and more than twice as much: Envoy tells a window's credit in halves, so that one stream that held more
 than a half would stop all others."""
+_UNLIMITED = 1 << 20
+"""Connections of a cluster. Envoy's own limit is 1,024, which the benchmark's are more than."""
 LARGE_FRAMES: Json = {"custom_settings_parameters": [{"identifier": 5, "value": 1 << 20}]}
 """SETTINGS_MAX_FRAME_SIZE as ztunnel's; Envoy's own is the protocol's default, 16 KiB."""
 
@@ -190,9 +192,11 @@ def _application(gate: Gate) -> Json:
 
 def _cluster(name: str, ip: Ip, port: int) -> Json:
     endpoint = {"endpoint": {"address": _address(ip, port)}}
+    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _UNLIMITED)
     return {
         "name": name,
         "connect_timeout": "3s",
+        "circuit_breakers": {"thresholds": [limits]},
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
 

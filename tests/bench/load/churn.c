@@ -62,12 +62,13 @@ void churn(const struct target *target)
 {
 	struct epoll_event events[256];
 	struct times times = {0};
-	double began = now(), end = began + target->seconds;
+	double began = begin_work(), end = began + target->seconds;
 
 	loop = epoll_create1(EPOLL_CLOEXEC);
 	for (uint32_t i = 0; i < (uint32_t)target->connections; i++)
 		begin(target, i);
-	while (now() < end) {
+	/* Those that are on their way at the end are waited for: they have cost what the others have. */
+	for (int left = target->connections; left;) {
 		int count = epoll_wait(loop, events, 256, 100);
 
 		for (int at = 0; at < count; at++) {
@@ -76,7 +77,10 @@ void churn(const struct target *target)
 			if (go_on(i, &times))
 				continue;
 			close(slots[i].fd);
-			begin(target, i);
+			if (now() < end)
+				begin(target, i);
+			else
+				left--;
 		}
 	}
 	print_times(&times, now() - began, failed);

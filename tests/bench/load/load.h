@@ -34,6 +34,8 @@ struct target {
 /* Ends the process: a load generator that goes on after an error measures nothing. */
 void fail(const char *what) __attribute__((noreturn));
 double now(void);
+/* Says that all is made and the work begins, and when. */
+double begin_work(void);
 int dial(const struct target *target, bool is_blocking);
 void write_all(int fd, const void *bytes, size_t length);
 
@@ -52,3 +54,4 @@ void exchange(const struct target *target);
 void upload(const struct target *target);
 void download(const struct target *target);
 void churn(const struct target *target);
+void hold(const struct target *target);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Arguments in, one JSON object out.
+/* Arguments in, a line when the work begins and one JSON object out.
  *
  *     load serve PORT
  *     load exchange|upload|download|churn ADDRESS PORT CONNECTIONS SECONDS [BYTES]
+ *     load hold ADDRESS PORT CONNECTIONS 0
  */
 #include "load.h"
 
@@ -30,6 +31,13 @@ double now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+double begin_work(void)
+{
+	puts("begun");
+	fflush(stdout);
+	return now();
 }
 
 /* A connection that is made, or, not blocking, one that is being made. */
@@ -79,6 +87,18 @@ static int compare(const void *a, const void *b)
 	uint32_t first = *(const uint32_t *)a, second = *(const uint32_t *)b;
 
 	return (first > second) - (first < second);
+}
+
+/* The usual limit is 1,024. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		fail("getrlimit");
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		fail("setrlimit");
 }
 
 static double cpu_seconds(void)
@@ -137,6 +157,7 @@ int main(int argc, char **argv)
 	struct target target = {.bytes = 1024};
 
 	signal(SIGPIPE, SIG_IGN);
+	raise_descriptor_limit();
 	if (argc == 3 && !strcmp(argv[1], "serve"))
 		return serve(atoi(argv[2]));
 	if (argc < 6) {
@@ -161,6 +182,8 @@ int main(int argc, char **argv)
 		download(&target);
 	else if (!strcmp(argv[1], "churn"))
 		churn(&target);
+	else if (!strcmp(argv[1], "hold"))
+		hold(&target);
 	else
 		return 2;
 	return 0;

@@ -41,7 +41,7 @@ void upload(const struct target *target)
 	int loop = open_streams(target, ORDER_UPLOAD, EPOLLOUT, fds);
 	uint64_t sent = 0, arrived = 0;
 	struct epoll_event events[64];
-	double began = now();
+	double began = begin_work();
 
 	while (now() < began + target->seconds) {
 		int count = epoll_wait(loop, events, 64, 100);
@@ -69,7 +69,7 @@ void download(const struct target *target)
 	int *fds = calloc((size_t)target->connections, sizeof(*fds));
 	int loop = open_streams(target, ORDER_DOWNLOAD, EPOLLIN, fds);
 	struct epoll_event events[64];
-	double began = now();
+	double began = begin_work();
 	uint64_t arrived = 0;
 
 	while (now() < began + target->seconds) {

@@ -413,6 +413,7 @@ class Running(Agent):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nodeagent.proxy.worker", *arguments],
             pass_fds=(proxy.fd, theirs.fileno(), theirs_too.fileno()),
+            start_new_session=True,  # as the agent does it; the scheduler's automatic groups are sessions, too
         )
         theirs.close()
         theirs_too.close()
