@@ -3,6 +3,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nodeagent.model.address import Ip, Port, parse_ip, split_host_port
 
@@ -20,6 +21,7 @@ class Authority:
     hostname: str = ""
 
 
+@lru_cache(maxsize=1024)
 def parse_authority(text: str) -> Authority:
     """From `10.0.0.2:8080`, `[fd00::1]:8080` or `name.ns.svc.cluster.local:80`.
 

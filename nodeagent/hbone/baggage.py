@@ -6,6 +6,7 @@ nothing for names that Kubernetes allows.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from nodeagent.model.workload import Workload
@@ -38,7 +39,7 @@ class Baggage:
 
 def build_baggage(workload: Workload, cluster: str) -> str:
     """`cluster` is our own cluster id. Members without a value are left out."""
-    members = (
+    return _join_members(
         ("k8s.cluster.name", cluster),
         ("k8s.namespace.name", workload.namespace),
         (f"k8s.{workload.workload_type}.name", workload.workload_name),
@@ -47,9 +48,14 @@ def build_baggage(workload: Workload, cluster: str) -> str:
         ("cloud.region", workload.region),
         ("cloud.availability_zone", workload.zone),
     )
+
+
+@lru_cache(maxsize=1024)  # a pod says the same with each of its connections
+def _join_members(*members: tuple[str, str]) -> str:
     return ",".join(f"{key}={quote(value, safe=_PLAIN)}" for key, value in members if value)
 
 
+@lru_cache(maxsize=256)  # of 8 KiB each
 def parse_baggage(text: str) -> Baggage:
     """Total: unknown, malformed, over-long and unprintable members are skipped, of a repeated one the last counts."""
     found: dict[str, str] = {}

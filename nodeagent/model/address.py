@@ -19,6 +19,7 @@ Port = NewType("Port", int)
 _MAPPED = "::ffff:"
 
 
+@lru_cache(maxsize=4096)  # some addresses come with every connection, and the library takes 5 us
 def parse_ip(text: str) -> Ip:
     """Canonical form of `text`. Raises ValueError for anything but a plain IPv4 or IPv6 address."""
     address = ipaddress.ip_address(text)

@@ -87,6 +87,8 @@ class OutboundConnection:
         self._tunnel: Tunnel | None = None
         self._stream_id = 0
         self._attempts = self._asked = 0
+        self._is_boarding = False
+        """The pool has been asked and has not answered."""
         self._hold: Hold | None = None
         self._dial: Dial | None = None
         self._timer: Timer | None = None
@@ -208,9 +210,11 @@ class OutboundConnection:
         if self._asked > _MOST_TUNNELS:
             self.refuse(Reason.HBONE_REFUSED, "the peer takes no streams")
         else:
+            self._is_boarding = True
             self._outbound.pool.request(key, self)
 
     def tunnel_ready(self, tunnel: Tunnel) -> None:
+        self._is_boarding = False
         if self._socket is None or self._request is None or self._key is None:
             return
         stream_id = tunnel.open(self._request, self)
@@ -225,11 +229,13 @@ class OutboundConnection:
         self._timer = self._shared.loop.after(seconds, self, self._not_answered)
 
     def tunnel_failed(self, reason: Reason, error: str) -> None:
+        self._is_boarding = False
         if not self._try_again(reason):
             self.refuse(reason, error)
 
     def tunnel_cut(self, reason: Reason, error: str) -> None:
         """A worker that died, or its namespace; its successor may be there already."""
+        self._is_boarding = False
         if self._socket is None or self._key is None:
             return
         if self._asked >= _ATTEMPTS:
@@ -343,7 +349,8 @@ class OutboundConnection:
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None
-        if self._key is not None:
+        if self._is_boarding and self._key is not None:
+            self._is_boarding = False
             self._outbound.pool.withdraw(self._key, self)
         if self._tunnel is not None:
             tunnel, self._tunnel = self._tunnel, None

@@ -106,8 +106,21 @@ def test_errors_of_one_waiting_connection_concern_nobody_else(accepting: Accepti
     assert accepting.loop.bugs == 0
 
 
-def test_every_socket_resets_on_close_until_it_has_ended() -> None:
-    sock = bound_socket((Ip("127.0.0.1"), 0))
+@pytest.mark.parametrize("origin", ["dialled", "accepted", "accepted from before the listener was prepared"])
+def test_every_socket_resets_on_close_until_it_has_ended(accepting: Accepting, origin: str) -> None:
+    if origin == "dialled":
+        sock = bound_socket((Ip("127.0.0.1"), 0))
+    else:
+        assert accepting.listener.socket is not None
+        if "before" in origin:
+            accepting.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+            accepting.listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        accepting.connect()
+        prepare(accepting.listener.socket)
+        accepting.listener.open()
+        accepting.loop.turn(1)
+        sock = accepting.sockets.pop()
+    assert sock.gettimeout() == 0
     assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
