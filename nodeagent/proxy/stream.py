@@ -18,7 +18,7 @@ from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
 from nodeagent.proxy.sockets import close_cleanly
 from nodeagent.proxy.tunnel import Tunnel
 
-READ_BYTES = 256 << 10
+READ_BYTES = 512 << 10
 """At most per event, so that one bulk stream does not hold up the others for long."""
 _MAX_VIEWS = 512
 """Slices of one sendmsg; below IOV_MAX (1024). A peer may send a thousand tiny frames in one batch."""

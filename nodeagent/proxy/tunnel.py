@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One HBONE connection: a TCP socket, its TLS and its HTTP/2, in either role, with the streams that it carries.
 
-The hot path of the worker, by the rules that were measured for it: ciphertext is read 256 KiB at a time into a buffer
+The hot path of the worker, by the rules that were measured for it: ciphertext is read 512 KiB at a time into a buffer
 of the process, opened into another, and its payload handed on in slices; what all streams want to send is sealed and
 sent once, at the end of the turn. No object, log call or exception is made per chunk unless a socket blocks.
 """
@@ -22,8 +22,8 @@ from nodeagent.proxy.loop import READ, WRITE, Loop, Timer
 from nodeagent.proxy.sockets import close_cleanly
 from nodeagent.proxy.tls import RECORD_BYTES, Channel, Handshake, Sending
 
-_CIPHERTEXT = bytearray(256 << 10)
-_PLAINTEXT = memoryview(bytearray((256 << 10) + 2 * RECORD_BYTES))
+_CIPHERTEXT = bytearray(512 << 10)
+_PLAINTEXT = memoryview(bytearray((512 << 10) + 2 * RECORD_BYTES))
 """Shared by every tunnel of the process: only a stream that cannot be written to owns memory. With room for what was
 kept of a record, so that one read is opened at once."""
 _CIPHERTEXT_VIEW = memoryview(_CIPHERTEXT)

@@ -2,22 +2,22 @@
 """Ciphertext on its way to the socket, in a buffer that is borrowed from the process until all of it was sent.
 
 So no byte is copied between the AEAD and the socket. As long as sockets take what they are given there is one buffer in
-turn for all connections, and it stays in the cache. A connection whose socket blocks keeps its buffer, and the next one
+turn for all connections. A connection whose socket blocks keeps its buffer, and the next one
 takes another; unless so little is left that a copy is cheaper than a buffer that nobody else can use.
 
 Considered: one buffer for all, from which a blocked connection copies what is left. In bulk a socket blocks on nearly
-every flush, and a copy of 256 KiB costs half as much again as sealing it.
+every flush, and a copy costs half as much again as sealing.
 """
 
 from nodeagent.tls.record import SEALED_BYTES
 
-OUTPUT_BYTES = 16 * SEALED_BYTES + 64
-"""Sixteen full records, 256 KiB of plaintext, behind an alert and a KeyUpdate. A larger send gains nothing, and a
-larger buffer would not stay in a cache of 1 MiB beside the plaintext."""
+OUTPUT_BYTES = 32 * SEALED_BYTES + 64
+"""32 full records, 512 KiB of plaintext, behind an alert and a KeyUpdate: one read of a stream (docs/performance.md has
+the sizes that were tried)."""
 _KEPT = 4
 """Buffers that wait for the next connection; more are freed."""
 _SMALL_REST = 32 << 10
-"""To copy it takes two microseconds, and ten thousand slow readers hold 320 MB at most instead of 2.6 GB."""
+"""To copy it takes two microseconds, and ten thousand slow readers hold 320 MB at most instead of 5 GB."""
 
 _NOTHING = memoryview(b"")
 _free: list[memoryview] = []

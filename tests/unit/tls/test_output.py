@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodeagent.proxy.stream import READ_BYTES
 from nodeagent.tls import output as module
 from nodeagent.tls.output import OUTPUT_BYTES, Output
-from nodeagent.tls.record import SEALED_BYTES
+from nodeagent.tls.record import RECORD_BYTES, SEALED_BYTES
 from nodeagent.tls.sealer import CONTROL_BYTES
 
 
@@ -25,9 +26,9 @@ def fill(output: Output, size: int) -> memoryview:
     return buffer
 
 
-def test_it_holds_a_read_of_256_kib_and_what_may_precede_it() -> None:
-    assert OUTPUT_BYTES >= CONTROL_BYTES + 16 * SEALED_BYTES
-    assert OUTPUT_BYTES < 300 << 10
+def test_it_holds_a_read_of_a_stream_and_what_may_precede_it() -> None:
+    assert OUTPUT_BYTES >= CONTROL_BYTES + READ_BYTES // RECORD_BYTES * SEALED_BYTES
+    assert OUTPUT_BYTES < READ_BYTES * 1.1
 
 
 def test_connections_share_a_buffer_in_turn(free: list[memoryview]) -> None:
