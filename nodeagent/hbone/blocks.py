@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What HEADERS and CONTINUATION do: a stream opens, is answered, or ends with trailers (RFC 9113 §6.2, §6.10, §8.1)."""
+"""What HEADERS and CONTINUATION do: a stream opens or is answered (RFC 9113 §6.2, §6.10, §8.1, §8.5)."""
 
 from nodeagent.hbone.error import H2Error
 from nodeagent.hbone.events import Received
@@ -25,11 +25,11 @@ class HeaderFrames:
 
     def headers_received(self, flags: int, stream_id: int, payload: bytes, events: Received) -> None:
         start = (1 if flags & PADDED else 0) + (5 if flags & HAS_PRIORITY else 0)
-        stop = len(payload)
-        if flags & PADDED and payload:
-            stop -= payload[0]
+        if start > len(payload):
+            raise H2Error(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without room for what its flags say")  # §4.2
+        stop = len(payload) - (payload[0] if flags & PADDED else 0)
         if start > stop:
-            raise protocol_error("HEADERS without room for what its flags say")
+            raise protocol_error("padding longer than the frame")
         if self._state.role is Role.SERVER and not stream_id & 1:
             raise protocol_error("a client opened a stream with an even id")
         block = HeaderBlock(stream_id, self._state.limits, ends_stream=bool(flags & END_STREAM))
@@ -53,6 +53,9 @@ class HeaderFrames:
             self._opened(block, fields, events)
         elif self._state.is_idle(block.stream_id):
             raise protocol_error("HEADERS on an idle stream")
+        elif self._state.role is Role.SERVER and _is_request(block, fields):
+            # No list of dead streams is needed: what crosses our reset can be trailers only (§5.1.1).
+            raise protocol_error("a client opened a stream with an id that is used up")
         else:
             self._state.patience.idle_frame()  # crossed our reset
 
@@ -79,10 +82,8 @@ class HeaderFrames:
         if stream.remote_ended:
             raise H2Error(ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM")
         if self._state.role is Role.SERVER or stream.is_answered:
-            if block.ends_stream:
-                self._state.end_received(stream, events)  # trailers mean nothing to a tunnel but its end
-            else:
-                self._state.break_stream(stream, ErrorCode.PROTOCOL_ERROR, events)
+            # A tunnel has no trailers (§8.5), and END_STREAM on them would be a truncated stream's clean end.
+            self._state.break_stream(stream, ErrorCode.PROTOCOL_ERROR, events)
             return
         response = parse_response(stream.id, fields)
         if response is None or (response.status < 200 and block.ends_stream):
@@ -96,3 +97,8 @@ class HeaderFrames:
         events.responded.append(response)
         if block.ends_stream:
             self._state.end_received(stream, events)
+
+
+def _is_request(block: HeaderBlock, fields: Fields) -> bool:
+    """Trailers end their stream and have no pseudo-header (§8.1)."""
+    return not block.ends_stream or any(name.startswith(b":") for name, _ in fields)

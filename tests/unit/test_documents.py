@@ -290,6 +290,7 @@ _MODULES = {
     if path.name != "__init__.py" and path.parent != _GENERATED
 } | {f"vagrant/{path.name}" for path in (ROOT / "vagrant").glob("*.py") if path.name != "__init__.py"}
 _SECOND_FILES = {
+    "tests/unit/hbone/test_conformance.py": "the RFC's rules in one table, whichever module keeps them",
     "tests/unit/tls/test_openssl.py": "a peer that changes keys, pads and fragments, beside Python's ssl",
     "tests/unit/policy/test_evaluate_recorded.py": "policies of a real istiod, beside the tables",
     "tests/unit/vagrant/test_vagrantfile.py": "Ruby and shell, beside the runner",

@@ -20,6 +20,7 @@ Greeting = dict[Role, bytes]
 WHOLE = frames.END_HEADERS
 LAST = frames.END_HEADERS | frames.END_STREAM
 REQUEST = HeaderWriter(0).request(ConnectRequest("10.0.0.2:80"))
+TRAILERS = HeaderWriter(0)._encode([("x-late", "word")])
 LIMITS = Limits(max_streams=3, idle_frames=50, wasted_streams=20, max_header_bytes=20_000)
 DB = ConnectRequest("10.0.0.2:80")
 
@@ -76,13 +77,13 @@ def test_a_bad_request_is_an_event_and_harms_nobody(server: "End") -> None:
         ),
         pytest.param(
             pack_frame(frames.HEADERS, WHOLE | frames.PADDED, 1),
-            ErrorCode.PROTOCOL_ERROR,
+            ErrorCode.FRAME_SIZE_ERROR,
             Reason.H2_FAILED,
             id="no room for the padding's length",
         ),
         pytest.param(
             pack_frame(frames.HEADERS, WHOLE | frames.HAS_PRIORITY, 1, b"1234"),
-            ErrorCode.PROTOCOL_ERROR,
+            ErrorCode.FRAME_SIZE_ERROR,
             Reason.H2_FAILED,
             id="no room for the priority",
         ),
@@ -115,7 +116,7 @@ def test_a_bad_request_is_an_event_and_harms_nobody(server: "End") -> None:
             id="too many streams, too often",
         ),
         pytest.param(
-            headers(1) + pack_reset(1, 8) + headers(1) * 51,
+            headers(1) + pack_reset(1, 8) + headers(1, TRAILERS, LAST) * 51,
             ErrorCode.ENHANCE_YOUR_CALM,
             Reason.H2_FAILED,
             id="flood of late HEADERS",
@@ -167,10 +168,10 @@ def test_a_request_may_end_at_once(server: "End") -> None:
     assert server.connection.is_idle
 
 
-def test_trailers_are_the_end(server: "End") -> None:
-    server.feed(headers(1) + pack_frame(frames.DATA, 0, 1, b"x") + headers(1, status(200), LAST))
-    assert server.seen.ended == [1]
-    assert server.seen.payload == {1: b"x"}
+def test_trailers_are_no_clean_end_of_a_tunnel(server: "End") -> None:
+    server.feed(headers(1) + pack_frame(frames.DATA, 0, 1, b"x") + headers(1, TRAILERS, LAST))
+    assert server.seen.ended == []
+    assert server.seen.resets == [(1, ErrorCode.PROTOCOL_ERROR)]
 
 
 def test_headers_in_the_middle_break_the_stream(server: "End") -> None:
@@ -183,7 +184,7 @@ def test_a_block_for_a_stream_that_is_gone_still_feeds_the_compression_state(ser
     writer = HeaderWriter()
     server.feed(headers(1, writer.request(DB)))
     server.connection.reset(1, ErrorCode.CANCEL)
-    late = writer.response(200, [("x-late", "indexed")])
+    late = writer._encode([("x-late", "indexed")])
     server.feed(headers(1, late, LAST))
     server.feed(headers(3, writer._encode([(":method", "CONNECT"), (":authority", "a:1"), ("x-late", "indexed")])))
     assert server.seen.opened[-1].authority == "a:1"
