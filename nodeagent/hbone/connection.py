@@ -109,7 +109,7 @@ class Connection:
 
     @property
     def can_open(self) -> bool:
-        """Client: `open` would succeed (no GOAWAY, below the peer's MAX_CONCURRENT_STREAMS, ids left)."""
+        """Client: `open` would succeed (no GOAWAY, below MAX_CONCURRENT_STREAMS, ids left, a peer that reads)."""
         state = self._state
         return (
             self.role is Role.CLIENT
@@ -117,6 +117,7 @@ class Connection:
             and not self.is_draining
             and state.streams_open < state.peer.max_streams
             and state.next_id <= MAX_STREAM_ID
+            and state.outbox.queued_bytes <= state.limits.max_queued_bytes
         )
 
     @property

@@ -75,6 +75,9 @@ class ControlFrames:
 
     def _resize_windows(self, size: int) -> None:
         state = self._state
+        if size == state.peer.stream_window:
+            return
+        state.patience.idle_frame()  # as dear as a frame, since it looks at every stream, and one frame has 64 of them
         change, state.peer.stream_window = size - state.peer.stream_window, size
         if size > MAX_WINDOW or not all(stream.outbound.widen(change) for stream in state.streams.values()):
             raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS widen a window beyond 2**31-1")

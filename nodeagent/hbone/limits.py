@@ -38,6 +38,9 @@ class Limits:
     """Frames of one header block (CVE-2024-27316). A 64 KiB block has four in frames of the default size."""
     max_control_bytes: int = 64 << 10
     """Answers queued for a peer that asks and does not read (CVE-2019-9512, CVE-2019-9515)."""
+    max_queued_bytes: int = 1 << 20
+    """All small frames queued for a peer that does not read: answers to streams that it opens and resets, updates, our
+    own requests. As much as the buffer for payload beside them; two hundred answers are some KiB."""
     idle_frames: int = 1000
     """Frames between two of our PINGs that are no use to anyone: PING, SETTINGS, PRIORITY, empty DATA, unknown
     types, updates of closed streams (CVE-2019-9512 to 9518). Streams and sent DATA earn more, see flood.py."""

@@ -68,6 +68,8 @@ class Receiver:
 
     def feed(self, plain: memoryview, events: Received) -> None:
         """Raises H2Error."""
+        if self._state.outbox.queued_bytes > self._state.limits.max_queued_bytes:
+            raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, "the peer sends and does not read")
         position, end = 0, len(plain)
         if self._preface_left:
             position = self._check_preface(plain)

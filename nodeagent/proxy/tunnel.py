@@ -56,7 +56,7 @@ class Tunnel:
         """One of the two."""
         self._socket: socket.socket | None = sock
         self._is_dirty = False
-        self._stalled: list[Carried] = []
+        self._stalled: dict[Carried, None] = {}
         self._unanswered = 0
         self._is_server = role is Role.SERVER
         self._awaits_last_pong = False
@@ -99,12 +99,14 @@ class Tunnel:
     def release(self, stream_id: int) -> None:
         """Its user is done with it."""
         self.flush_later()
-        if self.streams.pop(stream_id, None) is not None:
+        stream = self.streams.pop(stream_id, None)
+        if stream is not None:
+            self._stalled.pop(stream, None)
             self._owner.changed(self)
 
     def stall(self, stream: Carried) -> None:
         """`stream` has stopped reading because `is_blocked`."""
-        self._stalled.append(stream)
+        self._stalled[stream] = None
 
     def flush_later(self) -> None:
         if not self._is_dirty:
@@ -263,6 +265,7 @@ class Tunnel:
         for stream_id, code in received.resets:
             stream = streams.pop(stream_id, None)
             if stream is not None:
+                self._stalled.pop(stream, None)  # a peer that does not read may reset as many as it likes
                 guarded(stream, stream.was_reset, code)
         for stream_id in received.writable:
             stream = streams.get(stream_id)
@@ -295,7 +298,7 @@ class Tunnel:
         self._loop.change(self._socket.fileno(), READ)
         self.flush()
         if not self.is_blocked:
-            stalled, self._stalled = self._stalled, []
+            stalled, self._stalled = self._stalled, {}
             for stream in stalled:
                 self._loop.guarded(stream, stream.can_flush)
 

@@ -31,6 +31,7 @@ REQUEST = HeaderWriter().request(ConnectRequest("10.0.0.2:80"))
 ANSWER = HeaderWriter().response(200, ())
 DB = ConnectRequest("10.0.0.2:80")
 SETTINGS_ACK = pack_frame(frames.SETTINGS, frames.ACK, 0)
+SWINGING_WINDOWS = pack_frame(frames.SETTINGS, 0, 0, (b"\0\4\0\1\0\0" + b"\0\4\0\2\0\0") * 26)
 LIMITS = Limits(max_streams=10, idle_frames=50, wasted_streams=20)
 
 
@@ -85,6 +86,7 @@ PROTOCOL, FLOW, CALM = ErrorCode.PROTOCOL_ERROR, ErrorCode.FLOW_CONTROL_ERROR, E
         pytest.param(Role.SERVER, pack_frame(frames.PING, 1, 0, bytes(8)) * 51, CALM, id="flood of PONG"),
         pytest.param(Role.SERVER, pack_settings({}) * 51, CALM, id="flood of SETTINGS"),
         pytest.param(Role.SERVER, SETTINGS_ACK * 51, CALM, id="flood of SETTINGS ACK"),
+        pytest.param(Role.SERVER, SWINGING_WINDOWS, CALM, id="flood of windows in one frame"),
         pytest.param(Role.SERVER, pack_frame(frames.PRIORITY, 0, 7, bytes(5)) * 51, CALM, id="flood of PRIORITY"),
         pytest.param(Role.SERVER, pack_frame(99, 0, 0) * 51, CALM, id="flood of unknown frames"),
         pytest.param(Role.SERVER, pack_window_update(1, 1) * 51, CALM, id="flood of stream updates"),
@@ -123,6 +125,33 @@ def test_answers_that_nobody_reads_are_bounded(make_end: "type[End]", greeting: 
     for _ in range(300):
         patient.feed(pack_frame(frames.PING, 0, 0, bytes(8)))
         patient.take()
+
+
+def test_answers_to_streams_that_are_reset_are_bounded_too(make_end: "type[End]", greeting: Greeting) -> None:
+    """A peer that does not read may open and reset streams as fast as it likes: none of them is wasted."""
+    end = make_end(Role.SERVER, Limits(max_streams=10, max_queued_bytes=10_000))
+    end.feed(greeting[Role.SERVER])
+
+    def open_and_reset() -> None:
+        for stream_id in range(1, 10_001, 2):
+            end.feed(request(stream_id))
+            end.connection.respond(stream_id, 200)
+            end.feed(pack_reset(stream_id, 8))
+
+    with pytest.raises(H2Error, match="sends and does not read") as caught:
+        open_and_reset()
+    assert caught.value.code is CALM
+    assert 10_000 < len(end.take()) < 10_200
+
+
+def test_a_client_opens_nothing_towards_a_peer_that_does_not_read(make_end: "type[End]", greeting: Greeting) -> None:
+    end = make_end(Role.CLIENT, Limits(max_queued_bytes=10_000))
+    end.feed(greeting[Role.CLIENT])
+    while (stream_id := end.connection.open(ConnectRequest("10.0.0.2:80", forwarded="for=unknown"))) is not None:
+        end.connection.reset(stream_id, ErrorCode.CANCEL)
+    assert 10_000 < end.connection._state.outbox.queued_bytes < 10_100
+    end.take()
+    assert end.connection.can_open
 
 
 def test_floods_are_counted_between_two_pings_of_ours(server: "End") -> None:

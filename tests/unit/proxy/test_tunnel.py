@@ -270,6 +270,22 @@ def test_a_stream_whose_user_breaks_ends_alone(joined: Joined, caplog: pytest.Lo
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("who", ["the peer", "its user"])
+def test_a_blocked_tunnel_forgets_streams_that_are_gone(joined: Joined, who: str) -> None:
+    """A peer that does not read may still open and reset streams."""
+    joined.establish()
+    near, far = joined.stream()
+    joined.server.is_blocked = True
+    joined.server.stall(far)
+    if who == "the peer":
+        joined.client.reset(near.id, ErrorCode.CANCEL)
+        joined.until(lambda: far.heard == [ErrorCode.CANCEL])
+    else:
+        joined.server.release(far.id)
+    assert not joined.server._stalled
+    joined.server.is_blocked = False
+
+
 def test_a_draining_server_lets_its_streams_end_and_closes(joined: Joined) -> None:
     joined.establish()
     near, far = joined.stream()
