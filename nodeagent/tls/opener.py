@@ -166,7 +166,10 @@ class Opener:
         key.decrypt_into(nonce, whole[HEADER_BYTES:], whole[:HEADER_BYTES], buffer[:inner])
         key.sequence += 1
         self._partial = bytearray()
-        return self._rare(buffer[:inner])
+        size = self._rare(buffer[:inner])
+        if self.is_closed:  # by this record, and the key is gone
+            self._unread = _NOTHING
+        return size
 
     def _fill_up_to(self, wanted: int) -> bool:
         """True when `wanted` bytes of the record that was begun are there."""

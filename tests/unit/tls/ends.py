@@ -26,8 +26,15 @@ class Reader:
     """An opener, what it gave, and how it ended."""
 
     def __init__(
-        self, cipher: Cipher = CIPHER, *, is_server: bool = False, room: int = 1 << 16, sequence: int = 0
+        self,
+        cipher: Cipher = CIPHER,
+        *,
+        is_server: bool = False,
+        room: int = 1 << 16,
+        sequence: int = 0,
+        receive: int = 1 << 20,
     ) -> None:
+        """`receive`: the longest piece."""
         self.key = TrafficKey(cipher, secret_of(cipher), sequence)
         self.twin = Twin(cipher, secret_of(cipher), sequence)
         self.control, self.messages = Control(), HandshakeMessages(is_server=is_server)
@@ -36,7 +43,7 @@ class Reader:
         self.plain = b""
         self.error: PeerError | None = None
         self._buffer = memoryview(bytearray(room))
-        self._receive = memoryview(bytearray(1 << 20))
+        self._receive = memoryview(bytearray(receive))
 
     def feed(self, *pieces: bytes) -> "Reader":
         """As a tunnel does: each piece lies in a buffer that is used again for the next one."""

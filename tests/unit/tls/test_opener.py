@@ -142,6 +142,15 @@ def test_close_notify_ends_it_and_what_follows_is_ignored() -> None:
     assert reader.key.secret == bytes(32)
 
 
+@pytest.mark.parametrize("at", [1, 5, 20, 23])
+def test_what_follows_a_close_notify_that_was_cut_is_ignored_too(at: int) -> None:
+    reader = Reader()
+    closing, late = reader.twin.seal(CLOSE_NOTIFY, 21), reader.twin.seal(b"late")
+    reader.feed(closing[:at], closing[at:] + late, late)
+    assert (reader.plain, reader.opener.is_closed, reader.error) == (b"", True, None)
+    assert (reader.opener.rest(), reader.opener.has_more) == (b"", False)
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_the_level_of_an_alert_says_nothing(level: int) -> None:
     closed, failed = Reader(), Reader()
