@@ -42,7 +42,14 @@ class ControlFrames:
             return
         if not stream.is_answered:
             state.patience.stream_wasted()
-        state.forget(stream)
+        if code == ErrorCode.NO_ERROR and stream.remote_ended and stream.is_answered:
+            # It has ended in full and only does not want the rest of ours (§8.1). What it sent may still wait for the
+            # application, so no credit is given for that: else a peer could have us hold a window for every stream.
+            stream.local_ended = True
+            state.blocked.pop(stream_id, None)
+            state.settle(stream)
+        else:
+            state.forget(stream)
         events.resets.append((stream_id, code))
 
     def settings_received(self, flags: int, payload: bytes) -> None:

@@ -102,7 +102,8 @@ class Tunnel:
         stream = self.streams.pop(stream_id, None)
         if stream is not None:
             self._stalled.pop(stream, None)
-            self._owner.changed(self)
+        if self._socket is not None:
+            self._owner.changed(self)  # also for one that the peer had reset: its last bytes may have been waited for
 
     def stall(self, stream: Carried) -> None:
         """`stream` has stopped reading because `is_blocked`."""

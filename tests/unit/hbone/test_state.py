@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """How streams end, and that the connection's window survives every way of it."""
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
-from nodeagent.hbone.frames import DEFAULT_WINDOW, ErrorCode, pack_reset
-from nodeagent.hbone.headers import ConnectRequest
-from nodeagent.hbone.limits import Limits
+from nodeagent.hbone.frames import DEFAULT_WINDOW, END_HEADERS, HEADERS, ErrorCode, pack_frame, pack_reset
+from nodeagent.hbone.headers import ConnectRequest, HeaderWriter
+from nodeagent.hbone.limits import Limits, Role
 
 if TYPE_CHECKING:
-    from tests.unit.hbone.conftest import Pair
+    from tests.unit.hbone.conftest import End, Pair
 
 DB = ConnectRequest("10.0.0.2:80")
 SMALL = Limits(stream_window=DEFAULT_WINDOW, connection_window=DEFAULT_WINDOW, max_frame=16384, max_streams=200)
@@ -136,3 +137,38 @@ def test_no_update_is_sent_for_a_stream_that_the_peer_has_ended(pair: "Pair") ->
     pair.carry()
     pair.server.connection.delivered(stream_id, 20_000)
     assert len(pair.server.take()) == 13, "one WINDOW_UPDATE, the connection's"
+
+
+def test_what_waits_behind_a_reset_without_error_still_holds_the_window(pair: "Pair") -> None:
+    """A peer that ends, and does not want our rest, has its bytes delivered; until then they are its own to account."""
+    server = pair.server.connection
+    for _ in range(3):
+        stream_id = opened_stream(pair)
+        pair.client.connection.send(stream_id, memoryview(bytes(1000)))
+        pair.client.connection.end(stream_id)
+        pair.carry()
+        pair.server.feed(pack_reset(stream_id, ErrorCode.NO_ERROR))
+    assert server._state.inbound.held == 3000
+    assert (server.streams_open, server.is_idle) == (0, False)
+    for stream_id in pair.server.seen.payload:
+        server.delivered(stream_id, 1000)
+    assert server._state.inbound.held == 0
+    assert server.is_idle
+
+
+def test_ten_thousand_streams_have_their_price(make_end: "type[End]", greeting: dict[Role, bytes]) -> None:
+    """Of the codec, for one that would allow them: a window each, and no buffer."""
+    end = make_end(Role.SERVER, Limits(max_streams=10_000))
+    end.feed(greeting[Role.SERVER])
+    block = HeaderWriter(0).request(DB)
+    opening = b"".join(pack_frame(HEADERS, END_HEADERS, 2 * n + 1, block) for n in range(10_000))
+    tracemalloc.start()
+    try:
+        end.connection.received(memoryview(opening))
+        assert end.connection.streams_open == 10_000
+        assert tracemalloc.get_traced_memory()[0] < 10_000 * 600
+    finally:
+        tracemalloc.stop()
+    for n in range(10_000):
+        end.connection.reset(2 * n + 1, ErrorCode.CANCEL)
+    assert end.connection.is_idle
