@@ -281,6 +281,11 @@ class Connection:
         return self._state.streams_open
 
     @property
+    def held_bytes(self) -> int:
+        """Payload that came and was not delivered; never more than `connection_window`."""
+        return self._state.inbound.held
+
+    @property
     def is_idle(self) -> bool:
         """No stream is known, not even one whose last bytes wait to be delivered."""
         return not self._streams

@@ -72,6 +72,11 @@ class Reason(enum.Enum):
     PEER_LOST = ("peer_lost", "CONNECT", "The tunnel ended before the connection did.")
     PING_TIMEOUT = ("ping_timeout", "CONNECT", "The peer stopped answering HTTP/2 PING.")
     CONNECTION_LIMIT = ("connection_limit", "CONNECT", "Too many connections for this worker; see its limits.")
+    MEMORY_LIMIT = (
+        "memory_limit",
+        "CONNECT",
+        "Peers send, applications do not read, and this worker holds all it may.",
+    )
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")
     POD_REMOVED = ("pod_removed", "-", "The pod left this node or the mesh, and its connections with it.")
     WORKER_LOST = ("worker_lost", "CONNECT", "The worker died; its connections were reset.")

@@ -2,13 +2,30 @@
 """Bytes that a socket does not take yet. Costs what they are, however small the pieces are in which they come.
 
 A window bounds bytes and not pieces: a peer that sends one byte a frame would make four million objects of it, at 200
-bytes each. Never bounds anything itself: whoever fills it has a window.
+bytes each. Never bounds anything itself: whoever fills it has a window. All windows together have none, so what is held
+in the whole process is counted here; tunnel.py ends those that hold it when it is too much.
 """
 
 from collections import deque
 
 _PIECE_BYTES = 64 << 10
 """Pieces are joined up to this size; larger ones stay as they came, since joining them would be a copy for nothing."""
+MOST_HELD_BYTES = 512 << 20
+"""Of a worker: thirty-two tunnels whose whole window waits for applications that do not read."""
+FAIR_BYTES = 256 << 10
+"""What a tunnel may hold even then: one read."""
+
+
+class Held:
+    """Bytes in the backlogs of a process; a worker has one thread."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
+HELD = Held()
 
 
 class Backlog:
@@ -16,6 +33,9 @@ class Backlog:
 
     def __init__(self) -> None:
         self._pieces: deque[bytearray] = deque()
+
+    def __del__(self) -> None:
+        self.clear()
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
@@ -28,6 +48,7 @@ class Backlog:
         """Copies; `skipped` bytes at the beginning were taken already, and at least one was not."""
         piece = bytearray().join(views)
         del piece[:skipped]
+        HELD.size += len(piece)
         if self._pieces and len(self._pieces[-1]) + len(piece) <= _PIECE_BYTES:
             self._pieces[-1] += piece
         else:
@@ -40,6 +61,7 @@ class Backlog:
 
     def taken(self, size: int) -> bool:
         """So many bytes of `first`; whether that was all of it."""
+        HELD.size -= size
         if size < len(self._pieces[0]):
             del self._pieces[0][:size]  # moves no byte
             return False
@@ -47,4 +69,5 @@ class Backlog:
         return True
 
     def clear(self) -> None:
+        HELD.size -= sum(map(len, self._pieces))
         self._pieces.clear()

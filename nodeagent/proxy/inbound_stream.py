@@ -18,6 +18,7 @@ from nodeagent.model.record import Party
 from nodeagent.model.workload import Workload
 from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.proxy.authorizer import Authorizer
+from nodeagent.proxy.backlog import Backlog
 from nodeagent.proxy.carried import reset_reason
 from nodeagent.proxy.dial import Dial
 from nodeagent.proxy.guard import ConnectionGuard
@@ -42,7 +43,7 @@ class InboundStream:
         self._tunnel, self._request, self._guard, self._record = tunnel, request, guard, guard.record
         self._peer_ip, self._local_ip = guard.record.source_ip, guard.record.original_ip
         self._port = 0
-        self._early = bytearray()
+        self._early = Backlog()
         self._is_ended = self._is_over = False
         self._hold: Hold | None = None
         self._dial: Dial | None = None
@@ -147,7 +148,7 @@ class InboundStream:
 
     def payload(self, views: list[memoryview]) -> None:
         if not self._is_over:
-            self._early += b"".join(views)
+            self._early.add(views)
 
     def ended(self) -> None:
         self._is_ended = True

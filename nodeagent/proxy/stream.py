@@ -154,10 +154,12 @@ class StreamRelay:
             self._backlog.add(views, sent)
             self._change(self._interest | WRITE)
 
-    def payload_before(self, early: bytes | bytearray) -> None:
+    def payload_before(self, early: Backlog) -> None:
         """What came before the socket was there."""
-        if early:
-            self.payload([memoryview(early)])
+        while early:
+            piece = early.first
+            self.payload([memoryview(piece)])
+            early.taken(len(piece))
 
     def ended(self) -> None:
         self._is_ended = True

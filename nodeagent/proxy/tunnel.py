@@ -17,6 +17,7 @@ from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.backlog import FAIR_BYTES, HELD, MOST_HELD_BYTES
 from nodeagent.proxy.carried import Carried, TunnelOwner
 from nodeagent.proxy.loop import READ, WRITE, Loop, Timer
 from nodeagent.proxy.sockets import close_cleanly
@@ -236,6 +237,8 @@ class Tunnel:
             size = channel.open_into(_PLAINTEXT)
             if size:
                 self._dispatch(self.connection.received(_PLAINTEXT[:size]))
+                if HELD.size > MOST_HELD_BYTES and self.connection.held_bytes > FAIR_BYTES:
+                    self.fail(Reason.MEMORY_LIMIT, f"{self.connection.held_bytes} bytes wait for applications")
             if not channel.has_more:
                 break
         if channel.is_closed:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What waits comes out as it went in, and in few pieces."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.proxy.backlog import Backlog
+from nodeagent.proxy.backlog import HELD, Backlog
 
 
 def test_single_bytes_are_joined() -> None:
@@ -26,7 +27,7 @@ batches = st.lists(st.lists(st.binary(min_size=1, max_size=40_000), min_size=1, 
 
 @given(batches, st.integers(0, 30_000), st.data())
 def test_bytes_come_out_as_they_went_in(batches: list[list[bytes]], skipped: int, data: st.DataObject) -> None:
-    backlog, expected, got = Backlog(), b"", b""
+    backlog, expected, got, before = Backlog(), b"", b"", HELD.size
     for batch in batches:
         whole = b"".join(batch)
         skip = min(skipped, len(whole) - 1)
@@ -36,7 +37,20 @@ def test_bytes_come_out_as_they_went_in(batches: list[list[bytes]], skipped: int
         size = data.draw(st.integers(0, room))
         got += backlog.first[:size]
         assert backlog.taken(size) is (size == room)
+        assert HELD.size - before == len(expected) - len(got)
     while backlog:
         got += backlog.first
         assert backlog.taken(len(backlog.first))
     assert got == expected
+
+
+@pytest.mark.parametrize("way", ["cleared", "forgotten"])
+def test_what_is_dropped_is_held_no_more(way: str) -> None:
+    before, backlog = HELD.size, Backlog()
+    backlog.add([memoryview(bytes(1000))], 100)
+    assert HELD.size == before + 900
+    if way == "cleared":
+        backlog.clear()
+    else:
+        del backlog
+    assert HELD.size == before

@@ -19,6 +19,7 @@ from nodeagent.hbone.limits import Role
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
+from nodeagent.proxy.backlog import Backlog
 from nodeagent.proxy.carried import Carried
 from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.loop import Loop
@@ -286,8 +287,10 @@ def test_what_came_early_is_written_first(relayed: Relayed) -> None:
     [view] = connection.reserve(stream_id, 6)
     view[:] = b"early "
     connection.commit(stream_id, 6)
-    early = relayed.tunnel.carry()[0].data[stream_id]
-    relayed.relay.payload_before(b"".join(early))
+    early = Backlog()
+    early.add(relayed.tunnel.carry()[0].data[stream_id])
+    relayed.relay.payload_before(early)
+    assert not early
     relayed.peer_sends(b"late")
     assert receive(relayed.client, 10) == b"early late"
 

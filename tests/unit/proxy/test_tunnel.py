@@ -14,6 +14,7 @@ from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.backlog import HELD, MOST_HELD_BYTES
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.sockets import prepare
@@ -268,6 +269,27 @@ def test_a_stream_whose_user_breaks_ends_alone(joined: Joined, caplog: pytest.Lo
     joined.until(lambda: bytes(healthy_far.received) == b"y")
     assert joined.loop.bugs == 1
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(("size", "is_ended"), [(100_000, False), (300_000, True)])
+def test_a_worker_that_holds_too_much_ends_the_tunnels_that_make_it(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch, size: int, *, is_ended: bool
+) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    far.tunnel = None  # it credits nothing
+    monkeypatch.setattr(HELD, "size", MOST_HELD_BYTES + 1)
+    near.tunnel = joined.client
+    joined.send(near, bytes(size))
+    joined.until(lambda: len(far.received) == size or joined.server_owner.end is not None)
+    joined.loop.turn(0.01)
+    if is_ended:
+        joined.until(lambda: joined.server_owner.end is not None)
+        assert joined.server_owner.end is not None
+        assert joined.server_owner.end[0] is Reason.MEMORY_LIMIT
+        assert far.heard == [Reason.MEMORY_LIMIT]
+    else:
+        assert joined.server_owner.end is None
 
 
 @pytest.mark.parametrize("who", ["the peer", "its user"])
