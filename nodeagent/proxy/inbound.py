@@ -173,10 +173,14 @@ class InboundTunnel:
     def ended(self, tunnel: Tunnel, reason: Reason, error: str) -> None:
         if tunnel.peer is None or reason.flag == "TLS_FAILURE":
             self._shared.counters["handshakes_failed"] += 1
+        if reason.flag == "H2_HANDSHAKE_FAILURE" and not self._guard.is_open:
+            # Its streams may all be over, and were reset by the peer as far as their records say.
+            self._begin_stream(tunnel).close(reason, error)
         self._over(reason, error)
 
     def _over(self, reason: Reason, error: str) -> None:
         self.inbound.tunnels.discard(self)
+        self._tunnel = None  # and with it the circle: a flood of connections would wait for the collector
         if self._hold is not None:
             self._hold.release()
             self._hold = None

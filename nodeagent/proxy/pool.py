@@ -229,6 +229,7 @@ class PooledTunnel:
 
     def _over(self, reason: Reason, error: str, *, was_cut: bool = False) -> None:
         self._is_over = True
+        self._tunnel = None  # and with it the circle
         self._stay()
         self._pool.forget(self)
         waiting, self._waiting = self._waiting, {}

@@ -14,6 +14,7 @@ import click
 import pytest
 
 from nodeagent.cli.main import COMMANDS, cli
+from nodeagent.hbone.limits import Limits, Role
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _OURS = ("nodeagent", "bpf", "tests", "tools", "vagrant", "docs", "examples", ".ci")
@@ -160,6 +161,18 @@ def test_contributing_names_every_verb() -> None:
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for verb in re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE):
         assert verb == "help" or f"`make {verb}`" in told, verb
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    limits = Limits.of(Role.SERVER)
+    told = re.findall(
+        r"^\|[^|]*\| `(\w+)` \| (\d+) \|", (ROOT / "docs/limits.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {name: int(value) for name, value in told} == {
+        name: getattr(limits, name)
+        for name in limits.__slots__
+        if name != "streams_before_settings"  # a client's own
+    }
 
 
 def test_decisions_are_numbered_and_short() -> None:

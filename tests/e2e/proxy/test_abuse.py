@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a peer with a good certificate can make a worker hold and do: each abuse ends by name, below a measured ceiling.
+
+The ceilings are of resident memory, and beside each abuse a connection of somebody else goes on. docs/limits.md has
+the limits, and which test reaches each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nodeagent.hbone import frames
+from nodeagent.hbone.frames import ErrorCode, pack_frame, pack_reset, pack_settings, pack_window_update
+from nodeagent.hbone.headers import ConnectRequest, HeaderWriter
+from nodeagent.model.reason import Reason
+
+if TYPE_CHECKING:
+    from tests.e2e.proxy.conftest import HbonePeer, Mesh
+
+pytestmark = pytest.mark.e2e
+
+PORT, HBONE = 8080, 15008
+SERVER = "10.2.0.2:8080"
+MIB = 1 << 20
+ROUND_TRIP_SECONDS = 0.25
+"""Of the neighbour, at worst: a tenth of it would do on a machine that does nothing else."""
+
+Connect = Callable[..., "HbonePeer"]
+
+
+def memory(pid: int) -> int:
+    """Resident bytes."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - one line of proc
+        return int(statm.read().split()[1]) * 4096
+
+
+class Neighbour:
+    """A connection of somebody else through the same worker."""
+
+    def __init__(self, client: socket.socket, served: socket.socket) -> None:
+        self._client, self._served = client, served
+        self.seconds: list[float] = []
+
+    def asks(self, times: int = 1) -> None:
+        for _ in range(times):
+            started = time.monotonic()
+            self._client.sendall(b"ping")
+            assert self._served.recv(4, socket.MSG_WAITALL) == b"ping"
+            self._served.sendall(b"pong")
+            assert self._client.recv(4, socket.MSG_WAITALL) == b"pong"
+            self.seconds.append(time.monotonic() - started)
+
+    @property
+    def slowest(self) -> float:
+        return max(self.seconds)
+
+
+@pytest.fixture
+def neighbour(mesh: Mesh, app: socket.socket) -> Iterator[Neighbour]:
+    """Its record must not come while the test lasts."""
+    with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0] as served:
+        served.settimeout(10)
+        made = Neighbour(client, served)
+        made.asks(20)
+        assert statistics.median(made.seconds) < ROUND_TRIP_SECONDS
+        yield made
+        made.asks()
+        assert mesh.near.closed == []
+
+
+def request(stream_id: int) -> bytes:
+    block = HeaderWriter(0).request(ConnectRequest("10.2.0.2:1"))  # where nobody listens
+    return pack_frame(frames.HEADERS, frames.END_HEADERS, stream_id, block)
+
+
+def _rapid_reset(n: int) -> bytes:
+    return request(2 * n + 1) + pack_reset(2 * n + 1, 8)
+
+
+FLOODS: dict[str, Callable[[int], bytes]] = {
+    "PING": lambda n: pack_frame(frames.PING, 0, 0, n.to_bytes(8, "big")),
+    "SETTINGS": lambda _: pack_settings({}),
+    "SETTINGS with swinging windows": lambda _: pack_frame(
+        frames.SETTINGS, 0, 0, (b"\0\4\0\1\0\0" + b"\0\4\0\2\0\0") * 32
+    ),
+    "PRIORITY": lambda _: pack_frame(frames.PRIORITY, 0, 1, bytes(5)),
+    "unknown frames": lambda _: pack_frame(0x42, 0, 0, bytes(100)),
+    "WINDOW_UPDATE by 1": lambda _: pack_window_update(0, 1),
+    "rapid reset": _rapid_reset,
+    "streams beyond the limit": lambda n: request(2 * n + 1),
+    "requests that nobody can serve": lambda n: pack_frame(
+        frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 2 * n + 1, b"\x82"
+    ),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_ends_by_name_and_costs_no_memory(mesh: Mesh, peer: Connect, neighbour: Neighbour, flood: str) -> None:
+    """As fast as the socket takes it, and nothing is read. Thirty thousand frames are enough for every limit."""
+    hostile = peer()
+    hostile.flush()
+    before = memory(mesh.far.process.pid)
+    hostile.tls.settimeout(0.5)
+    with contextlib.suppress(OSError):  # the worker ends it, or takes no more
+        for n in range(0, 30_000, 100):
+            hostile.tls.sendall(b"".join(FLOODS[flood](one) for one in range(n, n + 100)))
+            if n % 1000 == 0:
+                neighbour.asks()
+    neighbour.asks()
+    assert memory(mesh.far.process.pid) - before < 8 * MIB
+    assert neighbour.slowest < ROUND_TRIP_SECONDS
+    if flood != "requests that nobody can serve":
+        mesh.far.eventually(lambda: bool(ends(mesh)))
+
+
+def ends(mesh: Mesh) -> set[str]:
+    """How tunnels ended by the rules of HTTP/2."""
+    names = {Reason.H2_FAILED.value, Reason.H2_TOO_MANY_STREAMS.value, Reason.H2_HEADERS_TOO_LARGE.value}
+    return {record.reason for record in mesh.far.closed if record.reason in names}
+
+
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        pytest.param(
+            pack_frame(frames.HEADERS, 0, 1, b"\x82") + pack_frame(frames.CONTINUATION, 0, 1, b"\x82") * 10_000,
+            Reason.H2_HEADERS_TOO_LARGE,
+            id="CONTINUATION without end",
+        ),
+        pytest.param(
+            pack_frame(
+                frames.HEADERS, frames.END_HEADERS, 1, b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4000 + b"\xbe" * 16_000
+            ),
+            Reason.H2_HEADERS_TOO_LARGE,
+            id="HPACK bomb",
+        ),
+        pytest.param(
+            pack_frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20" * 60_000),
+            Reason.H2_FAILED,
+            id="HPACK table changes",
+        ),
+        pytest.param(pack_window_update(0, (1 << 31) - 1), Reason.H2_FAILED, id="window overflow"),
+        pytest.param(
+            request(1)[:-1] + b"0" + pack_frame(frames.DATA, 0, 1, bytes(MIB)) * 5,
+            Reason.H2_FAILED,
+            id="a peer that ignores windows",
+        ),
+    ],
+)
+def test_one_stroke_ends_by_name_and_costs_no_memory(
+    mesh: Mesh, peer: Connect, neighbour: Neighbour, hostile: bytes, reason: Reason
+) -> None:
+    client = peer()
+    client.flush()
+    before = memory(mesh.far.process.pid)
+    with contextlib.suppress(OSError):
+        client.tls.sendall(hostile)
+    mesh.far.eventually(lambda: reason.value in ends(mesh))
+    assert memory(mesh.far.process.pid) - before < 12 * MIB
+    neighbour.asks()
+    assert neighbour.slowest < ROUND_TRIP_SECONDS
+
+
+# ---- who does not read ---------------------------------------------------------------------------------------------
+
+
+def test_applications_that_do_not_read_hold_one_window_of_the_tunnel(
+    mesh: Mesh, peer: Connect, app: socket.socket, neighbour: Neighbour
+) -> None:
+    """Whatever their number, and however the peer ends its streams: 16 MiB, and what it costs to hold them."""
+    client, before, served = peer(), memory(mesh.far.process.pid), []
+    sent = 0
+    try:
+        for n in range(16):
+            stream_id = client.open(SERVER)
+            assert client.status(stream_id) == 200
+            served.append(app.accept()[0])
+            while (room := client.connection.room(stream_id)) > 0:
+                part = bytes(min(room, 1 << 16))
+                client.send(stream_id, part)
+                sent += len(part)
+            if n % 2:
+                client.connection.end(stream_id)
+                client.flush()
+                client.tls.sendall(pack_reset(stream_id, ErrorCode.NO_ERROR))
+                client.connection.reset(stream_id, ErrorCode.NO_ERROR)
+                client.flush()
+        assert sent >= 16 * MIB
+        neighbour.asks(20)
+        assert memory(mesh.far.process.pid) - before < 24 * MIB
+        assert neighbour.slowest < ROUND_TRIP_SECONDS
+    finally:
+        for one in served:
+            one.close()
+
+
+def test_a_peer_that_does_not_read_holds_what_one_turn_made(
+    mesh: Mesh, peer: Connect, app: socket.socket, neighbour: Neighbour
+) -> None:
+    """Twenty applications send as much as is taken."""
+    client, before = peer(), memory(mesh.far.process.pid)
+    client.tls.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            client.connection.open(ConnectRequest(SERVER))
+        client.flush()
+        served = [stack.enter_context(app.accept()[0]) for _ in range(20)]
+        for one in served:
+            one.settimeout(0)
+        for _ in range(300):
+            for one in served:
+                with contextlib.suppress(BlockingIOError):
+                    one.send(bytes(1 << 16))
+        neighbour.asks(20)
+        assert memory(mesh.far.process.pid) - before < 8 * MIB
+        assert neighbour.slowest < ROUND_TRIP_SECONDS
+
+
+def test_streams_that_are_answered_and_reset_do_not_pile_up_behind_a_peer_that_does_not_read(
+    mesh: Mesh, peer: Connect, app: socket.socket, neighbour: Neighbour
+) -> None:
+    """The tunnel is blocked by payload first, so that not even an answer leaves."""
+    client = peer()
+    client.tls.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    first = client.open(SERVER)
+    assert client.status(first) == 200
+    with app.accept()[0] as served:
+        served.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while served.send(bytes(1 << 16)):
+                pass
+        before = memory(mesh.far.process.pid)
+        client.tls.settimeout(5)
+        with contextlib.suppress(OSError):
+            for n in range(10_000):
+                client.tls.sendall(request(2 * n + 3) + pack_reset(2 * n + 3, 8))
+                if n % 500 == 0:
+                    neighbour.asks()
+        assert memory(mesh.far.process.pid) - before < 8 * MIB
+        assert neighbour.slowest < ROUND_TRIP_SECONDS
+
+
+# ---- who does not go on ------------------------------------------------------------------------------------------
+
+
+def test_slow_handshakes_have_a_deadline_and_a_price(mesh: Mesh, neighbour: Neighbour) -> None:
+    """Three hundred peers that say three bytes and wait: a quarter of a MiB each would be 75."""
+    before = memory(mesh.far.process.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            client = stack.enter_context(mesh.wires.outsider.connect(mesh.wires.server.v4, HBONE))
+            client.sendall(b"\x16\x03\x01")
+        neighbour.asks(20)
+        assert memory(mesh.far.process.pid) - before < 300 * (64 << 10)
+        assert neighbour.slowest < ROUND_TRIP_SECONDS
+        mesh.far.eventually(lambda: len(mesh.far.closed) >= 300)
+        assert {record.reason for record in mesh.far.closed} == {Reason.TLS_TIMEOUT.value}
+    mesh.far.eventually(lambda: mesh.far.counters.get("handshakes_failed") == 300)
+
+
+def test_connections_that_come_and_go_leave_no_memory(mesh: Mesh, neighbour: Neighbour) -> None:
+    """A flood of them, without a byte. The next thousands cost nothing, not even until the collector comes."""
+
+    def flood(number: int) -> int:
+        for _ in range(1000):
+            mesh.wires.outsider.connect(mesh.wires.server.v4, HBONE).close()
+        neighbour.asks(5)
+        mesh.far.eventually(lambda: len(mesh.far.closed) >= number * 1000)
+        return memory(mesh.far.process.pid)
+
+    first = flood(1)
+    flood(2)
+    assert flood(3) - first < MIB
+    assert neighbour.slowest < ROUND_TRIP_SECONDS
