@@ -123,9 +123,9 @@ class _Played:
                 _drain(connection)
             case 5:
                 connection.taken(len(connection.pending()[:100]))
-            case 6:
+            case 6 if stream_id not in self._unanswered:  # a worker answers first
                 connection.send(stream_id, _PAYLOAD)
-            case 7:
+            case 7 if stream_id not in self._unanswered:
                 connection.end(stream_id)
             case 8:
                 connection.reset(stream_id, ErrorCode.CANCEL)
