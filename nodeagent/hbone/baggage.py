@@ -55,11 +55,15 @@ def _join_members(*members: tuple[str, str]) -> str:
     return ",".join(f"{key}={quote(value, safe=_PLAIN)}" for key, value in members if value)
 
 
-@lru_cache(maxsize=256)  # of 8 KiB each
 def parse_baggage(text: str) -> Baggage:
     """Total: unknown, malformed, over-long and unprintable members are skipped, of a repeated one the last counts."""
+    return _parse(text[:MAX_CHARACTERS])
+
+
+@lru_cache(maxsize=256)  # of 8 KiB each: what is kept is cut before, since a peer may send as much as headers hold
+def _parse(text: str) -> Baggage:
     found: dict[str, str] = {}
-    for member in text[:MAX_CHARACTERS].split(",", MAX_MEMBERS)[:MAX_MEMBERS]:
+    for member in text.split(",", MAX_MEMBERS)[:MAX_MEMBERS]:
         key, _, value = member.partition(";")[0].partition("=")
         value = unquote(value.strip(" \t"))
         if value and len(value) <= MAX_VALUE and value.isprintable():

@@ -12,7 +12,7 @@ _PIECE_BYTES = 64 << 10
 """Pieces are joined up to this size; larger ones stay as they came, since joining them would be a copy for nothing."""
 MOST_HELD_BYTES = 512 << 20
 """Of a worker: thirty-two tunnels whose whole window waits for applications that do not read."""
-FAIR_BYTES = 256 << 10
+FAIR_BYTES = 512 << 10
 """What a tunnel may hold even then: one read."""
 
 

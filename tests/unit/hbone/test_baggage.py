@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels of a peer: there and back, and total over whatever is sent."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.hbone.baggage import MAX_MEMBERS, MAX_VALUE, Baggage, build_baggage, parse_baggage
+from nodeagent.hbone.baggage import MAX_CHARACTERS, MAX_MEMBERS, MAX_VALUE, Baggage, build_baggage, parse_baggage
 from nodeagent.model.workload import Workload
 
 WEB = Workload(
@@ -77,3 +79,14 @@ def test_what_is_built_is_parsed_back(kind: str, values: list[str]) -> None:
 @given(st.text(max_size=200))
 def test_parse_is_total(text: str) -> None:
     parse_baggage(text)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """A peer may say as much as its headers hold, and something else each time."""
+    tracemalloc.start()
+    try:
+        for n in range(400):
+            parse_baggage(f"k8s.namespace.name=n{n}," + "x" * 60_000)
+        assert tracemalloc.get_traced_memory()[0] < 256 * (MAX_CHARACTERS + 1500)
+    finally:
+        tracemalloc.stop()

@@ -271,7 +271,7 @@ def test_a_stream_whose_user_breaks_ends_alone(joined: Joined, caplog: pytest.Lo
     assert "ZeroDivisionError" in caplog.text
 
 
-@pytest.mark.parametrize(("size", "is_ended"), [(100_000, False), (300_000, True)])
+@pytest.mark.parametrize(("size", "is_ended"), [(100_000, False), (600_000, True)])
 def test_a_worker_that_holds_too_much_ends_the_tunnels_that_make_it(
     joined: Joined, monkeypatch: pytest.MonkeyPatch, size: int, *, is_ended: bool
 ) -> None:
