@@ -187,7 +187,7 @@ class Tunnel:
                     self._loop.change(sock.fileno(), READ | WRITE)
                     return
         except OSError as error:
-            self._lost(f"tunnel: {error.strerror}")
+            self._cannot_send(error)
 
     # ---- receiving -------------------------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Tunnel:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(f"tunnel: {error.strerror}")
+            self._cannot_send(error)
             return
         if sending.unsent:
             return
@@ -305,6 +305,15 @@ class Tunnel:
             stalled, self._stalled = self._stalled, {}
             for stream in stalled:
                 self._loop.guarded(stream, stream.can_flush)
+
+    def _cannot_send(self, error: OSError) -> None:
+        """The peer has gone. What it said before, an alert perhaps, tells more, and may still be read."""
+        self.is_blocked = True
+        self._loop.at_end_of_turn(self, lambda: self._hear_last_words(f"tunnel: {error.strerror}"))
+
+    def _hear_last_words(self, error: str) -> None:
+        self._receive()
+        self._lost(error)
 
     def _ping(self) -> None:
         if self._unanswered >= _UNANSWERED_PINGS:
