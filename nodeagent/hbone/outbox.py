@@ -129,6 +129,23 @@ class Outbox:
             self._queue = [rest] if rest else []
             self.queued_bytes = len(rest)
 
+    def snapshot(self) -> tuple[bytes, bytes]:
+        """What is pending of the buffer, and of the queue behind it."""
+        buffered = b"" if self._buffer is None else bytes(self._buffer[self._taken : self._used])
+        return buffered, b"".join(self._queue)
+
+    def resume(self, buffered: bytes, queued: bytes) -> None:
+        """Instead of what is pending. Raises ValueError when `buffered` is more than a buffer."""
+        if len(buffered) > self._pool.size:
+            raise ValueError(f"{len(buffered)} bytes from a buffer of {self._pool.size}")
+        self._give_back()
+        self._queue, self.queued_bytes = [], 0
+        if buffered:
+            self._borrow()
+            self.append(buffered)
+        self._queue = [queued] if queued else []
+        self.queued_bytes = len(queued)
+
     def _borrow(self) -> None:
         """The queue moves to the front of the buffer: what follows may share its flush."""
         self._buffer = self._pool.borrow()
