@@ -46,5 +46,9 @@ class Backlog:
         self._pieces.popleft()
         return True
 
+    def whole(self) -> tuple[bytes, ...]:
+        """All pieces, in order."""
+        return tuple(map(bytes, self._pieces))
+
     def clear(self) -> None:
         self._pieces.clear()
