@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.001
 _LOOK_SECONDS = 0.002
 """Until what could not be moved is looked at again: about as long as a stream is judged and dialled."""
-_SOCKETS_ON_THE_WAY = 32
+_SOCKETS_ON_THE_WAY = 16
 """After so many the answer to some is awaited: packing and unpacking one takes some 60 us, so a pause stays a few ms.
 A tunnel with more streams goes alone."""
 _BYTES_ON_THE_WAY = 1 << 20
@@ -58,6 +58,7 @@ class _Parcel:
         self.sockets: list[socket.socket] = []
         self.bytes = 0
         """0 while it is packed."""
+        self.frozen = time.monotonic()
 
     def arrived(self) -> tuple[int, ...]:
         """Ids of the records that go on elsewhere."""
@@ -87,10 +88,14 @@ class Departure:
         """`tell` is for the agent."""
         self.is_over = False
         """Nobody takes any more: what is left has to drain."""
+        self.progressed = shared.loop.now
+        """When something was taken last, as the loop counts."""
         self._shared, self._inbound, self._pool, self._tell = shared, inbound, pool, tell
         self._heir = 0
         self._parcels: dict[int, _Parcel] = {}
-        self._number = 0
+        self._number = self._given = 0
+        self._longest = 0.0
+        """From the moment at which one was frozen to the news that it goes on, in seconds."""
         self._is_scheduled = False
         self._looks: Counter[_Owner] = Counter()
         self._round: Iterator[_Move | None] = self._walk()
@@ -101,6 +106,11 @@ class Departure:
     def has_sent(self) -> bool:
         """Something is on its way, and its end not known."""
         return bool(self._parcels)
+
+    def tell_result(self) -> None:
+        """To the log, at the end."""
+        pause = self._longest * 1000
+        log.info("pid %d goes on with %d connections; the longest pause was %.1f ms", self._heir, self._given, pause)
 
     def stop(self) -> None:
         """Gives nothing more; what is on its way is still heard of."""
@@ -158,7 +168,10 @@ class Departure:
         parcel = self._parcels.pop(number, None)
         if parcel is None:
             return
+        self.progressed = self._shared.loop.now
+        self._longest = max(self._longest, time.monotonic() - parcel.frozen)
         ids = parcel.arrived()
+        self._given += len(ids)
         if ids:
             self._tell(HandedOver(self._heir, ids))
             self._shared.counters["connections_handed_over"] += len(ids)

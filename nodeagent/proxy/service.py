@@ -52,6 +52,8 @@ _COUNTERS_SECONDS = 1.0
 _RECORDS_PER_PART = 200
 """Of an answer to ListConnections: a tenth of a megabyte."""
 _DRAIN_LOOKS_SECONDS = 0.02
+_STANDSTILL_SECONDS = 1.0
+"""Without a connection that was handed over; a busy machine may need long for all of them."""
 _LAST_REPORTS_SECONDS = 0.5
 """For the records of connections that ended by the drain; a slow agent must not keep the worker."""
 
@@ -189,7 +191,7 @@ class _Running:
         self._look()
 
     def hand_over(self, sock: socket.socket, seconds: float) -> None:
-        """What is open goes to the successor; what cannot drains, at the latest after half of the time."""
+        """What is open goes to the successor; what cannot drains, after half of the time if there is no progress."""
         if self.is_draining:
             sock.close()
             return
@@ -217,7 +219,8 @@ class _Running:
         departure = self._departure
         if departure is None or self._settle_deadline == 0:
             return
-        if departure.is_over or self._loop.now >= self._settle_deadline:
+        is_late = self._loop.now >= max(self._settle_deadline, departure.progressed + _STANDSTILL_SECONDS)
+        if departure.is_over or is_late:
             self._settle_deadline = 0.0
             departure.stop()
             self._inbound.drain()
@@ -244,6 +247,8 @@ class _Running:
         elif has_tunnels or len(self.shared.connections):
             self._loop.after(_DRAIN_LOOKS_SECONDS, self, self._look)
             return
+        if self._departure is not None:
+            self._departure.tell_result()
         self._count()
         self._loop.stop()
 

@@ -5,24 +5,27 @@ import contextlib
 import random
 import select
 import selectors
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+
+from tests.e2e.proxy.conftest import CLIENT, CONFIG
 
 if TYPE_CHECKING:
     from tests.e2e.proxy.conftest import Mesh, Pod, Running
 
 PORT = 8080
-CLIENT = "spiffe://cluster.local/ns/apps/sa/client"
-SERVER = "spiffe://cluster.local/ns/apps/sa/server"
 PATTERN = random.Random(1).randbytes(1 << 20) * 2
 PERIOD = 1 << 20
 AHEAD = 256 << 10
 CHUNK = 64 << 10
+PACED = 4 << 10
 
 pytestmark = pytest.mark.e2e
 
@@ -63,19 +66,24 @@ class Echo(threading.Thread):
 class Conversation:
     """A connection on which a known pattern goes forth and is compared when it comes back."""
 
-    def __init__(self, sock: socket.socket, start: int) -> None:
-        self.sock, self.start = sock, start
+    def __init__(self, sock: socket.socket, start: int, pace: float) -> None:
+        self.sock, self.start, self.pace = sock, start, pace
         self.sent = self.received = 0
-        self.heard = time.monotonic()
+        self.heard = self._next = time.monotonic()
         self.pauses: list[float] = []
         self.broken = ""
         sock.settimeout(0)
 
+    @property
+    def is_due(self) -> bool:
+        return bool(self.pace) and not self.broken and time.monotonic() >= self._next
+
     def step(self, *, is_ending: bool = False) -> None:
         try:
-            if not is_ending and self.sent - self.received < AHEAD:
+            if not is_ending and self.sent - self.received < AHEAD and time.monotonic() >= self._next:
                 at = (self.start + self.sent) % PERIOD
-                self.sent += self.sock.send(PATTERN[at : at + CHUNK])
+                self.sent += self.sock.send(PATTERN[at : at + (PACED if self.pace else CHUNK)])
+                self._next = time.monotonic() + self.pace
         except BlockingIOError:
             pass
         except OSError as error:
@@ -99,10 +107,11 @@ class Conversation:
 class Load(threading.Thread):
     """Conversations that go on, and new connections beside them."""
 
-    def __init__(self, pod: "Pod", address: str, conversations: int, new_a_second: float) -> None:
+    def __init__(self, pod: "Pod", address: str, conversations: int, new_a_second: float, pace: float = 0.0) -> None:
+        """`pace`: seconds between two pieces of each; 0: as fast as it goes."""
         super().__init__(daemon=True)
         self._pod, self._address = pod, address
-        self.talks = [Conversation(pod.connect(address, PORT), 7919 * number) for number in range(conversations)]
+        self.talks = [Conversation(pod.connect(address, PORT), 7919 * number, pace) for number in range(conversations)]
         self.opened = 0
         self.refused: list[str] = []
         self._interval = 1 / new_a_second if new_a_second else 0
@@ -124,6 +133,9 @@ class Load(threading.Thread):
                 talk.step(is_ending=self._ending.is_set())
                 if talk.broken:
                     poller.unregister(fd)
+            for talk in self.talks:
+                if talk.is_due:
+                    talk.step(is_ending=self._ending.is_set())
         poller.close()
 
     def _open(self) -> None:
@@ -168,9 +180,9 @@ def echo(app: socket.socket) -> Iterator[None]:
     thread.stop()
 
 
-def gone(worker: "Running") -> None:
+def gone(worker: "Running", within_seconds: float = 10) -> None:
     """It has ended by itself, in good order, and had no bug."""
-    worker.hear_out()
+    worker.hear_out(within_seconds)
     assert worker.process.wait(10) == 0
     assert worker.counters.get("bugs", 0) == 0
     assert [record.reason for record in worker.closed if record.reason != "closed"] == []
@@ -202,6 +214,24 @@ def test_twenty_replacements_cut_nothing(mesh: "Mesh", echo: None) -> None:
     assert all(len(former.handed_over) >= 24 for former in formers)
 
 
+@pytest.mark.parametrize(
+    "config", [msgspec.structs.replace(CONFIG, pool_streams=1, drain_seconds=20)], ids=["a tunnel for each"]
+)
+def test_two_hundred_tunnels_at_once(mesh: "Mesh", echo: None) -> None:
+    load = Load(mesh.wires.client, mesh.wires.server.v4, conversations=200, new_a_second=20, pace=1.0)
+    load.start()
+    time.sleep(1)
+    for number in range(6):
+        former = mesh.near if number % 2 else mesh.far
+        mesh.replace(former)
+        gone(former, 25)
+        assert len(former.handed_over) >= 200
+    load.finish()
+    assert [talk.broken for talk in load.talks if talk.broken] == []
+    assert [talk.sent - talk.received for talk in load.talks] == [0] * len(load.talks)
+    assert load.refused == []
+
+
 def test_a_record_goes_on_with_its_id_its_start_and_its_bytes(mesh: "Mesh", app: socket.socket) -> None:
     client = mesh.wires.client.connect(mesh.wires.server.v4, PORT)
     server, _ = app.accept()
@@ -227,4 +257,41 @@ def test_a_record_goes_on_with_its_id_its_start_and_its_bytes(mesh: "Mesh", app:
     for worker in (mesh.near, mesh.far):
         [record] = worker.ended()
         assert (record.sent_bytes, record.received_bytes, record.reason) == (12, 6, "closed")
-        assert record.source_identity is None or str(record.source_identity) == CLIENT
+        assert record.source_identity is None or record.source_identity == CLIENT
+
+
+def test_a_successor_that_does_not_answer_gets_nothing_and_its_death_cuts_nothing(
+    mesh: "Mesh", app: socket.socket
+) -> None:
+    client = mesh.wires.client.connect(mesh.wires.server.v4, PORT)
+    server, _ = app.accept()
+    former = mesh.near
+    successor = mesh.start(mesh.wires.near, mesh.wires.client, CLIENT)
+    successor.apply()
+    successor.process.send_signal(signal.SIGSTOP)
+    mesh.hand_over(former, successor)
+    for said in (b"while it is asked", b"and when it is dead"):
+        client.sendall(said)
+        assert server.recv(100) == said
+        server.sendall(said)
+        assert client.recv(100) == said
+        successor.kill()
+    assert former.handed_over == []
+    client.close()
+    assert server.recv(1) == b""
+    server.close()
+    gone(former)
+    assert [record.reason for record in former.closed] == ["closed"]
+
+
+def test_a_successor_that_dies_with_all_of_it_resets_it_at_once(mesh: "Mesh", app: socket.socket) -> None:
+    client = mesh.wires.client.connect(mesh.wires.server.v4, PORT)
+    server, _ = app.accept()
+    former, successor = mesh.near, mesh.replace(mesh.near)
+    gone(former)
+    assert len(former.handed_over) == 1
+    successor.kill()
+    for sock in (client, server):
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        sock.close()

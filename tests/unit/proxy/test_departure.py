@@ -293,4 +293,4 @@ def test_only_some_are_on_the_way_at_once(chain: Chain, successor: tuple[Success
     for _ in range(200):
         chain.turn()
         heir.loop.turn(0)
-    assert len([one for one in heir.heard if isinstance(one, GivePair)]) == 16
+    assert len([one for one in heir.heard if isinstance(one, GivePair)]) == 8
