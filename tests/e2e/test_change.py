@@ -14,7 +14,6 @@ from typing import NamedTuple
 import pytest
 from pyroute2 import IPRoute
 
-from nodeagent.admin.client import AdminClient
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, is_served
@@ -91,12 +90,9 @@ def upgrade(*cycle: str, attach: str) -> Callable[[Scene, int], None]:
 
 def hand_over(scene: Scene, number: int) -> None:
     node = NODES[number % 2]
-    former = scene.stage.worker_pids(node)
-    admin = AdminClient(str(RUN_DIR / "admin.sock"), WITHIN_SECONDS)
-    (replaced,) = scene.stage.lab.nodes[node].call(lambda: admin.order("/workers/replace"))["replaced"]
-    assert replaced["slot"] == 0
-    assert replaced["pid"] not in former
-    eventually(lambda: scene.stage.worker_pids(node) == [replaced["pid"]], WITHIN_SECONDS, "nothing is left to drain")
+    former, successor = scene.stage.worker_pids(node), scene.stage.replace_worker(node)
+    assert successor not in former
+    eventually(lambda: scene.stage.worker_pids(node) == [successor], WITHIN_SECONDS, "nothing is left to drain")
 
 
 def kill_worker(scene: Scene, number: int) -> None:
