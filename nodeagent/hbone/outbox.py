@@ -135,14 +135,13 @@ class Outbox:
         return buffered, b"".join(self._queue)
 
     def resume(self, buffered: bytes, queued: bytes) -> None:
-        """Instead of what is pending. Raises ValueError when `buffered` is more than a buffer."""
-        if len(buffered) > self._pool.size:
-            raise ValueError(f"{len(buffered)} bytes from a buffer of {self._pool.size}")
+        """Instead of what is pending. Another version's buffer may be larger than ours, and is full then."""
         self._give_back()
-        self._queue, self.queued_bytes = [], 0
         if buffered:
-            self._borrow()
-            self.append(buffered)
+            is_ours = len(buffered) <= self._pool.size
+            self._buffer = self._pool.borrow() if is_ours else memoryview(bytearray(len(buffered)))
+            self._used = len(buffered)
+            self._buffer[: self._used] = buffered
         self._queue = [queued] if queued else []
         self.queued_bytes = len(queued)
 
