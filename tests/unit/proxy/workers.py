@@ -39,6 +39,7 @@ from nodeagent.proxy.stream import StreamRelay
 from nodeagent.proxy.tunnel import Tunnel
 
 HERE = Ip("127.0.0.1")
+_NARROW_BYTES = 20_000
 POD = Identity("cluster.local", "a", "pod")
 Issue = Callable[..., tuple[str, str]]
 
@@ -201,6 +202,11 @@ class Chain:
         self.everyone.append(Worker(self._config, self._pair, len(self.everyone)))
         return self.everyone[-1]
 
+    @property
+    def ended(self) -> list[ConnectionRecord]:
+        """The records of all workers."""
+        return [record for worker in self.everyone for record in worker.closed]
+
     def turn(self) -> None:
         for worker in self.everyone:
             worker.loop.turn(0)
@@ -247,6 +253,14 @@ class Chain:
 
         self.until(is_joined)
         return Talk(theirs, accepted[0], seed)
+
+    def narrow(self) -> None:
+        """Small buffers in the kernel, so that sockets block and everything is cut anywhere."""
+        descriptors = [fd for worker in (self.near, self.far) for fd in worker.loop._watchers]
+        for descriptor in (*descriptors, *(sock.fileno() for sock in self._sockets)):
+            with socket.socket(fileno=os.dup(descriptor)) as sock:
+                for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                    sock.setsockopt(socket.SOL_SOCKET, option, _NARROW_BYTES)
 
     def pair(self, seed: int = 0) -> tuple[Talk, SocketRelay]:
         """A connection past the tunnel, at the near worker."""
