@@ -28,8 +28,9 @@ from nodeagent.kernel.maps import SLOTS
 from nodeagent.kernel.steering import ListenerKind, Steering
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
-from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.record import PID_SHIFT, ConnectionRecord
 from nodeagent.proxy.framing import encode_frame
+from nodeagent.proxy.handover import VERSION as HANDOVER
 from nodeagent.proxy.messages import (
     Applied,
     Closed,
@@ -38,6 +39,7 @@ from nodeagent.proxy.messages import (
     Drain,
     ForgetCertificate,
     FromWorker,
+    HandedOver,
     Hello,
     Lost,
     Opened,
@@ -50,6 +52,7 @@ from nodeagent.proxy.messages import (
 )
 from nodeagent.telemetry.open_connections import OpenConnections
 from nodeagent.telemetry.totals import Totals
+from nodeagent.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +102,7 @@ class WorkerFleet:
         self._reports_lost = 0
         """By workers that have ended."""
         self._is_state_complete = False
+        self._state_completed = asyncio.Event()
         self._survivors: frozenset[int] = frozenset()
         """Pids that the former agent left on its roster."""
         state.subscribe(self._broadcast)
@@ -116,6 +120,7 @@ class WorkerFleet:
                     for slot in range(self.slots):
                         group.create_task(self._keep(slot), name=f"worker {slot}")
                     group.create_task(self._empty_slots(), name="superfluous slots")
+                    group.create_task(self._renew(), name="workers of another version")
                     group.create_task(self._see_off_leaving(group), name="superfluous workers")
             finally:
                 for worker in self._everyone():
@@ -156,9 +161,10 @@ class WorkerFleet:
         return self._reports_lost + sum(worker.reports_lost for worker in self._everyone())
 
     async def replace(self, slot: int) -> Worker:
-        """A successor takes the slot of a living worker, which then drains. Raises NotPossible; nothing changed then.
+        """A successor takes the slot of a living worker, then what is open. Raises NotPossible; nothing changed then.
 
-        Both accept from the same listening sockets, so no connection can fall between them.
+        Both accept from the same listening sockets, so no connection can fall between them. What cannot be handed over,
+        or everything if their versions differ, drains.
         """
         former = self.workers.get(slot)
         if former is None or not former.is_ready or self._state.local is None or slot in self._coming:
@@ -179,10 +185,26 @@ class WorkerFleet:
             del self._coming[slot]
         successor.is_ready = True
         self.workers[slot] = successor
+        former.heir = successor
         former.left.set()
         self._retire(former)
-        log.info("worker %d (pid %d) takes the place of pid %d, which drains", slot, successor.pid, former.pid)
+        log.info("worker %d (pid %d) takes the place of pid %d", slot, successor.pid, former.pid)
         return successor
+
+    async def _renew(self) -> None:
+        """Workers that an agent of another version has left hand over to such of ours, if they can.
+
+        Others serve on as they are: it is for the operator to say when their connections may end.
+        """
+        await self._state_completed.wait()
+        while not await self.started(ADOPTION_SECONDS):
+            pass
+        for slot, worker in tuple(self.workers.items()):
+            if worker.is_adopted and worker.program != VERSION and worker.handover == HANDOVER:
+                try:
+                    await self.replace(slot)
+                except NotPossible as error:
+                    log.warning("worker %d stays what it is, of version %s: %s", slot, worker.program, error)
 
     def _retire(self, worker: Worker) -> None:
         """It drains, beside the worker that has its slot and its listeners."""
@@ -304,7 +326,7 @@ class WorkerFleet:
             return None
         worker = Worker(slot, launched.child.pid, launched.pidfd, listeners, launched.child)
         worker.listen(Channel(launched.control), Channel(launched.report), self._told, self._reported)
-        worker.send(Start(self._settings), tuple(listener.fileno() for listener in listeners))
+        worker.send(Start(self._settings, VERSION), tuple(listener.fileno() for listener in listeners))
         self._state.send_everything(worker.send)
         log.info("worker %d started (pid %d)", slot, worker.pid)
         return worker
@@ -336,6 +358,7 @@ class WorkerFleet:
     def _told(self, worker: Worker, message: FromWorker) -> None:
         match message:
             case Ready():
+                worker.handover = message.handover
                 worker.said_ready.set()
             case Applied(generation):
                 worker.generation = generation
@@ -350,11 +373,16 @@ class WorkerFleet:
             case Opened(record):
                 self._connections.opened(worker.pid, record)
             case Closed(record):
+                if record.id >> PID_SHIFT != worker.pid:  # begun by another: what that one said comes first
+                    for former in tuple(self._leaving):
+                        former.hear()
                 self._connections.closed(worker.pid, record)
             case Counters(totals):
                 self._totals.reported(worker.pid, totals)
             case Lost(reports):
                 worker.reports_lost = reports
+            case HandedOver(pid, ids):
+                self._connections.handed_over(worker.pid, pid, ids)
 
     def _broadcast(self, message: ToWorker, descriptors: tuple[int, ...]) -> None:
         frame = encode_frame(message)
@@ -369,6 +397,7 @@ class WorkerFleet:
         may be of a pod that left while there was no agent.
         """
         self._is_state_complete = True
+        self._state_completed.set()
         for worker in self._everyone():
             if worker.is_outdated:
                 self._resync(worker)
@@ -408,6 +437,7 @@ class WorkerFleet:
         worker = Worker(slot, guest.pid, guest.pidfd, guest.listeners)
         worker.said_ready.set()
         worker.held = frozenset(guest.hello.identities)
+        worker.handover, worker.program = guest.hello.handover, guest.hello.program
         worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
         pid, arrival = self._arrivals.get(slot, (0, None))
         if arrival is not None and pid == guest.pid and not arrival.done():
@@ -470,7 +500,7 @@ class WorkerFleet:
         await self._questions.observe(worker, ADOPTION_SECONDS)
         await self._superfluous_is_out.wait()
         await asyncio.sleep(BACKLOG_SECONDS)
-        worker.send(Drain(self._config.drain_seconds))
+        self._send_away(worker)
         try:
             async with asyncio.timeout(self._config.drain_seconds + LAST_SECONDS):
                 await worker.gone.wait()
@@ -481,6 +511,16 @@ class WorkerFleet:
         _close_all(worker.listeners)
         log.info("worker %d (pid %d) has ended; %d connections with it", worker.slot, worker.pid, self._ended(worker))
         self._write_roster()
+
+    def _send_away(self, worker: Worker) -> None:
+        if worker.can_hand_over:
+            try:
+                worker.hand_over(self._config.drain_seconds)
+            except OSError as error:
+                log.error("worker %d cannot hand over: %s; it drains", worker.slot, error)
+            else:
+                return
+        worker.send(Drain(self._config.drain_seconds))
 
 
 def _close_all(listeners: tuple[socket.socket, ...]) -> None:

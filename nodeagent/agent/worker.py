@@ -13,7 +13,7 @@ from collections.abc import Callable
 from nodeagent.agent.channel import Channel
 from nodeagent.model.identity import Identity
 from nodeagent.proxy.framing import FrameBroken, FrameReader, encode_frame
-from nodeagent.proxy.messages import FromWorker, Report, ToWorker
+from nodeagent.proxy.messages import FromWorker, HandOver, Report, TakeOver, ToWorker
 
 
 class Worker:
@@ -42,6 +42,12 @@ class Worker:
         """It knocked, and no agent's roster has it: it drains with what it has."""
         self.held: frozenset[Identity] = frozenset()
         """Certificates that it brought along from a former agent."""
+        self.handover = ""
+        """Version in which it can give and take open connections; empty: it cannot."""
+        self.program = ""
+        """Version of the package that an adopted one was started from."""
+        self.heir: Worker | None = None
+        """Who has its slot and its listeners now, and shall have what is open as well."""
         self.left = asyncio.Event()
         """Its slot is another's from here on: it is gone, or a successor has taken its place while it drains."""
         self.gone = asyncio.Event()
@@ -91,6 +97,25 @@ class Worker:
 
         control.listen(on_control, answers.close)
         report.listen(on_report, reports.close)
+
+    @property
+    def can_hand_over(self) -> bool:
+        """To its heir, which speaks the same version and lives."""
+        heir = self.heir
+        return heir is not None and bool(heir.handover) and heir.handover == self.handover and not heir.gone.is_set()
+
+    def hand_over(self, seconds: float) -> None:
+        """When it `can_hand_over`: what is open to the heir, by a socket between the two. Raises OSError."""
+        assert self.heir is not None
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self.heir.send(TakeOver(), (theirs.fileno(),))
+            self.send(HandOver(seconds), (ours.fileno(),))
+
+    def hear(self) -> None:
+        """Its reports up to now, without waiting for the loop."""
+        if self._report is not None:
+            self._report.drain()
 
     def send(self, message: ToWorker, descriptors: tuple[int, ...] = ()) -> None:
         self.send_frame(encode_frame(message), descriptors)

@@ -7,6 +7,7 @@ from nodeagent.hbone.frames import END_HEADERS, END_STREAM, HAS_PRIORITY, PADDED
 from nodeagent.hbone.headers import Fields, HeaderBlock, HeaderReader, parse_request, parse_response
 from nodeagent.hbone.limits import Role
 from nodeagent.hbone.rules import protocol_error
+from nodeagent.hbone.snapshot import BlockSnapshot, TableSnapshot
 from nodeagent.hbone.state import ConnectionState
 from nodeagent.hbone.stream import Stream
 from nodeagent.model.reason import Reason
@@ -22,6 +23,13 @@ class HeaderFrames:
         self._reader = HeaderReader(state.limits)
         self.block: HeaderBlock | None = None
         """HEADERS came without END_HEADERS: nothing but its CONTINUATION may follow."""
+
+    def snapshot(self) -> tuple[TableSnapshot, BlockSnapshot | None]:
+        return self._reader.snapshot(), None if self.block is None else self.block.snapshot()
+
+    def resume(self, table: TableSnapshot, block: BlockSnapshot | None) -> None:
+        self._reader.resume(table)
+        self.block = None if block is None else HeaderBlock.resume(block, self._state.limits)
 
     def headers_received(self, flags: int, stream_id: int, payload: bytes, events: Received) -> None:
         start = (1 if flags & PADDED else 0) + (5 if flags & HAS_PRIORITY else 0)

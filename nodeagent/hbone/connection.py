@@ -16,6 +16,7 @@ connection that is sending borrows one buffer of 1 MiB until it is flushed. What
 """
 
 from collections.abc import Iterable
+from typing import Self
 
 from nodeagent.hbone.error import H2Error
 from nodeagent.hbone.events import Received
@@ -39,6 +40,7 @@ from nodeagent.hbone.frames import (
 from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Limits, Role
 from nodeagent.hbone.receiver import Receiver
+from nodeagent.hbone.snapshot import VERSION, Snapshot
 from nodeagent.hbone.state import ConnectionState
 
 
@@ -61,6 +63,53 @@ class Connection:
         self._peer = self._state.peer
         self._patience = self._state.patience
         self._outbox.append(_opening(role, limits))
+
+    # -- going on in another process
+
+    def snapshot(self) -> Snapshot:
+        """Where it is, between two batches. Not after an H2Error: what failed does not go on."""
+        assert not self._failed
+        state = self._state
+        reader, frame = self._receiver.snapshot()
+        buffered, queued = self._outbox.snapshot()
+        return Snapshot(
+            role=self.role,
+            limits=state.limits,
+            streams=tuple(stream.snapshot() for stream in state.streams.values()),
+            blocked=tuple(state.blocked),
+            receive_left=state.inbound.left,
+            receive_credit=state.inbound.credit,
+            send_left=state.outbound.left,
+            peer_stream_window=state.peer.stream_window,
+            peer_max_frame=state.peer.max_frame,
+            peer_max_streams=state.peer.max_streams,
+            late_bytes=state.late_bytes,
+            next_id=state.next_id,
+            highest_peer_id=state.highest_peer_id,
+            last_accepted_id=state.last_accepted_id,
+            goaway_sent=state.goaway_sent,
+            goaway_received=state.goaway_received,
+            idle_left=state.patience.idle_left,
+            wasted=state.patience.wasted,
+            writer=state.writer.snapshot(),
+            reader=reader,
+            frame=frame,
+            buffered=buffered,
+            queued=queued,
+        )
+
+    @classmethod
+    def resume(cls, snapshot: Snapshot) -> Self:
+        """Raises ValueError for a snapshot of another version, and for an impossible one."""
+        if snapshot.version != VERSION:
+            raise ValueError(f"a connection of version {snapshot.version}")
+        connection = cls(snapshot.role, snapshot.limits)
+        try:
+            connection._state.resume(snapshot)
+            connection._receiver.resume(snapshot.reader, snapshot.frame)
+        except H2Error as error:
+            raise ValueError(str(error)) from error
+        return connection
 
     # -- receiving
 

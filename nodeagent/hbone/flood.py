@@ -21,13 +21,14 @@ MOST_EARNED = 100_000
 class Patience:
     """Of one connection."""
 
-    __slots__ = ("_limits", "_wasted", "idle_left")
+    __slots__ = ("_limits", "idle_left", "wasted")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.idle_left = limits.idle_frames
         """Idle frames that are still put up with; earned in place where that is hot."""
-        self._wasted = 0
+        self.wasted = 0
+        """Streams since the last refill."""
 
     def idle_frame(self) -> None:
         """A frame came that serves no stream. Raises H2Error when there were too many."""
@@ -40,11 +41,11 @@ class Patience:
 
     def stream_wasted(self, reason: Reason = Reason.H2_FAILED) -> None:
         """A stream came to nothing: reset before its answer, refused, broken. Raises H2Error after too many."""
-        self._wasted += 1
-        if self._wasted > self._limits.wasted_streams:
+        self.wasted += 1
+        if self.wasted > self._limits.wasted_streams:
             words = "too many streams" if reason is Reason.H2_TOO_MANY_STREAMS else "too many streams came to nothing"
             raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, words, reason=reason)
 
     def interval_passed(self) -> None:
         self.idle_left = min(max(self.idle_left, self._limits.idle_frames), MOST_EARNED)
-        self._wasted = 0
+        self.wasted = 0

@@ -8,13 +8,16 @@ request or answer as it should be, ends its stream only: a request with a `probl
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import hpack
+from hpack.table import HeaderTable
 
 from nodeagent.hbone.error import H2Error
 from nodeagent.hbone.events import Request, Response
 from nodeagent.hbone.frames import ErrorCode
 from nodeagent.hbone.limits import Limits
+from nodeagent.hbone.snapshot import BlockSnapshot, TableSnapshot
 from nodeagent.model.reason import Reason
 
 Fields = Sequence[tuple[bytes, bytes]]
@@ -86,6 +89,14 @@ class HeaderWriter:
         # Without Huffman: it would save 30 bytes on the wire and cost more than the rest of opening a stream.
         return self._encoder.encode(fields, huffman=False)
 
+    def snapshot(self) -> TableSnapshot:
+        changes = tuple(self._encoder.table_size_changes)
+        return _table_snapshot(self._encoder.header_table, changes)
+
+    def resume(self, snapshot: TableSnapshot) -> None:
+        _resume_table(self._encoder.header_table, snapshot)
+        self._encoder.table_size_changes[:] = snapshot.changes
+
 
 class HeaderReader:
     """The peer's compression state."""
@@ -104,6 +115,24 @@ class HeaderReader:
             raise headers_too_large() from error
         except hpack.HPACKError as error:
             raise H2Error(ErrorCode.COMPRESSION_ERROR, "header block cannot be decompressed") from error
+
+    def snapshot(self) -> TableSnapshot:
+        return _table_snapshot(self._decoder.header_table)
+
+    def resume(self, snapshot: TableSnapshot) -> None:
+        _resume_table(self._decoder.header_table, snapshot)
+
+
+def _table_snapshot(table: HeaderTable, changes: tuple[int, ...] = ()) -> TableSnapshot:
+    entries = tuple((bytes(name), bytes(value)) for name, value in table.dynamic_entries)
+    return TableSnapshot(table.maxsize, entries, table.resized, changes)
+
+
+def _resume_table(table: HeaderTable, snapshot: TableSnapshot) -> None:
+    table.maxsize = snapshot.size
+    for name, value in reversed(snapshot.entries):
+        table.add(name, value)
+    table.resized = snapshot.is_resized
 
 
 def _check_size_updates(block: bytes) -> None:
@@ -147,6 +176,16 @@ class HeaderBlock:
 
     def whole(self) -> bytes:
         return b"".join(self._parts)
+
+    def snapshot(self) -> BlockSnapshot:
+        return BlockSnapshot(self.stream_id, self.ends_stream, tuple(self._parts))
+
+    @classmethod
+    def resume(cls, snapshot: BlockSnapshot, limits: Limits) -> Self:
+        block = cls(snapshot.stream_id, limits, ends_stream=snapshot.ends_stream)
+        for part in snapshot.parts:
+            block.add(part)
+        return block
 
 
 def parse_request(stream_id: int, fields: Fields) -> Request:

@@ -129,6 +129,22 @@ class Outbox:
             self._queue = [rest] if rest else []
             self.queued_bytes = len(rest)
 
+    def snapshot(self) -> tuple[bytes, bytes]:
+        """What is pending of the buffer, and of the queue behind it."""
+        buffered = b"" if self._buffer is None else bytes(self._buffer[self._taken : self._used])
+        return buffered, b"".join(self._queue)
+
+    def resume(self, buffered: bytes, queued: bytes) -> None:
+        """Instead of what is pending. Another version's buffer may be larger than ours, and is full then."""
+        self._give_back()
+        if buffered:
+            is_ours = len(buffered) <= self._pool.size
+            self._buffer = self._pool.borrow() if is_ours else memoryview(bytearray(len(buffered)))
+            self._used = len(buffered)
+            self._buffer[: self._used] = buffered
+        self._queue = [queued] if queued else []
+        self.queued_bytes = len(queued)
+
     def _borrow(self) -> None:
         """The queue moves to the front of the buffer: what follows may share its flush."""
         self._buffer = self._pool.borrow()

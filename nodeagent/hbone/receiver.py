@@ -31,6 +31,7 @@ from nodeagent.hbone.frames import (
 )
 from nodeagent.hbone.limits import Role
 from nodeagent.hbone.rules import check_order, payload_needed, protocol_error
+from nodeagent.hbone.snapshot import FrameSnapshot, TableSnapshot
 from nodeagent.hbone.state import ConnectionState
 from nodeagent.hbone.stream import Stream
 
@@ -65,6 +66,31 @@ class Receiver:
         """Of `_left`, at its end."""
         self._stream: Stream | None = None
         self._ends = False
+
+    def snapshot(self) -> tuple[TableSnapshot, FrameSnapshot]:
+        """Between two batches."""
+        table, block = self._headers.snapshot()
+        stream = self._stream
+        is_known = stream is not None and self._state.streams.get(stream.id) is stream
+        frame = FrameSnapshot(
+            bytes(self._preface_left),
+            self._settings_seen,
+            bytes(self._partial),
+            self._left,
+            self._padding,
+            stream.id if stream is not None and is_known else 0,
+            self._ends,
+            block,
+        )
+        return table, frame
+
+    def resume(self, table: TableSnapshot, frame: FrameSnapshot) -> None:
+        """Behind the streams."""
+        self._headers.resume(table, frame.block)
+        self._preface_left, self._settings_seen = frame.preface_left, frame.settings_seen
+        self._partial = bytearray(frame.partial)
+        self._left, self._padding, self._ends = frame.left, frame.padding, frame.ends
+        self._stream = self._state.streams.get(frame.stream_id)
 
     def feed(self, plain: memoryview, events: Received) -> None:
         """Raises H2Error."""

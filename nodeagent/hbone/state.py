@@ -24,6 +24,7 @@ from nodeagent.hbone.frames import (
 from nodeagent.hbone.headers import HeaderWriter
 from nodeagent.hbone.limits import Limits, Role
 from nodeagent.hbone.outbox import Outbox
+from nodeagent.hbone.snapshot import Snapshot
 from nodeagent.hbone.stream import Stream
 from nodeagent.hbone.window import ReceiveWindow, SendWindow
 
@@ -161,6 +162,27 @@ class ConnectionState:
         if not stream_id & 1:
             return True  # only a push would have such an id
         return stream_id > self.highest_peer_id if self.role is Role.SERVER else stream_id >= self.next_id
+
+    # -- going on in another process
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """From where it was, in place. Raises ValueError."""
+        for row in snapshot.streams:
+            stream = self.streams[row.id] = Stream.resume(row, self.limits.stream_window)
+            self._lingering += stream.is_closed
+        if not self.streams.keys() >= set(snapshot.blocked):
+            raise ValueError("a stream is blocked that is none")
+        self.blocked.update(dict.fromkeys(snapshot.blocked))
+        self.inbound.resume(snapshot.receive_left, snapshot.receive_credit)
+        self.outbound.left = snapshot.send_left
+        self.peer.stream_window, self.peer.max_frame = snapshot.peer_stream_window, snapshot.peer_max_frame
+        self.peer.max_streams = snapshot.peer_max_streams
+        self.late_bytes, self.next_id = snapshot.late_bytes, snapshot.next_id
+        self.highest_peer_id, self.last_accepted_id = snapshot.highest_peer_id, snapshot.last_accepted_id
+        self.goaway_sent, self.goaway_received = snapshot.goaway_sent, snapshot.goaway_received
+        self.patience.idle_left, self.patience.wasted = snapshot.idle_left, snapshot.wasted
+        self.writer.resume(snapshot.writer)
+        self.outbox.resume(snapshot.buffered, snapshot.queued)
 
     # -- GOAWAY
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One CONNECT stream: its two windows and how far either direction has come. About 300 bytes when idle."""
 
+from typing import Self
+
+from nodeagent.hbone.snapshot import StreamSnapshot
 from nodeagent.hbone.window import ReceiveWindow, SendWindow
 
 
@@ -19,6 +22,27 @@ class Stream:
         """The final HEADERS of the server came (client) or were sent (server)."""
         self.local_ended = False
         self.remote_ended = False
+
+    def snapshot(self) -> StreamSnapshot:
+        return StreamSnapshot(
+            self.id,
+            self.inbound.left,
+            self.inbound.credit,
+            self.outbound.left,
+            self.may_receive,
+            self.is_answered,
+            self.local_ended,
+            self.remote_ended,
+        )
+
+    @classmethod
+    def resume(cls, snapshot: StreamSnapshot, window: int) -> Self:
+        """`window` is what we announced for a stream. Raises ValueError for windows that are none."""
+        stream = cls(snapshot.id, window, snapshot.send_left, may_receive=snapshot.may_receive)
+        stream.inbound.resume(snapshot.receive_left, snapshot.receive_credit)
+        stream.is_answered = snapshot.is_answered
+        stream.local_ended, stream.remote_ended = snapshot.local_ended, snapshot.remote_ended
+        return stream
 
     @property
     def is_closed(self) -> bool:

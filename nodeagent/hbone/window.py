@@ -37,6 +37,12 @@ class ReceiveWindow:
         self.left += increment
         return increment
 
+    def resume(self, left: int, credit: int) -> None:
+        """From where another process was. Raises ValueError for what no window of this size can be."""
+        if left < 0 or credit < 0 or left + credit > self.size:
+            raise ValueError(f"a window of {self.size} with {left} left and {credit} to announce")
+        self.left, self.credit = left, credit
+
 
 class SendWindow:
     """What we may send."""

@@ -80,6 +80,11 @@ class Reason(enum.Enum):
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")
     POD_REMOVED = ("pod_removed", "-", "The pod left this node or the mesh, and its connections with it.")
     WORKER_LOST = ("worker_lost", "CONNECT", "The worker died; its connections were reset.")
+    HANDOVER_FAILED = (
+        "handover_failed",
+        "CONNECT",
+        "Its worker was being replaced, and the successor did not take it; the log of both says why.",
+    )
     END_UNSEEN = (
         "end_unseen",
         "-",

@@ -62,11 +62,16 @@ class Party(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         )
 
 
+PID_SHIFT = 32
+"""Of a record's id, below the pid of the worker that has begun it."""
+
+
 class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One accepted connection (for HBONE inbound: one stream). Written to while it lives, immutable once emitted."""
 
     id: int
-    """Unique within its worker; of one in the kernel, the cookie of its client's socket."""
+    """Begins with the pid of the worker that accepted it, since another may go on with it; of one in the kernel, the
+    cookie of its client's socket."""
     direction: Direction
     started: float
     """Unix time in seconds."""

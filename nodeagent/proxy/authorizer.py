@@ -72,6 +72,11 @@ class Authorizer:
         if self._review is not None:
             self._loop.after(0, self, self._slice)
 
+    def look_again(self, guard: ConnectionGuard) -> None:
+        """At one that was judged by another process. If the review's policies are older than the state, one follows."""
+        if guard.is_open:
+            self._loop.guarded(self, self._look_again, guard)
+
     @property
     def _is_stale(self) -> bool:
         return self._reviewed_generation != self._state.mesh.generation or self._reviewed_local is not self._state.local

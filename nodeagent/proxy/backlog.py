@@ -68,6 +68,10 @@ class Backlog:
         self._pieces.popleft()
         return True
 
+    def whole(self) -> tuple[bytes, ...]:
+        """All pieces, in order."""
+        return tuple(map(bytes, self._pieces))
+
     def clear(self) -> None:
         HELD.size -= sum(map(len, self._pieces))
         self._pieces.clear()

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a tunnel expects of those who use it: the users of its streams, and the one who made it."""
 
+import socket
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from nodeagent.hbone.events import Request, Response
 from nodeagent.hbone.frames import ErrorCode, name_error
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.handover import StreamState
 
 if TYPE_CHECKING:  # the tunnel imports this module
     from nodeagent.proxy.tunnel import Tunnel
@@ -35,6 +39,20 @@ class Carried(Protocol):
         """The whole tunnel ended under the stream."""
 
     def crashed(self) -> None: ...
+
+
+class CarriedSocket(ABC):
+    """A user of a stream that is nothing but a socket and what is known of it: it could go on in another process."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def surrender(self) -> tuple[StreamState, socket.socket]:
+        """Its state and its socket, which is not watched any more. What its guard is, is the caller's."""
+
+    @property
+    @abstractmethod
+    def guard(self) -> ConnectionGuard: ...
 
 
 class TunnelOwner(Protocol):

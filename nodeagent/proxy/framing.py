@@ -13,11 +13,21 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from nodeagent.proxy.messages import MAX_FRAME_BYTES, Certificate, FromWorker, Hello, Report, Start, ToWorker
+from nodeagent.proxy.messages import (
+    MAX_FRAME_BYTES,
+    Certificate,
+    FromWorker,
+    HandOver,
+    Hello,
+    Report,
+    Start,
+    TakeOver,
+    ToWorker,
+)
 
 M = TypeVar("M")
 
-DESCRIPTORS: dict[type, int] = {Start: 3, Certificate: 2, Hello: 4}
+DESCRIPTORS: dict[type, int] = {Start: 3, Certificate: 2, Hello: 4, HandOver: 1, TakeOver: 1}
 """How many descriptors a message owns; those that are not listed own none."""
 MAX_DESCRIPTORS = 64
 """Room for one read: the kernel ends a read behind the first bytes that carry any, so the largest row is enough."""

@@ -5,9 +5,11 @@ The first `close` names the reason: teardown signals race, and the earliest is t
 written into the record; metrics, access log and the table of open connections are made from it and nothing else.
 """
 
+import socket
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
@@ -15,16 +17,25 @@ from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction
 from nodeagent.policy.evaluate import ConnectionFacts
+from nodeagent.proxy.handover import GuardState, PairState
 from nodeagent.proxy.messages import Closed, Opened
 
 _ERROR_CHARACTERS = 300
 """A peer's words end up in logs: a bound and no control characters."""
 
 
+class Movable(Protocol):
+    """Of relay.py."""
+
+    def surrender(self) -> tuple[PairState, list[socket.socket]]: ...
+
+
 class ConnectionGuard:
     """Made at accept, before anything is known; `record` is written to while it lives."""
 
-    __slots__ = ("__weakref__", "_opened", "_table", "basis", "ender", "facts", "is_established", "is_open", "record")
+    __slots__ = (
+        "__weakref__", "_opened", "_table", "basis", "ender", "facts", "is_established", "is_open", "pair", "record",
+    )  # fmt: skip
 
     def __init__(self, table: "OpenConnections", record: ConnectionRecord, opened: float) -> None:
         self._table, self._opened = table, opened
@@ -37,9 +48,13 @@ class ConnectionGuard:
         """What policy allowed it by, once it did; only such connections are judged again."""
         self.basis: object = None
         """The policies that it was judged by."""
+        self.pair: Movable | None = None
+        """Two sockets that could go to another process as they are."""
 
     def cut(self, reason: Reason, error: str = "") -> None:
-        """Ends the connection: its pod left, policy changed, or the worker stops."""
+        """Ends the connection: its pod left, policy changed, or the worker stops. Not one that is on its way."""
+        if self._table.guards.get(self.record.id) is not self:
+            return
         if self.ender is not None:
             self.ender(reason, error)
         self.close(reason, error)
@@ -63,8 +78,14 @@ class ConnectionGuard:
     def discard(self) -> None:
         """For a tunnel that has carried streams: each has its own record, so the tunnel leaves none."""
         self.is_open = False
-        self.ender = None  # and with it the circle of references
+        self.ender = self.pair = None  # and with them the circle of references
         self._table.guards.pop(self.record.id, None)
+
+    def leave(self) -> GuardState:
+        """It is on its way to another process: nobody ends it any more but who sent it, by `close` or `discard`."""
+        self.ender = self.pair = None
+        self._table.guards.pop(self.record.id, None)
+        return GuardState(self.record, self.age, self.facts, self.is_established)
 
     def __del__(self) -> None:
         if self.is_open:  # a defect, and still one record; the tests turn the warning into a failure
@@ -81,13 +102,17 @@ class OpenConnections:
     """The guards that are open, by the id of their record; weakly, so that one that is lost shows itself."""
 
     def __init__(
-        self, emit: Callable[[Opened | Closed], None], now: Callable[[], float], wall_clock: Callable[[], float]
+        self,
+        emit: Callable[[Opened | Closed], None],
+        now: Callable[[], float],
+        wall_clock: Callable[[], float],
+        last_id: int = 0,
     ) -> None:
-        """`now` is monotonic and may be cheap and coarse; `wall_clock` is Unix time."""
+        """`now` is monotonic and may be cheap and coarse; `wall_clock` is Unix time; ids begin behind `last_id`."""
         self.guards: weakref.WeakValueDictionary[int, ConnectionGuard] = weakref.WeakValueDictionary()
         self.emit, self.now = emit, now
         self._wall_clock = wall_clock
-        self._last_id = 0
+        self._last_id = last_id
 
     def __len__(self) -> int:
         return len(self.guards)
@@ -104,6 +129,14 @@ class OpenConnections:
             original_port=original[1],
         )
         guard = self.guards[record.id] = ConnectionGuard(self, record, self.now())
+        return guard
+
+    def resume(self, state: GuardState) -> ConnectionGuard:
+        """One that another process has begun. Raises ValueError when its id is taken."""
+        if state.record.id in self.guards:
+            raise ValueError(f"connection {state.record.id} is here already")
+        guard = self.guards[state.record.id] = ConnectionGuard(self, state.record, self.now() - state.seconds)
+        guard.facts, guard.is_established = state.facts, state.is_established
         return guard
 
     def all(self) -> list[ConnectionGuard]:

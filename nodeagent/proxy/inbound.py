@@ -15,6 +15,7 @@ from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party, Transport
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.handover import AcceptedState, TunnelState
 from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.inbound_stream import InboundStream
 from nodeagent.proxy.shared import Shared
@@ -49,33 +50,73 @@ class Inbound:
         Guards are reviewed, but idle tunnels have none.
         """
         for tunnel in tuple(self.tunnels):
-            if self.shared.state.has_left(tunnel.local_ip, tunnel.identity):
-                tunnel.fail(Reason.POD_REMOVED, "")
-            else:
-                tunnel.retire_when_outdated()
+            tunnel.look_again()
 
     def drain(self) -> None:
         for tunnel in tuple(self.tunnels):
             tunnel.drain()
 
+    def resume(self, state: TunnelState, owner: AcceptedState, sock: socket.socket) -> "InboundTunnel":
+        """One that another process has had, without its streams. Raises ValueError, and nothing was begun then."""
+        guard = self.shared.connections.resume(owner.guard)
+        accepted = InboundTunnel(self, None, guard)
+        try:
+            accepted.resume(state, owner, sock)
+        except ValueError:
+            self.tunnels.discard(accepted)
+            guard.discard()
+            raise
+        return accepted
+
 
 class InboundTunnel:
     """One accepted connection on port 15008; its own guard ends when its streams have theirs."""
 
-    def __init__(self, inbound: Inbound, sock: socket.socket, guard: ConnectionGuard) -> None:
+    def __init__(self, inbound: Inbound, sock: socket.socket | None, guard: ConnectionGuard) -> None:
+        """Without a socket it is to `resume`."""
         self.inbound, self._shared = inbound, inbound.shared
         self.peer_ip, self.local_ip = guard.record.source_ip, guard.record.original_ip
         self.identity: Identity | None = None
         """As whom we answered: the pod's that had the address then."""
         self._trust = b""
         self._guard = guard
-        self._socket: socket.socket | None = sock
+        self._socket = sock
         self._tunnel: Tunnel | None = None
         self._hold: Hold | None = None
         self._is_over_limit = False
         guard.ender = self.fail
         inbound.tunnels.add(self)
-        self._shared.loop.watch(sock.fileno(), 0, self)
+        if sock is not None:
+            self._shared.loop.watch(sock.fileno(), 0, self)
+
+    # ---- going on in another process -------------------------------------------------------------------------------
+
+    @property
+    def tunnel(self) -> Tunnel | None:
+        """From the handshake on."""
+        return self._tunnel
+
+    @property
+    def guards(self) -> tuple[ConnectionGuard, ...]:
+        """Its own, beside those of its streams."""
+        return (self._guard,)
+
+    def surrender(self) -> tuple[TunnelState, list[socket.socket]]:
+        """As Tunnel.surrender, when its tunnel can move."""
+        tunnel = self._tunnel
+        assert tunnel is not None
+        self.inbound.tunnels.discard(self)
+        is_guarded = self._guard.is_open
+        owner = AcceptedState(self._guard.leave(), is_guarded, self.identity, self._trust, self._is_over_limit)
+        return tunnel.surrender(owner)
+
+    def resume(self, state: TunnelState, owner: AcceptedState, sock: socket.socket) -> None:
+        self.identity, self._trust, self._is_over_limit = owner.identity, owner.trust, owner.is_over_limit
+        self._tunnel = Tunnel.resume(self._shared.loop, sock, state, self)
+        if not owner.is_guarded:
+            self._guard.discard()
+
+    # ----------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         self._hold = self._shared.holds.wait(
@@ -88,8 +129,14 @@ class InboundTunnel:
         else:
             self.fail(Reason.DRAINED, "")
 
-    def retire_when_outdated(self) -> None:
-        """The peer was believed by roots that are in force no more: it may come again. Streams go on."""
+    def look_again(self) -> None:
+        """Whether the pod is still here, and the peer believed by roots that are still in force.
+
+        One that was believed by others may come again. Streams go on.
+        """
+        if self._shared.state.has_left(self.local_ip, self.identity):
+            self.fail(Reason.POD_REMOVED, "")
+            return
         if self._tunnel is None or self._tunnel.peer is None or self._tunnel.connection.is_draining:
             return
         if self.identity is not None and self._shared.state.certificates.trust(self.identity) != self._trust:

@@ -48,6 +48,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     """First message. Descriptors: listening sockets for outbound, HBONE, inbound plaintext, in this order."""
 
     config: WorkerConfig
+    program: str = ""
+    """Version of the package that the worker is started from."""
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
@@ -99,7 +101,19 @@ class ListConnections(msgspec.Struct, frozen=True, tag=True):
     request: int
 
 
-ToWorker = Start | Apply | Resync | LocalPods | Certificate | ForgetCertificate | Drain | ListConnections
+class HandOver(msgspec.Struct, frozen=True, tag=True):
+    """As Drain, but give what is open to the successor. Descriptor: a socket to it, see handover.py."""
+
+    seconds: float
+
+
+class TakeOver(msgspec.Struct, frozen=True, tag=True):
+    """Go on with what is open at a former worker. Descriptor: a socket to it, see handover.py."""
+
+
+ToWorker = (
+    Start | Apply | Resync | LocalPods | Certificate | ForgetCertificate | Drain | ListConnections | HandOver | TakeOver
+)
 
 # ---- worker to agent, control socket -----------------------------------------------------------------------------
 
@@ -108,6 +122,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """Privileges dropped, listeners taken, loop running."""
 
     pid: int
+    handover: str = ""
+    """Version of handover.py; empty: it knows neither HandOver nor TakeOver."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -122,6 +138,10 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     """The last one that was applied whole; 0 before the first."""
     identities: tuple[Identity, ...]
     """For which it holds certificates, so that the agent can have the superfluous ones forgotten."""
+    handover: str = ""
+    """As in Ready."""
+    program: str = ""
+    """As in Start."""
 
 
 class Applied(msgspec.Struct, frozen=True, tag=True):
@@ -161,7 +181,14 @@ class Lost(msgspec.Struct, frozen=True, tag=True):
     reports: int
 
 
-Report = Opened | Closed | Counters | Lost
+class HandedOver(msgspec.Struct, frozen=True, tag=True):
+    """These connections are open, at the worker `pid` from now on; so their records go on."""
+
+    pid: int
+    ids: tuple[int, ...]
+
+
+Report = Opened | Closed | Counters | Lost | HandedOver
 
 MAX_FRAME_BYTES = 16 << 20
 """A bound against a corrupt length, far above one policy or one piece of a change."""

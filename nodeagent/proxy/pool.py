@@ -18,6 +18,8 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.dial import Dial
+from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.handover import DialledState, TunnelState
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.tls import Handshake, require_identity
@@ -78,6 +80,8 @@ class Pool:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._tunnels: dict[PoolKey, list[PooledTunnel]] = {}
+        self.retired: set[PooledTunnel] = set()
+        """They take no new streams, and live until their last one has ended."""
 
     def request(self, key: PoolKey, passenger: Passenger) -> None:
         """Calls `tunnel_ready` at once when there is a tunnel, otherwise later."""
@@ -85,6 +89,7 @@ class Pool:
         chosen = choose([tunnel.seen for tunnel in pooled], self._shared.state.config.pool_streams)
         if chosen is None:
             pooled.append(PooledTunnel(self._shared, self, key))
+            pooled[-1].dial()
             chosen = -1
         pooled[chosen].board(passenger)
 
@@ -101,13 +106,25 @@ class Pool:
             if not pooled:
                 del self._tunnels[tunnel.key]
 
+    def retire(self, tunnel: "PooledTunnel") -> None:
+        """As forget, but it is not over."""
+        self.forget(tunnel)
+        self.retired.add(tunnel)
+
+    def resume(self, state: TunnelState, owner: DialledState, sock: socket.socket) -> "PooledTunnel":
+        """One that another process has had, without its streams. Raises ValueError, and nothing was begun then."""
+        key = PoolKey(owner.source_ip, owner.identity, owner.ip, owner.port, owner.expected)
+        pooled = PooledTunnel(self._shared, self, key)
+        if pooled.resume(state, owner, sock).connection.is_draining:
+            self.retired.add(pooled)
+        else:
+            self._tunnels.setdefault(key, []).append(pooled)
+        return pooled
+
     def state_changed(self) -> None:
         """Tunnels of pods that left end with them; those that believe outdated roots take no new streams."""
         for tunnel in self.all():
-            if self._shared.state.has_left(tunnel.key.source_ip, tunnel.key.identity):
-                tunnel.fail(Reason.POD_REMOVED, "")
-            elif tunnel.is_outdated:
-                tunnel.drain()
+            tunnel.look_again()
 
     def drain(self) -> None:
         """No new streams; each tunnel closes after its last."""
@@ -129,9 +146,36 @@ class PooledTunnel:
         self._idle: Timer | None = None
         self._trust = b""
         self._is_over = False
-        self._dial = Dial(
-            shared.loop, (key.source_ip, 0), (key.ip, key.port), shared.state.config.connect_seconds, self
-        )
+        self._dial: Dial | None = None
+
+    def dial(self) -> None:
+        seconds, key = self._shared.state.config.connect_seconds, self.key
+        self._dial = Dial(self._shared.loop, (key.source_ip, 0), (key.ip, key.port), seconds, self)
+
+    # ---- going on in another process -------------------------------------------------------------------------------
+
+    @property
+    def tunnel(self) -> Tunnel | None:
+        """From the handshake on."""
+        return self._tunnel
+
+    guards: tuple[ConnectionGuard, ...] = ()
+    """It has none of its own."""
+
+    def surrender(self) -> tuple[TunnelState, list[socket.socket]]:
+        """As Tunnel.surrender, when its tunnel can move."""
+        tunnel = self._tunnel
+        assert tunnel is not None
+        assert not self._waiting
+        self._leave()
+        return tunnel.surrender(DialledState(*self.key, self._trust))
+
+    def resume(self, state: TunnelState, owner: DialledState, sock: socket.socket) -> Tunnel:
+        self._trust = owner.trust
+        self._tunnel = Tunnel.resume(self._shared.loop, sock, state, self)
+        return self._tunnel
+
+    # ----------------------------------------------------------------------------------------------------------------
 
     @property
     def seen(self) -> Seen:
@@ -152,6 +196,13 @@ class PooledTunnel:
             return False
         return self._shared.state.certificates.trust(self.key.identity) != self._trust
 
+    def look_again(self) -> None:
+        """Whether the pod is still here, and the peer believed by roots that are still in force."""
+        if self._shared.state.has_left(self.key.source_ip, self.key.identity):
+            self.fail(Reason.POD_REMOVED, "")
+        elif self.is_outdated:
+            self.drain()
+
     def board(self, passenger: Passenger) -> None:
         if self._tunnel is not None and self._tunnel.can_open:
             self._stay()
@@ -163,7 +214,7 @@ class PooledTunnel:
         self._waiting.pop(passenger, None)
 
     def drain(self) -> None:
-        self._pool.forget(self)
+        self._pool.retire(self)
         if self._tunnel is not None:
             self._tunnel.drain()
 
@@ -171,7 +222,8 @@ class PooledTunnel:
         if self._tunnel is not None:
             self._tunnel.fail(reason, error)
         else:
-            self._dial.cancel()
+            if self._dial is not None:
+                self._dial.cancel()
             self._over(reason, error)
 
     def crashed(self) -> None:
@@ -213,7 +265,7 @@ class PooledTunnel:
 
     def changed(self, tunnel: Tunnel) -> None:
         if tunnel.connection.is_draining:
-            self._pool.forget(self)
+            self._pool.retire(self)
             tunnel.close_if_drained()
         elif not tunnel.streams and self._idle is None:
             self._idle = self._shared.loop.after(self._shared.state.config.pool_idle_seconds, self, self._idle_long)
@@ -228,14 +280,18 @@ class PooledTunnel:
     # ----------------------------------------------------------------------------------------------------------------
 
     def _over(self, reason: Reason, error: str, *, was_cut: bool = False) -> None:
-        self._is_over = True
+        self._leave()
         self._tunnel = None  # and with it the circle
-        self._stay()
-        self._pool.forget(self)
         waiting, self._waiting = self._waiting, {}
         for passenger in waiting:
             tell = passenger.tunnel_cut if was_cut else passenger.tunnel_failed
             self._shared.loop.guarded(passenger, tell, reason, error)
+
+    def _leave(self) -> None:
+        self._is_over = True
+        self._stay()
+        self._pool.forget(self)
+        self._pool.retired.discard(self)
 
     def _stay(self) -> None:
         if self._idle is not None:
@@ -245,5 +301,5 @@ class PooledTunnel:
     def _idle_long(self) -> None:
         self._idle = None
         if self._tunnel is not None and not self._tunnel.streams:
-            self._pool.forget(self)
+            self._pool.retire(self)
             self._tunnel.close()

@@ -8,9 +8,11 @@ bulk between workloads goes through tunnels.
 
 import errno
 import socket
+from typing import Self
 
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.handover import EndState, PairState
 from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
 from nodeagent.proxy.sockets import close_cleanly
 
@@ -25,7 +27,22 @@ class SocketRelay:
         self.loop, self.guard = loop, guard
         self.client, self.server = _End(self, client), _End(self, server)
         self.client.other, self.server.other = self.server, self.client
-        guard.ender = self.close
+        guard.ender, guard.pair = self.close, self
+
+    def surrender(self) -> tuple[PairState, list[socket.socket]]:
+        """Its state and both sockets, which are not watched any more; the guard is the caller's."""
+        client, client_socket = self.client.surrender()
+        server, server_socket = self.server.surrender()
+        return PairState(client, server, self.guard.leave()), [client_socket, server_socket]
+
+    @classmethod
+    def resume(
+        cls, loop: Loop, state: PairState, client: socket.socket, server: socket.socket, guard: ConnectionGuard
+    ) -> Self:
+        relay = cls(loop, client, server, guard)
+        relay.client.resume(state.client, state.server)
+        relay.server.resume(state.server, state.client)
+        return relay
 
     def count(self, reader: "_End", size: int) -> None:
         if reader is self.client:
@@ -54,6 +71,18 @@ class _End:
         self._interest = READ
         self._is_watched = True
         relay.loop.watch(sock.fileno(), READ, self)
+
+    def surrender(self) -> tuple[EndState, socket.socket]:
+        sock, self._socket = self._socket, None
+        assert sock is not None  # else the guard would be closed
+        self._relay.loop.forget(sock.fileno())
+        return EndState(bytes(self._backlog), self.is_shut, self.is_read_out), sock
+
+    def resume(self, state: EndState, other: EndState) -> None:
+        self.is_shut, self.is_read_out = state.is_shut, state.is_read_out
+        self._backlog = memoryview(state.backlog)
+        is_waiting = state.is_read_out or other.backlog  # for the other to take what was read here
+        self._change((0 if is_waiting else READ) | (WRITE if state.backlog else 0))
 
     def ready(self, events: int) -> None:
         if events & WRITE:

@@ -11,12 +11,15 @@ from typing import assert_never
 
 from nodeagent.logs.process import set_up_logging
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.record import PID_SHIFT, ConnectionRecord
+from nodeagent.proxy.arrival import Arrival
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.control import Control, Greeting
+from nodeagent.proxy.departure import Departure
 from nodeagent.proxy.guard import OpenConnections
+from nodeagent.proxy.handover import VERSION
 from nodeagent.proxy.holds import Holds
-from nodeagent.proxy.inbound import Inbound
+from nodeagent.proxy.inbound import Inbound, InboundTunnel
 from nodeagent.proxy.loop import READ, Loop
 from nodeagent.proxy.messages import (
     Apply,
@@ -25,17 +28,20 @@ from nodeagent.proxy.messages import (
     Counters,
     Drain,
     ForgetCertificate,
+    HandOver,
     Hello,
     ListConnections,
     LocalPods,
     Ready,
     Resync,
     Start,
+    TakeOver,
     ToWorker,
     WorkerConfig,
 )
 from nodeagent.proxy.outbound import Outbound
 from nodeagent.proxy.plaintext import Plaintext
+from nodeagent.proxy.pool import PooledTunnel
 from nodeagent.proxy.reports import Reports
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.shared import Shared
@@ -46,6 +52,8 @@ _COUNTERS_SECONDS = 1.0
 _RECORDS_PER_PART = 200
 """Of an answer to ListConnections: a tenth of a megabyte."""
 _DRAIN_LOOKS_SECONDS = 0.02
+_STANDSTILL_SECONDS = 1.0
+"""Without a connection that was handed over; a busy machine may need long for all of them."""
 _LAST_REPORTS_SECONDS = 0.5
 """For the records of connections that ended by the drain; a slow agent must not keep the worker."""
 
@@ -59,6 +67,7 @@ class Service:
         self._control = Control(loop, control, reconnect, self)
         self._signals = _Signals(loop, self)
         self._running: _Running | None = None
+        self._program = ""
 
     # ---- Receiver --------------------------------------------------------------------------------------------------
 
@@ -67,6 +76,7 @@ class Service:
         match message:
             case Start():
                 if running is None:
+                    self._program = message.program
                     self._start(message.config, descriptors)
             case _ if running is None:
                 raise RuntimeError(f"{type(message).__name__} before Start")  # a defect of the agent
@@ -76,6 +86,10 @@ class Service:
                 self._list(message.request, running.shared.connections)
             case Drain():
                 running.drain(message.seconds)
+            case HandOver():
+                running.hand_over(socket.socket(fileno=descriptors[0]), message.seconds)
+            case TakeOver():
+                running.take_over(socket.socket(fileno=descriptors[0]))
             case unreachable:
                 assert_never(unreachable)
 
@@ -83,7 +97,7 @@ class Service:
         running = self._running
         if running is None or running.is_draining:
             return None
-        return _Greeting(self._slot, running, self._reports)
+        return _Greeting(self._slot, self._program, running, self._reports)
 
     def agent_lost(self) -> None:
         if self._running is None:
@@ -107,7 +121,7 @@ class Service:
     def _start(self, config: WorkerConfig, descriptors: list[int]) -> None:
         set_up_logging(config.log_format, config.log_level, part=f"worker{self._slot}")
         self._running = _Running(self._loop, config, descriptors, self._control, self._reports)
-        self._control.send(Ready(os.getpid()))
+        self._control.send(Ready(os.getpid(), VERSION))
 
     def _list(self, request: int, connections: OpenConnections) -> None:
         records = connections.records()
@@ -128,9 +142,10 @@ class _Running:
     ) -> None:
         self._loop, self._reports = loop, reports
         self.state = State(loop, config, control.send)
-        connections = OpenConnections(reports.emit, lambda: loop.now, time.time)
+        # Behind the pid, so that the record of a connection keeps its id at the worker's successor.
+        connections = OpenConnections(reports.emit, lambda: loop.now, time.time, os.getpid() << PID_SHIFT)
         self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), Counter())
-        authorizer = Authorizer(loop, self.state, connections)
+        self._authorizer = authorizer = Authorizer(loop, self.state, connections)
         self._outbound = Outbound(self.shared, authorizer)
         self._inbound = Inbound(self.shared, authorizer)
         self._plaintext = Plaintext(self.shared, authorizer)
@@ -142,7 +157,9 @@ class _Running:
             Listener(loop, socket.socket(fileno=fd), accept) for fd, accept in zip(descriptors, accepted, strict=True)
         ]
         self._told: dict[str, int] = {}
-        self._drain_deadline = 0.0
+        self._drain_deadline = self._settle_deadline = 0.0
+        self._departure: Departure | None = None
+        self._arrivals: list[Arrival] = []
         loop.after(_COUNTERS_SECONDS, self, self._count)
 
     def state_changed(self) -> None:
@@ -168,15 +185,56 @@ class _Running:
         if self.is_draining:
             self._drain_deadline = min(self._drain_deadline, deadline)
             return
-        self._drain_deadline = deadline
-        for listener in self.listeners:
-            listener.close()
+        self._begin_to_leave(deadline)
         self._inbound.drain()
         self._outbound.pool.drain()
         self._look()
 
+    def hand_over(self, sock: socket.socket, seconds: float) -> None:
+        """What is open goes to the successor; what cannot drains, after half of the time if there is no progress."""
+        if self.is_draining:
+            sock.close()
+            return
+        self._begin_to_leave(self._loop.now + seconds)
+        self._settle_deadline = self._loop.now + seconds / 2
+        pool = self._outbound.pool
+        self._departure = Departure(self.shared, self._inbound, pool, sock, self._reports.emit)
+        owners: list[InboundTunnel | PooledTunnel] = [*self._inbound.tunnels, *pool.all()]
+        for owner in owners:
+            if owner.tunnel is not None and owner.tunnel.peer is not None and not owner.tunnel.is_portable:
+                owner.drain()
+        self._look()
+
+    def take_over(self, sock: socket.socket) -> None:
+        self._arrivals = [one for one in self._arrivals if not one.is_over]
+        self._arrivals.append(Arrival(self.shared, self._authorizer, self._inbound, self._outbound.pool, sock))
+
+    def _begin_to_leave(self, deadline: float) -> None:
+        self._drain_deadline = deadline
+        for listener in self.listeners:
+            listener.close()
+
+    def _settle(self) -> None:
+        """Drains what was not handed over, once it is clear that it will not be."""
+        departure = self._departure
+        if departure is None or self._settle_deadline == 0:
+            return
+        is_late = self._loop.now >= max(self._settle_deadline, departure.progressed + _STANDSTILL_SECONDS)
+        if departure.is_over or is_late:
+            self._settle_deadline = 0.0
+            departure.stop()
+            self._inbound.drain()
+            self._outbound.pool.drain()
+
+    @property
+    def _is_moving(self) -> bool:
+        """Connections are between two workers, or still to come."""
+        is_leaving = self._departure is not None and self._departure.has_sent
+        return is_leaving or not all(arrival.is_over for arrival in self._arrivals)
+
     def _look(self) -> None:
-        has_tunnels = self._inbound.tunnels or self._outbound.pool.all()
+        self._settle()
+        has_tunnels = self._inbound.tunnels or self._outbound.pool.all() or self._is_moving
         if self._loop.now >= self._drain_deadline:
             for guard in self.shared.connections.all():
                 guard.cut(Reason.DRAINED)
@@ -184,9 +242,13 @@ class _Running:
                 accepted.fail(Reason.DRAINED, "")
             for dialled in self._outbound.pool.all():
                 dialled.fail(Reason.DRAINED, "")
+            if self._departure is not None:
+                self._departure.close()
         elif has_tunnels or len(self.shared.connections):
             self._loop.after(_DRAIN_LOOKS_SECONDS, self, self._look)
             return
+        if self._departure is not None:
+            self._departure.tell_result()
         self._count()
         self._loop.stop()
 
@@ -204,13 +266,13 @@ class _Running:
 class _Greeting:
     """Hello, with the listeners and one end of a fresh report socket."""
 
-    def __init__(self, slot: int, running: _Running, reports: Reports) -> None:
+    def __init__(self, slot: int, program: str, running: _Running, reports: Reports) -> None:
         self._reports = reports
         self._ours, self._theirs = socket.socketpair()
         listeners = [listener.socket.fileno() for listener in running.listeners if listener.socket is not None]
         self.descriptors = [*listeners, self._theirs.fileno()]
         state = running.state
-        self.message = Hello(os.getpid(), slot, state.generation, state.certificates.identities)
+        self.message = Hello(os.getpid(), slot, state.generation, state.certificates.identities, VERSION, program)
 
     def said(self) -> None:
         self._theirs.close()

@@ -7,13 +7,15 @@ for bytes that the socket took. A FIN becomes END_STREAM and back, a reset RST_S
 
 import errno
 import socket
+from typing import Self
 
 from nodeagent.hbone.events import Response
 from nodeagent.hbone.frames import ErrorCode
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.backlog import Backlog
-from nodeagent.proxy.carried import reset_reason
+from nodeagent.proxy.carried import CarriedSocket, reset_reason
 from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.handover import StreamState
 from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
 from nodeagent.proxy.sockets import close_cleanly
 from nodeagent.proxy.tunnel import Tunnel
@@ -25,7 +27,7 @@ _MAX_VIEWS = 512
 _GONE = frozenset({errno.ECONNRESET, errno.EPIPE})
 
 
-class StreamRelay:
+class StreamRelay(CarriedSocket):
     """Owns the socket and the guard from its making on."""
 
     __slots__ = (
@@ -55,6 +57,40 @@ class StreamRelay:
         self._is_watched = True
         guard.ender = self.cut
         loop.watch(sock.fileno(), READ, self)
+
+    # ---- going on in another process -------------------------------------------------------------------------------
+
+    @property
+    def guard(self) -> ConnectionGuard:
+        return self._guard
+
+    def surrender(self) -> tuple[StreamState, socket.socket]:
+        sock, self._socket = self._socket, None
+        assert sock is not None  # else the tunnel would not have this stream any more
+        self._loop.forget(sock.fileno())
+        state = StreamState(
+            self._stream_id,
+            self._is_outbound,
+            self._backlog.whole(),
+            self._is_ended,
+            self._is_shut,
+            self._is_read_out,
+            self._guard.leave(),
+        )
+        self._backlog.clear()
+        return state, sock
+
+    @classmethod
+    def resume(
+        cls, loop: Loop, tunnel: Tunnel, state: StreamState, sock: socket.socket, guard: ConnectionGuard
+    ) -> Self:
+        """What stopped its reading, or does not any more, it finds out by itself."""
+        relay = cls(loop, tunnel, state.id, sock, guard, is_outbound=state.is_outbound)
+        for piece in state.backlog:
+            relay._backlog.add([memoryview(piece)])
+        relay._is_ended, relay._is_shut, relay._is_read_out = state.is_ended, state.is_shut, state.is_read_out
+        relay._change((0 if state.is_read_out else READ) | (WRITE if state.backlog else 0))
+        return relay
 
     # ---- from the socket to the tunnel -----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ sent once, at the end of the turn. No object, log call or exception is made per 
 
 import select
 import socket
+from typing import Self
 
 from nodeagent.errors import PeerError
 from nodeagent.hbone.connection import Connection
@@ -18,10 +19,13 @@ from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.backlog import FAIR_BYTES, HELD, MOST_HELD_BYTES
-from nodeagent.proxy.carried import Carried, TunnelOwner
+from nodeagent.proxy.carried import Carried, CarriedSocket, TunnelOwner
+from nodeagent.proxy.guard import ConnectionGuard
+from nodeagent.proxy.handover import AcceptedState, DialledState, TunnelState
 from nodeagent.proxy.loop import READ, WRITE, Loop, Timer
 from nodeagent.proxy.sockets import close_cleanly
 from nodeagent.proxy.tls import RECORD_BYTES, Channel, Handshake, Sending
+from nodeagent.tls.channel import RecordChannel
 
 _CIPHERTEXT = bytearray(512 << 10)
 _PLAINTEXT = memoryview(bytearray((512 << 10) + 2 * RECORD_BYTES))
@@ -39,10 +43,21 @@ _LAST_PING = b"draining"
 
 class Tunnel:
     def __init__(
-        self, loop: Loop, sock: socket.socket, handshake: Handshake, role: Role, owner: TunnelOwner, deadline: float
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        begin: Handshake | RecordChannel,
+        role: Role,
+        owner: TunnelOwner,
+        deadline: float,
+        *,
+        connection: Connection | None = None,
     ) -> None:
-        """`sock` is connected and prepared; `deadline` is that of the handshake, in seconds."""
-        self.connection = Connection(role)
+        """`sock` is connected and prepared; `deadline` is that of the handshake, in seconds.
+
+        With a channel and its `connection` it goes on where another process was, see `resume`.
+        """
+        self.connection = connection or Connection(role)
         self.streams: dict[int, Carried] = {}
         self.peer: Identity | None = None
         self.was_cut = False
@@ -50,10 +65,10 @@ class Tunnel:
         self.is_blocked = False
         """Its socket takes no more: streams stop reading, and are told by `can_flush`."""
         self._loop, self._owner = loop, owner
-        self._handshake: Handshake | None = handshake
-        self._channel: Channel | None = None
+        self._handshake: Handshake | None = begin if isinstance(begin, Handshake) else None
+        self._channel: Channel | None = None if isinstance(begin, Handshake) else begin
         """What the handshake ends in."""
-        self._sending: Sending = handshake
+        self._sending: Sending = begin
         """One of the two."""
         self._socket: socket.socket | None = sock
         self._is_dirty = False
@@ -61,11 +76,79 @@ class Tunnel:
         self._unanswered = 0
         self._is_server = role is Role.SERVER
         self._awaits_last_pong = False
+        self._interest = READ
+        """What its socket is watched for while it takes everything."""
         loop.watch(sock.fileno(), READ, self)
-        self._timer: Timer | None = loop.after(deadline, self, self._handshake_timed_out)
-        if role is Role.CLIENT:
-            handshake.shake_hands()
+        self._timer: Timer | None = loop.after(
+            deadline, self, self._handshake_timed_out if self._channel is None else self._ping
+        )
+        if isinstance(begin, Handshake) and role is Role.CLIENT:
+            begin.shake_hands()
             self.flush_later()
+
+    # ---- going on in another process -------------------------------------------------------------------------------
+
+    @property
+    def can_move(self) -> bool:
+        """It could go on in another process at this moment, with all its streams."""
+        return self.is_portable and all(isinstance(stream, CarriedSocket) for stream in self.streams.values())
+
+    @property
+    def is_portable(self) -> bool:
+        """It could, once all its streams are joined to their sockets."""
+        return self._socket is not None and self.peer is not None and isinstance(self._channel, RecordChannel)
+
+    @property
+    def guards(self) -> list[ConnectionGuard]:
+        """Of the streams that are joined to sockets."""
+        return [stream.guard for stream in self.streams.values() if isinstance(stream, CarriedSocket)]
+
+    def hold(self, *, is_held: bool) -> None:
+        """Reads nothing for a moment, so that no new stream keeps it from moving."""
+        interest = 0 if is_held else READ
+        if self._socket is not None and interest != self._interest:
+            self._interest = interest
+            self._loop.change(self._socket.fileno(), interest | (WRITE if self.is_blocked else 0))
+
+    def surrender(self, owner: AcceptedState | DialledState) -> tuple[TunnelState, list[socket.socket]]:
+        """Everything that another process needs to go on, and the sockets: its own and those of its streams.
+
+        Only when it `can_move`. From here on it is as good as closed, and nobody is told; the streams' guards are the
+        caller's.
+        """
+        sock, channel, peer = self._socket, self._channel, self.peer
+        assert sock is not None
+        assert peer is not None
+        assert isinstance(channel, RecordChannel)
+        carried = [stream.surrender() for stream in self.streams.values() if isinstance(stream, CarriedSocket)]
+        assert len(carried) == len(self.streams)
+        connection, keys = self.connection.snapshot(), channel.surrender()
+        self._forget_socket()
+        self.streams.clear()
+        state = TunnelState(
+            owner,
+            peer,
+            keys,
+            connection,
+            self._unanswered,
+            self._awaits_last_pong,
+            tuple(stream for stream, _ in carried),
+        )
+        return state, [sock, *(one for _, one in carried)]
+
+    @classmethod
+    def resume(cls, loop: Loop, sock: socket.socket, state: TunnelState, owner: TunnelOwner) -> Self:
+        """Without its streams; when they are there again, `go_on`. Raises ValueError, and nothing was begun then."""
+        connection = Connection.resume(state.connection)
+        channel = RecordChannel.resume(state.channel)
+        tunnel = cls(loop, sock, channel, connection.role, owner, _PING_SECONDS, connection=connection)
+        tunnel.peer = state.peer
+        tunnel._unanswered, tunnel._awaits_last_pong = state.unanswered, state.awaits_last_pong
+        return tunnel
+
+    def go_on(self) -> None:
+        """Sends what was left unsent, and looks at what was left unread."""
+        self._look_at_records()
 
     # ---- for the owner and the streams -----------------------------------------------------------------------------
 
@@ -184,7 +267,7 @@ class Tunnel:
                 if sent < len(unsent):
                     sending.blocked()
                     self.is_blocked = True
-                    self._loop.change(sock.fileno(), READ | WRITE)
+                    self._loop.change(sock.fileno(), self._interest | WRITE)
                     return
         except OSError as error:
             self._cannot_send(error)
@@ -210,6 +293,13 @@ class Tunnel:
                 self._shake_hands(self._handshake, size)
             elif self._channel is not None:
                 self._channel.received(_CIPHERTEXT_VIEW[:size])
+        except PeerError as error:
+            self._say_goodbye(error.reason, str(error))
+            return
+        self._look_at_records()
+
+    def _look_at_records(self) -> None:
+        try:
             if self._channel is not None:
                 self._open_records(self._channel)
         except PeerError as error:
@@ -299,7 +389,7 @@ class Tunnel:
         if sending.unsent:
             return
         self.is_blocked = False
-        self._loop.change(self._socket.fileno(), READ)
+        self._loop.change(self._socket.fileno(), self._interest)
         self.flush()
         if not self.is_blocked:
             stalled, self._stalled = self._stalled, {}

@@ -16,7 +16,7 @@ import msgspec
 
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.record import PID_SHIFT, ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.traffic import TrafficMetrics
 
@@ -84,6 +84,8 @@ class OpenConnections:
         """Asked once for each connection."""
         self._metrics, self._access_log = metrics, access_log
         self._workers: dict[int, dict[int, _Entry]] = {}
+        self._former: set[int] = set()
+        """Workers that hand over what they have."""
         self._questions: dict[object, tuple[int, set[int]]] = {}
 
     def __len__(self) -> int:
@@ -103,17 +105,19 @@ class OpenConnections:
         return record if entry is None else self._named(entry, record)
 
     def opened(self, worker: int, record: ConnectionRecord) -> None:
-        entry = self._workers.get(worker, {}).get(record.id)  # a list may be faster than this report
+        entry = self._known(worker, record.id)  # a list may be faster than this report
         self._access_log.opened(self._named(entry or self._enter(worker, record), record))
 
     def closed(self, worker: int, record: ConnectionRecord) -> None:
         """Also for a connection that was refused before it was open, or whose opening was lost."""
-        entry = self._workers.get(worker, {}).pop(record.id, None)
-        if entry is None:
+        entry = self._known(worker, record.id)
+        if entry is not None:
+            del self._workers[worker][record.id]
+        else:
             entry = _Entry()
             self._metrics.opened(opening(self._named(entry, record)))
         for asked, ended in self._questions.values():
-            if asked == worker:
+            if asked == worker or record.id >> PID_SHIFT:  # a former worker may list what ended at its heir
                 ended.add(record.id)
         self._close(entry, record)
 
@@ -150,7 +154,11 @@ class OpenConnections:
             alive.add(record.id)
             if record.id in ended:
                 continue
-            entry = entries.get(record.id) or self._enter(worker, record)
+            entry = self._known(worker, record.id)
+            if entry is None:
+                if worker in self._former:  # it has given it away since
+                    continue
+                entry = self._enter(worker, record)
             entry.is_missed = False
             self._progress(entry, self._named(entry, record))
         for number in [number for number in entries if number not in alive]:
@@ -166,12 +174,36 @@ class OpenConnections:
         if entry is not None:
             self._close(entry, _ended(entry, reason, now))
 
+    def handed_over(self, former: int, heir: int, numbers: Sequence[int]) -> None:
+        """Connections of one worker go on at another, with their records. Some may have ended there already."""
+        self._former.add(former)
+        entries = self._workers.get(former, {})
+        for number in numbers:
+            entry = entries.pop(number, None)
+            if entry is not None:
+                entry.is_missed = False
+                self._workers.setdefault(heir, {})[number] = entry
+
     def worker_lost(self, worker: int, now: float) -> int:
         """Ends whatever the dead worker had open, and tells how many that were."""
+        self._former.discard(worker)
         entries = self._workers.pop(worker, {})
         for entry in entries.values():
             self._close(entry, _ended(entry, Reason.WORKER_LOST, now))
         return len(entries)
+
+    def _known(self, worker: int, number: int) -> _Entry | None:
+        """Also one that another worker has handed over to this one, whose report of that is still to come."""
+        entries = self._workers.setdefault(worker, {})
+        entry = entries.get(number)
+        # Without a pid an id is unique within its worker only.
+        if entry is None and number >> PID_SHIFT and worker not in self._former:
+            for others in self._workers.values():
+                entry = others.pop(number, None)
+                if entry is not None:
+                    entries[number] = entry
+                    break
+        return entry
 
     def _enter(self, worker: int, record: ConnectionRecord) -> _Entry:
         entry = self._workers.setdefault(worker, {})[record.id] = _Entry()

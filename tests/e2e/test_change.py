@@ -14,8 +14,6 @@ from typing import NamedTuple
 import pytest
 from pyroute2 import IPRoute
 
-from nodeagent.admin.client import AdminClient
-from nodeagent.config import Config
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, is_served
@@ -35,7 +33,6 @@ IN_FLIGHT_SECONDS = 2.0
 put on the tunnel meanwhile was held by the worker that went."""
 MOVED_BYTES = 1 << 20
 """By the tunnels, of what the load sends in a second."""
-DRAIN_SECONDS = Config.drain_seconds
 WITHIN_SECONDS = 30.0
 
 
@@ -93,13 +90,9 @@ def upgrade(*cycle: str, attach: str) -> Callable[[Scene, int], None]:
 
 def hand_over(scene: Scene, number: int) -> None:
     node = NODES[number % 2]
-    former = scene.stage.worker_pids(node)
-    admin = AdminClient(str(RUN_DIR / "admin.sock"), WITHIN_SECONDS)
-    (replaced,) = scene.stage.lab.nodes[node].call(lambda: admin.order("/workers/replace"))["replaced"]
-    assert replaced["slot"] == 0
-    assert replaced["pid"] not in former
-    handed = time.monotonic()
-    scene.lost.append(Loss(handed + DRAIN_SECONDS, handed, RESET))
+    former, successor = scene.stage.worker_pids(node), scene.stage.replace_worker(node)
+    assert successor not in former
+    eventually(lambda: scene.stage.worker_pids(node) == [successor], WITHIN_SECONDS, "nothing is left to drain")
 
 
 def kill_worker(scene: Scene, number: int) -> None:
@@ -153,7 +146,7 @@ def _kill_workers(scene: Scene, node: str, endings: set[str] = RESET) -> list[in
         pytest.param(
             20, upgrade("settings", "flows", "this", attach="clsact"), id="maps migrated, upgraded and rolled back"
         ),
-        pytest.param(20, hand_over, id="listeners handed from worker to worker"),
+        pytest.param(20, hand_over, id="connections handed from worker to worker"),
         pytest.param(20, kill_worker, id="workers killed"),
         pytest.param(5, lose_namespace, id="the proxy namespace lost and rebuilt"),
     ],

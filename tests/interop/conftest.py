@@ -39,6 +39,12 @@ class Peers:
     mesh: Mesh
     envoy: Envoy
 
+    def replace(self, former: Running) -> Running:
+        """Its successor knows all that it does, and gets what it has open."""
+        if former is self.mesh.near:
+            return self.mesh.replace(former, lambda worker: _tell_near(worker, self.mesh, self.envoy))
+        return self.mesh.replace(former, _tell_far)
+
     def through_way(self, name: str) -> "Passage":
         """Applications beside Envoy speak with the server's: Envoy is the client, the far worker the server."""
         outsider, port = self.mesh.wires.outsider, self.envoy.ways[name].port
@@ -81,22 +87,32 @@ class Passage:
 
 
 def _publish(mesh: Mesh, envoy: Envoy) -> None:
-    """Makes the near worker see a workload at each gate, and the wires carry its address."""
+    """Makes the wires carry the address of each gate, and tells the workers of them."""
     for gate in envoy.gates.values():
         for ip in gate.addresses:
             if ip not in mesh.wires.outsider.addresses:
                 mesh.wires.outsider.ip("address", "add", f"{ip}/32", "dev", "eth0")
                 mesh.wires.near.ip("route", "add", ip, "dev", "outsider")
+    _tell_near(mesh.near, mesh, envoy)
+    _tell_far(mesh.far)
+
+
+def _tell_near(worker: Running, mesh: Mesh, envoy: Envoy) -> None:
+    """It sees a workload at each gate."""
     claimed = {gate.name: NOBODY if gate.name == "impostor" else ENVOY for gate in envoy.gates.values()}
-    mesh.near.apply(
+    worker.apply(
         workloads=tuple(
             workload(gate.name, mesh.wires.outsider, claimed[gate.name], addresses=gate.addresses)
             for gate in envoy.gates.values()
         )
     )
+
+
+def _tell_far(worker: Running) -> None:
+    """It denies somebody something."""
     principal = StringMatch(MatchKind.EXACT, str(DENIED).removeprefix("spiffe://"))
     rules = (Rule((Clause((Match(principals=(principal,)),)),)),)
-    mesh.far.apply(
+    worker.apply(
         policies=(
             Policy(name="no-denied", namespace="apps", scope=PolicyScope.NAMESPACE, action=Action.DENY, rules=rules),
         )

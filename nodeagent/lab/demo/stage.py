@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nodeagent.admin.client import AdminClient
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.pins import read_counters
 from nodeagent.lab import cgroups
@@ -44,6 +45,7 @@ SERVICE_PORT = 80
 NODES = ("node-a", "node-b")
 START_SECONDS = 30.0
 """Until an agent has captured its pods; a second on an idle machine."""
+_REPLACED_WITHIN_SECONDS = 30.0
 _NODE_PORT_TABLE = "node-port"
 _AMBIENT = {"shop": True, "backoffice": True, "legacy": False}
 _PODS = (
@@ -274,6 +276,12 @@ class Stage:
     def renew_certificates(self) -> None:
         for name in NODES:
             self.ask(name, "certs", "--renew")
+
+    def replace_worker(self, node: str) -> int:
+        """Orders a successor for the first worker of that node, and returns its pid when it has the place."""
+        admin = AdminClient(str(RUN_DIR / "admin.sock"), _REPLACED_WITHIN_SECONDS)
+        [replaced] = self.lab.nodes[node].call(lambda: admin.order("/workers/replace"))["replaced"]
+        return int(replaced["pid"])
 
     def kill_worker(self, pid: int) -> None:
         os.kill(pid, 9)

@@ -31,6 +31,7 @@ TOUR: tuple[Claim[Stage], ...] = (
     Claim(
         "upgrade under load: agents, programs and maps replaced and rolled back, nothing lost", failure_claims.upgraded
     ),
+    Claim("worker replaced under load: open connections go on at its successor", failure_claims.worker_replaced),
     Claim("worker killed: no plain text, new connections wait and are served", failure_claims.worker_dies),
     Claim("node still untouched after all this", machine_claims.node_untouched),
 )

@@ -39,6 +39,7 @@ from nodeagent.model.policy import Policy
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.model.workload import Service, ServicePort, TunnelProtocol, Vip, Workload
 from nodeagent.proxy.framing import FrameReader, encode_frame
+from nodeagent.proxy.handover import VERSION
 from nodeagent.proxy.messages import (
     Applied,
     Apply,
@@ -47,6 +48,8 @@ from nodeagent.proxy.messages import (
     Connections,
     Counters,
     FromWorker,
+    HandedOver,
+    HandOver,
     Hello,
     ListConnections,
     LocalPods,
@@ -54,6 +57,7 @@ from nodeagent.proxy.messages import (
     Ready,
     Report,
     Start,
+    TakeOver,
     ToWorker,
     WorkerConfig,
 )
@@ -299,6 +303,8 @@ class Agent:
         self.opened: list[ConnectionRecord] = []
         self.closed: list[ConnectionRecord] = []
         self.counters: dict[str, int] = {}
+        self.handed_over: list[tuple[int, int]] = []
+        """To which worker, and the record's id."""
         self.descriptors: list[int] = []
         self.listeners: list[socket.socket] = []
         self._answers: FrameReader[FromWorker] = FrameReader(FromWorker)
@@ -388,6 +394,14 @@ class Agent:
                 for report, _ in self._reports.received(payload):
                     self._take(report)
 
+    def hear_out(self, within_seconds: float = 10) -> None:
+        """Everything up to the worker's end."""
+        deadline = time.monotonic() + within_seconds
+        while self.report not in self._ended or self.control not in self._ended:
+            left = deadline - time.monotonic()
+            assert left > 0, f"it did not end within {within_seconds} s"
+            self.listen(left)
+
     def _take(self, report: Report) -> None:
         match report:
             case Opened(record):
@@ -396,6 +410,8 @@ class Agent:
                 self.closed.append(record)
             case Counters(totals):
                 self.counters = totals
+            case HandedOver(pid, ids):
+                self.handed_over += [(pid, number) for number in ids]
             case _:
                 raise AssertionError(report)
 
@@ -420,7 +436,7 @@ class Running(Agent):
         # A worker outlives its agent, so one that a killed test leaves behind must be killed by somebody else.
         self._watchdog = subprocess.Popen(["sh", "-c", f"read _; kill -9 {self.process.pid}"], stdin=subprocess.PIPE)
         self.send(Start(config), *(listener.fileno() for listener in listeners))
-        self.eventually(lambda: Ready(self.process.pid) in self.answers)
+        self.eventually(lambda: Ready(self.process.pid, VERSION) in self.answers)
 
     def leave(self) -> None:
         """As an agent that dies: the worker hears it."""
@@ -486,6 +502,28 @@ class Mesh:
         worker.apply(workloads=(self.client, self.server))
         worker.send(LocalPods(frozenset(pod.addresses)))
         return worker
+
+    def replace(self, former: Running, tell: Callable[[Running], None] = Running.apply) -> Running:
+        """A successor at the same listeners, to which `former` hands over what it has open.
+
+        `tell` gives it the rest of what it has to know, and returns when it does.
+        """
+        is_near = former is self.near
+        place = (self.wires.near, self.wires.client, CLIENT) if is_near else (self.wires.far, self.wires.server, SERVER)
+        successor = self.start(*place)
+        tell(successor)  # behind the pods: now it serves
+        self.hand_over(former, successor)
+        if is_near:
+            self.near = successor
+        else:
+            self.far = successor
+        return successor
+
+    def hand_over(self, former: Running, successor: Running) -> None:
+        one, other = socket.socketpair()
+        with one, other:
+            successor.send(TakeOver(), other.fileno())
+            former.send(HandOver(self.config.drain_seconds), one.fileno())
 
     def publish_service(self) -> None:
         """`web` at its address, with the server as its endpoint."""

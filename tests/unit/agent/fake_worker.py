@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker that speaks the agent's protocol and serves nobody. It writes what it was told into a journal.
 
-Files in its directory: `<pid>.jsonl` is the journal; `mute` keeps it from answering lists, `hide` from knocking.
+Files in its directory: `<pid>.jsonl` is the journal; `mute` keeps it from answering lists, `hide` from knocking; with
+`heirs` it can hand over.
 SIGUSR1: it reports a connection that opened and one that closed, and is gone. SIGUSR2: it loses its control socket, and
 comes back.
 """
@@ -18,8 +19,9 @@ from pathlib import Path
 
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
-from nodeagent.model.record import ConnectionRecord, Direction
+from nodeagent.model.record import PID_SHIFT, ConnectionRecord, Direction
 from nodeagent.proxy.framing import FrameReader, encode_frame
+from nodeagent.proxy.handover import VERSION
 from nodeagent.proxy.messages import (
     Applied,
     Apply,
@@ -28,11 +30,14 @@ from nodeagent.proxy.messages import (
     Connections,
     Drain,
     FromWorker,
+    HandedOver,
+    HandOver,
     Hello,
     ListConnections,
     Opened,
     Ready,
     Start,
+    TakeOver,
     ToWorker,
 )
 
@@ -49,7 +54,7 @@ def record(number: int, reason: str = "") -> ConnectionRecord:
         direction=Direction.OUTBOUND,
         started=time.time(),
         source_ip=Ip("10.0.0.1"),
-        source_port=1000 + number,
+        source_port=1000 + number % 1000,
         original_ip=Ip("10.0.0.2"),
         original_port=80,
         reason=reason,
@@ -83,7 +88,7 @@ class FakeWorker:
         match message:
             case Start():
                 self.listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                self.send(Ready(os.getpid()))
+                self.send(Ready(os.getpid(), VERSION if (self.directory / "heirs").exists() else ""))
             case Apply(_, generation, is_last) if is_last:
                 self.send(Applied(generation))
             case Certificate(identity):
@@ -99,12 +104,25 @@ class FakeWorker:
                     self.send(Connections(request, (record(2),), is_last=True))
             case Drain():
                 sys.exit(0)
+            case TakeOver():
+                with socket.socket(fileno=descriptors[0]) as former:
+                    former.sendall(str(os.getpid()).encode())
+            case HandOver():
+                self.hand_over(descriptors[0])
             case _:
                 pass
 
     def send(self, message: FromWorker) -> None:
         with contextlib.suppress(BrokenPipeError):  # a successor asks anew
             self.control.sendall(encode_frame(message))
+
+    def hand_over(self, descriptor: int) -> None:
+        """One connection, whose opening nobody has heard of yet."""
+        with socket.socket(fileno=descriptor) as heir:
+            pid = int(heir.recv(16))
+        number = os.getpid() << PID_SHIFT | 7
+        self.report.sendall(encode_frame(Opened(record(number))) + encode_frame(HandedOver(pid, (number,))))
+        sys.exit(0)
 
     def last_words(self) -> None:
         self.report.sendall(encode_frame(Opened(record(7))) + encode_frame(Closed(record(8, reason="closed"))))
@@ -117,7 +135,8 @@ class FakeWorker:
         self.control.close()
         self.reader = FrameReader(ToWorker)
         ours, theirs = socket.socketpair()
-        hello = encode_frame(Hello(os.getpid(), self.options.slot, 3, (HELD,)))
+        version = VERSION if (self.directory / "heirs").exists() else ""
+        hello = encode_frame(Hello(os.getpid(), self.options.slot, 3, (HELD,), version, "0.0.1"))
         descriptors = [*(listener.fileno() for listener in self.listeners), theirs.fileno()]
         while True:
             while (self.directory / "hide").exists():

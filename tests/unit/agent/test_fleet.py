@@ -23,6 +23,7 @@ from nodeagent.kernel.maps import SLOTS
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
+from nodeagent.model.record import PID_SHIFT
 from nodeagent.proxy.framing import encode_frame
 from nodeagent.proxy.messages import Start, WorkerConfig
 
@@ -191,6 +192,44 @@ def test_a_living_worker_hands_its_slot_over_and_drains(node: Node, eventually: 
             again = await agent.kill(0)  # its keeper watches the successor now
             assert again not in {former, successor.pid}
             assert fleet.restarts == {0: 1}
+
+    asyncio.run(scenario())
+
+
+def test_who_can_hand_over_does_and_its_connections_are_its_heirs(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        (node.directory / "heirs").touch()
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(20)
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+            former = agent.pid(0)
+            successor = await fleet.replace(0)
+            await eventually(lambda: list(living_workers(node.config.run_dir)) == [(0, successor.pid)])
+            assert node.told(former)[-1] == "HandOver"
+            assert node.told(successor.pid)[-1] == "TakeOver"
+            assert agent.connections.count(former) == 0
+            assert agent.connections.find(successor.pid, former << PID_SHIFT | 7) is not None
+            assert len(node.lines) == 2, "those that it did not hand over ended with it"
+
+    asyncio.run(scenario())
+
+
+def test_adopted_workers_of_another_version_hand_over_to_such_of_ours(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        (node.directory / "heirs").touch()
+        former = node.agent()
+        async with former.running() as fleet:
+            await fleet.started(20)
+            pid = former.pid(0)
+        successor = node.agent()
+        async with successor.running() as fleet:
+            await fleet.started(20)
+            assert successor.pid(0) == pid
+            successor.state.set_local(LOCAL)
+            fleet.state_is_complete(NOBODY)
+            await eventually(lambda: successor.pid(0) != pid)
+            await eventually(lambda: node.told(pid)[-1] == "HandOver")
 
     asyncio.run(scenario())
 

@@ -5,12 +5,14 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from nodeagent.hbone.connection import Connection
 from nodeagent.hbone.events import GoAway, Received, Request, Response
 from nodeagent.hbone.frames import PREFACE, Setting, pack_settings
 from nodeagent.hbone.limits import Limits, Role
+from nodeagent.hbone.snapshot import Snapshot
 
 
 @dataclass
@@ -47,14 +49,27 @@ class End:
     def __init__(self, role: Role, limits: Limits | None = None) -> None:
         self.connection = Connection(role, limits)
         self.seen = Seen()
+        self.said = b""
+        """Everything that was taken so far."""
+        self.moves = False
+        """It goes on in another process behind each batch and before each flush."""
+
+    def move(self) -> None:
+        """As if by a socket into another process."""
+        said = msgspec.msgpack.encode(self.connection.snapshot())
+        self.connection = Connection.resume(msgspec.msgpack.decode(said, type=Snapshot))
 
     def take(self) -> bytes:
         """Everything that is pending."""
+        if self.moves:
+            self.move()
         parts = []
         while pending := self.connection.pending():
             parts.append(bytes(pending))
             self.connection.taken(len(pending))
-        return b"".join(parts)
+        said = b"".join(parts)
+        self.said += said
+        return said
 
     def feed(self, data: bytes, cuts: Iterable[int] = ()) -> None:
         """`cuts` are the sizes of the batches, over and over; none means one batch."""
@@ -65,6 +80,8 @@ class End:
             batch, data = bytearray(data[:size]), data[size:]
             self.seen.note(self.connection.received(memoryview(batch)))
             batch[:] = b"\xff" * len(batch)
+            if self.moves:
+                self.move()
 
     def deliver_all(self, *stream_ids: int) -> None:
         """The application has read what came for these streams, counted from the beginning."""

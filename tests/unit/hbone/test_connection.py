@@ -9,7 +9,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived, ResponseReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes, Settings
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeagent.hbone.events import Response
@@ -335,6 +335,24 @@ def test_any_story_ends_with_equal_bytes_and_no_leak(
         story.step(*step)
     story.finish()
     story.check()
+
+
+@given(steps=steps, movers=st.sampled_from([("client",), ("server",), ("client", "server")]))
+@settings(max_examples=60)
+def test_no_story_tells_that_an_end_went_on_in_another_process(
+    make_pair: "type[Pair]", steps: list[tuple[str, Role, int, int, list[int]]], movers: tuple[str, ...]
+) -> None:
+    still, moving = Story(make_pair(SMALL, SMALL)), Story(make_pair(SMALL, SMALL))
+    for name in movers:
+        getattr(moving.pair, name).moves = True
+    for story in (still, moving):
+        story.step("open", Role.CLIENT, 0, 0, [])
+        for step in steps:
+            story.step(*step)
+        story.finish()
+    for name in ("client", "server"):
+        assert getattr(moving.pair, name).said == getattr(still.pair, name).said
+        assert getattr(moving.pair, name).seen == getattr(still.pair, name).seen
 
 
 # ---- at random, against the h2 library

@@ -2,6 +2,7 @@
 """Exactly one record per connection, whatever happens."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,45 @@ def test_a_peers_words_are_one_bounded_line(reports: Reports) -> None:
     error = reports.emitted[0].record.error
     assert error.startswith("bad?forged=line?[31mxxx")
     assert len(error) == 300
+
+
+# ---- going on in another process
+
+
+def test_a_record_goes_on_at_another_table(reports: Reports, clock: Any) -> None:
+    guard = reports.begin()
+    guard.established()
+    guard.record.sent_bytes = 5
+    clock.seconds += 3
+    state = guard.leave()
+    assert len(reports.table) == 0
+    heir = Reports(clock)
+    resumed = heir.table.resume(state)
+    guard.discard()
+    clock.seconds += 2
+    resumed.close(Reason.CLOSED)
+    assert [type(one) for one in reports.emitted] == [Opened]
+    [closed] = heir.emitted
+    assert isinstance(closed, Closed)
+    assert (closed.record.id, closed.record.seconds, closed.record.sent_bytes) == (guard.record.id, 5, 5)
+
+
+def test_one_on_its_way_is_ended_by_nobody_but_who_sent_it(reports: Reports) -> None:
+    guard = reports.begin()
+    guard.ender = lambda _reason, _error: pytest.fail("it is elsewhere")
+    guard.leave()
+    guard.cut(Reason.POLICY_CHANGED)
+    assert guard.is_open
+    guard.close(Reason.HANDOVER_FAILED)
+    assert len(reports.emitted) == 1
+
+
+def test_an_id_is_taken_once(reports: Reports, clock: Callable[[], float]) -> None:
+    guard = Reports(clock).begin()
+    state = guard.leave()
+    guard.discard()
+    reports.table.resume(state).discard()
+    again = reports.table.resume(state)
+    with pytest.raises(ValueError, match="here already"):
+        reports.table.resume(state)
+    again.discard()

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.record import PID_SHIFT, ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.labels import labels_of
 from nodeagent.telemetry.open_connections import KERNEL, Dialled, OpenConnections
@@ -233,3 +233,50 @@ def test_before_the_pods_are_known_it_is_asked_again(seen: Seen, notes: Notes, r
     seen.table.worker_lost(0, now=1.0)
     assert 'dst.service="drawn.shop"' in seen.lines[0]
     assert (notes.asked, notes.forgotten) == (1, 1)
+
+
+# ---- handed over -----------------------------------------------------------------------------------------------------
+
+FORMER, HEIR = 7, 8
+NUMBER = FORMER << PID_SHIFT | 1
+
+
+def test_what_was_handed_over_is_told_once(seen: Seen, record_of: RecordOf, total: Callable[[str], float]) -> None:
+    seen.table.opened(FORMER, record_of(id=NUMBER))
+    seen.table.observed(FORMER, (record_of(id=NUMBER, sent_bytes=10),), 1.0)
+    seen.table.handed_over(FORMER, HEIR, (NUMBER, NUMBER + 1))
+    assert seen.table.worker_lost(FORMER, 2.0) == 0
+    assert seen.table.count(HEIR) == 1
+    seen.table.closed(HEIR, record_of(id=NUMBER, reason="closed", sent_bytes=15))
+    assert (total("connections_opened"), total("connections_closed"), total("received_bytes")) == (1, 1, 15)
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_the_heir_may_be_faster_than_the_former_worker(
+    seen: Seen, record_of: RecordOf, total: Callable[[str], float], *, is_listed: bool
+) -> None:
+    seen.table.opened(FORMER, record_of(id=NUMBER))
+    if is_listed:
+        seen.table.observed(HEIR, (record_of(id=NUMBER),), 1.0)
+    seen.table.closed(HEIR, record_of(id=NUMBER, reason="closed"))
+    seen.table.handed_over(FORMER, HEIR, (NUMBER,))
+    assert len(seen.table) == 0
+    assert (total("connections_opened"), total("connections_closed")) == (1, 1)
+
+
+def test_a_number_without_a_pid_is_its_workers_own(seen: Seen, record_of: RecordOf) -> None:
+    seen.table.opened(FORMER, record_of(id=1))
+    seen.table.opened(HEIR, record_of(id=1))
+    seen.table.closed(HEIR, record_of(id=1, reason="closed"))
+    assert seen.table.count(FORMER) == 1
+
+
+def test_a_former_workers_list_that_is_late_takes_nothing_back(seen: Seen, record_of: RecordOf) -> None:
+    seen.table.opened(FORMER, record_of(id=NUMBER))
+    seen.table.opened(FORMER, record_of(id=NUMBER + 1))
+    with seen.table.asking(FORMER) as ended:
+        seen.table.handed_over(FORMER, HEIR, (NUMBER, NUMBER + 1))
+        seen.table.closed(HEIR, record_of(id=NUMBER + 1, reason="closed"))
+        seen.table.observed(FORMER, (record_of(id=NUMBER), record_of(id=NUMBER + 1)), 1.0, ended)
+    assert (seen.table.count(FORMER), seen.table.count(HEIR)) == (0, 1)
+    assert seen.table.worker_lost(FORMER, 2.0) == 0
