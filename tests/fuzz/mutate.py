@@ -99,7 +99,7 @@ def _header(rng: random.Random, said: Said, _donors: Donors) -> None:
         case 0:
             frame[:3] = rng.choice(_SIZES).to_bytes(3, "big")
         case 1:
-            frame[:3] = max(0, int.from_bytes(frame[:3], "big") + rng.randint(-3, 3)).to_bytes(3, "big")
+            frame[:3] = ((int.from_bytes(frame[:3], "big") + rng.randint(-3, 3)) % (1 << 24)).to_bytes(3, "big")
         case 2:
             frame[3] = rng.randrange(12)
         case 3:
