@@ -34,6 +34,8 @@ APPLIED_SECONDS = 2.0
 """A worker applies a change between batches of traffic; one that takes longer is not waited for."""
 SAME_RULES_SECONDS = 0.5
 """For workers to know a rule before the kernel does; one that hangs must not keep it from the kernel."""
+_MOST_WAITS = 5
+"""A mesh that never rests must not keep a rule from the kernel."""
 PODS_FILE_SECONDS = 0.2
 """Between looks at the pods file; it lies on a tmpfs, and a stat costs microseconds. And, at the start, between looks
 whether the mesh is known: an empty one comes without a change."""
@@ -134,7 +136,7 @@ class Capture:
         self._want_certificates(enrolment.identities | self.enrolment.identities)
         if self.is_settled:  # else no pod has a number yet, and a predecessor's table would be emptied
             # The workers first: who is cut by the kernel and dials again is steered, and must not meet a former rule.
-            await self._fleet.applied(self._state.mesh.generation, SAME_RULES_SECONDS)
+            await self._workers_know()
             await self._verdicts.update(enrolment)  # first of all: what a change forbids ends now
             await self._services.update(enrolment, self._known)  # an endpoint that has gone is not drawn any more
         staying = _staying(self._captured, wanted)
@@ -150,6 +152,14 @@ class Capture:
         await self._services.update(enrolment, self._known)
         self._want_certificates(enrolment.identities)
         self.enrolment = enrolment
+
+    async def _workers_know(self) -> None:
+        """All that the mesh says at this moment: what comes while they are waited for, they do not know yet."""
+        for _ in range(_MOST_WAITS):
+            generation = self._state.mesh.generation
+            await self._fleet.applied(generation, SAME_RULES_SECONDS)
+            if generation == self._state.mesh.generation:
+                return
 
     async def _reconcile(self, pods: Addresses) -> None:
         wanted = Wanted(
