@@ -149,12 +149,7 @@ def flow_revoked(stage: Stage) -> str:
     web, api, told = stage.pod("web"), stage.pod("api"), []
     deny = mesh.authorization("api", "shop", "api", "DENY", [mesh.rule(principals=[_WEB])])
     for ip in api.ips:
-        before = stage.packets("node-a").get("LOCAL_ALLOWED", 0)
-
-        def is_let_through(ip: Ip = ip, before: int = before) -> bool:
-            return is_served(web, ip, PORT) and stage.packets("node-a").get("LOCAL_ALLOWED", 0) > before
-
-        eventually(is_let_through, ENFORCED_WITHIN_SECONDS, f"{ip}: the kernel lets web through")
+        _await_the_kernel(stage, ip)
         with connect(web, ip, PORT) as connection, connected(web, ip, PORT, "ECHO") as program:
             connection.sendall(b"HOW\n")
             demand(connection.recv(100) == b"watching\n", f"{ip}: the application did not answer")
@@ -180,6 +175,16 @@ def flow_revoked(stage: Stage) -> str:
     )
 
 
+def _await_the_kernel(stage: Stage, ip: Ip) -> None:
+    """Until web's connections to api are the kernel's: workers know of an edit first, and carry them for a moment."""
+    before = stage.packets("node-a").get("LOCAL_ALLOWED", 0)
+
+    def is_let_through() -> bool:
+        return is_served(stage.pod("web"), ip, PORT) and stage.packets("node-a").get("LOCAL_ALLOWED", 0) > before
+
+    eventually(is_let_through, ENFORCED_WITHIN_SECONDS, f"{ip}: the kernel lets web through")
+
+
 def _was_aborted(connection: socket.socket) -> bool:
     connection.settimeout(ENFORCED_WITHIN_SECONDS)
     try:
@@ -197,6 +202,8 @@ def edit_enforced(stage: Stage) -> str:
     targets = [("db", ip) for ip in stage.pod("db").ips] + [("api", ip) for ip in stage.pod("api").ips]
     for app, ip in targets:
         deny = mesh.authorization(app, "shop", app, "DENY", [mesh.rule(principals=[_WEB])])
+        if app == "api":
+            _await_the_kernel(stage, ip)
         echo, bystander = Echo(web, ip, PORT), Echo(stage.pod("batch"), ip, PORT)
         for connection in (echo, bystander):
             connection.exchange()
@@ -229,6 +236,8 @@ def invalid_refused(stage: Stage) -> str:
         stage.write_text(POLICY, text)
         wanted = f"/{POLICY}:{_wrong_line(text)}: "
         told.append(stage.finding(wanted, words, ENFORCED_WITHIN_SECONDS))
+        for ip in stage.pod("api").ips:
+            _await_the_kernel(stage, ip)
         # A later edit that is valid: when it is in force, the invalid one has been everywhere, too.
         stage.write(OTHER_POLICY, [mesh.authorization("api", "shop", "api", "DENY", [mesh.rule(principals=[_WEB])])])
         _expect(stage, _cases(("web", PORT, False), targets=("api",)), "an edit after the invalid one")
