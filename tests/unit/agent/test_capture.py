@@ -61,6 +61,8 @@ class Node:
         self.state.subscribe(self._told)
         self.is_mesh_known = True
         self.is_applied = True
+        self.while_waiting: list[Changes] = []
+        """Each comes while workers are waited for."""
         self.refuse = 0
         self.steps: list[Any] = []
         self.capture = Capture(
@@ -96,6 +98,8 @@ class Node:
     async def applied(self, generation: int, _seconds: float) -> bool:
         assert generation == self.state.mesh.generation
         self.steps.append("applied")
+        if self.while_waiting:
+            self.change(self.while_waiting.pop())
         return self.is_applied
 
     # ---- verdicts
@@ -198,6 +202,24 @@ def test_what_a_change_forbids_ends_before_anything_else_happens(node: Node, eve
             node.change(Changes(workloads=(workload("far", "10.1.0.1"),)))
             second = [step[0] for step in await node.settled(eventually)]
             assert second.index("verdicts") < second.index("services") < second.index("kernel")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("more", "waits"), [(0, 1), (2, 3), (9, 5)])
+def test_the_workers_know_all_that_the_kernels_table_is_made_of(
+    node: Node, eventually: Eventually, more: int, waits: int
+) -> None:
+    """What comes while they are waited for, as well; but a mesh that never rests keeps nothing from the kernel."""
+
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            await node.settled(eventually)
+            node.while_waiting = [Changes(workloads=(workload(f"far{n}", f"10.1.0.{n + 1}"),)) for n in range(more)]
+            node.change(Changes(workloads=(workload("far", "10.1.1.1"),)))
+            steps = await node.settled(eventually)
+            assert steps[: steps.index(("verdicts", ["web"]))].count("applied") == waits
 
     asyncio.run(scenario())
 

@@ -8,7 +8,6 @@ padded or small, and a stream that is cut in the middle.
 import os
 import re
 import selectors
-import shutil
 import socket
 import ssl
 import subprocess
@@ -23,8 +22,6 @@ from nodeagent.tls.key_schedule import Cipher
 from nodeagent.tls.record import LONGEST
 from nodeagent.tls.take_over import take_over
 from tests.unit.tls.conftest import MakeContexts, OpenSsl
-
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 
 _SECONDS = 10
 WAYS = {
