@@ -20,6 +20,8 @@ from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.sockets import prepare
 from nodeagent.proxy.tls import Handshake, make_context
 from nodeagent.proxy.tunnel import Tunnel
+from nodeagent.tls.alert import Alert
+from nodeagent.tls.channel import RecordChannel
 
 CLIENT, SERVER = Identity("cluster.local", "a", "client"), Identity("cluster.local", "a", "server")
 Issue = Callable[..., tuple[str, str]]
@@ -352,6 +354,36 @@ def test_garbage_ends_the_tunnel_with_the_rule_that_it_broke(joined: Joined) -> 
     assert joined.server_owner.end[0] is Reason.H2_FAILED
     assert far.heard == [Reason.H2_FAILED]
     assert near.heard[-1] in {Reason.PEER_LOST, ErrorCode.REFUSED_STREAM}
+
+
+def test_a_peers_last_words_are_heard_when_nothing_can_be_sent_to_it(
+    authority: Callable[[], Issue], clock: Any
+) -> None:
+    """It refuses our certificate and is gone, and what we have to say meets the reset before we have read why."""
+    pipe = SecretsPipe()
+    joined = Joined(authority(), clock, pipe)
+    joined.establish()
+    near, _ = joined.stream()
+    channel = joined.server._channel
+    assert isinstance(channel, RecordChannel)
+
+    def meets_a_reset() -> None:
+        """Behind the events of a turn, so that none has told of the alert."""
+        channel._control.end(Alert.BAD_CERTIFICATE)
+        joined.server.flush()
+        joined.server.fail(Reason.DRAINED, "")
+        joined.client.connection.ping(b"nodeping")
+        joined.client.flush()
+
+    joined.loop.at_end_of_turn(joined.client, meets_a_reset)
+    joined.loop.turn(0)
+    assert joined.client_owner.end is not None
+    reason, words = joined.client_owner.end
+    assert reason is Reason.TLS_FAILED
+    assert "bad certificate" in words
+    assert near.heard == [200, Reason.TLS_FAILED]
+    assert joined.loop.watched == 0
+    pipe.close()
 
 
 def test_a_defect_in_the_tunnel_ends_its_streams_as_such(joined: Joined) -> None:
