@@ -196,11 +196,15 @@ def test_explain_names_the_policy_that_the_proxy_enforces(stage: Stage) -> None:
 
 def test_metrics_and_readiness_are_served(stage: Stage) -> None:
     ask(stage.pod("web"), stage.pod("db").ipv4, PORT, "WHO")
-    scraped = _get(stage, 15020, "/metrics")
-    opened = [line for line in scraped.splitlines() if line.startswith("istio_tcp_connections_opened_total{")]
-    assert any('reporter="source"' in line and 'destination_workload="db"' in line for line in opened), opened
-    assert "nodeagent_kernel_packets_total" in scraped
+    # The worker tells the agent of a connection beside carrying it, so the client may be answered before.
+    eventually(lambda: _is_counted(_get(stage, 15020, "/metrics")), 10, "the connection is in the metrics")
+    assert "nodeagent_kernel_packets_total" in _get(stage, 15020, "/metrics")
     assert '"ready":true' in _get(stage, 15021, "/healthz/ready").replace(" ", "")
+
+
+def _is_counted(scraped: str) -> bool:
+    opened = [line for line in scraped.splitlines() if line.startswith("istio_tcp_connections_opened_total{")]
+    return any('reporter="source"' in line and 'destination_workload="db"' in line for line in opened)
 
 
 def _get(stage: Stage, port: int, path: str) -> str:
