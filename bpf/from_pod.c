@@ -56,8 +56,9 @@
  * which pod and port. Only an allow is in it; whatever else the answer is, the proxy gives it and
  * names the policy. The settings' generation is read once for a packet: rows of one generation are
  * all there before it is named in the settings. A verdict that is pending lets row 8 renew and row 15
- * not apply. Row 8 renews without a verdict what never had one (adopted). A SYN whose
- * connection the proxy holds already (row 15) is its retransmission, and stays there.
+ * not apply, and so does for row 15 a table that is about to be replaced (settings.is_changing): the
+ * proxy knows the next one already. Row 8 renews without a verdict what never had one (adopted). A SYN
+ * whose connection the proxy holds already (row 15) is its retransmission, and stays there.
  *
  * Row 5, EXCLUDED_FLOW: like its SYN, without a mark. Behind an address that is a Service's the node
  * may have found a pod of its own, whose to_pod has given the connection to the proxy.
@@ -92,8 +93,9 @@ struct sender {
 	u64 adopt_until;
 	u32 number;
 	u32 generation;
+	u32 is_changing;
 	bool is_taken; /* what this packet belongs to is the proxy's, or was */
-	u8 zero[7];
+	u8 zero[3];
 };
 
 /* The verdict that lets the pod of this number connect to that pod's port, if there is one. */
@@ -124,9 +126,12 @@ static __always_inline struct verdict *find_verdict(u32 generation, u32 source, 
 static __always_inline bool may_connect(const struct packet *packet, const struct sender *sender,
 					const struct pod *pod)
 {
-	struct verdict *verdict = find_verdict(sender->generation, sender->number, pod->number,
-					       packet->destination_port);
+	struct verdict *verdict;
 
+	if (sender->is_changing)
+		return false;
+	verdict = find_verdict(sender->generation, sender->number, pod->number,
+			       packet->destination_port);
 	return verdict && !verdict->is_pending;
 }
 
@@ -324,7 +329,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 
 static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct settings *given)
 {
-	struct sender sender = {.generation = given->generation};
+	struct sender sender = {};
 	u64 check;
 	struct packet packet = {};
 	struct source_key key = {};
@@ -337,6 +342,9 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 	why = parse(skb, &packet);
 	if (why)
 		return why;
+	/* In this order, for one that is told with the next generation that nothing is changing any more. */
+	sender.is_changing = *(volatile u32 *)&given->is_changing;
+	sender.generation = *(volatile u32 *)&given->generation;
 	check = check_of(skb, given, &packet);
 	if (!is_syn(&packet))
 		flow = find_flow(&packet);

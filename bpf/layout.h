@@ -27,7 +27,7 @@ struct settings {
 	u32 is_settling;     /* 1: flows of a former layout are still being brought over */
 	u32 sources; /* random: another one after each row of sources that was taken away; 0 from
 		      * before that until then */
-	u32 zero;
+	u32 is_changing; /* 1: another table of verdicts is on its way; the proxy decides what is new */
 };
 _Static_assert(sizeof(struct settings) == 40, "settings");
 

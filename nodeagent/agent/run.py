@@ -105,6 +105,7 @@ class Agent:
             lambda: self._capture.namespaces if self._capture.is_settled else None,
         )
         self._verdicts = NodeVerdicts(config, self._steering, self._state, self._flows.revoked)
+        self._state.before_workers_know = self._verdicts.suspend_if_changed
         self._services = ServiceConnect(config, self._steering, self._state)
         self._connections.dialled = ServiceNames(config.network, self._state, self._steering, self._services)
         self._capture = Capture(

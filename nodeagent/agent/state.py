@@ -29,6 +29,8 @@ class NodeState:
         self.certificates: dict[Identity, CertificateBundle] = {}
         self.lapsed: set[Identity] = set()
         """Identities whose certificate has ended without a successor."""
+        self.before_workers_know: Callable[[], None] = lambda: None
+        """Called whenever something has changed that workers decide by, before one of them is told."""
         self._subscriber: Subscriber = lambda _message, _descriptors: None
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -37,6 +39,7 @@ class NodeState:
     def apply(self, changes: Changes) -> int:
         """Returns the generation that carries the change."""
         self.mesh.apply(changes)
+        self.before_workers_know()
         for message in _pieces(changes, self.mesh.generation):
             self._subscriber(message, ())
         return self.mesh.generation
@@ -58,6 +61,7 @@ class NodeState:
     def forget_certificate(self, identity: Identity) -> None:
         self.certificates.pop(identity, None)
         self.lapsed.add(identity)
+        self.before_workers_know()
         self._subscriber(ForgetCertificate(identity), ())
 
     def send_everything(self, send: Subscriber) -> None:

@@ -5,6 +5,8 @@ The table is computed whenever something has changed that it was made from, and 
 longer allowed is ended then. The kernel does so at the next packet of either end; ends that are idle are closed here,
 inside the pods' namespaces.
 
+Workers know a change first, and before they do the table is suspended (nodeagent/kernel/verdicts.py).
+
 Pods that the kernel does not decide about are left out, and the proxy answers for them: those without a number, those
 behind a waypoint, and those whose certificate has ended, for whom nobody vouches any more. That an agent has no
 certificates yet means nothing: its predecessor's table stays true.
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeVerdicts:
-    """`update` is called by one task. `on_revoked` is told of connections that a change has ended, before they end."""
+    """One task calls `update`, its loop the rest. `on_revoked` hears of what a change ends, before it ends."""
 
     def __init__(
         self,
@@ -47,6 +49,9 @@ class NodeVerdicts:
         self._is_kernel = config.same_node == "kernel"
         self._steering, self._state, self._on_revoked = steering, state, on_revoked
         self._members: list[Member] | None = None
+        self._enrolled: tuple[EnrolledPod, ...] = ()
+        self._numbers: Mapping[Owner, int] = {}
+        """What the members were found for."""
         self._rows: list[VerdictRow] | None = None
         """What the kernel has; None before the first swap of this agent, when a swap failed or its table is gone."""
         self._told: frozenset[Revoked] = frozenset()
@@ -57,24 +62,48 @@ class NodeVerdicts:
         self.since = 0.0
         """Unix time of that swap."""
 
+    def suspend(self) -> None:
+        """Until the next update every new connection is for the proxy to judge. Raises KernelError."""
+        if self._is_kernel:
+            self._steering.suspend_verdicts()
+
+    def suspend_if_changed(self) -> None:
+        """The same, if the table would be made of something else now."""
+        if self._members is None or self._find_members() == self._members:
+            return
+        try:
+            self.suspend()
+        except KernelError as error:  # the next update meets it again, and has somebody to tell
+            log.warning("%s; new connections are decided by the former table until the next. %s", error, error.check)
+
     async def update(self, enrolment: Enrolment) -> None:
         """The table as the mesh is at this moment, for the pods that are captured. Raises KernelError."""
+        suspensions = self._steering.suspensions()
         if self.generation != self._steering.generation():  # the maps had to be made again, and are empty
             self._rows = None
-        numbers, mesh = self._steering.numbers(), self._state.mesh
-        found = find_members(mesh, enrolment.enrolled, numbers, self._state.lapsed) if self._is_kernel else ()
-        members = sorted(found, key=lambda member: member.number)  # the same pods make the same table
-        if members == self._members and self._rows is not None:
+        self._enrolled, self._numbers = enrolment.enrolled, self._steering.numbers()
+        former, members = self._members, self._find_members()
+        self._members = members  # a change is one from these, also while their table is being made
+        if members == former and self._rows is not None:
+            self._steering.resume_verdicts(suspensions)
             return
         rows = await asyncio.to_thread(verdict_table, members, PROXY_PORTS)
-        if rows != self._rows:
+        if rows == self._rows:
+            self._steering.resume_verdicts(suspensions)
+        else:
             self._rows = None
-            swap = await asyncio.to_thread(self._steering.put_verdicts, rows)
+            swap = await asyncio.to_thread(self._steering.put_verdicts, rows, suspensions)
             self.generation, self.rows, self.judged = swap.generation, swap.rows, len(members)
             self.since = time.time()
             log.info("kernel: verdicts for %d pods, generation %d, %d rows", len(members), swap.generation, swap.rows)
             await self._end_revoked(enrolment)
-        self._members, self._rows = members, rows
+        self._rows = rows
+
+    def _find_members(self) -> list[Member]:
+        if not self._is_kernel:
+            return []
+        found = find_members(self._state.mesh, self._enrolled, self._numbers, self._state.lapsed)
+        return sorted(found, key=lambda member: member.number)  # the same pods make the same table
 
     async def _end_revoked(self, enrolment: Enrolment) -> None:
         revoked = frozenset(await asyncio.to_thread(self._steering.revoked))

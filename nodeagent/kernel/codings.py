@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     sources: int = 0
     """By which from_pod knows that no row of `sources` has gone since it last looked: 32 random bits; 0: trust nothing.
     """
+    is_changing: int = 0
 
     @property
     def words(self) -> str:

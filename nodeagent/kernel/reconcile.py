@@ -230,6 +230,7 @@ def _wanted_settings(target: Target, found: Found) -> Settings:
         is_settling=int(target.is_settling),
         secret=found.settings.secret or target.secret,
         sources=0 if loses_sources else found.settings.sources,
+        is_changing=found.settings.is_changing,
     )
 
 

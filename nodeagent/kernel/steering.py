@@ -149,7 +149,7 @@ class Steering:
         self._lock = threading.RLock()
         """One start, reconcile or removal at a time; it may be held for a second."""
         self._settings_lock = threading.Lock()
-        """Settings have two writers: listeners that come and go, and reconcile. Held for microseconds."""
+        """Settings have several writers: listeners that come and go, verdicts, reconcile. Held for microseconds."""
         self._listeners: dict[int, socket.socket] = {}
         """By row, for maps that have to be made again."""
         self._seen: set[Hook] | None = None
@@ -215,10 +215,29 @@ class Steering:
         except OSError as error:  # out of descriptors, or bpffs was unmounted: it may pass, and the agent asks again
             raise KernelError(f"the kernel cannot be looked at: {error}") from error
 
-    def put_verdicts(self, rows: Sequence[VerdictRow]) -> Swap:
-        """These verdicts and no others, in one step. Raises KernelError; then the former table is in force."""
+    def suspend_verdicts(self) -> None:
+        """Until the next `put_verdicts` or `resume_verdicts` no new connection is decided in the kernel.
+
+        Open ones go on. Raises KernelError. Takes microseconds, whatever else this object is doing.
+        """
+        self._opened_verdicts().suspend()
+
+    def suspensions(self) -> int:
+        """For `put_verdicts` and `resume_verdicts`, taken before what they say was read. Raises KernelError."""
+        return self._opened_verdicts().suspensions
+
+    def resume_verdicts(self, suspensions: int) -> None:
+        """The table in force is right as it is. Raises KernelError."""
+        self._opened_verdicts().resume(suspensions)
+
+    def put_verdicts(self, rows: Sequence[VerdictRow], suspensions: int | None = None) -> Swap:
+        """These verdicts and no others, in one step. Raises KernelError; then the former table is in force.
+
+        After more suspensions than the given ones they stay suspended; None: they are in force, whatever was.
+        """
         with self._lock:
-            swap = self._opened_verdicts().swap(rows)
+            verdicts = self._opened_verdicts()
+            swap = verdicts.swap(rows, verdicts.suspensions if suspensions is None else suspensions)
             self._overflow["verdicts"] = swap.refused
             return swap
 
@@ -447,10 +466,14 @@ class Steering:
                 self._known.discard(cast("Ip", step.key))
 
     def _put_settings(self, settings: Settings) -> None:
-        with self._settings_lock:  # a listener may have come since the plan was made
+        with self._settings_lock:  # a listener or a suspension may have come since the plan was made
             maps = self._opened_maps()
-            generation = maps.read_settings().generation or settings.generation
-            maps.settings.put(0, settings._replace(slots=_slots_in_use(maps), generation=generation))
+            now = maps.read_settings()
+            generation = now.generation or settings.generation
+            maps.settings.put(
+                0,
+                settings._replace(slots=_slots_in_use(maps), generation=generation, is_changing=now.is_changing),
+            )
 
     def _close_when_full(self, wanted: Wanted) -> None:
         """An address of the mesh that did not fit would be reached in plain text: fail closed."""

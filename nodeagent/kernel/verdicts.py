@@ -4,6 +4,10 @@
 Rows of the next generation are written beside those in force; then one number in the settings names them. A packet
 reads that number once, and may still be on its way with the former one: what was in force is removed by the next swap,
 before it writes. So is what is left of a writer that died, which has the number that comes next.
+
+The workers judge by the same policies, and they know a change first. Were the kernel to go on with the former table
+meanwhile, who is cut by a worker could dial again and be let in. So the table is suspended before the workers are told:
+until the next swap what is new goes to them, and what is open goes on.
 """
 
 import threading
@@ -48,8 +52,23 @@ class Verdicts:
 
     def __init__(self, maps: Maps, settings_lock: threading.Lock) -> None:
         self._maps, self._settings_lock = maps, settings_lock
+        self.suspensions = 0
+        """How often the table was suspended by this object."""
 
-    def swap(self, rows: Sequence[VerdictRow]) -> Swap:
+    def suspend(self) -> None:
+        with self._settings_lock:
+            self.suspensions += 1
+            self._maps.settings.put(0, self._maps.read_settings()._replace(is_changing=1))
+
+    def resume(self, suspensions: int) -> None:
+        """Unless it was suspended again since there were so many."""
+        with self._settings_lock:
+            settings = self._maps.read_settings()
+            if settings.is_changing and self.suspensions <= suspensions:
+                self._maps.settings.put(0, settings._replace(is_changing=0))
+
+    def swap(self, rows: Sequence[VerdictRow], suspensions: int) -> Swap:
+        """`suspensions`: how many there were when the rows began to be made; after a later one they stay suspended."""
         table, current = self._maps.verdicts, self._maps.read_settings().generation
         table.remove_all([key for key in table.rows() if key.generation != current])
         generation = current % NO_NUMBER + 1  # never 0: no settings at all
@@ -60,7 +79,9 @@ class Verdicts:
             ]
         )
         with self._settings_lock:
-            self._maps.settings.put(0, self._maps.read_settings()._replace(generation=generation))
+            is_changing = int(self.suspensions > suspensions)
+            settings = self._maps.read_settings()._replace(generation=generation, is_changing=is_changing)
+            self._maps.settings.put(0, settings)
         return Swap(generation, written, len(rows) - written)
 
     def judged(self) -> frozenset[int]:

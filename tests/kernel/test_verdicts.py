@@ -2,12 +2,13 @@
 """The table of verdicts in a real kernel: a swap is one step, leaves one table behind and survives its writers."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from nodeagent.kernel.codings import VerdictBits, VerdictKey
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import Kernel, Node, Packet
+from tests.kernel.conftest import ACK, Family, Kernel, Node, Packet
 
 pytestmark = pytest.mark.kernel
 
@@ -70,6 +71,43 @@ def test_a_destination_that_does_not_fit_is_nobodys_to_allow(prepared: Kernel) -
     finally:
         node.steering.put_verdicts([])
     assert node.steering.overflow() == {}
+
+
+def test_a_suspended_table_decides_nothing_new_and_lets_open_connections_go_on(kernel: Kernel, family: Family) -> None:
+    steering, rows = kernel.node.steering, [VerdictRow(kernel.number_b, 0, 1 << kernel.number_a)]
+    opening = Packet(family.pod, family.neighbour)
+    further = replace(opening, source_port=40001)
+    steering.put_verdicts(rows)
+    try:
+        assert kernel.from_pod(opening).reason == "LOCAL_ALLOWED"
+        steering.suspend_verdicts()
+        assert kernel.from_pod(further).reason == "LOCAL_STEERED"
+        assert kernel.from_pod(replace(opening, flags=ACK)).reason == "LOCAL_FLOW"
+        before = steering.suspensions()
+        steering.suspend_verdicts()
+        steering.resume_verdicts(before)
+        steering.put_verdicts(rows, before)
+        assert kernel.from_pod(further).reason == "LOCAL_STEERED", "suspended again since"
+        assert kernel.from_pod(replace(opening, flags=ACK)).reason == "FLOW_RENEWED"
+        steering.resume_verdicts(steering.suspensions())
+        assert kernel.from_pod(further).reason == "LOCAL_ALLOWED"
+        steering.suspend_verdicts()
+        steering.put_verdicts(rows, steering.suspensions())
+        assert kernel.from_pod(replace(opening, source_port=40002)).reason == "LOCAL_ALLOWED"
+    finally:
+        steering.put_verdicts([])
+
+
+def test_a_suspension_outlives_its_agent_until_the_next_table(kernel: Kernel, family: Family) -> None:
+    successor, rows = kernel.node.make_steering(), [VerdictRow(kernel.number_b, 0, 1 << kernel.number_a)]
+    kernel.node.steering.put_verdicts(rows)
+    try:
+        kernel.node.steering.suspend_verdicts()
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_STEERED"
+        successor.put_verdicts(rows, successor.suspensions())
+        assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_ALLOWED"
+    finally:
+        kernel.node.steering.put_verdicts([])
 
 
 @pytest.mark.any_kernel  # and two threads on an emulated processor take minutes

@@ -176,7 +176,7 @@ def flow_revoked(stage: Stage) -> str:
 
 
 def _await_the_kernel(stage: Stage, ip: Ip) -> None:
-    """Until web's connections to api are the kernel's: workers know of an edit first, and carry them for a moment."""
+    """Until the kernel carries what web opens to api: after an edit the workers do, for a moment."""
     before = stage.packets("node-a").get("LOCAL_ALLOWED", 0)
 
     def is_let_through() -> bool:
@@ -202,8 +202,6 @@ def edit_enforced(stage: Stage) -> str:
     targets = [("db", ip) for ip in stage.pod("db").ips] + [("api", ip) for ip in stage.pod("api").ips]
     for app, ip in targets:
         deny = mesh.authorization(app, "shop", app, "DENY", [mesh.rule(principals=[_WEB])])
-        if app == "api":
-            _await_the_kernel(stage, ip)
         echo, bystander = Echo(web, ip, PORT), Echo(stage.pod("batch"), ip, PORT)
         for connection in (echo, bystander):
             connection.exchange()
@@ -236,8 +234,6 @@ def invalid_refused(stage: Stage) -> str:
         stage.write_text(POLICY, text)
         wanted = f"/{POLICY}:{_wrong_line(text)}: "
         told.append(stage.finding(wanted, words, ENFORCED_WITHIN_SECONDS))
-        for ip in stage.pod("api").ips:
-            _await_the_kernel(stage, ip)
         # A later edit that is valid: when it is in force, the invalid one has been everywhere, too.
         stage.write(OTHER_POLICY, [mesh.authorization("api", "shop", "api", "DENY", [mesh.rule(principals=[_WEB])])])
         _expect(stage, _cases(("web", PORT, False), targets=("api",)), "an edit after the invalid one")

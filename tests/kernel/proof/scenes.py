@@ -130,6 +130,7 @@ class Scenes:
             generation=self._twin.world.generation,
             registry_only=self._dice.random() < 0.5,
             is_settling=self._dice.random() < 0.3,
+            is_changing=self._dice.random() < 0.2,
         )
 
     def _all_is_forgotten(self) -> None:

@@ -82,9 +82,11 @@ class Twin:
 
     # ---- both worlds ---------------------------------------------------------------------------------------------
 
-    def put_settings(self, *, generation: int, registry_only: bool, is_settling: bool = False) -> None:
+    def put_settings(
+        self, *, generation: int, registry_only: bool, is_settling: bool = False, is_changing: bool = False
+    ) -> None:
         self.world.generation, self.world.registry_only = generation, registry_only
-        self.world.is_settling = is_settling
+        self.world.is_settling, self.world.is_changing = is_settling, is_changing
         self._write_settings()
 
     def put_sender(self, device: int, address: bytes, sender: Sender) -> None:
@@ -271,6 +273,7 @@ class Twin:
             slots=settings.slots,
             registry_only=bool(settings.registry_only),
             is_settling=bool(settings.is_settling),
+            is_changing=bool(settings.is_changing),
             senders={
                 (key.device, packed_ip(key.ip)): Sender(row.number, row.adopt_until > time.monotonic_ns())
                 for key, row in maps.sources.rows().items()
@@ -290,6 +293,7 @@ class Twin:
                 slots=world.slots,
                 registry_only=int(world.registry_only),
                 is_settling=int(world.is_settling),
+                is_changing=int(world.is_changing),
             ),
         )
 

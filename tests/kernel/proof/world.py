@@ -75,6 +75,7 @@ class World:
     slots: int = 0
     registry_only: bool = False
     is_settling: bool = False
+    is_changing: bool = False
     senders: dict[tuple[int, bytes], Sender] = field(default_factory=dict)
     """By device and address."""
     pods: dict[bytes, Pod] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class World:
 
     def may_connect(self, source: int, destination: int, port: int) -> bool:
         verdict = self._verdict(destination, port)
-        return source in verdict.sources and not verdict.is_pending
+        return source in verdict.sources and not verdict.is_pending and not self.is_changing
 
     def may_go_on(self, source: int, destination: int, port: int) -> bool:
         """Of a connection that is open already."""

@@ -104,6 +104,9 @@ class Node:
 
     # ---- verdicts
 
+    def suspend(self) -> None:
+        self.steps.append("suspended")
+
     async def update(self, enrolment: Enrolment) -> None:
         self.steps.append(("verdicts", [pod.pod.name for pod in enrolment.enrolled]))
 
@@ -151,6 +154,7 @@ def test_a_pod_that_comes_is_captured_when_the_workers_know_it(node: Node, event
         async with node.running():
             assert await node.settled(eventually) == [
                 ("certificates", ["web"]),
+                "suspended",
                 ("workers", ["10.0.0.1"]),
                 ("complete", ["web"]),
                 "applied",

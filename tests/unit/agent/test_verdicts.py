@@ -22,7 +22,7 @@ from nodeagent.model.address import Ip, Port
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.pod import LocalPod
-from nodeagent.model.policy import Action, Policy, PolicyScope
+from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
 from nodeagent.model.workload import GatewayAddress, TunnelProtocol, Workload
 from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
 from nodeagent.routing.route import PROXY_PORTS
@@ -32,6 +32,10 @@ PODS = [LocalPod(namespace="shop", name=name, netns=f"/netns/{name}") for name i
 NUMBERS: dict[Owner, int] = {("shop", "web", "/netns/web"): 0, ("shop", "db", "/netns/db"): 1}
 OPEN = Revoked(WEB, 40000, DB, 80)
 DENY_ALL = Policy(name="none", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.ALLOW)
+
+ALLOW_ALL = Policy(
+    name="everybody", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.ALLOW, rules=(Rule(),)
+)
 
 
 def _workload(name: str, ip: Ip, **fields: object) -> Workload:
@@ -58,10 +62,15 @@ class Node:
         self.open_and_denied: list[Revoked] = []
         self.is_broken = False
         self.in_force = 0
+        self.suspended = 0
+        self._is_suspended = False
         self.told: list[Sequence[Revoked]] = []
         self.verdicts = NodeVerdicts(
             Config(node="node-a", same_node=same_node), cast("Steering", self), self.state, self.told.append
         )
+        self.state.before_workers_know = self.verdicts.suspend_if_changed
+        self.while_swapping: list[Changes] = []
+        """Each comes while a table is put."""
 
     @property
     def enrolment(self) -> Enrolment:
@@ -73,10 +82,28 @@ class Node:
     def numbers(self) -> dict[Owner, int]:
         return self.known_numbers
 
-    def put_verdicts(self, rows: list[VerdictRow]) -> Swap:
+    def suspend_verdicts(self) -> None:
+        if self.is_broken:
+            raise KernelError("no map today", check="Ask again.")
+        self.suspended += 1
+        self._is_suspended = True
+
+    def is_suspended(self) -> bool:
+        return self._is_suspended
+
+    def suspensions(self) -> int:
+        return self.suspended
+
+    def resume_verdicts(self, suspensions: int) -> None:
+        self._is_suspended &= self.suspended > suspensions
+
+    def put_verdicts(self, rows: list[VerdictRow], suspensions: int) -> Swap:
         if self.is_broken:
             raise KernelError("no map today", check="Ask again.")
         self.tables.append(rows)
+        if self.while_swapping:
+            self.state.apply(self.while_swapping.pop())
+        self.resume_verdicts(suspensions)
         self.in_force = len(self.tables)
         return Swap(self.in_force, len(rows), 0)
 
@@ -114,6 +141,59 @@ def test_a_swap_that_failed_is_tried_again() -> None:
     node.is_broken = False
     node.update()
     assert len(node.tables) == 1
+
+
+def test_the_table_is_suspended_before_a_worker_knows_what_has_changed() -> None:
+    node, told = Node(), list[bool]()
+    node.state.subscribe(lambda _message, _descriptors: told.append(node.is_suspended()))
+    node.state.apply(Changes(policies=(ALLOW_ALL,)))
+    node.update()
+    assert told == [False], "what a predecessor's table is made of, nobody knows"
+    node.state.apply(Changes(workloads=(Workload(uid="far", name="far", namespace="shop"),)))
+    assert told == [False, False], "nothing that it is made of"
+    node.state.apply(Changes(policies=(DENY_ALL,)))
+    assert told == [False, False, True]
+    node.update()
+    assert not node.is_suspended()
+    node.state.forget_certificate(Identity("cluster.local", "shop", "web"))
+    assert told[3:] == [True]
+
+
+def test_a_change_that_is_taken_back_needs_no_other_table() -> None:
+    node = Node()
+    node.update()
+    node.state.apply(Changes(policies=(DENY_ALL,)))
+    node.state.apply(Changes(removed_policies=(DENY_ALL.key,)))
+    assert node.is_suspended()
+    node.update()
+    assert not node.is_suspended()
+    assert len(node.tables) == 1
+    node.state.apply(Changes(policies=(ALLOW_ALL,)))
+    assert node.is_suspended()
+    node.update()
+    assert not node.is_suspended(), "other policies, and the same table"
+
+
+def test_what_changes_during_a_swap_keeps_the_table_suspended() -> None:
+    node = Node()
+    node.update()
+    node.while_swapping.append(Changes(removed_policies=(DENY_ALL.key,)))
+    node.state.apply(Changes(policies=(DENY_ALL,)))
+    node.update()
+    assert node.is_suspended()
+    node.update()
+    assert not node.is_suspended()
+    assert len(node.tables) == 3
+
+
+def test_a_kernel_that_cannot_be_told_keeps_nothing_from_the_workers(caplog: pytest.LogCaptureFixture) -> None:
+    node, told = Node(), list[str]()
+    node.update()
+    node.is_broken = True
+    node.state.subscribe(lambda message, _descriptors: told.append(type(message).__name__))
+    node.state.apply(Changes(policies=(DENY_ALL,)))
+    assert told == ["Apply"]
+    assert "no map today; new connections are decided by the former table until the next" in caplog.text
 
 
 def test_a_table_that_is_gone_with_its_map_is_put_again() -> None:

@@ -37,7 +37,7 @@ _blocks = st.one_of(
     st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 95))
 ).map(lambda pair: Cidr.parse(f"{pair[0]}/{pair[1]}"))
 _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
-    "settings": (codings.of_settings, st.builds(Settings, *[_words] * 6, _longs, _words)),
+    "settings": (codings.of_settings, st.builds(Settings, *[_words] * 6, _longs, _words, _words)),
     "source": (codings.of_source, st.builds(Source, _words, _ips)),
     "source_row": (codings.of_source_row, st.builds(SourceRow, st.integers(0, 2**64 - 1), _words)),
     "pod": (codings.of_pod, st.builds(PodRow, _words, _macs, _macs, _words)),

@@ -291,6 +291,14 @@ def test_what_is_to_be_forgotten_is_not_lost_when_a_step_fails(before: Target, a
         assert _forgotten(steps[done:]) <= left, steps[:done]
 
 
+def test_a_suspended_table_of_verdicts_stays_so() -> None:
+    settled = _after(NOTHING, Found())
+    suspended = replace(settled, settings=settled.settings._replace(is_changing=1))
+    assert plan(NOTHING, suspended) == []
+    (step,) = plan(replace(NOTHING, slots=2), suspended)
+    assert step == Put("settings", 0, suspended.settings._replace(slots=2))
+
+
 def _forgotten(steps: Iterable[Step]) -> set[Ip]:
     return {ip for step in steps if isinstance(step, Forget) for ip in step.addresses}
 
