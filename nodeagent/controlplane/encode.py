@@ -7,11 +7,12 @@ by whatever process.
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
-from nodeagent.controlplane.services import AppProtocol, ServiceHints
+from nodeagent.controlplane.hints import AppProtocol, ServiceHints, WorkloadHints
 from nodeagent.model import policy as policies
 from nodeagent.model import workload as workloads
 from nodeagent.model.address import Cidr, Ip
@@ -31,7 +32,10 @@ class Resource(msgspec.Struct, frozen=True):
     """`network/ip`, by which an on-demand client may ask for it."""
 
 
-def encode_workload(workload: workloads.Workload) -> Resource:
+_NO_HINTS = WorkloadHints()
+
+
+def encode_workload(workload: workloads.Workload, hints: WorkloadHints = _NO_HINTS) -> Resource:
     message = workload_pb2.Workload(
         uid=workload.uid,
         name=workload.name,
@@ -61,8 +65,25 @@ def encode_workload(workload: workloads.Workload) -> Resource:
         message.services[key].SetInParent()
         for port in ports:
             message.services[key].ports.add(service_port=port.service_port, target_port=port.target_port)
-    if workload.capacity != 1:
+    if workload.capacity != 1 or hints.has_capacity:
         message.capacity.value = workload.capacity
+    if workload.waypoint is not None:
+        message.waypoint.CopyFrom(_gateway(workload.waypoint))
+    if workload.network_gateway is not None:
+        message.network_gateway.CopyFrom(_gateway(workload.network_gateway))
+    if hints.binding is not None:
+        message.application_tunnel.CopyFrom(
+            workload_pb2.ApplicationTunnel(
+                protocol=int(hints.binding.speaks_proxy_protocol),  # type: ignore[arg-type]
+                port=hints.binding.port,
+            )
+        )
+    elif workload.application_tunnel_port:
+        message.application_tunnel.CopyFrom(
+            workload_pb2.ApplicationTunnel(
+                protocol=workload_pb2.ApplicationTunnel.PROXY, port=workload.application_tunnel_port
+            )
+        )
     aliases = () if workload.is_host_network else tuple(f"{workload.network}/{ip}" for ip in workload.addresses)
     return _resource(workload.uid, workload_pb2.Address(workload=message), aliases)
 
@@ -76,9 +97,14 @@ def encode_service(service: workloads.Service, hints: ServiceHints) -> Resource:
         ip_families=int(hints.ip_families),  # type: ignore[arg-type]
         canonical=service.is_canonical,
         visibility=int(service.is_namespace_private),  # type: ignore[arg-type]
+        ingress_use_waypoint=hints.wants_ingress,
     )
-    for vip in service.vips:
-        message.addresses.add(network=vip.network, address=_packed(vip.ip))
+    message.addresses.extend(_vip(vip) for vip in service.vips)
+    if service.waypoint is not None:
+        message.waypoint.CopyFrom(_gateway(service.waypoint))
+    for weighted in hints.weighted:
+        destination = _gateway(weighted.waypoint) if weighted.waypoint is not None else None
+        message.weighted_waypoints.add(destination=destination, weight=weighted.weight)
     unknown = [AppProtocol.UNKNOWN] * len(service.ports)
     for port, protocol in zip(service.ports, hints.app_protocols or unknown, strict=True):
         message.ports.add(
@@ -91,8 +117,27 @@ def encode_service(service: workloads.Service, hints: ServiceHints) -> Resource:
     return _resource(
         service.key,
         workload_pb2.Address(service=message),
-        tuple(f"{vip.network}/{vip.ip}" for vip in service.vips),
+        tuple(f"{vip.network}/{vip.ip or vip.block}" for vip in service.vips),
     )
+
+
+def _vip(vip: workloads.Vip) -> workload_pb2.NetworkAddress:
+    if vip.block is None:
+        return workload_pb2.NetworkAddress(network=vip.network, address=_packed(vip.ip))
+    network = ipaddress.ip_network(str(vip.block))
+    return workload_pb2.NetworkAddress(
+        network=vip.network, address=network.network_address.packed, length=network.prefixlen
+    )
+
+
+def _gateway(gateway: workloads.GatewayAddress) -> workload_pb2.GatewayAddress:
+    message = workload_pb2.GatewayAddress(hbone_mtls_port=gateway.hbone_port)
+    if gateway.service:
+        namespace, _, hostname = gateway.service.partition("/")
+        message.hostname.namespace, message.hostname.hostname = namespace, hostname
+    else:
+        message.address.network, message.address.address = gateway.network, _packed(gateway.ip)
+    return message
 
 
 def _balancing(balancing: workloads.LoadBalancing) -> workload_pb2.LoadBalancing:
@@ -103,7 +148,8 @@ def _balancing(balancing: workloads.LoadBalancing) -> workload_pb2.LoadBalancing
     )
 
 
-def encode_policy(policy: policies.Policy) -> Resource:
+def encode_policy(policy: policies.Policy, written_blocks: Mapping[str, str] = MappingProxyType({})) -> Resource:
+    """`written_blocks`: by block, its text where that has bits behind the prefix: istiod sends these along."""
     message = authorization_pb2.Authorization(
         name=policy.name,
         namespace=policy.namespace,
@@ -116,15 +162,15 @@ def encode_policy(policy: policies.Policy) -> Resource:
         for clause in rule.clauses:
             matches = group.clauses.add().matches
             for match in clause.matches:
-                _encode_match(match, matches.add())
+                _encode_match(match, matches.add(), written_blocks)
     return _resource(policy.key, message)
 
 
-def _encode_match(match: policies.Match, message: authorization_pb2.Match) -> None:
+def _encode_match(match: policies.Match, message: authorization_pb2.Match, written_blocks: Mapping[str, str]) -> None:
     for name in ("namespaces", "not_namespaces", "principals", "not_principals"):
         getattr(message, name).extend(_encode_string(value) for value in getattr(match, name))
     for name in ("source_ips", "not_source_ips", "destination_ips", "not_destination_ips"):
-        getattr(message, name).extend(_encode_block(block) for block in getattr(match, name))
+        getattr(message, name).extend(_encode_block(block, written_blocks) for block in getattr(match, name))
     for name in ("service_accounts", "not_service_accounts"):
         getattr(message, name).extend(_encode_accounts(getattr(match, name)))
     message.destination_ports.extend(match.destination_ports)
@@ -149,9 +195,10 @@ def _encode_accounts(
     )
 
 
-def _encode_block(block: Cidr) -> authorization_pb2.Address:
-    network = ipaddress.ip_network(str(block))
-    return authorization_pb2.Address(address=network.network_address.packed, length=network.prefixlen)
+def _encode_block(block: Cidr, written_blocks: Mapping[str, str]) -> authorization_pb2.Address:
+    text = str(block)
+    interface = ipaddress.ip_interface(written_blocks.get(text, text))
+    return authorization_pb2.Address(address=interface.packed, length=interface.network.prefixlen)
 
 
 def _packed(ip: Ip) -> bytes:

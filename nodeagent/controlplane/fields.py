@@ -68,6 +68,17 @@ class Fields:
             return value.value
         return self.port(name)
 
+    def number(self, name: str, highest: int, default: int = 0) -> int:
+        """A whole number from 0 to `highest`."""
+        value = self._value(name)
+        if value is None:
+            return default
+        number = value.value if isinstance(value, Scalar) else None
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= highest:
+            return number
+        self.wrong(name, f"{_shown(value)} is not a whole number from 0 to {highest}")
+        return default
+
     def choice(self, name: str, choices: dict[str, _Parsed], default: _Parsed) -> _Parsed:
         text = self.text(name)
         if not text:
@@ -166,6 +177,11 @@ def parse_port(text: str) -> Port:
     if not _PORT.fullmatch(text) or int(text) > 65535:
         raise ValueError(f"{text!r} is not a port from 1 to 65535")
     return Port(int(text))
+
+
+def parse_flag(text: str) -> bool:
+    """A flag in an annotation or label, as Istio reads it (Go's strconv.ParseBool); what is none is false."""
+    return text in {"1", "t", "T", "true", "TRUE", "True"}
 
 
 def parse_block(text: str) -> Cidr:

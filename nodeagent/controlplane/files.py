@@ -40,13 +40,13 @@ def read_directory(
         ) from error
     contents: dict[str, Content] = {}
     for name in names:
-        content = _read(directory / name) if touched is None or name in touched else known.get(name)
+        content = read_file(directory / name) if touched is None or name in touched else known.get(name)
         if content is not None:
             contents[name] = content
     return contents
 
 
-def _read(path: Path) -> Content | None:
+def read_file(path: Path) -> Content | None:
     """None when the file has gone in between."""
     shown = str(path)
     try:

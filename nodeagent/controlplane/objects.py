@@ -6,10 +6,14 @@ stands, for findings that only show when objects are seen together.
 """
 
 import enum
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
 
+from nodeagent.controlplane.entry_spec import EntryPort, EntrySpec, Resolution
+from nodeagent.controlplane.gateway_spec import GatewayStatusAddress, Listener
+from nodeagent.controlplane.label_selector import LabelSelector
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.policy import Action, ServiceAccountMatch, StringMatch
 
@@ -71,6 +75,7 @@ class PodPhase(enum.StrEnum):
 
 class Pod(msgspec.Struct, frozen=True, kw_only=True):
     meta: Meta
+    uid: str = ""
     node: str = ""
     service_account: str = "default"
     is_host_network: bool = False
@@ -90,6 +95,7 @@ class PortSpec(msgspec.Struct, frozen=True):
     """0: see `target_name`."""
     target_name: str = ""
     app_protocol: str = ""
+    is_tcp: bool = True
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +111,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     is_node_local: bool = False
     """internalTrafficPolicy: Local."""
     traffic_distribution: str | None = None
-    """As written, in lower case; None when the annotations decide."""
+    """As written; None when it is not."""
     publishes_not_ready: bool = False
 
 
@@ -114,6 +120,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     is_ready: bool
     pod: str = ""
     """`namespace/name` when the endpoint is a pod, which then stands for itself."""
+    pod_uid: str = ""
 
 
 class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +132,52 @@ class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
     def service(self) -> str:
         """Name of its Service; empty when it belongs to none."""
         return self.meta.labels.get("kubernetes.io/service-name", "")
+
+
+class WorkloadEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Its labels are those of the spec and of the metadata; of two values the metadata's counts."""
+
+    meta: Meta
+    spec: EntrySpec
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {**self.spec.labels, **self.meta.labels}
+
+
+class WorkloadGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """A template for WorkloadEntries; it is nobody's address itself."""
+
+    meta: Meta
+    template: EntrySpec
+
+
+class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    hosts: tuple[str, ...] = ()
+    addresses: tuple[Cidr, ...] = ()
+    ports: tuple[EntryPort, ...] = ()
+    resolution: Resolution = Resolution.NONE
+    endpoints: tuple[EntrySpec, ...] = ()
+    selector: dict[str, str] | None = None
+    """Labels of the pods and WorkloadEntries of its namespace that serve it; None when it has its own endpoints."""
+    subject_alt_names: tuple[str, ...] = ()
+    allocated: dict[str, tuple[Ip, ...]] = {}
+    """By host: status.addresses, which a cluster's control plane writes."""
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """The Gateway API's. Here it is a waypoint that others name, or the way to another network."""
+
+    meta: Meta
+    class_name: str = ""
+    listeners: tuple[Listener, ...] = ()
+    addresses: tuple[GatewayStatusAddress, ...] = ()
+    """Of its status: empty as long as it is not ready."""
+
+
+class GatewayClass(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +233,8 @@ class AuthorizationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """It has targetRefs."""
     is_dry_run: bool = False
     rules: tuple[PolicyRule, ...] = ()
+    written_blocks: dict[str, str] = {}
+    """By block: how it is written where the address has bits behind the prefix, such as 10.0.0.5/16."""
 
 
 class MtlsMode(enum.StrEnum):
@@ -204,6 +259,20 @@ class Enrolment(enum.StrEnum):
     """ambient.istio.io/redirection on the pod alone, which istio-cni writes in a cluster."""
 
 
+class Visibility(enum.StrEnum):
+    """Who may know a ServiceEntry: everybody, its own namespace, nobody."""
+
+    PUBLIC = "PUBLIC"
+    NAMESPACE = "NAMESPACE"
+    NONE = "NONE"
+
+
+class VisibilityPolicy(msgspec.Struct, frozen=True):
+    visibility: Visibility
+    selectors: tuple[LabelSelector | None, ...] = ()
+    """Each has to select the namespace; None is a rule that nobody knows, and selects nothing."""
+
+
 class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     meta: Meta
     trust_domain: str = "cluster.local"
@@ -212,10 +281,36 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     network: str = ""
     cluster: str = "Kubernetes"
     cluster_domain: str = "cluster.local"
+    discovery: tuple[LabelSelector, ...] = ()
+    """discoverySelectors: only namespaces that one of them selects count; all do if there are none."""
+    default_visibility: Visibility = Visibility.PUBLIC
+    visibility_policies: tuple[VisibilityPolicy, ...] = ()
+    """serviceEntryVisibility: the first that matches counts."""
+
+    def knows(self, namespace_labels: Mapping[str, str]) -> bool:
+        return not self.discovery or any(selector.selects(namespace_labels) for selector in self.discovery)
+
+    def visibility(self, namespace_labels: Mapping[str, str]) -> Visibility:
+        for policy in self.visibility_policies:
+            if all(selector is not None and selector.selects(namespace_labels) for selector in policy.selectors):
+                return policy.visibility
+        return self.default_visibility
 
 
 MeshObject: TypeAlias = (
-    Namespace | Node | Pod | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication | MeshConfig
+    Namespace
+    | Node
+    | Pod
+    | Service
+    | EndpointSlice
+    | WorkloadEntry
+    | WorkloadGroup
+    | ServiceEntry
+    | Gateway
+    | GatewayClass
+    | AuthorizationPolicy
+    | PeerAuthentication
+    | MeshConfig
 )
 """Each has `meta`; which one it is decides `meta.key.kind`."""
 

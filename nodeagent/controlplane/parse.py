@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from nodeagent.controlplane.documents import Document, Mapping, Sequence, Value
 from nodeagent.controlplane.fields import Fields
 from nodeagent.controlplane.finding import Finding, Report
-from nodeagent.controlplane.objects import Key, MeshObject, Meta, Namespace, Node, Origin
+from nodeagent.controlplane.objects import GatewayClass, Key, MeshObject, Meta, Namespace, Node, Origin
+from nodeagent.controlplane.parse_config_map import is_mesh_config_map, read_config_map
+from nodeagent.controlplane.parse_entry import parse_service_entry, parse_workload_entry, parse_workload_group
+from nodeagent.controlplane.parse_gateway import parse_gateway
 from nodeagent.controlplane.parse_mesh import parse_mesh_config
 from nodeagent.controlplane.parse_pod import parse_pod
 from nodeagent.controlplane.parse_policy import parse_authorization_policy, parse_peer_authentication
@@ -41,11 +44,16 @@ _READERS: dict[str, tuple[str, _Reader]] = {
     "Pod": ("", parse_pod),
     "Service": ("", parse_service),
     "EndpointSlice": ("discovery.k8s.io", parse_endpoint_slice),
+    "WorkloadEntry": ("networking.istio.io", parse_workload_entry),
+    "WorkloadGroup": ("networking.istio.io", parse_workload_group),
+    "ServiceEntry": ("networking.istio.io", parse_service_entry),
+    "Gateway": ("gateway.networking.k8s.io", parse_gateway),
+    "GatewayClass": ("gateway.networking.k8s.io", lambda _fields, meta: GatewayClass(meta=meta)),
     "AuthorizationPolicy": ("security.istio.io", parse_authorization_policy),
     "PeerAuthentication": ("security.istio.io", parse_peer_authentication),
 }
 """Kind -> API group and reader. A kind of another group (Knative's Service) is another kind."""
-_CLUSTER_WIDE = frozenset({"Namespace", "Node", "MeshConfig"})
+_CLUSTER_WIDE = frozenset({"Namespace", "Node", "GatewayClass", "MeshConfig"})
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _WRITE = "An object has apiVersion, kind and metadata.name."
@@ -59,12 +67,24 @@ def parse_document(document: Document, file: str) -> list[Parsed]:
     items = document.root.entries.get("items")
     if kind.endswith("List") and isinstance(items, Sequence):
         return list(_each(items, document, file))
+    if is_mesh_config_map(document.root):
+        return [_parse_config_map(document.root, document, file)]
     return [_parse_object(document.root, document, file)]
+
+
+def _parse_config_map(root: Mapping, document: Document, file: str) -> Parsed:
+    """Istio's own place of MeshConfig."""
+    key = Key("MeshConfig", "", "default")
+    report = Report(file, str(key))
+    value = read_config_map(root, report, Origin(file, root.line))
+    return Parsed(key, None if report.is_rejected else value, tuple(report.findings), root.line, document.text)
 
 
 def _each(items: Sequence, document: Document, file: str) -> Iterator[Parsed]:
     for value in items.items:
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and is_mesh_config_map(value):
+            yield _parse_config_map(value, document, file)
+        elif isinstance(value, Mapping):
             yield _parse_object(value, document, file)
         else:
             yield _unnamed(document, file, value.line, "an object is expected")

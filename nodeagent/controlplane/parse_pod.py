@@ -19,6 +19,7 @@ def parse_pod(fields: Fields, meta: Meta) -> Pod:
     spec, status, metadata = fields.within("spec"), fields.within("status"), fields.within("metadata")
     return Pod(
         meta=meta,
+        uid=metadata.text("uid") if metadata else "",
         node=spec.text("nodeName") if spec else "",
         service_account=_service_account(spec) if spec else "default",
         is_host_network=bool(spec and spec.flag("hostNetwork")),
@@ -65,8 +66,10 @@ def _is_ready(status: Fields | None, metadata: Fields | None) -> bool:
 
 
 def _named_ports(spec: Fields) -> dict[str, Port]:
+    """Those of containers, then those of sidecars that run beside them (init containers that restart always)."""
+    sidecars = [entry for entry in spec.each("initContainers") if entry.text("restartPolicy") == "Always"]
     ports: dict[str, Port] = {}
-    for container in spec.each("containers"):
+    for container in (*spec.each("containers"), *sidecars):
         for entry in container.each("ports"):
             port = entry.port("containerPort")
             if port and entry.text("protocol", "TCP") == "TCP":
@@ -82,8 +85,17 @@ def _workload_name(meta: Meta, metadata: Fields) -> str:
     owner = next((owner for owner in metadata.each("ownerReferences") if owner.flag("controller")), None)
     if owner is None or not metadata.text("generateName"):
         return meta.name
-    name, kind = owner.text("name"), owner.text("kind")
-    if kind == "ReplicaSet":
-        return name.removesuffix("-" + meta.labels.get("pod-template-hash", ""))
-    cron = _CRON_JOB.fullmatch(name) if kind == "Job" else None
-    return cron.group(1) if cron else name
+    name = owner.text("name")
+    match owner.text("kind"):
+        case "ReplicaSet":
+            # Of a Deployment, or of an Argo Rollout.
+            hashes = (meta.labels.get(label) for label in ("pod-template-hash", "rollouts-pod-template-hash"))
+            suffix = next((text for text in hashes if text and name.endswith(text)), "")
+            return name.removesuffix(f"-{suffix}") if suffix else name
+        case "ReplicationController":
+            return meta.labels.get("deploymentconfig") or name
+        case "Job":
+            cron = _CRON_JOB.fullmatch(name)
+            return cron.group(1) if cron else name
+        case _:
+            return name

@@ -5,7 +5,12 @@ What Istio's converter would drop in silence (a bad port, a bad block, an unknow
 because a condition that disappears turns a DENY into nothing.
 """
 
-from nodeagent.controlplane.fields import Fields, parse_port
+import contextlib
+import ipaddress
+from collections.abc import Iterator
+
+from nodeagent.controlplane.documents import Mapping, Scalar, Sequence, Value
+from nodeagent.controlplane.fields import Fields, parse_block, parse_flag, parse_port
 from nodeagent.controlplane.objects import AuthorizationPolicy, Meta, MtlsMode, PeerAuthentication
 from nodeagent.controlplane.parse_rule import API, parse_rule
 from nodeagent.model.address import Port
@@ -33,12 +38,31 @@ def parse_authorization_policy(fields: Fields, meta: Meta) -> AuthorizationPolic
         action=action,
         selector=_selector(spec) or None,
         is_for_waypoint=is_for_waypoint,
-        is_dry_run=meta.annotations.get("istio.io/dry-run") == "true",
+        is_dry_run=parse_flag(meta.annotations.get("istio.io/dry-run", "")),
         rules=rules,
+        written_blocks=dict(_written_blocks(spec.mapping)),
     )
     spec.refuse_others(API)
     _tell_if_not_enforced(policy, spec)
     return policy
+
+
+def _written_blocks(value: Value) -> Iterator[tuple[str, str]]:
+    """Every text below that is a block and has bits behind its prefix. Documents are not nested deeply."""
+    match value:
+        case Mapping():
+            for entry in value.entries.values():
+                yield from _written_blocks(entry)
+        case Sequence():
+            for item in value.items:
+                yield from _written_blocks(item)
+        case Scalar(value=str(text)) if "/" in text:
+            with contextlib.suppress(ValueError):
+                block = str(parse_block(text))
+                if block != str(ipaddress.ip_interface(text)):
+                    yield block, text
+        case _:
+            pass
 
 
 def _is_for_waypoint(spec: Fields) -> bool:

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services and EndpointSlices. Only TCP ports are taken: the mesh carries nothing else. Pure."""
+"""Services and EndpointSlices. Pure.
+
+A Service's ports of other protocols are told as istiod tells them; of a slice only those of TCP are taken, since the
+mesh carries nothing else.
+"""
 
 from nodeagent.controlplane.fields import Fields, parse_address
 from nodeagent.controlplane.objects import Endpoint, EndpointSlice, Meta, PortSpec, Service
 from nodeagent.model.address import Ip, Port
 
+_PROTOCOLS = {name: name for name in ("TCP", "UDP", "SCTP")}
 _TYPES = {name: name for name in ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")}
 
 
@@ -31,7 +36,7 @@ def parse_service(fields: Fields, meta: Meta) -> Service:
         ip_families=_families(spec),
         ports=_ports(spec),
         is_node_local=spec.choice("internalTrafficPolicy", {"Cluster": False, "Local": True}, default=False),
-        traffic_distribution=spec.text("trafficDistribution").lower() if spec.has("trafficDistribution") else None,
+        traffic_distribution=spec.text("trafficDistribution") if spec.has("trafficDistribution") else None,
         publishes_not_ready=spec.flag("publishNotReadyAddresses"),
     )
 
@@ -63,21 +68,20 @@ def _ips(spec: Fields) -> tuple[tuple[Ip, ...], bool]:
 
 
 def _ports(spec: Fields) -> tuple[PortSpec, ...]:
-    found: dict[Port, PortSpec] = {}
+    found: dict[tuple[Port, str], PortSpec] = {}
     for entry in spec.each("ports"):
         port, target = entry.port("port"), entry.port_or_name("targetPort")
         if port is None:
             entry.wrong("port", "a port number is missing")
             continue
-        if entry.text("protocol", "TCP") != "TCP":
-            continue
-        if port in found:
-            entry.wrong("port", f"port {port} occurs twice")
-        name, protocol = entry.text("name"), entry.text("appProtocol")
+        protocol = entry.choice("protocol", _PROTOCOLS, "TCP")
+        if (port, protocol) in found:
+            entry.wrong("port", f"port {port} of {protocol} occurs twice")
+        name, hint, is_tcp = entry.text("name"), entry.text("appProtocol"), protocol == "TCP"
         if isinstance(target, str):
-            found[port] = PortSpec(name, port, 0, target, protocol)
+            found[port, protocol] = PortSpec(name, port, 0, target, hint, is_tcp)
         else:
-            found[port] = PortSpec(name, port, target or port, "", protocol)
+            found[port, protocol] = PortSpec(name, port, target or port, "", hint, is_tcp)
     return tuple(found.values())
 
 
@@ -107,5 +111,6 @@ def _endpoint(entry: Fields, namespace: str) -> Endpoint:
     if not addresses:
         entry.wrong("addresses", "an endpoint has an address")
     if target is not None and target.text("kind") == "Pod":
-        return Endpoint(addresses, is_ready, f"{target.text('namespace', namespace)}/{target.text('name')}")
+        name = f"{target.text('namespace', namespace)}/{target.text('name')}"
+        return Endpoint(addresses, is_ready, name, target.text("uid"))
     return Endpoint(addresses, is_ready)

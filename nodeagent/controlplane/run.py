@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
 from nodeagent.controlplane import token
 from nodeagent.controlplane.analyze import analyze
 from nodeagent.controlplane.ca import open_authority
@@ -24,11 +22,11 @@ from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
-from nodeagent.controlplane.objects import Enrolment, Key, MeshConfig, MeshObject
+from nodeagent.controlplane.objects import Enrolment, Key
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
-from nodeagent.controlplane.translate import mesh_config, translate
+from nodeagent.controlplane.translate import enrolled_by, translate
 from nodeagent.controlplane.watch import DirectoryWatch
 from nodeagent.errors import ConfigError, StateFileUnwritable
 
@@ -136,8 +134,9 @@ class MeshDirectory:
         """What the directory means now. Raises ConfigError when it cannot be listed."""
         contents = read_directory(self._settings.config_dir, self._contents, touched)
         catalog = admit(self._catalog, contents)
-        objects = self._enrolled(catalog.values)
-        snapshot, difference = advance(self.publisher.snapshot, translate(objects))
+        objects = enrolled_by(self._settings.enrolment, catalog.values)
+        translation = translate(objects, self.publisher.snapshot.translation.allocated)
+        snapshot, difference = advance(self.publisher.snapshot, translation)
         findings = tuple(sorted({*catalog.findings, *analyze(objects)}))
         return _Step(contents, catalog, snapshot, difference, findings)
 
@@ -165,12 +164,6 @@ class MeshDirectory:
             if not step.difference:
                 what = "nothing differs"
             _log.info("%s changed -> generation %d: %s", ", ".join(changed), step.snapshot.generation, what)
-
-    def _enrolled(self, objects: tuple[MeshObject, ...]) -> tuple[MeshObject, ...]:
-        if self._settings.enrolment is None:
-            return objects
-        mesh = msgspec.structs.replace(mesh_config(objects), enrolment=self._settings.enrolment)
-        return (*(value for value in objects if not isinstance(value, MeshConfig)), mesh)
 
     def _tell(self, findings: tuple[Finding, ...]) -> None:
         """Every finding once, when it appears."""

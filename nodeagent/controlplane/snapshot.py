@@ -9,10 +9,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from nodeagent.controlplane.encode import Resource, encode_policy, encode_service, encode_workload
+from nodeagent.controlplane.hints import WorkloadHints
 from nodeagent.controlplane.translate import Translation
+from nodeagent.proto import authorization_pb2, workload_pb2
 
 ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
+MESSAGES: Mapping[str, type[workload_pb2.Address] | type[authorization_pb2.Authorization]] = {
+    ADDRESS: workload_pb2.Address,
+    AUTHORIZATION: authorization_pb2.Authorization,
+}
+"""By type url: what a resource's value is."""
+_NO_HINTS = WorkloadHints()
 _Value = TypeVar("_Value")
 
 
@@ -57,16 +65,22 @@ def advance(previous: Snapshot, translation: Translation) -> tuple[Snapshot, Dif
     """The next snapshot and what differs; `previous` itself when nothing does."""
     old = previous.translation
     difference = Difference(
-        workloads=_count(old.workloads, translation.workloads),
+        workloads=len(
+            _differing(old.workloads, translation.workloads)
+            | _differing(old.workload_hints, translation.workload_hints),
+        ),
         services=len(
             _differing(old.services, translation.services) | _differing(old.hints, translation.hints),
         ),
-        policies=_count(old.policies, translation.policies),
-        identities=_count(old.identities, translation.identities),
+        policies=len(
+            _differing(old.policies, translation.policies)
+            | (_differing(old.written_blocks, translation.written_blocks) & translation.policies.keys()),
+        ),
+        identities=len(_differing(old.identities, translation.identities)),
     )
     if not difference and previous.generation:
         # The mesh's names may have changed while it has no pods: nothing to push, but the CA compares with them.
-        is_same = old.mesh == translation.mesh
+        is_same = old.mesh == translation.mesh and old.allocated == translation.allocated
         return previous if is_same else dataclasses.replace(previous, translation=translation), difference
     before = previous.of_type(ADDRESS)
     addresses = {
@@ -83,15 +97,21 @@ def advance(previous: Snapshot, translation: Translation) -> tuple[Snapshot, Dif
         **_encode(
             translation.workloads,
             before,
-            lambda uid: old.workloads.get(uid) == translation.workloads[uid],
-            lambda uid: encode_workload(translation.workloads[uid]),
+            lambda uid: (
+                old.workloads.get(uid) == translation.workloads[uid]
+                and old.workload_hints.get(uid) == translation.workload_hints.get(uid)
+            ),
+            lambda uid: encode_workload(translation.workloads[uid], translation.workload_hints.get(uid, _NO_HINTS)),
         ),
     }
     authorizations = _encode(
         translation.policies,
         previous.of_type(AUTHORIZATION),
-        lambda key: old.policies.get(key) == translation.policies[key],
-        lambda key: encode_policy(translation.policies[key]),
+        lambda key: (
+            old.policies.get(key) == translation.policies[key]
+            and old.written_blocks.get(key) == translation.written_blocks.get(key)
+        ),
+        lambda key: encode_policy(translation.policies[key], translation.written_blocks.get(key, {})),
     )
     resources = {ADDRESS: addresses, AUTHORIZATION: authorizations}
     return Snapshot(previous.generation + 1, translation, resources), difference
@@ -104,10 +124,6 @@ def _encode(
     encode: Callable[[str], Resource],
 ) -> dict[str, Resource]:
     return {name: before[name] if name in before and is_same(name) else encode(name) for name in names}
-
-
-def _count(old: Mapping[str, _Value], following: Mapping[str, _Value]) -> int:
-    return len(_differing(old, following))
 
 
 def _differing(old: Mapping[str, _Value], following: Mapping[str, _Value]) -> set[str]:

@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objects -> what the mesh's agents are told, and which identities each node may ask for. Pure and total.
 
-The same objects always give the same answer, whatever was there before; what changed is found by comparing answers
-(`snapshot.py`). It equals a real istiod's answer to the same objects, but for what the files' docstrings say.
+The same objects always give the same answer, whatever was there before, but for addresses that were allocated to
+ServiceEntries: they stay. What changed is found by comparing answers (`snapshot.py`). It equals a real istiod's answer
+to the same objects, but for what docs/istiod.md lists.
 """
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
+import msgspec
+
 from nodeagent.controlplane.authorization import translate_authorization
+from nodeagent.controlplane.entry_workloads import translate_endpoints, translate_workload_entry
+from nodeagent.controlplane.hints import ServiceHints, WorkloadHints
+from nodeagent.controlplane.mesh_services import MeshService, choose_services
+from nodeagent.controlplane.networks import local_network, network_gateways
 from nodeagent.controlplane.objects import (
     DEFAULT_MESH,
     AuthorizationPolicy,
     EndpointSlice,
+    Enrolment,
+    Gateway,
+    GatewayClass,
+    Key,
     MeshConfig,
     MeshObject,
     Namespace,
@@ -23,15 +34,21 @@ from nodeagent.controlplane.objects import (
     Pod,
     PodPhase,
     Service,
+    ServiceEntry,
+    WorkloadEntry,
 )
 from nodeagent.controlplane.peer_authentication import PeerAuthentications
-from nodeagent.controlplane.services import ServiceHints, translate_service
-from nodeagent.controlplane.workloads import Surroundings, translate_pod, translate_slice
+from nodeagent.controlplane.service_entries import Allocated, allocate, translate_service_entry
+from nodeagent.controlplane.services import translate_service
+from nodeagent.controlplane.surroundings import Surroundings
+from nodeagent.controlplane.waypoints import Waypoints, build_waypoints
+from nodeagent.controlplane.workloads import translate_pod, translate_slice
 from nodeagent.model import workload as model
 from nodeagent.model.identity import Identity
-from nodeagent.model.policy import Policy, PolicyScope
+from nodeagent.model.policy import Policy
 
 _Kind = TypeVar("_Kind", bound=MeshObject)
+_NO_HINTS = WorkloadHints()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,13 +56,19 @@ class Translation:
     mesh: MeshConfig = DEFAULT_MESH
     workloads: Mapping[str, model.Workload] = dataclasses.field(default_factory=dict)
     """By uid."""
+    workload_hints: Mapping[str, WorkloadHints] = dataclasses.field(default_factory=dict)
+    """By uid; only where there is something to say."""
     services: Mapping[str, model.Service] = dataclasses.field(default_factory=dict)
     """By `namespace/hostname`, as are `hints`."""
     hints: Mapping[str, ServiceHints] = dataclasses.field(default_factory=dict)
     policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
     """By `namespace/name`."""
+    written_blocks: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """By the same: how blocks are written, where it matters."""
     identities: Mapping[str, frozenset[Identity]] = dataclasses.field(default_factory=dict)
     """By node: identities of the pods placed there that have not failed."""
+    allocated: Allocated = dataclasses.field(default_factory=dict)
+    """For the next translation."""
 
 
 def select(objects: Iterable[MeshObject], kind: type[_Kind]) -> list[_Kind]:
@@ -57,87 +80,119 @@ def mesh_config(objects: Iterable[MeshObject]) -> MeshConfig:
     return min(select(objects, MeshConfig), key=lambda mesh: mesh.meta.age, default=DEFAULT_MESH)
 
 
-def translate(objects: Iterable[MeshObject]) -> Translation:
-    known = tuple(objects)
-    mesh = mesh_config(known)
-    around = _surroundings(known, mesh)
-    peers = PeerAuthentications.sort(select(known, PeerAuthentication), mesh.root_namespace)
-    selecting: dict[str, list[AuthorizationPolicy]] = defaultdict(list)
-    policies: dict[str, Policy] = {policy.key: policy for policy in peers.policies()}
-    for written in select(known, AuthorizationPolicy):
-        policy = translate_authorization(written, mesh.root_namespace)
-        if policy is None:
-            continue
-        policies[policy.key] = policy
-        if policy.scope is PolicyScope.WORKLOAD_SELECTOR:
-            selecting[policy.namespace].append(written)
-    workloads: dict[str, model.Workload] = {}
-    for pod in select(known, Pod):
-        listed = _selected_by(pod, selecting, mesh) + peers.listed_by(pod.meta.namespace, pod.meta.labels)
-        workload = translate_pod(pod, around, listed)
-        if workload is not None:
-            workloads[workload.uid] = workload
-    workloads.update(_sliced_workloads(known, around))
-    annotations = {value.meta.name: value.meta.annotations for value in select(known, Namespace)}
-    translated = [
-        translate_service(service, mesh, annotations.get(service.meta.namespace, {}))
-        for services in around.services.values()
-        for service in services
-    ]
+def enrolled_by(enrolment: Enrolment | None, objects: tuple[MeshObject, ...]) -> tuple[MeshObject, ...]:
+    """The objects with a MeshConfig that says so; None leaves it to theirs."""
+    if enrolment is None:
+        return objects
+    mesh = msgspec.structs.replace(mesh_config(objects), enrolment=enrolment)
+    return (*(value for value in objects if not isinstance(value, MeshConfig)), mesh)
+
+
+def translate(objects: Iterable[MeshObject], kept: Allocated | None = None) -> Translation:
+    """`kept`: what the translation before has allocated."""
+    given = tuple(objects)
+    namespaces = {value.meta.name: value for value in select(given, Namespace)}
+    mesh = mesh_config(given)
+    known = tuple(_discovered(given, mesh, namespaces))
+    mesh = msgspec.structs.replace(mesh, network=local_network(mesh, namespaces))
+    waypoints = build_waypoints(select(known, Gateway), select(known, GatewayClass), namespaces, mesh.network)
+    allocated = allocate(select(known, ServiceEntry), kept or {})
+    services = choose_services(_services(known, mesh, namespaces, waypoints, allocated))
+    policies = _policies(known, mesh)
+    around = _surroundings(known, mesh, namespaces, waypoints, services)
+    workloads = list(_workloads(known, around))
     return Translation(
         mesh=mesh,
-        workloads=workloads,
-        services={service.key: service for service, _ in translated},
-        hints={service.key: hints for service, hints in translated},
-        policies=policies,
+        workloads={workload.uid: workload for workload, _ in workloads},
+        workload_hints={workload.uid: hints for workload, hints in workloads if hints != _NO_HINTS},
+        services={one.service.key: one.service for one in services},
+        hints={one.service.key: one.hints for one in services},
+        policies={**{policy.key: policy for policy in around.peers.policies()}, **policies},
+        written_blocks={
+            f"{one.meta.namespace}/{one.meta.name}": one.written_blocks
+            for one in select(known, AuthorizationPolicy)
+            if one.written_blocks
+        },
         identities=_identities(select(known, Pod), mesh),
+        allocated=allocated,
     )
 
 
-def _surroundings(objects: tuple[MeshObject, ...], mesh: MeshConfig) -> Surroundings:
-    services: dict[str, list[Service]] = defaultdict(list)
-    without_selector: dict[tuple[str, str], Service] = {}
+def _discovered(
+    objects: tuple[MeshObject, ...], mesh: MeshConfig, namespaces: Mapping[str, Namespace]
+) -> Iterator[MeshObject]:
+    for value in objects:
+        owner = namespaces.get(value.meta.namespace)
+        if not value.meta.namespace or not mesh.discovery or (owner is not None and mesh.knows(owner.meta.labels)):
+            yield value
+
+
+def _services(
+    objects: tuple[MeshObject, ...],
+    mesh: MeshConfig,
+    namespaces: Mapping[str, Namespace],
+    waypoints: Waypoints,
+    allocated: Allocated,
+) -> Iterator[MeshService]:
     for service in select(objects, Service):
-        if service.is_external_name:
-            continue
-        services[service.meta.namespace].append(service)
-        if not service.selector:
-            without_selector[service.meta.namespace, service.meta.name] = service
-    sliced: dict[str, list[Service]] = defaultdict(list)
+        if not service.is_external_name:
+            yield translate_service(service, mesh, namespaces.get(service.meta.namespace), waypoints)
+    for entry in select(objects, ServiceEntry):
+        yield from translate_service_entry(entry, mesh, namespaces.get(entry.meta.namespace), waypoints, allocated)
+
+
+def _policies(objects: tuple[MeshObject, ...], mesh: MeshConfig) -> dict[str, Policy]:
+    translated = (translate_authorization(one, mesh.root_namespace) for one in select(objects, AuthorizationPolicy))
+    return {policy.key: policy for policy in translated if policy is not None}
+
+
+def _surroundings(
+    objects: tuple[MeshObject, ...],
+    mesh: MeshConfig,
+    namespaces: Mapping[str, Namespace],
+    waypoints: Waypoints,
+    services: list[MeshService],
+) -> Surroundings:
+    by_namespace: dict[str, list[MeshService]] = defaultdict(list)
+    by_source: dict[Key, list[MeshService]] = defaultdict(list)
+    for service in services:
+        by_namespace[service.service.namespace].append(service)
+        by_source[service.source.key].append(service)
+    sliced: dict[tuple[str, str], list[MeshService]] = defaultdict(list)
     for piece in select(objects, EndpointSlice):
-        owner = without_selector.get((piece.meta.namespace, piece.service))
-        for endpoint in piece.endpoints:
-            if owner is not None and endpoint.pod and owner not in sliced[endpoint.pod]:
-                sliced[endpoint.pod].append(owner)
+        for service in by_source.get(Key("Service", piece.meta.namespace, piece.service), ()):
+            for endpoint in piece.endpoints:
+                if endpoint.pod:
+                    sliced[endpoint.pod, endpoint.pod_uid].append(service)
+    selecting: dict[str, list[AuthorizationPolicy]] = defaultdict(list)
+    for policy in select(objects, AuthorizationPolicy):
+        if policy.selector is not None and translate_authorization(policy, mesh.root_namespace) is not None:
+            selecting[policy.meta.namespace].append(policy)
     return Surroundings(
         mesh=mesh,
-        namespace_labels={value.meta.name: value.meta.labels for value in select(objects, Namespace)},
+        namespaces=namespaces,
         nodes={value.meta.name: value for value in select(objects, Node)},
-        services=services,
+        services=by_namespace,
+        by_source=by_source,
         sliced=sliced,
+        waypoints=waypoints,
+        gateways=network_gateways(select(objects, Gateway)),
+        selecting=selecting,
+        peers=PeerAuthentications.sort(select(objects, PeerAuthentication), mesh.root_namespace),
     )
 
 
-def _sliced_workloads(objects: tuple[MeshObject, ...], around: Surroundings) -> dict[str, model.Workload]:
-    found: dict[str, model.Workload] = {}
+def _workloads(objects: tuple[MeshObject, ...], around: Surroundings) -> Iterator[tuple[model.Workload, WorkloadHints]]:
+    pods = (translate_pod(pod, around) for pod in select(objects, Pod))
+    yield from (translated for translated in pods if translated is not None)
+    yield from (translate_workload_entry(entry, around) for entry in select(objects, WorkloadEntry))
+    for entry in select(objects, ServiceEntry):
+        yield from translate_endpoints(entry, around)
     for piece in select(objects, EndpointSlice):
-        for service in around.services.get(piece.meta.namespace, ()):
-            if service.meta.name == piece.service:
-                found.update((workload.uid, workload) for workload in translate_slice(piece, service, around.mesh))
-    return found
-
-
-def _selected_by(pod: Pod, selecting: Mapping[str, list[AuthorizationPolicy]], mesh: MeshConfig) -> tuple[str, ...]:
-    """Policies of the pod's own namespace; those of the root namespace select everywhere."""
-    labels = pod.meta.labels.items()
-    return tuple(
-        sorted(
-            f"{namespace}/{policy.meta.name}"
-            for namespace in {pod.meta.namespace, mesh.root_namespace}
-            for policy in selecting.get(namespace, ())
-            if policy.selector is not None and policy.selector.items() <= labels
-        )
-    )
+        for service in around.by_source.get(Key("Service", piece.meta.namespace, piece.service), ()):
+            yield from ((workload, _NO_HINTS) for workload in translate_slice(piece, service, around.mesh))
+    gateways = (gateway for same in around.gateways.values() for gateway in same)
+    yield from ((gateway.as_workload(around.mesh), _NO_HINTS) for gateway in gateways)
 
 
 def _identities(pods: list[Pod], mesh: MeshConfig) -> dict[str, frozenset[Identity]]:

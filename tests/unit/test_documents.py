@@ -288,13 +288,28 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             "controlplane/fields.py",
             "controlplane/finding.py",
+            "controlplane/parse_config_map.py",
             "controlplane/parse_mesh.py",
             "controlplane/parse_pod.py",
             "controlplane/parse_service.py",
         ),
     ),
+    (
+        "entries and Gateways, of one reader",
+        "tests/unit/controlplane/test_parse_entry.py",
+        (
+            "controlplane/entry_spec.py",
+            "controlplane/gateway_spec.py",
+            "controlplane/parse_gateway.py",
+            "controlplane/parse_selector.py",
+        ),
+    ),
     ("rules of a policy", "tests/unit/controlplane/test_parse_policy.py", ("controlplane/parse_rule.py",)),
-    ("one half of a translation", "tests/unit/controlplane/test_translate.py", ("controlplane/workloads.py",)),
+    (
+        "half of a translation",
+        "tests/unit/controlplane/test_translate.py",
+        ("controlplane/surroundings.py", "controlplane/workloads.py"),
+    ),
 )
 """Why a module has no test file of its own name, where it is tested, and which modules."""
 
@@ -307,6 +322,7 @@ _SECOND_FILES = {
     "tests/unit/hbone/test_conformance.py": "the RFC's rules in one table, whichever module keeps them",
     "tests/unit/tls/test_openssl.py": "a peer that changes keys, pads and fragments, beside Python's ssl",
     "tests/unit/policy/test_evaluate_recorded.py": "policies of a real istiod, beside the tables",
+    "tests/unit/controlplane/test_istiod_equality.py": "recordings of a real istiod, beside the rules",
     "tests/unit/vagrant/test_vagrantfile.py": "Ruby and shell, beside the runner",
 }
 

@@ -14,6 +14,7 @@ from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import MeshObject
 from nodeagent.controlplane.parse import parse_document
 from nodeagent.controlplane.state import StateDirectory
+from nodeagent.controlplane.translate import Translation, translate
 
 Read = Callable[[str], tuple[list[MeshObject], list[Finding]]]
 
@@ -66,6 +67,18 @@ def read() -> Read:
         return objects, [finding for found in parsed for finding in found.findings]
 
     return parse
+
+
+@pytest.fixture
+def translated(read: Read) -> Callable[[str], Translation]:
+    """Text, in which nothing may be refused -> what agents are told."""
+
+    def through(text: str) -> Translation:
+        objects, findings = read(text)
+        assert [str(finding) for finding in findings if finding.is_rejected] == []
+        return translate(objects)
+
+    return through
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 
 from nodeagent.controlplane.encode import encode_policy, encode_service, encode_workload
 from nodeagent.controlplane.finding import Finding
+from nodeagent.controlplane.hints import AppProtocol, IpFamilies, ServiceHints, WorkloadHints
 from nodeagent.controlplane.objects import MeshObject
-from nodeagent.controlplane.services import ServiceHints
 from nodeagent.controlplane.translate import translate
+from nodeagent.controlplane.waypoints import Binding, Weighted
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.policy import (
     Action,
@@ -26,6 +27,7 @@ from nodeagent.model.policy import (
 )
 from nodeagent.model.workload import (
     BalancingMode,
+    GatewayAddress,
     LoadBalancing,
     Scope,
     Service,
@@ -34,6 +36,7 @@ from nodeagent.model.workload import (
     Vip,
     Workload,
 )
+from nodeagent.proto import workload_pb2
 from nodeagent.xds.decode import decode_resource
 from nodeagent.xds.delta import Kind
 
@@ -66,6 +69,9 @@ WORKLOAD = Workload(
     policies=("shop/a", "shop/b"),
     is_healthy=False,
     is_host_network=True,
+    waypoint=GatewayAddress(Port(15008), service="shop/waypoint.shop.svc.cluster.local"),
+    network_gateway=GatewayAddress(Port(15009), network="net-2", ip=Ip("fd00::9")),
+    application_tunnel_port=15088,
     region="r",
     zone="z",
     subzone="s",
@@ -75,7 +81,8 @@ SERVICE = Service(
     name="web",
     namespace="shop",
     hostname="web.shop.svc.cluster.local",
-    vips=(Vip("net-1", Ip("10.0.0.1")), Vip("net-1", Ip("fd00::1"))),
+    vips=(Vip("net-1", Ip("10.0.0.1")), Vip("net-1", Ip("fd00::1")), Vip("net-1", block=Cidr.parse("10.9.0.0/16"))),
+    waypoint=GatewayAddress(Port(15008), network="net-1", ip=Ip("10.0.0.7")),
     ports=(ServicePort(Port(80), 8080), ServicePort(Port(81), 0)),
     subject_alt_names=("spiffe://cluster.local/ns/shop/sa/web",),
     balancing=LoadBalancing(BalancingMode.FAILOVER, (Scope.NETWORK, Scope.ZONE), takes_unhealthy=True),
@@ -146,9 +153,43 @@ def test_an_agent_takes_everything_that_is_published(read: Read, path: Path) -> 
         assert decode_resource(Kind.ADDRESS, key, resource.value) == service
     for uid, workload in translation.workloads.items():
         decoded = decode_resource(Kind.ADDRESS, uid, encode_workload(workload).value)
-        assert isinstance(decoded, Workload)
-        # Of an endpoint without a pod the account is unknown, which an agent reads as the default.
-        assert decoded == workload or (workload.service_account, decoded.service_account) == ("", "default")
+        # Of what is no pod the account may be unknown, of a gateway the cluster: an agent reads these as the defaults.
+        assert decoded == msgspec.structs.replace(
+            workload,
+            service_account=workload.service_account or "default",
+            cluster=workload.cluster or "Kubernetes",
+        )
+
+
+def test_hints_are_on_the_wire() -> None:
+    canary = Weighted(GatewayAddress(Port(15008), service="shop/canary"), 10)
+    hints = ServiceHints((AppProtocol.HTTP2, AppProtocol.TLS), IpFamilies.DUAL, wants_ingress=True, weighted=(canary,))
+    service = workload_pb2.Address.FromString(encode_service(SERVICE, hints).value).service
+    assert [port.app_protocol for port in service.ports] == [workload_pb2.HTTP2, workload_pb2.TLS]
+    assert (service.ip_families, service.ingress_use_waypoint) == (workload_pb2.DUAL, True)
+    assert [(one.destination.hostname.hostname, one.weight) for one in service.weighted_waypoints] == [("canary", 10)]
+
+
+def test_a_weight_of_one_is_told_if_it_is_written() -> None:
+    workload = Workload(uid="u", name="n", namespace="ns")
+    for is_written in (False, True):
+        value = encode_workload(workload, WorkloadHints(has_capacity=is_written)).value
+        assert workload_pb2.Address.FromString(value).workload.HasField("capacity") == is_written
+
+
+@pytest.mark.parametrize(
+    "binding", [Binding(speaks_proxy_protocol=True, port=0), Binding(speaks_proxy_protocol=False, port=9)]
+)
+def test_a_binding_is_told_as_it_is_written(binding: Binding) -> None:
+    workload = Workload(uid="u", name="n", namespace="ns")
+    tunnel = workload_pb2.Address.FromString(
+        encode_workload(workload, WorkloadHints(binding=binding)).value
+    ).workload.application_tunnel
+    assert (bool(tunnel.protocol), tunnel.port) == (binding.speaks_proxy_protocol, binding.port)
+
+
+def test_aliases_are_addresses_and_blocks() -> None:
+    assert encode_service(SERVICE, ServiceHints()).aliases == ("net-1/10.0.0.1", "net-1/fd00::1", "net-1/10.9.0.0/16")
 
 
 def test_the_version_is_of_the_content() -> None:

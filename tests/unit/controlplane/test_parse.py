@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from nodeagent.controlplane.documents import YamlError, parse_documents
 from nodeagent.controlplane.finding import CODES, Finding, Severity
-from nodeagent.controlplane.objects import Key, MeshObject
+from nodeagent.controlplane.objects import Key, MeshConfig, MeshObject
 from nodeagent.controlplane.parse import parse_document
+from nodeagent.controlplane.translate import translate
 
 Read = Callable[[str], tuple[list[MeshObject], list[Finding]]]
 
@@ -140,14 +141,66 @@ def test_a_service_with_a_bad_field_is_rejected(read: Read, rest: str, words: st
     assert words in " ".join(finding.message for finding in findings if finding.is_rejected)
 
 
-_KINDS = ["Pod", "Service", "EndpointSlice", "AuthorizationPolicy", "PeerAuthentication", "MeshConfig", "Node", "List"]
+CONFIG_MAP = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  meshNetworks: 'networks: {}'
+  mesh: |-
+    trustDomain: corp.example
+    rootNamespace: mesh-root
+    accessLogFile: /dev/stdout
+"""
+
+
+def test_istios_config_map_is_the_mesh_configuration(read: Read) -> None:
+    (mesh,), (finding,) = read(CONFIG_MAP)
+    assert isinstance(mesh, MeshConfig)
+    assert (mesh.meta.key, mesh.trust_domain) == (Key("MeshConfig", "", "default"), "corp.example")
+    assert mesh.root_namespace == "mesh-root"
+    assert (finding.line, finding.severity) == (9, Severity.WARNING)
+    assert "data.mesh.accessLogFile: this field is not used" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        pytest.param("trustDomain: '-'", 7, "data.mesh.trustDomain", id="a bad field"),
+        pytest.param("trustDomain: [", 7, "data.mesh: not YAML", id="no YAML"),
+        pytest.param("- trustDomain", 7, "data.mesh: one object with fields", id="no fields"),
+        pytest.param("trustDomain: a\n    trustDomain: b", 8, "data.mesh: key 'trustDomain' occurs twice", id="twice"),
+    ],
+)
+def test_a_bad_config_map_is_rejected_at_its_line(read: Read, text: str, line: int, message: str) -> None:
+    start = CONFIG_MAP.index("    trustDomain")
+    objects, findings = read(f"{CONFIG_MAP[:start]}    {text}\n")
+    assert objects == []
+    (finding,) = [one for one in findings if one.is_rejected]
+    assert message in finding.message
+    assert finding.line in {line, line + 1}  # where a parser notices an end that is missing
+
+
+@pytest.mark.parametrize("name", ["namespace: default, name: istio", "namespace: istio-system, name: other"])
+def test_other_config_maps_are_not_used(read: Read, name: str) -> None:
+    objects, (finding,) = read(CONFIG_MAP.replace("name: istio, namespace: istio-system", name))
+    assert (objects, finding.code) == ([], "MN0006")
+
+
 # fmt: off
+_KINDS = [
+    "Pod", "Service", "EndpointSlice", "WorkloadEntry", "WorkloadGroup", "ServiceEntry", "Gateway", "GatewayClass",
+    "AuthorizationPolicy", "PeerAuthentication", "MeshConfig", "Node", "List",
+]
 _WORDS = st.sampled_from([
     "spec", "status", "metadata", "name", "namespace", "labels", "annotations", "selector", "matchLabels",
     "rules", "from", "to", "when", "source", "operation", "principals", "ipBlocks", "ports", "key", "values",
     "action", "mtls", "mode", "portLevelMtls", "podIPs", "ip", "phase", "conditions", "endpoints", "addresses",
     "targetRef", "kind", "containers", "containerPort", "clusterIPs", "items", "ownerReferences", "controller",
-    "8080", "STRICT", "DENY", "*", "10.0.0.0/8",
+    "hosts", "resolution", "workloadSelector", "number", "protocol", "address", "network", "locality", "weight",
+    "template", "status", "host", "value", "listeners", "port", "allowedRoutes", "namespaces", "matchExpressions",
+    "operator", "serviceEntryVisibility", "policies", "matchingRules", "namespaceSelector",
+    "HTTP", "DNS", "a.test", "In", "80", "8080", "STRICT", "DENY", "*", "10.0.0.0/8",
 ])
 # fmt: on
 _VALUES = st.recursive(
@@ -166,6 +219,8 @@ def test_whatever_stands_in_an_object_the_answer_is_findings(kind: str, fields: 
         rejected = any(finding.is_rejected for finding in parsed.findings)
         assert (parsed.value is None) == (rejected or parsed.is_ignored)
         assert all(finding.code in CODES and finding.check and str(finding) for finding in parsed.findings)
+        if parsed.value is not None:
+            translate([parsed.value])
 
 
 @given(st.text(alphabet="apiVersion:kndPmt{}[]-, \n'\"&*!1", max_size=80))
@@ -179,5 +234,14 @@ def test_whatever_the_text_the_answer_is_findings(text: str) -> None:
 
 
 def _version(kind: str) -> str:
-    group = {"EndpointSlice": "discovery.k8s.io/", "AuthorizationPolicy": "security.istio.io/"}
-    return group.get(kind, "security.istio.io/" if kind == "PeerAuthentication" else "") + "v1"
+    groups = {
+        "EndpointSlice": "discovery.k8s.io/",
+        "WorkloadEntry": "networking.istio.io/",
+        "WorkloadGroup": "networking.istio.io/",
+        "ServiceEntry": "networking.istio.io/",
+        "Gateway": "gateway.networking.k8s.io/",
+        "GatewayClass": "gateway.networking.k8s.io/",
+        "AuthorizationPolicy": "security.istio.io/",
+        "PeerAuthentication": "security.istio.io/",
+    }
+    return f"{groups.get(kind, '')}v1"

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services: load balancing, families and protocol hints."""
+"""Services: load balancing, families and ports."""
 
 import pytest
 
-from nodeagent.controlplane.objects import DEFAULT_MESH, Key, Meta, Origin, PortSpec, Service
-from nodeagent.controlplane.services import AppProtocol, IpFamilies, translate_service
+from nodeagent.controlplane.hints import AppProtocol, IpFamilies
+from nodeagent.controlplane.objects import DEFAULT_MESH, Key, Meta, Namespace, Origin, PortSpec, Service
+from nodeagent.controlplane.services import translate_service
+from nodeagent.controlplane.waypoints import Waypoints
 from nodeagent.model.address import Ip, Port
-from nodeagent.model.workload import BalancingMode, LoadBalancing, Scope
+from nodeagent.model.workload import BalancingMode, LoadBalancing, Scope, ServicePort
 
+NO_WAYPOINTS = Waypoints({}, {})
 ZONE = LoadBalancing(BalancingMode.FAILOVER, (Scope.NETWORK, Scope.REGION, Scope.ZONE))
 NODE = LoadBalancing(BalancingMode.FAILOVER, (*ZONE.scopes, Scope.SUBZONE, Scope.NODE))
 LOCAL = LoadBalancing(BalancingMode.STRICT, (Scope.NODE,))
@@ -26,19 +29,22 @@ def meta(**annotations: str) -> Meta:
     ("service", "of_namespace", "expected"),
     [
         (Service(meta=meta()), {}, LoadBalancing()),
-        (Service(meta=meta(), traffic_distribution="preferclose"), {}, ZONE),
-        (Service(meta=meta(), traffic_distribution="prefersamezone"), {}, ZONE),
-        (Service(meta=meta(), traffic_distribution="prefersamenode"), {}, NODE),
-        (Service(meta=meta(), traffic_distribution="anything"), {ANNOTATION: "PreferClose"}, LoadBalancing()),
+        (Service(meta=meta(), traffic_distribution="PreferClose"), {}, ZONE),
+        (Service(meta=meta(), traffic_distribution="PreferSameZone"), {}, ZONE),
+        (Service(meta=meta(), traffic_distribution="PreferSameNode"), {}, NODE),
+        (Service(meta=meta(), traffic_distribution="anything"), {ANNOTATION: "PreferClose"}, ZONE),
+        (Service(meta=meta(), traffic_distribution="preferclose"), {}, LoadBalancing()),
+        (Service(meta=meta(value="anything")), {ANNOTATION: "PreferClose"}, LoadBalancing()),
+        (Service(meta=meta(value="")), {ANNOTATION: "preferclose"}, ZONE),
         (Service(meta=meta(value="PreferSameNode")), {ANNOTATION: "PreferClose"}, NODE),
         (Service(meta=meta()), {ANNOTATION: "PreferClose"}, ZONE),
-        (Service(meta=meta(), is_node_local=True, traffic_distribution="preferclose"), {}, LOCAL),
+        (Service(meta=meta(), is_node_local=True, traffic_distribution="PreferClose"), {}, LOCAL),
         (Service(meta=meta(), publishes_not_ready=True), {}, LoadBalancing(takes_unhealthy=True)),
     ],
 )
 def test_balancing(service: Service, of_namespace: dict[str, str], expected: LoadBalancing) -> None:
-    translated, _ = translate_service(service, DEFAULT_MESH, of_namespace)
-    assert translated.balancing == expected
+    namespace = Namespace(meta=Meta(key=Key("Namespace", "", "shop"), origin=Origin("", 0), annotations=of_namespace))
+    assert translate_service(service, DEFAULT_MESH, namespace, NO_WAYPOINTS).service.balancing == expected
 
 
 @pytest.mark.parametrize(
@@ -59,30 +65,18 @@ def test_families(
     expected: IpFamilies,
     prefers_ipv6: bool | None,
 ) -> None:
-    service, hints = translate_service(Service(meta=meta(), ip_families=families, ips=ips), DEFAULT_MESH, {})
-    assert (hints.ip_families, service.prefers_ipv6) == (expected, prefers_ipv6)
-    assert [vip.ip for vip in service.vips] == list(ips)
+    found = translate_service(Service(meta=meta(), ip_families=families, ips=ips), DEFAULT_MESH, None, NO_WAYPOINTS)
+    assert (found.hints.ip_families, found.service.prefers_ipv6) == (expected, prefers_ipv6)
+    assert [vip.ip for vip in found.service.vips] == list(ips)
 
 
-@pytest.mark.parametrize(
-    ("name", "app_protocol", "port", "expected"),
-    [
-        ("http", "", 80, AppProtocol.HTTP11),
-        ("http-admin", "", 80, AppProtocol.HTTP11),
-        ("http2", "", 80, AppProtocol.HTTP2),
-        ("grpc", "", 80, AppProtocol.GRPC),
-        ("grpc-web", "", 80, AppProtocol.HTTP11),
-        ("https", "", 443, AppProtocol.TLS),
-        ("tls-x", "", 443, AppProtocol.TLS),
-        ("tcp-x", "", 80, AppProtocol.TCP),
-        ("db", "", 5432, AppProtocol.UNKNOWN),
-        ("db", "", 3306, AppProtocol.TCP),
-        ("x", "kubernetes.io/h2c", 80, AppProtocol.HTTP2),
-        ("x", "kubernetes.io/wss", 80, AppProtocol.TLS),
-        ("tcp", "http", 80, AppProtocol.HTTP11),
-    ],
-)
-def test_protocol_hints(name: str, app_protocol: str, port: int, expected: AppProtocol) -> None:
-    spec = PortSpec(name, Port(port), port, "", app_protocol)
-    _, hints = translate_service(Service(meta=meta(), ports=(spec,)), DEFAULT_MESH, {})
-    assert hints.app_protocols == (expected,)
+def test_ports_of_other_protocols_are_told_without_a_hint() -> None:
+    """As istiod does: of two ports with one number, the names of the last count."""
+    ports = (
+        PortSpec("dns-tcp", Port(53), 5353, ""),
+        PortSpec("dns", Port(53), 0, "dns", is_tcp=False),
+    )
+    found = translate_service(Service(meta=meta(), ports=ports), DEFAULT_MESH, None, NO_WAYPOINTS)
+    assert found.service.ports == (ServicePort(Port(53), 5353), ServicePort(Port(53), 0))
+    assert found.hints.app_protocols == (AppProtocol.TCP, AppProtocol.UNKNOWN)
+    assert found.port_names[Port(53)].target == "dns"

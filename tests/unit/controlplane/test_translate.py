@@ -1,37 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The translation against a real istiod: same objects in, same resources out, after every step of a recording."""
+"""Which pods are workloads and captured, and what the mesh's configuration and EndpointSlices add to them."""
 
-import base64
-import ipaddress
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from google.protobuf.message import Message
 
 from nodeagent.controlplane.documents import parse_documents
-from nodeagent.controlplane.objects import Enrolment, Key, MeshConfig, MeshObject, Meta, Origin
+from nodeagent.controlplane.objects import Key, MeshObject
 from nodeagent.controlplane.parse import parse_document
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot, advance
 from nodeagent.controlplane.translate import translate
 from nodeagent.model.address import Port
 from nodeagent.model.identity import Identity
 from nodeagent.model.workload import ServicePort, TunnelProtocol
-from nodeagent.proto import authorization_pb2, workload_pb2
 
 RECORDINGS = Path(__file__).parents[2] / "data" / "istiod"
-BY_ANNOTATION = MeshConfig(
-    meta=Meta(key=Key("MeshConfig", "", "default"), origin=Origin("", 0)), enrolment=Enrolment.ANNOTATION
-)
-# The recorder's cluster had these besides the scenario's own objects.
-SURROUNDING = {
-    "default/kubernetes.default.svc.cluster.local",
-    "istio-system/istiod.istio-system.svc.cluster.local",
-    "Kubernetes//Pod/istio-system/ztunnel-a",
-}
-# Refused here as Istio's webhook would; the recorder's cluster had no webhook.
-REFUSED = {"shop/deny-none"}
 
 
 def read(text: str) -> dict[Key, MeshObject]:
@@ -41,89 +23,6 @@ def read(text: str) -> dict[Key, MeshObject]:
             if parsed.key is not None and parsed.value is not None:
                 found[parsed.key] = parsed.value
     return found
-
-
-def keys(text: str) -> Iterator[Key]:
-    for document in parse_documents(text):
-        for parsed in parse_document(document, "test.yaml"):
-            assert parsed.key is not None
-            yield parsed.key
-
-
-def is_covered(name: str) -> bool:
-    """ServiceEntry and WorkloadEntry are not read yet."""
-    if name in SURROUNDING or name in REFUSED or "/networking.istio.io/" in name:
-        return False
-    return name.startswith("Kubernetes/") or name.endswith(".svc.cluster.local") or ".example.test" not in name
-
-
-def masked(policy: authorization_pb2.Authorization) -> authorization_pb2.Authorization:
-    """istiod sends 10.20.1.5/16 as written, we send 10.20.0.0/16: the same block."""
-    for rule in policy.rules:
-        for clause in rule.clauses:
-            for match in clause.matches:
-                for block in match.source_ips:
-                    network = ipaddress.ip_network((block.address, block.length), strict=False)
-                    block.address = network.network_address.packed
-    return policy
-
-
-def decoded(type_url: str, value: bytes) -> Message:
-    if type_url == ADDRESS:
-        return workload_pb2.Address.FromString(value)
-    return masked(authorization_pb2.Authorization.FromString(value))
-
-
-class Recording:
-    """What istiod's client holds after each step."""
-
-    def __init__(self, scenario: str) -> None:
-        self.folder = RECORDINGS / scenario
-        self._responses: dict[str, list[dict[str, object]]] = {}
-        for name in ("address", "authorization"):
-            for line in (self.folder / f"{name}.jsonl").read_text().splitlines():
-                message = json.loads(line)
-                if message["dir"] == "res":
-                    self._responses.setdefault(message["step"], []).append(message)
-        self.held: dict[tuple[str, str], Message] = {}
-
-    def played(self, step: str) -> dict[tuple[str, str], Message]:
-        for message in self._responses.get(step, []):
-            type_url = str(message["type_url"])
-            for removed in message.get("removed_resources", []):  # type: ignore[attr-defined]
-                self.held.pop((type_url, removed), None)
-            for resource in message.get("resources", []):  # type: ignore[attr-defined]
-                value = base64.b64decode(resource["value_b64"])
-                self.held[type_url, resource["name"]] = decoded(type_url, value)
-        return {key: value for key, value in self.held.items() if is_covered(key[1])}
-
-
-def published(objects: dict[Key, MeshObject]) -> dict[tuple[str, str], Message]:
-    snapshot, _ = advance(Snapshot(), translate([BY_ANNOTATION, *objects.values()]))
-    return {
-        (type_url, name): decoded(type_url, resource.value)
-        for type_url in (ADDRESS, AUTHORIZATION)
-        for name, resource in snapshot.of_type(type_url).items()
-        if name not in SURROUNDING
-    }
-
-
-@pytest.mark.parametrize("scenario", ["basic", "authz", "peerauth"])
-def test_every_step_gives_what_istiod_gave(scenario: str) -> None:
-    recording = Recording(scenario)
-    objects = read((recording.folder / "input.yaml").read_text())
-    assert published(objects) == recording.played("connect")
-
-    steps = sorted(recording.folder.glob("step-*.yaml"))
-    assert steps
-    for step in steps:
-        verb = "delete" if "delete" in step.name else "apply"
-        if verb == "delete":
-            for key in keys(step.read_text()):
-                objects.pop(key, None)
-        else:
-            objects.update(read(step.read_text()))
-        assert published(objects) == recording.played(f"{verb} {step.name}"), step.name
 
 
 POD = """
@@ -262,3 +161,144 @@ endpoints:
 def test_translation_does_not_depend_on_the_order_of_objects() -> None:
     objects = list(read((RECORDINGS / "basic" / "input.yaml").read_text()).values())
     assert translate(objects) == translate(reversed(objects))
+
+
+@pytest.mark.parametrize(
+    ("pod_uid", "target_uid", "expected"),
+    [
+        pytest.param("", "", True, id="neither is written"),
+        pytest.param("11", "11", True, id="the same pod"),
+        pytest.param("11", "22", False, id="another pod of that name, from before"),
+    ],
+)
+def test_a_slice_means_the_pod_with_its_uid(*, pod_uid: str, target_uid: str, expected: bool) -> None:
+    text = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: picked, namespace: shop}}
+spec: {{clusterIP: 10.0.0.1, ports: [{{name: tcp, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: picked-1, namespace: shop, labels: {{kubernetes.io/service-name: picked}}}}
+addressType: IPv4
+endpoints:
+- {{addresses: [10.244.1.7], targetRef: {{kind: Pod, name: web, uid: '{target_uid}'}}}}
+---
+"""
+    made = pod().replace("metadata: {", f"metadata: {{uid: '{pod_uid}', ")
+    (workload,) = translate(read(text + made).values()).workloads.values()
+    assert bool(workload.services) is expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "owner", "expected"),
+    [
+        pytest.param("pod-template-hash: abc", "{kind: ReplicaSet, name: web-abc", "web", id="a Deployment"),
+        pytest.param("rollouts-pod-template-hash: abc", "{kind: ReplicaSet, name: web-abc", "web", id="a Rollout"),
+        pytest.param("pod-template-hash: abc", "{kind: ReplicaSet, name: web-xyz", "web-xyz", id="another hash"),
+        pytest.param("pod-template-hash: ''", "{kind: ReplicaSet, name: web-", "web-", id="no hash"),
+        pytest.param("deploymentconfig: web", "{kind: ReplicationController, name: web-1", "web", id="OpenShift"),
+        pytest.param("x: y", "{kind: Job, name: web-28999999", "web", id="a CronJob"),
+        pytest.param("x: y", "{kind: Job, name: web-28", "web-28", id="a Job"),
+        pytest.param("x: y", "{kind: StatefulSet, name: web", "web", id="a StatefulSet"),
+        pytest.param("service.istio.io/workload-name: shop", "{kind: StatefulSet, name: web", "shop", id="its label"),
+    ],
+)
+def test_the_workload_name_is_guessed_as_istio_does(labels: str, owner: str, expected: str) -> None:
+    text = f"""
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web-abc-x
+  generateName: web-abc-
+  namespace: shop
+  labels: {{{labels}}}
+  ownerReferences: [{owner}, controller: true}}]
+status: {{podIP: 10.244.1.7}}
+"""
+    (workload,) = translate(read(text).values()).workloads.values()
+    assert workload.workload_name == expected
+
+
+def test_a_canonical_label_counts_even_if_it_is_empty() -> None:
+    (workload,) = translate(read(pod(label="app.kubernetes.io/name: '', version: v2")).values()).workloads.values()
+    assert (workload.canonical_name, workload.canonical_revision) == ("", "v2")
+
+
+def test_a_named_target_port_is_of_a_container_or_of_a_sidecar_that_runs_on() -> None:
+    text = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  clusterIP: 10.0.0.1
+  selector: {app: web}
+  ports:
+  - {port: 80, targetPort: http}
+  - {port: 81, targetPort: side}
+  - {port: 82, targetPort: init}
+  - {port: 83, targetPort: udp}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec:
+  containers:
+  - ports: [{name: http, containerPort: 8080}, {name: udp, containerPort: 8083, protocol: UDP}]
+  - ports: [{name: http, containerPort: 9999}]
+  initContainers:
+  - {restartPolicy: Always, ports: [{name: side, containerPort: 8081}]}
+  - ports: [{name: init, containerPort: 8082}]
+status: {podIP: 10.244.1.7}
+"""
+    (workload,) = translate(read(text).values()).workloads.values()
+    (ports,) = workload.services.values()
+    assert ports == (ServicePort(Port(80), 8080), ServicePort(Port(81), 8081))
+
+
+def test_a_workload_lists_policies_by_name_and_then_those_of_peer_authentication() -> None:
+    text = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: all, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: z, namespace: istio-system}
+spec: {selector: {matchLabels: {app: web}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: a, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: tried, namespace: shop, annotations: {istio.io/dry-run: '1'}}
+spec: {selector: {matchLabels: {app: web}}}
+---
+"""
+    (workload,) = translate(read(text + pod()).values()).workloads.values()
+    assert workload.policies == ("istio-system/z", "shop/a", "istio-system/istio_converted_static_strict")
+
+
+@pytest.mark.parametrize(
+    ("selectors", "expected"),
+    [
+        pytest.param("[]", ["default", "shop"], id="none"),
+        pytest.param("[{matchLabels: {istio.io/dataplane-mode: ambient}}]", ["shop"], id="one"),
+        pytest.param(
+            "[{matchLabels: {a: b}}, {matchExpressions: [{key: istio.io/dataplane-mode, operator: Exists}]}]",
+            ["shop"],
+            id="one of several is enough",
+        ),
+        pytest.param("[{}]", ["shop"], id="everything that is a namespace"),
+    ],
+)
+def test_only_discovered_namespaces_count(selectors: str, expected: list[str]) -> None:
+    text = f"kind: MeshConfig\ndiscoverySelectors: {selectors}\n---\n" + NAMESPACE.format(mode="ambient")
+    text += pod() + pod().replace("namespace: shop", "namespace: default")
+    workloads = translate(read(text).values()).workloads.values()
+    assert sorted(workload.namespace for workload in workloads) == expected

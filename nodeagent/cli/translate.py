@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nodeagent translate`: what a directory of YAML means to the mesh's agents."""
+
+import json
+from pathlib import Path
+
+import click
+
+from nodeagent.cli.command import command
+
+_FILE = click.Path(path_type=Path)
+
+
+@command(
+    examples=(
+        "nodeagent translate examples/mesh.d",
+        "nodeagent translate mesh.yaml --step 01-new-pod.yaml --step 02-delete-service.yaml",
+        "nodeagent translate cluster.yaml --enrolment annotation -o jsonl > told.jsonl",
+    )
+)
+@click.argument("path", type=_FILE)
+@click.option(
+    "--step",
+    "steps",
+    type=_FILE,
+    multiple=True,
+    help="File whose objects are applied, or deleted if `delete` is in its name. May be given several times.",
+)
+@click.option(
+    "--enrolment",
+    type=click.Choice(["label", "annotation"]),
+    help="What enrols a pod: the label istio.io/dataplane-mode, or istio-cni's annotation. Goes before MeshConfig.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["jsonl"]),
+    default="jsonl",
+    show_default=True,
+    help="One object a line.",
+)
+def translate(*, path: Path, steps: tuple[Path, ...], enrolment: str | None, form: str) -> None:
+    """Prints what agents would be told of the Kubernetes and Istio YAML at PATH, a file or a directory.
+
+    One line for each resource: `type` (istio.workload.Address or istio.security.Authorization), `name`, and `json` as
+    protojson. Then one line for each step: `step` (the name of its file), `changed` (resources that are new or differ,
+    in the same form) and `removed` (names). docs/istiod.md compares that with istiod.
+
+    What the control plane would refuse or doubt is told on standard error, and left out.
+
+    Exit status: 0 translated, 2 a wrong flag, or a file that cannot be read or is no YAML.
+    """
+    del form  # there is one
+    from google.protobuf.json_format import MessageToDict
+
+    from nodeagent.controlplane.encode import Resource
+    from nodeagent.controlplane.objects import Enrolment
+    from nodeagent.controlplane.rehearsal import rehearse
+    from nodeagent.controlplane.snapshot import MESSAGES
+
+    def shown(type_url: str, resource: Resource) -> dict[str, object]:
+        message = MESSAGES[type_url].FromString(resource.value)
+        return {"type": message.DESCRIPTOR.full_name, "name": resource.name, "json": MessageToDict(message)}
+
+    for number, change in enumerate(rehearse(path, steps, Enrolment(enrolment) if enrolment else None)):
+        for finding in change.findings:
+            click.echo(str(finding), err=True)
+        changed = [shown(type_url, resource) for type_url, resource in change.changed]
+        if number == 0:
+            for one in changed:
+                click.echo(json.dumps(one))
+        else:
+            click.echo(json.dumps({"step": change.name, "changed": changed, "removed": change.removed}))
