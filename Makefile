@@ -22,7 +22,7 @@ RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev nftables
 DEVELOPER_PACKAGES := clang clang-format iproute2 procps openssl bpftool vagrant
 KERNEL_PACKAGES := qemu-system-x86 kmod e2fsprogs debian-archive-keyring
 
-.PHONY: help demo test test-kernels check fmt bench fuzz proto clean
+.PHONY: help demo test test-kernels check fmt bench bench-control fuzz proto clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ fmt: build/.developer ## format Python and C
 bench: $(BENCH_READY) build/envoy/bin/envoy ## what it costs, as ratios in one run: to no mesh, to our tunnel, to Envoys
 	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy ZTUNNEL=$(abspath $(ZTUNNEL)) \
 		$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)
+
+bench-control: build/.developer ## the control plane and an agent in a mesh of 1,000 and of 10,000 workloads
+	@$(SUDO) $(BIN)/python -m tests.bench.control $(CONTROL)
 
 fuzz: build/.developer ## malformed frames, records and requests by the million
 	@$(BIN)/python -m tests.fuzz $(FUZZ)

@@ -6,10 +6,16 @@
 - A document that cannot be named may be any object of its file, so none that came from it is removed.
 - An object that occurs twice: the first counts (files by name, then lines), the others are reported.
 - Whatever is in no file any more is gone.
+
+A change of some files is admitted without looking at the others, unless an object occurs twice somewhere.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 from nodeagent.controlplane.documents import YamlError, parse_documents
 from nodeagent.controlplane.finding import Finding, Severity
@@ -27,12 +33,30 @@ class Content:
     problem: Finding | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class ParsedFile:
     content: Content
     objects: tuple[Parsed, ...] = ()
     problem: Finding | None = None
     """The whole file is unusable."""
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of this file alone."""
+        whole = () if self.problem is None else (self.problem,)
+        return (*whole, *(finding for parsed in self.objects for finding in parsed.findings))
+
+    @cached_property
+    def named(self) -> tuple[tuple[Key, Parsed], ...]:
+        """The objects that the mesh may use."""
+        return tuple(
+            (parsed.key, parsed) for parsed in self.objects if parsed.key is not None and not parsed.is_ignored
+        )
+
+    @cached_property
+    def is_keeping(self) -> bool:
+        """What came from it and is not in it may be what cannot be read."""
+        return self.problem is not None or any(parsed.key is None for parsed in self.objects)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +75,14 @@ class Catalog:
     """By file name within the directory."""
     objects: Mapping[Key, Accepted] = dataclasses.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    claims: Mapping[Key, str] = dataclasses.field(default_factory=dict)
+    """The file in which an object stands now, whatever is in force."""
+    from_file: Mapping[str, frozenset[Key]] = dataclasses.field(default_factory=dict)
+    """What is in force and came from it, also from an older version."""
+    has_twins: bool = False
+    """An object occurs twice."""
+    changed: frozenset[Key] | None = None
+    """No other object differs from the catalog before; None: any may."""
 
     @property
     def values(self) -> tuple[MeshObject, ...]:
@@ -60,29 +92,118 @@ class Catalog:
 def admit(previous: Catalog, contents: Mapping[str, Content]) -> Catalog:
     """The catalog after the directory was read. Files whose text is the same are not parsed again."""
     files = {name: _parsed(previous.files.get(name), contents[name]) for name in sorted(contents)}
+    if previous.files and not previous.has_twins:
+        patched = _patch(previous, files)
+        if patched is not None:
+            return patched
+    return _admit_all(previous, files)
+
+
+def _admit_all(previous: Catalog, files: Mapping[str, ParsedFile]) -> Catalog:
     objects: dict[Key, Accepted] = {}
     claimed: dict[Key, Parsed] = {}
-    findings: list[Finding] = []
-    keeping: set[str] = set()
+    claims: dict[Key, str] = {}
+    twins: list[Finding] = []
     for name, file in files.items():
-        if file.problem is not None:
-            findings.append(file.problem)
-            keeping.add(name)
-        for parsed in file.objects:
-            findings.extend(parsed.findings)
-            if parsed.key is None:
-                keeping.add(name)
-            elif parsed.is_ignored:
-                continue
-            elif parsed.key in claimed:
-                findings.append(_duplicate(file.content.path, parsed, claimed[parsed.key], objects))
+        for key, parsed in file.named:
+            if key in claimed:
+                twins.append(_twin(file.content.path, parsed, claimed[key], objects))
             else:
-                claimed[parsed.key] = parsed
-                objects.update(_in_force(parsed.key, parsed, name, previous))
+                claimed[key], claims[key] = parsed, name
+                objects.update(_in_force(key, parsed, name, previous))
+    keeping = {name for name, file in files.items() if file.is_keeping}
     objects.update(
         {key: accepted for key, accepted in previous.objects.items() if accepted.file in keeping and key not in claimed}
     )
-    return Catalog(files, objects, tuple(findings))
+    from_file: defaultdict[str, set[Key]] = defaultdict(set)
+    for key, accepted in objects.items():
+        from_file[accepted.file].add(key)
+    return Catalog(
+        files,
+        objects,
+        (*_findings(files), *twins),
+        claims,
+        {name: frozenset(keys) for name, keys in from_file.items()},
+        has_twins=bool(twins),
+    )
+
+
+class _Changed(NamedTuple):
+    """Files that differ; one that has gone has no content."""
+
+    former: Mapping[str, ParsedFile]
+    latter: Mapping[str, ParsedFile]
+
+
+def _patch(previous: Catalog, files: Mapping[str, ParsedFile]) -> Catalog | None:
+    """As _admit_all, from what has changed. None when an object occurs twice."""
+    changed = _changed(previous.files, files)
+    claims, objects = dict(previous.claims), dict(previous.objects)
+    touched = set(_out_of_question(previous, files, changed.former))
+    for key in touched:
+        del objects[key]
+    for file in changed.former.values():
+        for key, _ in file.named:
+            claims.pop(key, None)
+    for name, file in changed.latter.items():
+        for key, parsed in file.named:
+            if key in claims:
+                return None
+            claims[key] = name
+            touched.add(key)
+            objects.update(_in_force(key, parsed, name, previous))
+    for name, file in changed.latter.items():
+        if file.is_keeping:
+            kept = [key for key in previous.from_file.get(name, ()) if key not in claims]
+            objects.update((key, previous.objects[key]) for key in kept)
+    return Catalog(
+        files,
+        objects,
+        _findings(files),
+        claims,
+        _moved(previous, objects, touched),
+        changed=frozenset(key for key in touched if objects.get(key) is not previous.objects.get(key)),
+    )
+
+
+def _out_of_question(
+    previous: Catalog, files: Mapping[str, ParsedFile], changed: Mapping[str, ParsedFile]
+) -> Iterator[Key]:
+    """What was in force by these files, once each. It is again if they, as they are now, say so."""
+    stood = {key for name, file in changed.items() for key, _ in file.named} | {
+        key for name in changed for key in previous.from_file.get(name, ())
+    }
+    for key in stood & previous.objects.keys():
+        origin = previous.objects[key].file
+        if previous.claims.get(key, origin) not in changed:
+            continue  # it stands in another file, whose own version is invalid
+        if origin not in changed and origin in files and files[origin].is_keeping:
+            continue  # it stood elsewhere for a while, and where it came from cannot be read
+        yield key
+
+
+def _changed(former: Mapping[str, ParsedFile], latter: Mapping[str, ParsedFile]) -> _Changed:
+    names = [name for name in former.keys() | latter.keys() if former.get(name) is not latter.get(name)]
+    return _Changed(
+        {name: former[name] for name in names if name in former},
+        {name: latter[name] for name in sorted(names) if name in latter},
+    )
+
+
+def _moved(previous: Catalog, objects: Mapping[Key, Accepted], touched: Iterable[Key]) -> Mapping[str, frozenset[Key]]:
+    """from_file, after these keys have changed."""
+    from_file = dict(previous.from_file)
+    for key in touched:
+        before, after = previous.objects.get(key), objects.get(key)
+        if before is not None:
+            from_file[before.file] -= {key}
+        if after is not None:
+            from_file[after.file] = from_file.get(after.file, frozenset()) | {key}
+    return {name: keys for name, keys in from_file.items() if keys}
+
+
+def _findings(files: Mapping[str, ParsedFile]) -> tuple[Finding, ...]:
+    return tuple(chain.from_iterable(file.findings for file in files.values()))
 
 
 def _in_force(key: Key, parsed: Parsed, name: str, previous: Catalog) -> Iterator[tuple[Key, Accepted]]:
@@ -93,7 +214,7 @@ def _in_force(key: Key, parsed: Parsed, name: str, previous: Catalog) -> Iterato
 
 
 def _parsed(known: ParsedFile | None, content: Content) -> ParsedFile:
-    if known is not None and known.content == content:
+    if known is not None and (known.content is content or known.content == content):
         return known
     if content.problem is not None:
         return ParsedFile(content, problem=content.problem)
@@ -116,7 +237,7 @@ def _parsed(known: ParsedFile | None, content: Content) -> ParsedFile:
     )
 
 
-def _duplicate(path: str, parsed: Parsed, first: Parsed, objects: Mapping[Key, Accepted]) -> Finding:
+def _twin(path: str, parsed: Parsed, first: Parsed, objects: Mapping[Key, Accepted]) -> Finding:
     assert parsed.key is not None
     at = objects.get(parsed.key)
     place = f"{at.file}:{first.line}" if at is not None else f"line {first.line} of an earlier document"

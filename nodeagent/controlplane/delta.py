@@ -13,7 +13,7 @@
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.ondemand import expand, find_names
@@ -47,12 +47,33 @@ class Refused:
 class _Subscription:
     is_whole: bool
     held: dict[str, str]
-    """Version by name, as the client has them once it has read everything that was sent."""
+    """Version by name, as the client has them once it has read everything that was sent; as long as there is no
+    `snapshot`."""
+    snapshot: Snapshot | None = None
+    """Of a whole subscription that was answered: all of this is what the client has. Nothing is kept for each client
+    then, and of the next generation only what changed is looked at."""
     names: set[str] = dataclasses.field(default_factory=set)
     """On demand: what was asked for by name and not given back."""
     unanswered: set[str] = dataclasses.field(default_factory=set)
     """Names that are to be answered even if nothing changed, in `removed_resources` if there is no such thing."""
     is_answered: bool = False
+
+    def differing(self, type_url: str, snapshot: Snapshot) -> Iterable[str]:
+        """Names that may have another version than the client has, or are gone; of a whole subscription."""
+        if self.snapshot is None:
+            return self.held.keys() | snapshot.of_type(type_url).keys()
+        if self.snapshot is snapshot:
+            return ()
+        if self.snapshot.generation + 1 == snapshot.generation:
+            return snapshot.changed.get(type_url, ())
+        return self.snapshot.of_type(type_url).keys() | snapshot.of_type(type_url).keys()
+
+    def version(self, type_url: str, name: str) -> str | None:
+        """That the client has."""
+        if self.snapshot is None:
+            return self.held.get(name)
+        resource = self.snapshot.of_type(type_url).get(name)
+        return None if resource is None else resource.version
 
 
 class DeltaStream:
@@ -94,7 +115,7 @@ class DeltaStream:
 
     def _compare(self, type_url: str, snapshot: Snapshot) -> "_Change":
         subscription = self._subscriptions[type_url]
-        known = snapshot.of_type(type_url)
+        known, services = snapshot.of_type(type_url), snapshot.translation.services
         asked: set[str] = set()
         missing: set[str] = set()
         for name in subscription.unanswered:
@@ -102,14 +123,28 @@ class DeltaStream:
             asked |= found
             if not found:
                 missing.add(name)
-        wanted = known.keys() if subscription.is_whole else expand(self.node, subscription.names, snapshot) | asked
-        held = subscription.held
-        upserts = [
-            known[name] for name in known if name in wanted and (name in asked or held.get(name) != known[name].version)
+        if subscription.is_whole:
+            wanted: Collection[str] = known.keys()
+            candidates = {*subscription.differing(type_url, snapshot), *asked}
+        else:
+            wanted = expand(self.node, subscription.names, snapshot) | asked
+            candidates = subscription.held.keys() | wanted
+        changed = [
+            name
+            for name in candidates
+            if name in wanted
+            and name in known
+            and (name in asked or subscription.version(type_url, name) != known[name].version)
         ]
-        removals = sorted((held.keys() - wanted) | missing)
+        # Services before workloads.
+        upserts = [known[name] for name in sorted(changed, key=lambda name: (name not in services, name))]
+        gone = {name for name in candidates if name not in wanted and subscription.version(type_url, name) is not None}
+        removals = sorted(gone | missing)
         is_first = not subscription.is_answered
-        subscription.held = {name: known[name].version for name in wanted if name in known}
+        if subscription.is_whole:
+            subscription.held, subscription.snapshot = {}, snapshot
+        else:
+            subscription.held = {name: known[name].version for name in wanted if name in known}
         subscription.unanswered = set()
         subscription.is_answered = True
         return _Change(upserts, removals, is_first)

@@ -23,10 +23,11 @@ from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key
+from nodeagent.controlplane.retranslate import Meshed, retranslate
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
-from nodeagent.controlplane.translate import enrolled_by, translate
+from nodeagent.controlplane.translate import enrolled_by
 from nodeagent.controlplane.watch import DirectoryWatch
 from nodeagent.errors import ConfigError, StateFileUnwritable
 
@@ -34,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 SERVER_NAMES = ("localhost", "127.0.0.1", "::1", "istiod.istio-system.svc")
 """The last is what ztunnels and agents look for unless told otherwise."""
+_REST = 4
+"""Times as long as a look at the whole mesh has taken it is not looked at again: changes go first."""
+_LONGEST_REST_SECONDS = 10.0
 _LEVELS = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING, Severity.INFO: logging.INFO}
 
 
@@ -99,13 +103,16 @@ class _Step:
 
     contents: Mapping[str, Content]
     catalog: Catalog
+    meshed: Meshed
     snapshot: Snapshot
     difference: Difference
-    findings: tuple[Finding, ...]
 
 
 class MeshDirectory:
-    """The directory as it is in force. `publisher` has the snapshot that is served."""
+    """The directory as it is in force. `publisher` has the snapshot that is served.
+
+    Agents are told first. What looks at the whole mesh, for findings and for the disk, follows when there is time.
+    """
 
     def __init__(self, settings: Settings, state: StateDirectory, last_good: Catalog) -> None:
         self.publisher = Publisher()
@@ -113,12 +120,35 @@ class MeshDirectory:
         self._settings = settings
         self._state = state
         self._catalog = last_good
+        self._meshed: Meshed | None = None
+        self._analyzed: tuple[Finding, ...] = ()
+        """Found by the last look at all objects together."""
+        self._is_due = asyncio.Event()
+        """Such a look, and what is on disk."""
         self._saved: Mapping[Key, Accepted] | None = None
         self._contents: Mapping[str, Content] = {}
         self._complaint = ""
 
     async def follow(self, watch: DirectoryWatch) -> None:
         """Reads and translates in a thread, so that a large directory does not keep the streams waiting."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._review())
+                await self._read_changes(watch)
+        finally:
+            self._save()
+
+    async def _review(self) -> None:
+        while True:
+            await self._is_due.wait()
+            self._is_due.clear()
+            began = time.monotonic()
+            self._analyzed = await asyncio.to_thread(self._analyze, self._catalog)
+            self._tell()
+            await asyncio.to_thread(self._save)
+            await asyncio.sleep(min(_LONGEST_REST_SECONDS, (time.monotonic() - began) * _REST))
+
+    async def _read_changes(self, watch: DirectoryWatch) -> None:
         while True:
             touched = await watch.changed()
             began = time.perf_counter()
@@ -128,28 +158,28 @@ class MeshDirectory:
                 self._complain(str(error), error.check)
                 continue
             self.apply(step, began)
-            await asyncio.to_thread(self._save)
+            self._is_due.set()
 
     def read(self, touched: frozenset[str] | None) -> "_Step":
         """What the directory means now. Raises ConfigError when it cannot be listed."""
         contents = read_directory(self._settings.config_dir, self._contents, touched)
         catalog = admit(self._catalog, contents)
-        objects = enrolled_by(self._settings.enrolment, catalog.values)
-        translation = translate(objects, self.publisher.snapshot.translation.allocated)
-        snapshot, difference = advance(self.publisher.snapshot, translation)
-        findings = tuple(sorted({*catalog.findings, *analyze(objects)}))
-        return _Step(contents, catalog, snapshot, difference, findings)
+        meshed = retranslate(self._meshed, catalog, self._settings.enrolment)
+        snapshot, difference = advance(self.publisher.snapshot, meshed.translation, meshed.touched)
+        return _Step(contents, catalog, meshed, snapshot, difference)
 
     def apply(self, step: "_Step", began: float | None = None) -> None:
         """Publishes the step and says so, in one line; without `began` it is the first."""
         changed = [
             content.path
             for name, content in {**self._contents, **step.contents}.items()
-            if self._contents.get(name) != step.contents.get(name)
+            if step.contents.get(name) is not self._contents.get(name) != step.contents.get(name)
         ]
-        self._contents, self._catalog = step.contents, step.catalog
+        self._contents, self._catalog, self._meshed = step.contents, step.catalog, step.meshed
         self.publisher.publish(step.snapshot)
-        self._tell(step.findings)
+        if began is None:
+            self._analyzed = self._analyze(step.catalog)
+        self._tell()
         if began is None:
             _log.info(
                 "%s: %d files -> generation %d: %s",
@@ -165,8 +195,12 @@ class MeshDirectory:
                 what = "nothing differs"
             _log.info("%s changed -> generation %d: %s", ", ".join(changed), step.snapshot.generation, what)
 
-    def _tell(self, findings: tuple[Finding, ...]) -> None:
+    def _analyze(self, catalog: Catalog) -> tuple[Finding, ...]:
+        return tuple(analyze(enrolled_by(self._settings.enrolment, catalog.values)))
+
+    def _tell(self) -> None:
         """Every finding once, when it appears."""
+        findings = tuple(sorted({*self._catalog.findings, *self._analyzed}))
         before = set(self.findings)
         for finding in findings:
             if finding not in before:
@@ -188,7 +222,7 @@ class MeshDirectory:
             findings=self.findings,
         )
         try:
-            if self._saved != self._catalog.objects:
+            if self._saved is not self._catalog.objects:
                 self._state.save_catalog(self._catalog)
                 self._saved = self._catalog.objects
             self._state.save_status(status)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from nodeagent.controlplane.encode import Resource, encode_policy, encode_service, encode_workload
 from nodeagent.controlplane.hints import WorkloadHints
-from nodeagent.controlplane.translate import Translation
+from nodeagent.controlplane.translate import Touched, Translation
 from nodeagent.proto import authorization_pb2, workload_pb2
 
 ADDRESS = "type.googleapis.com/istio.workload.Address"
@@ -31,7 +31,9 @@ class Snapshot:
     resources: Mapping[str, Mapping[str, Resource]] = dataclasses.field(
         default_factory=lambda: {ADDRESS: {}, AUTHORIZATION: {}}
     )
-    """By type url, then name. Services stand before workloads."""
+    """By type url, then name."""
+    changed: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    """By type url: the names in which it differs from the generation before."""
 
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """Empty for a type that nobody here has, as istiod answers too."""
@@ -61,71 +63,71 @@ class Difference:
         return ", ".join(told) or "identities"
 
 
-def advance(previous: Snapshot, translation: Translation) -> tuple[Snapshot, Difference]:
-    """The next snapshot and what differs; `previous` itself when nothing does."""
+def advance(
+    previous: Snapshot, translation: Translation, touched: Touched | None = None
+) -> tuple[Snapshot, Difference]:
+    """The next snapshot and what differs; `previous` itself when nothing does.
+
+    `touched`: nothing else can differ from the translation of `previous`.
+    """
     old = previous.translation
-    difference = Difference(
-        workloads=len(
-            _differing(old.workloads, translation.workloads)
-            | _differing(old.workload_hints, translation.workload_hints),
-        ),
-        services=len(
-            _differing(old.services, translation.services) | _differing(old.hints, translation.hints),
-        ),
-        policies=len(
-            _differing(old.policies, translation.policies)
-            | (_differing(old.written_blocks, translation.written_blocks) & translation.policies.keys()),
-        ),
-        identities=len(_differing(old.identities, translation.identities)),
+    names = touched or _all_names(old, translation)
+    workloads = _differing(
+        names.workloads, (old.workloads, translation.workloads), (old.workload_hints, translation.workload_hints)
     )
+    services = _differing(names.services, (old.services, translation.services), (old.hints, translation.hints))
+    policies = _differing(
+        names.policies, (old.policies, translation.policies), (old.written_blocks, translation.written_blocks)
+    )
+    nodes = _differing(names.nodes, (old.identities, translation.identities))
+    difference = Difference(len(workloads), len(services), len(policies), len(nodes))
     if not difference and previous.generation:
         # The mesh's names may have changed while it has no pods: nothing to push, but the CA compares with them.
         is_same = old.mesh == translation.mesh and old.allocated == translation.allocated
         return previous if is_same else dataclasses.replace(previous, translation=translation), difference
-    before = previous.of_type(ADDRESS)
-    addresses = {
-        **_encode(
-            translation.services,
-            before,
-            lambda key: (
-                key in old.services
-                and old.services[key] == translation.services[key]
-                and old.hints[key] == translation.hints[key]
-            ),
-            lambda key: encode_service(translation.services[key], translation.hints[key]),
-        ),
-        **_encode(
+    addresses = dict(previous.of_type(ADDRESS))
+    for key in sorted(services):
+        _put(addresses, key, translation.services, lambda key, value: encode_service(value, translation.hints[key]))
+    for uid in sorted(workloads):
+        _put(
+            addresses,
+            uid,
             translation.workloads,
-            before,
-            lambda uid: (
-                old.workloads.get(uid) == translation.workloads[uid]
-                and old.workload_hints.get(uid) == translation.workload_hints.get(uid)
-            ),
-            lambda uid: encode_workload(translation.workloads[uid], translation.workload_hints.get(uid, _NO_HINTS)),
-        ),
-    }
-    authorizations = _encode(
-        translation.policies,
-        previous.of_type(AUTHORIZATION),
-        lambda key: (
-            old.policies.get(key) == translation.policies[key]
-            and old.written_blocks.get(key) == translation.written_blocks.get(key)
-        ),
-        lambda key: encode_policy(translation.policies[key], translation.written_blocks.get(key, {})),
-    )
+            lambda uid, value: encode_workload(value, translation.workload_hints.get(uid, _NO_HINTS)),
+        )
+    authorizations = dict(previous.of_type(AUTHORIZATION))
+    for key in sorted(policies):
+        _put(
+            authorizations,
+            key,
+            translation.policies,
+            lambda key, value: encode_policy(value, translation.written_blocks.get(key, {})),
+        )
     resources = {ADDRESS: addresses, AUTHORIZATION: authorizations}
-    return Snapshot(previous.generation + 1, translation, resources), difference
+    changed = {ADDRESS: frozenset(services | workloads), AUTHORIZATION: frozenset(policies)}
+    return Snapshot(previous.generation + 1, translation, resources, changed), difference
 
 
-def _encode(
-    names: Iterable[str],
-    before: Mapping[str, Resource],
-    is_same: Callable[[str], bool],
-    encode: Callable[[str], Resource],
-) -> dict[str, Resource]:
-    return {name: before[name] if name in before and is_same(name) else encode(name) for name in names}
+def _all_names(old: Translation, translation: Translation) -> Touched:
+    return Touched(
+        frozenset(old.workloads.keys() | translation.workloads.keys()),
+        frozenset(old.services.keys() | translation.services.keys()),
+        frozenset(old.policies.keys() | translation.policies.keys()),
+        frozenset(old.identities.keys() | translation.identities.keys()),
+    )
 
 
-def _differing(old: Mapping[str, _Value], following: Mapping[str, _Value]) -> set[str]:
-    changed = {key for key, value in following.items() if key not in old or old[key] != value}
-    return changed | (old.keys() - following.keys())
+def _differing(names: Iterable[str], *pairs: tuple[Mapping[str, object], Mapping[str, object]]) -> set[str]:
+    return {name for name in names if any(old.get(name) != following.get(name) for old, following in pairs)}
+
+
+def _put(
+    resources: dict[str, Resource],
+    name: str,
+    values: Mapping[str, _Value],
+    encode: Callable[[str, _Value], Resource],
+) -> None:
+    if name in values:
+        resources[name] = encode(name, values[name])
+    else:
+        resources.pop(name, None)

@@ -9,7 +9,7 @@ to the same objects, but for what docs/istiod.md lists.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -69,6 +69,15 @@ class Translation:
     """By node: identities of the pods placed there that have not failed."""
     allocated: Allocated = dataclasses.field(default_factory=dict)
     """For the next translation."""
+
+
+class Touched(NamedTuple):
+    """All that may differ from the translation before, by its names."""
+
+    workloads: frozenset[str]
+    services: frozenset[str]
+    policies: frozenset[str]
+    nodes: frozenset[str]
 
 
 def select(objects: Iterable[MeshObject], kind: type[_Kind]) -> list[_Kind]:

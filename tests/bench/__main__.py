@@ -74,7 +74,7 @@ def main() -> int:
     if settings.is_busy_good_enough and disturbed:
         print(f"nothing is written: in {disturbed} rounds the machine was busy with something else", file=sys.stderr)
         return 1
-    _write(rows)
+    write(rows)
     if picture := tunnels.picture(rows, machine):
         PICTURE.write_text(picture, encoding="utf-8")
     return 0
@@ -97,7 +97,7 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _write(rows: list[Row]) -> None:
+def write(rows: list[Row]) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     RESULTS.write_text(json.dumps(merge(kept, rows), indent=1) + "\n", encoding="utf-8")

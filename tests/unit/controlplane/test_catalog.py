@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last good version stays in force: every way in which a file can become wrong."""
 
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from nodeagent.controlplane.catalog import Catalog, Content, admit
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import AuthorizationPolicy, Key
@@ -105,3 +110,41 @@ def test_unchanged_files_are_not_parsed_again() -> None:
     key = Key("AuthorizationPolicy", "default", "one")
     assert after.objects[key].value is BEFORE.objects[key].value
     assert after.files["b.yaml"] is not BEFORE.files["b.yaml"]
+
+
+def test_an_object_that_moved_and_is_invalid_there_outlives_the_file_it_came_from() -> None:
+    two = files(a=policies(("two", GOOD)), b=policies(("three", GOOD), ("one", BAD)))
+    moved = admit(BEFORE, two)
+    assert in_force(moved) == ALL
+    gone = admit(moved, {"b.yaml": two["b.yaml"]})
+    assert in_force(gone) == {"one": Action.DENY, "three": Action.DENY}
+
+
+_specs = st.sampled_from([GOOD, BETTER, BAD])
+_documents = st.tuples(st.sampled_from(["one", "two", "three", "four"]), _specs)
+_texts = st.one_of(
+    st.lists(_documents, max_size=3).map(lambda pairs: policies(*pairs)),
+    st.just("{"),
+    _documents.map(lambda pair: policies(pair) + "---\nkind: AuthorizationPolicy\nspec: {}\n"),
+)
+_directories = st.dictionaries(st.sampled_from("abc"), _texts)
+
+
+@given(st.lists(_directories, min_size=2, max_size=6))
+def test_a_change_of_some_files_is_admitted_as_if_all_had_been_looked_at(steps: list[dict[str, str]]) -> None:
+    patched = whole = Catalog()
+    contents: dict[str, Content] = {}
+    for step in steps:
+        read = files(**step)
+        contents = {
+            name: contents[name] if contents.get(name) == content else content for name, content in read.items()
+        }
+        former, patched = patched, admit(patched, contents)
+        whole = admit(dataclasses.replace(whole, has_twins=True), contents)
+        assert patched.objects == whole.objects
+        assert sorted(patched.findings) == sorted(whole.findings)
+        assert (patched.claims, patched.from_file) == (whole.claims, whole.from_file)
+        if patched.changed is not None:
+            both = patched.objects.keys() | former.objects.keys()
+            differing = {key for key in both if patched.objects.get(key) != former.objects.get(key)}
+            assert differing <= patched.changed
