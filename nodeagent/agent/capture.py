@@ -144,7 +144,7 @@ class Capture:
             await self._reconcile(staying)
         self.namespaces = {ip: pod.netns for pod, addresses in wanted.items() for ip in addresses}
         if not self.is_settled:  # the table is a predecessor's, and its workers are about to hear what is new
-            self._verdicts.suspend()
+            await self._verdicts.succeed(enrolment)
         generation = self._state.set_local(enrolment.addresses)
         self._fleet.state_is_complete(enrolment.identities)
         if not await self._fleet.applied(generation, APPLIED_SECONDS):

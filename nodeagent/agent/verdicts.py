@@ -62,17 +62,28 @@ class NodeVerdicts:
         self.since = 0.0
         """Unix time of that swap."""
 
-    def suspend(self) -> None:
-        """Until the next update every new connection is for the proxy to judge. Raises KernelError."""
-        if self._is_kernel:
+    async def succeed(self, enrolment: Enrolment) -> None:
+        """Suspends a predecessor's table unless it is what would be made now, for these pods. Raises KernelError."""
+        if self._is_kernel and await asyncio.to_thread(self._differs, enrolment):
             self._steering.suspend_verdicts()
 
+    def _differs(self, enrolment: Enrolment) -> bool:
+        in_force, by_address = self._steering.verdicts_in_force()
+        numbers = {
+            (pod.pod.namespace, pod.pod.name, pod.pod.netns): by_address[ip]
+            for pod in enrolment.enrolled
+            for ip in pod.workload.addresses
+            if ip in by_address
+        }
+        found = find_members(self._state.mesh, enrolment.enrolled, numbers, self._state.lapsed)
+        return in_force != frozenset(verdict_table(sorted(found, key=lambda member: member.number), PROXY_PORTS))
+
     def suspend_if_changed(self) -> None:
-        """The same, if the table would be made of something else now."""
+        """Until the next update every new connection is the proxy's, if the table would be of something else now."""
         if self._members is None or self._find_members() == self._members:
             return
         try:
-            self.suspend()
+            self._steering.suspend_verdicts()
         except KernelError as error:  # the next update meets it again, and has somebody to tell
             log.warning("%s; new connections are decided by the former table until the next. %s", error, error.check)
 

@@ -241,6 +241,12 @@ class Steering:
             self._overflow["verdicts"] = swap.refused
             return swap
 
+    def verdicts_in_force(self) -> tuple[frozenset[VerdictRow], Mapping[Ip, int]]:
+        """The table that is there, a predecessor's too, and the numbers that it speaks of. Raises KernelError."""
+        with self._lock:
+            verdicts = self._opened_verdicts()
+            return verdicts.in_force(), verdicts.numbers()
+
     def generation(self) -> int:
         """Of the table of verdicts in force. Raises KernelError."""
         return self._opened_maps().read_settings().generation

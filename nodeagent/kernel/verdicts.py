@@ -90,9 +90,20 @@ class Verdicts:
         rows = [(key, row.sources) for key, row in self._maps.verdicts.rows().items() if key.generation == current]
         return frozenset(key.destination for key, _ in rows) | frozenset(_numbers(bits for _, bits in rows))
 
-    def revoked(self) -> list[Revoked]:
+    def in_force(self) -> frozenset[VerdictRow]:
         current = self._maps.read_settings().generation
-        numbers = {ip: row.number for ip, row in self._maps.pods.rows().items()}
+        return frozenset(
+            VerdictRow(key.destination, key.port, row.sources, bool(row.is_pending))
+            for key, row in self._maps.verdicts.rows().items()
+            if key.generation == current
+        )
+
+    def numbers(self) -> Mapping[Ip, int]:
+        """Of the pods that are captured, as the kernel has them."""
+        return {ip: row.number for ip, row in self._maps.pods.rows().items()}
+
+    def revoked(self) -> list[Revoked]:
+        current, numbers = self._maps.read_settings().generation, self.numbers()
         rows = {
             (key.destination, key.port): row.sources
             for key, row in self._maps.verdicts.rows().items()

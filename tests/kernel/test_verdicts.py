@@ -104,6 +104,8 @@ def test_a_suspension_outlives_its_agent_until_the_next_table(kernel: Kernel, fa
     try:
         kernel.node.steering.suspend_verdicts()
         assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_STEERED"
+        assert successor.verdicts_in_force()[0] == frozenset(rows)
+        assert successor.verdicts_in_force()[1][family.neighbour] == kernel.number_b
         successor.put_verdicts(rows, successor.suspensions())
         assert kernel.from_pod(Packet(family.pod, family.neighbour)).reason == "LOCAL_ALLOWED"
     finally:

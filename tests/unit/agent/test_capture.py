@@ -104,8 +104,8 @@ class Node:
 
     # ---- verdicts
 
-    def suspend(self) -> None:
-        self.steps.append("suspended")
+    async def succeed(self, enrolment: Enrolment) -> None:
+        self.steps.append(("succeeded", [pod.pod.name for pod in enrolment.enrolled]))
 
     async def update(self, enrolment: Enrolment) -> None:
         self.steps.append(("verdicts", [pod.pod.name for pod in enrolment.enrolled]))
@@ -154,7 +154,7 @@ def test_a_pod_that_comes_is_captured_when_the_workers_know_it(node: Node, event
         async with node.running():
             assert await node.settled(eventually) == [
                 ("certificates", ["web"]),
-                "suspended",
+                ("succeeded", ["web"]),
                 ("workers", ["10.0.0.1"]),
                 ("complete", ["web"]),
                 "applied",

@@ -62,6 +62,8 @@ class Node:
         self.open_and_denied: list[Revoked] = []
         self.is_broken = False
         self.in_force = 0
+        self.before = frozenset[VerdictRow]()
+        """A predecessor's table."""
         self.suspended = 0
         self._is_suspended = False
         self.told: list[Sequence[Revoked]] = []
@@ -90,6 +92,9 @@ class Node:
 
     def is_suspended(self) -> bool:
         return self._is_suspended
+
+    def verdicts_in_force(self) -> tuple[frozenset[VerdictRow], dict[Ip, int]]:
+        return self.before, {WEB: 0, DB: 1}
 
     def suspensions(self) -> int:
         return self.suspended
@@ -157,6 +162,17 @@ def test_the_table_is_suspended_before_a_worker_knows_what_has_changed() -> None
     assert not node.is_suspended()
     node.state.forget_certificate(Identity("cluster.local", "shop", "web"))
     assert told[3:] == [True]
+
+
+def test_a_predecessors_table_is_suspended_unless_it_is_ours() -> None:
+    former, agent = Node(), Node()
+    former.update()
+    agent.before = frozenset(former.tables[-1])
+    asyncio.run(agent.verdicts.succeed(agent.enrolment))
+    assert not agent.is_suspended()
+    agent.state.apply(Changes(policies=(DENY_ALL,)))
+    asyncio.run(agent.verdicts.succeed(agent.enrolment))
+    assert agent.is_suspended()
 
 
 def test_a_change_that_is_taken_back_needs_no_other_table() -> None:
