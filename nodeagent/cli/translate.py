@@ -6,17 +6,39 @@ from pathlib import Path
 
 import click
 
-from nodeagent.cli.command import command
+from nodeagent.cli.command import Command
 
 _FILE = click.Path(path_type=Path)
+_VALUED = frozenset({"--enrolment", "-o", "--output"})
 
 
-@command(
+class _Steps(Command):
+    """Several files may stand behind one --step, as a shell's * puts them there."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        has_path = is_value = is_step = False
+        for word in args:
+            if is_value:
+                is_value = False
+            elif word.startswith("-"):
+                is_step, is_value = word == "--step", word == "--step" or word in _VALUED
+            elif is_step and has_path:
+                spread.append("--step")
+            else:
+                has_path = True
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+@click.command(
+    cls=_Steps,
     examples=(
         "nodeagent translate examples/mesh.d",
         "nodeagent translate mesh.yaml --step 01-new-pod.yaml --step 02-delete-service.yaml",
+        "nodeagent translate mesh.yaml --step step-*.yaml",
         "nodeagent translate cluster.yaml --enrolment annotation -o jsonl > told.jsonl",
-    )
+    ),
 )
 @click.argument("path", type=_FILE)
 @click.option(
@@ -24,7 +46,8 @@ _FILE = click.Path(path_type=Path)
     "steps",
     type=_FILE,
     multiple=True,
-    help="File whose objects are applied, or deleted if `delete` is in its name. May be given several times.",
+    metavar="FILE...",
+    help="Files whose objects are applied, or deleted if `delete` is in the file's name. May be given several times.",
 )
 @click.option(
     "--enrolment",

@@ -39,9 +39,6 @@ class MeshService:
     def is_kubernetes(self) -> bool:
         return self.source.key.kind == "Service"
 
-    def selects(self, labels: Mapping[str, str]) -> bool:
-        return bool(self.selector) and self.selector.items() <= labels.items()
-
 
 def choose_services(services: Iterable[MeshService]) -> list[MeshService]:
     by_host: dict[str, list[MeshService]] = defaultdict(list)

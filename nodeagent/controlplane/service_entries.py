@@ -66,13 +66,13 @@ def translate_service_entry(
 def allocate(entries: Iterable[ServiceEntry], kept: Allocated) -> Allocated:
     """Addresses for hosts that have none, the oldest entries first, and all of `kept`.
 
-    What somebody has, or had as long as this process lives, is given to nobody else: a client may remember it. A host
-    goes without when a range is used up.
+    What somebody has, or had as long as this process lives, is given to nobody else: a client may remember it. What is
+    written wins over what was given. A host goes without when a range is used up.
     """
     known = sorted(entries, key=lambda entry: (entry.meta.age, entry.meta.key))
-    used = {_ip(block) for entry in known for block in entry.addresses if block.bits == _WHOLE_BITS}
-    used.update(ip for entry in known for addresses in entry.allocated.values() for ip in addresses)
-    used.update(ip for addresses in kept.values() for ip in addresses)
+    written = {_ip(block) for entry in known for block in entry.addresses if block.bits == _WHOLE_BITS}
+    written.update(ip for entry in known for addresses in entry.allocated.values() for ip in addresses)
+    used = written.union(*kept.values())
     free = [_free(block, used) for block in _RANGES]
     found = dict(kept)
     for entry in known:
@@ -80,7 +80,7 @@ def allocate(entries: Iterable[ServiceEntry], kept: Allocated) -> Allocated:
             key = entry.meta.namespace, entry.meta.name, host
             if host in entry.allocated:
                 found[key] = entry.allocated[host]
-            elif key not in kept:
+            elif key not in kept or not written.isdisjoint(kept[key]):
                 found[key] = tuple(ip for numbers in free if (ip := next(numbers, None)) is not None)
     return found
 

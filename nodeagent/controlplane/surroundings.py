@@ -4,9 +4,10 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from nodeagent.controlplane.label_selector import SelectorIndex
 from nodeagent.controlplane.mesh_services import MeshService
 from nodeagent.controlplane.networks import NetworkGateway
-from nodeagent.controlplane.objects import AuthorizationPolicy, Key, MeshConfig, Namespace, Node
+from nodeagent.controlplane.objects import Key, MeshConfig, Namespace, Node
 from nodeagent.controlplane.peer_authentication import PeerAuthentications
 from nodeagent.controlplane.waypoints import Waypoints
 from nodeagent.model.workload import GatewayAddress
@@ -18,7 +19,7 @@ class Surroundings:
     """With the network that it is on."""
     namespaces: Mapping[str, Namespace]
     nodes: Mapping[str, Node]
-    services: Mapping[str, list[MeshService]]
+    services: Mapping[str, SelectorIndex[MeshService]]
     """By namespace."""
     by_source: Mapping[Key, list[MeshService]]
     """By the object that they come from; without those that another beats."""
@@ -27,23 +28,23 @@ class Surroundings:
     waypoints: Waypoints
     gateways: Mapping[str, list[NetworkGateway]]
     """By network."""
-    selecting: Mapping[str, list[AuthorizationPolicy]]
-    """By namespace: policies with a selector."""
+    policies: Mapping[str, SelectorIndex[str]]
+    """By namespace: names of policies with a selector."""
     peers: PeerAuthentications
 
     def selected(self, namespace: str, labels: Mapping[str, str]) -> Iterator[MeshService]:
-        return (service for service in self.services.get(namespace, ()) if service.selects(labels))
+        index = self.services.get(namespace)
+        return index.selecting(labels) if index is not None else iter(())
 
     def policies_of(self, namespace: str, labels: Mapping[str, str]) -> tuple[str, ...]:
         """Keys of what is listed by a workload with these labels. The root namespace's policies select everywhere."""
-        items = labels.items()
-        listed = sorted(
-            f"{owner}/{policy.meta.name}"
+        listed = [
+            f"{owner}/{name}"
             for owner in {namespace, self.mesh.root_namespace}
-            for policy in self.selecting.get(owner, ())
-            if policy.selector is not None and policy.selector.items() <= items
-        )
-        return (*listed, *self.peers.listed_by(namespace, labels))
+            if owner in self.policies
+            for name in self.policies[owner].selecting(labels)
+        ]
+        return (*sorted(listed), *self.peers.listed_by(namespace, labels))
 
     def gateway_to(self, network: str) -> GatewayAddress | None:
         gateways = self.gateways.get(network)

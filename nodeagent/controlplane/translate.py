@@ -16,6 +16,7 @@ import msgspec
 from nodeagent.controlplane.authorization import translate_authorization
 from nodeagent.controlplane.entry_workloads import translate_endpoints, translate_workload_entry
 from nodeagent.controlplane.hints import ServiceHints, WorkloadHints
+from nodeagent.controlplane.label_selector import SelectorIndex
 from nodeagent.controlplane.mesh_services import MeshService, choose_services
 from nodeagent.controlplane.networks import local_network, network_gateways
 from nodeagent.controlplane.objects import (
@@ -173,20 +174,23 @@ def _surroundings(
             for endpoint in piece.endpoints:
                 if endpoint.pod:
                     sliced[endpoint.pod, endpoint.pod_uid].append(service)
-    selecting: dict[str, list[AuthorizationPolicy]] = defaultdict(list)
+    selecting: dict[str, list[tuple[Mapping[str, str], str]]] = defaultdict(list)
     for policy in select(objects, AuthorizationPolicy):
         if policy.selector is not None and translate_authorization(policy, mesh.root_namespace) is not None:
-            selecting[policy.meta.namespace].append(policy)
+            selecting[policy.meta.namespace].append((policy.selector, policy.meta.name))
     return Surroundings(
         mesh=mesh,
         namespaces=namespaces,
         nodes={value.meta.name: value for value in select(objects, Node)},
-        services=by_namespace,
+        services={
+            namespace: SelectorIndex((service.selector, service) for service in of_namespace)
+            for namespace, of_namespace in by_namespace.items()
+        },
         by_source=by_source,
         sliced=sliced,
         waypoints=waypoints,
         gateways=network_gateways(select(objects, Gateway)),
-        selecting=selecting,
+        policies={namespace: SelectorIndex(of_namespace) for namespace, of_namespace in selecting.items()},
         peers=PeerAuthentications.sort(select(objects, PeerAuthentication), mesh.root_namespace),
     )
 

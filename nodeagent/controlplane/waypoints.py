@@ -210,4 +210,4 @@ def _weight(meta: Meta, inherited: Meta | None) -> int | None:
     text = _first_of(_CANARY_WEIGHT, meta.annotations, inherited.annotations if inherited is not None else {})
     if text is None:
         return 0
-    return int(text) if _NUMBER.fullmatch(text) and int(text) <= _ALL else None
+    return int(text) if _NUMBER.fullmatch(text.removeprefix("+")) and int(text) <= _ALL else None

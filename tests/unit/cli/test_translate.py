@@ -56,3 +56,30 @@ def test_another_form_is_a_wrong_flag(call: Call) -> None:
     status, _, err = call("translate", str(BASIC), "-o", "yaml")
     assert status == 2
     assert "jsonl" in err
+
+
+def test_steps_may_stand_behind_one_flag_or_each_behind_its_own(call: Call) -> None:
+    path, first, second, third = (
+        str(BASIC / name)
+        for name in (
+            "input.yaml",
+            "step-01-apply-new-pod.yaml",
+            "step-02-apply-pod-ready.yaml",
+            "step-03-apply-pod-not-ready.yaml",
+        )
+    )
+    expected = call("translate", path, "--step", first, "--step", second, "--step", third, "-o", "jsonl")
+    assert len([line for line in expected[1].splitlines() if line.startswith('{"step"')]) == 3
+    for arguments in (
+        (path, "--step", first, second, third, "-o", "jsonl"),
+        (path, "--step", first, second, "-o", "jsonl", "--step", third),
+        ("-o", "jsonl", path, "--step", first, "--step", second, third),
+        ("--step", first, path, "--step", second, third),
+    ):
+        assert call("translate", *arguments) == expected
+
+
+def test_a_second_path_is_a_mistake(call: Call) -> None:
+    status, _, err = call("translate", str(BASIC), str(BASIC))
+    assert status == 2
+    assert "unexpected extra argument" in err

@@ -3,7 +3,7 @@
 
 import pytest
 
-from nodeagent.controlplane.label_selector import LabelSelector, Operator, Requirement
+from nodeagent.controlplane.label_selector import LabelSelector, Operator, Requirement, SelectorIndex
 
 LABELS = {"team": "a", "env": "prod"}
 
@@ -27,3 +27,12 @@ LABELS = {"team": "a", "env": "prod"}
 )
 def test_what_is_selected(*, selector: LabelSelector, expected: bool) -> None:
     assert selector.selects(LABELS) is expected
+
+
+def test_an_index_finds_what_a_look_at_each_would() -> None:
+    selectors: list[dict[str, str]] = [{}, {"team": "a"}, {"env": "prod", "team": "a"}, {"team": "b"}, {"env": "prod"}]
+    selectors.append({"env": "prod", "zone": "z"})
+    index = SelectorIndex((selector, number) for number, selector in enumerate(selectors))
+    for labels in ({}, LABELS, {"team": "a"}, {"zone": "z", **LABELS}):
+        expected = [number for number, one in enumerate(selectors) if one and one.items() <= labels.items()]
+        assert sorted(index.selecting(labels)) == expected

@@ -2,12 +2,15 @@
 """ServiceEntries as Services: hosts, addresses, resolutions, visibility."""
 
 from collections.abc import Callable
+from ipaddress import ip_network
 
 import pytest
 
+from nodeagent.controlplane.entry_spec import Resolution
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.hints import AppProtocol
-from nodeagent.controlplane.objects import MeshObject
+from nodeagent.controlplane.objects import Key, MeshObject, Meta, Origin, ServiceEntry
+from nodeagent.controlplane.service_entries import allocate
 from nodeagent.controlplane.translate import Translation, translate
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.workload import BalancingMode, LoadBalancing, Scope, ServicePort, Vip
@@ -151,6 +154,20 @@ def test_an_address_stays_and_is_never_given_to_another_host(read: Read) -> None
     assert ips(second, "b.test") == ips(first, "b.test")
     assert ips(third, "a.test") == ips(first, "a.test")
     assert ips(third, "c.test") == ["240.240.0.3", "2001:2::3"]
+
+
+def test_what_is_written_wins_over_what_was_given(read: Read) -> None:
+    a = entry("a", spec="hosts: [a.test], resolution: DNS")
+    first = translate(read(a)[0])
+    second = translate(read(a + entry("b", spec="hosts: [b.test], addresses: [240.240.0.1]"))[0], first.allocated)
+    assert (ips(first, "a.test"), ips(second, "a.test")) == (["240.240.0.1", "2001:2::1"], ["240.240.0.2", "2001:2::2"])
+
+
+def test_a_host_goes_without_when_a_range_is_used_up() -> None:
+    everything = {("n", "x", str(number)): (Ip(str(number)),) for number in ip_network("240.240.0.0/16").hosts()}
+    meta = Meta(key=Key("ServiceEntry", "shop", "a"), origin=Origin("a.yaml", 1))
+    wanting = ServiceEntry(meta=meta, hosts=("a.test",), resolution=Resolution.DNS)
+    assert allocate([wanting], everything)["shop", "a", "a.test"] == ("2001:2::1",)
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,7 @@ def told(weighted: tuple[Weighted, ...]) -> list[tuple[str, int]]:
     ("text", "expected"),
     [
         pytest.param(mesh(service=f"{USE}, {CANARY}", annotations=f"{WEIGHT}: '10'"), [90, 10], id="a tenth"),
+        pytest.param(mesh(service=f"{USE}, {CANARY}", annotations=f"{WEIGHT}: '+7'"), [93, 7], id="with a sign"),
         pytest.param(mesh(service=f"{USE}, {CANARY}"), [100, 0], id="no weight is none of it"),
         pytest.param(mesh(service=f"{USE}, {CANARY}", annotations=f"{WEIGHT}: '101'"), [], id="no percentage"),
         pytest.param(mesh(service=f"{USE}, istio.io/use-waypoint-canary: wp"), [], id="the primary itself"),
