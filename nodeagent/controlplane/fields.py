@@ -83,34 +83,34 @@ class Fields:
         if value is None:
             return None
         if isinstance(value, Mapping):
-            return Fields(value, self._below(name), self.report)
+            return Fields(value, self.below(name), self.report)
         self.wrong(name, "fields are expected, not " + _shown(value))
         return None
 
     def each(self, name: str) -> Iterator["Fields"]:
         """The mappings of a list."""
         for at, value in enumerate(self._list(name)):
-            path = f"{self._below(name)}[{at}]"
+            path = f"{self.below(name)}[{at}]"
             if isinstance(value, Mapping):
                 yield Fields(value, path, self.report)
             else:
-                self.report.reject(value.line, f"{path}: fields are expected, not {_shown(value)}", _SEE_API)
+                self.report.reject(value.line, f"fields are expected, not {_shown(value)}", _SEE_API, field=path)
 
     def parsed(self, name: str, parse: Callable[[str], _Parsed]) -> tuple[_Parsed, ...]:
         """A list of texts, each through `parse`, whose ValueError becomes the finding."""
         found: list[_Parsed] = []
         for at, value in enumerate(self._list(name)):
-            path = f"{self._below(name)}[{at}]"
+            path = f"{self.below(name)}[{at}]"
             if not (isinstance(value, Scalar) and isinstance(value.value, str)):
-                self.report.reject(value.line, f"{path}: a text is expected{_quotes(value)}", _SEE_API)
+                self.report.reject(value.line, f"a text is expected{_quotes(value)}", _SEE_API, field=path)
                 continue
             if not value.value:
-                self.report.reject(value.line, f"{path}: an empty value matches nothing", "Remove it or fill it in.")
+                self.report.reject(value.line, "an empty value matches nothing", "Remove it or fill it in.", field=path)
                 continue
             try:
                 found.append(parse(value.value))
             except ValueError as error:
-                self.report.reject(value.line, f"{path}: {error}", "Correct the value.")
+                self.report.reject(value.line, str(error), "Correct the value.", field=path)
         return tuple(found)
 
     def texts(self, name: str) -> dict[str, str]:
@@ -128,12 +128,13 @@ class Fields:
         """As `refuse_others`, where an unknown field is harmless."""
         for name in self.mapping.entries:
             if name not in self._asked:
-                self.report.warn(self.line(name), f"{self._below(name)}: this field is not used", check, "MN0212")
+                self.report.warn(self.line(name), "this field is not used", check, "MN0212", field=self.below(name))
 
     def wrong(self, name: str, message: str, *, check: str = "", code: str = "IST0106") -> None:
-        self.report.reject(self.line(name), f"{self._below(name)}: {message}", check or _SEE_API, code)
+        self.report.reject(self.line(name), message, check or _SEE_API, code, field=self.below(name))
 
-    def _below(self, name: str) -> str:
+    def below(self, name: str) -> str:
+        """Path of a field of this mapping."""
         return f"{self.path}.{name}" if self.path else name
 
     def _value(self, name: str) -> Value | None:

@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from nodeagent.controlplane import token
-from nodeagent.controlplane.analyze import analyze
 from nodeagent.controlplane.ca import open_authority
 from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
 from nodeagent.controlplane.discovery import Publisher
@@ -25,6 +24,7 @@ from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key, MeshConfig, MeshObject
+from nodeagent.controlplane.review import review
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
@@ -48,6 +48,8 @@ class Settings:
     """Names and addresses of the serving certificate; the listening address is added."""
     enrolment: Enrolment | None = None
     """Goes before what MeshConfig says."""
+    refuses_unknown: bool = True
+    """A field that an API does not have refuses its object; else it is a warning, but in policies."""
 
 
 async def run(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -135,11 +137,11 @@ class MeshDirectory:
     def read(self, touched: frozenset[str] | None) -> "_Step":
         """What the directory means now. Raises ConfigError when it cannot be listed."""
         contents = read_directory(self._settings.config_dir, self._contents, touched)
-        catalog = admit(self._catalog, contents)
+        catalog = admit(self._catalog, contents, refuses_unknown=self._settings.refuses_unknown)
         objects = self._enrolled(catalog.values)
-        snapshot, difference = advance(self.publisher.snapshot, translate(objects))
-        findings = tuple(sorted({*catalog.findings, *analyze(objects)}))
-        return _Step(contents, catalog, snapshot, difference, findings)
+        translation = translate(objects)
+        snapshot, difference = advance(self.publisher.snapshot, translation)
+        return _Step(contents, catalog, snapshot, difference, review(catalog, objects, translation))
 
     def apply(self, step: "_Step", began: float | None = None) -> None:
         """Publishes the step and says so, in one line; without `began` it is the first."""

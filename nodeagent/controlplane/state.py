@@ -167,7 +167,9 @@ def _restored(documents: Iterable[SavedDocument]) -> Iterator[tuple[Key, Accepte
     for saved in documents:
         try:
             parsed = [
-                found for document in parse_documents(saved.text) for found in parse_document(document, saved.file)
+                found
+                for document in parse_documents(saved.text)
+                for found in parse_document(document, saved.file, refuses_unknown=False)  # it was in force
             ]
         except YamlError:
             continue

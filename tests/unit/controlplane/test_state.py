@@ -71,7 +71,9 @@ def test_a_state_directory_that_cannot_be_made_is_an_error_of_the_operator(tmp_p
 
 
 def test_findings_are_told_as_json(state: StateDirectory) -> None:
-    finding = Finding("mesh.d/a.yaml", 7, Severity.ERROR, "IST0106", "Pod a/b", "wrong", "Mend it.", is_rejected=True)
+    finding = Finding(
+        "mesh.d/a.yaml", 7, Severity.ERROR, "IST0106", "Pod a/b", "wrong", "Mend it.", is_rejected=True, field="spec"
+    )
     state.save_status(Status(3, "2026-01-01T00:00:00Z", 1, 2, 3, (finding,)))
     told = json.loads((state.path / "findings.json").read_text())
     assert (told["schema"], told["generation"]) == ("nodeagent/v1", 3)
@@ -84,4 +86,5 @@ def test_findings_are_told_as_json(state: StateDirectory) -> None:
         "message": "wrong",
         "check": "Mend it.",
         "is_rejected": True,
+        "field": "spec",
     }
