@@ -56,7 +56,7 @@ bench: $(BENCH_READY) build/envoy/bin/envoy ## what it costs, as ratios in one r
 	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy ZTUNNEL=$(abspath $(ZTUNNEL)) \
 		$(BENCH_VENV)/bin/python -m tests.bench $(BENCH)
 
-fuzz: build/.developer ## malformed frames, records and requests by the million
+fuzz: build/.developer ## malformed frames, records, requests, YAML and resources by the million
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code

@@ -35,14 +35,18 @@ class Fields:
     def line(self, name: str) -> int:
         return self.mapping.lines.get(name, self.mapping.line)
 
-    def text(self, name: str, default: str = "") -> str:
+    def text(self, name: str, default: str = "", *, is_free: bool = False) -> str:
         value = self._value(name)
         if value is None:
             return default
-        if isinstance(value, Scalar) and isinstance(value.value, str):
-            return value.value
-        self.wrong(name, "a text is expected" + _quotes(value))
-        return default
+        if not (isinstance(value, Scalar) and isinstance(value.value, str)):
+            self.wrong(name, "a text is expected" + _quotes(value))
+            return default
+        if not (is_free or value.value.isprintable()):
+            # No name, label or host has any, and an agent would refuse what is made of it.
+            self.wrong(name, f"{value.value[:40]!r} has characters that cannot be printed")
+            return default
+        return value.value
 
     def flag(self, name: str) -> bool:
         value = self._value(name)
@@ -107,6 +111,10 @@ class Fields:
             if not value.value:
                 self.report.reject(value.line, "an empty value matches nothing", "Remove it or fill it in.", field=path)
                 continue
+            if not value.value.isprintable():
+                shown = repr(value.value[:40])
+                self.report.reject(value.line, f"{shown} has characters that cannot be printed", _SEE_API, field=path)
+                continue
             try:
                 found.append(parse(value.value))
             except ValueError as error:
@@ -117,6 +125,11 @@ class Fields:
         """A mapping of texts, such as labels."""
         below = self.within(name)
         return {key: below.text(key) for key in below.mapping.entries} if below is not None else {}
+
+    def free_texts(self, name: str) -> dict[str, str]:
+        """As `texts`, of several lines if they like, such as annotations: no agent is told them."""
+        below = self.within(name)
+        return {key: below.text(key, is_free=True) for key in below.mapping.entries} if below is not None else {}
 
     def refuse_others(self, check: str) -> None:
         """Every field that nobody asked for: a misspelt field of a policy is a rule that would not be enforced."""
@@ -135,7 +148,7 @@ class Fields:
 
     def below(self, name: str) -> str:
         """Path of a field of this mapping."""
-        return f"{self.path}.{name}" if self.path else name
+        return join_field(self.path, name)
 
     def _value(self, name: str) -> Value | None:
         self._asked.add(name)
@@ -153,6 +166,12 @@ class Fields:
 
 
 _SEE_API = "See the Kubernetes or Istio reference of this kind."
+
+
+def join_field(path: str, name: str) -> str:
+    """The path of a field below `path`; YAML allows an empty name."""
+    shown = name or '""'
+    return f"{path}.{shown}" if path else shown
 
 
 def is_port(value: object) -> bool:

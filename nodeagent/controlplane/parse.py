@@ -149,7 +149,7 @@ def _meta(fields: Fields, key: Key, origin: Origin) -> Meta:
         key=key,
         origin=origin,
         labels=metadata.texts("labels"),
-        annotations=metadata.texts("annotations"),
+        annotations=metadata.free_texts("annotations"),
         created=metadata.text("creationTimestamp"),
     )
 

@@ -9,6 +9,7 @@ object's metadata. What lies deeper, such as an affinity, is not looked at. Pure
 from typing import TypeAlias
 
 from nodeagent.controlplane.documents import Mapping, Sequence, Value
+from nodeagent.controlplane.fields import join_field
 from nodeagent.controlplane.finding import Report
 
 Known: TypeAlias = "dict[str, Known | None]"
@@ -112,7 +113,7 @@ def check_fields(root: Mapping, kind: str, report: Report, *, is_refused: bool) 
 
 def _check(mapping: Mapping, known: Known, path: str, report: Report, *, is_refused: bool) -> None:
     for name, value in mapping.entries.items():
-        below = f"{path}.{name}" if path else name
+        below = join_field(path, name)
         if name not in known:
             told = report.reject if is_refused else report.warn
             told(mapping.lines[name], "there is no such field", _CHECK, "MN0212", field=below)

@@ -85,6 +85,14 @@ def test_what_is_said_about_it(*, read: Read, text: str, code: str, severity: st
     assert objects == []
 
 
+def test_annotations_may_have_several_lines_and_labels_not(read: Read) -> None:
+    text = 'apiVersion: v1\nkind: Node\nmetadata:\n  name: a\n  {}: {{a: "b\\n"}}\n'
+    (node,), findings = read(text.format("annotations"))
+    assert (node.meta.annotations, findings) == ({"a": "b\n"}, [])
+    objects, (finding,) = read(text.format("labels"))
+    assert (objects, finding.field) == ([], "metadata.labels.a")
+
+
 def test_a_list_is_opened(read: Read) -> None:
     text = "apiVersion: v1\nkind: List\nitems:\n"
     text += "- {apiVersion: v1, kind: Node, metadata: {name: a}}\n- 7\n"
@@ -105,6 +113,7 @@ POD = "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\n{}"
         ("status:\n  phase: Sleeping", 5, "'Sleeping' is not one of"),
         ("spec:\n  serviceAccountName: a/b", 5, "not the name of a service account"),
         ("spec:\n  nodeName: 7", 5, 'write it in quotes: "7"'),
+        ('spec:\n  nodeName: "a\\0"', 5, "cannot be printed"),
         ("spec:\n  hostNetwork: maybe", 5, "true or false"),
         ("spec: []", 4, "fields are expected, not a list"),
         ("spec:\n  containers: {}", 5, "a list is expected, not fields"),
