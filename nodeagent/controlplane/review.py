@@ -16,7 +16,7 @@ from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.locate import field_line, roots
 from nodeagent.controlplane.objects import Key, MeshObject
 from nodeagent.controlplane.parse import Parsed, key_of
-from nodeagent.controlplane.suppress import Suppression, suppress
+from nodeagent.controlplane.suppress import Suppression, silenced_by, suppress
 from nodeagent.controlplane.translate import Translation
 from nodeagent.controlplane.view import View
 
@@ -28,9 +28,14 @@ def review(
     suppressions: Iterable[Suppression] = (),
 ) -> tuple[Finding, ...]:
     """In the order of files and lines. `objects` are those in force, which a flag may have changed."""
+    findings = (*catalog.findings, *see_together(catalog, objects, translation))
+    return tuple(sorted({*suppress(findings, silenced_by(objects), suppressions)}))
+
+
+def see_together(catalog: Catalog, objects: tuple[MeshObject, ...], translation: Translation) -> tuple[Finding, ...]:
+    """What the objects say only all together, suppressed or not. It takes a look at each of them."""
     view = View(objects, translation)
-    seen_together = (*_placed(analyze(view), catalog.objects), *analyze_written(view, _written(catalog)))
-    return tuple(sorted({*suppress((*catalog.findings, *seen_together), objects, suppressions)}))
+    return (*_placed(analyze(view), catalog.objects), *analyze_written(view, _written(catalog)))
 
 
 def _placed(findings: Iterable[Finding], accepted: Mapping[Key, Accepted]) -> Iterator[Finding]:

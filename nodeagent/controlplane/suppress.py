@@ -6,14 +6,17 @@ What rejects an object is always told: it is not in force as written, whoever ha
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import MeshObject
 
 ANNOTATION = "galley.istio.io/analyze-suppress"
 """Codes with commas between them, or * for all."""
+Silence: TypeAlias = Mapping[str, frozenset[str]]
+"""Codes, or *, by `Kind namespace/name`."""
 _RULE = re.compile(r"(?P<code>[A-Z]{2,3}\d{4}|\*)(?:=(?P<subject>\S.*))?", re.ASCII)
 
 
@@ -35,21 +38,26 @@ class Suppression:
         return self.code in {"*", finding.code} and fnmatchcase(finding.subject, self.subject)
 
 
-def suppress(
-    findings: Iterable[Finding], objects: Iterable[MeshObject], suppressions: Iterable[Suppression] = ()
-) -> tuple[Finding, ...]:
-    """Those that are to be told, in their order."""
-    rules = list(suppressions)
-    annotated = {
-        str(value.meta.key): {code.strip() for code in value.meta.annotations[ANNOTATION].split(",")}
+def silenced_by(objects: Iterable[MeshObject]) -> Silence:
+    """What the objects' annotations ask for."""
+    return {
+        str(value.meta.key): frozenset(code.strip() for code in value.meta.annotations[ANNOTATION].split(","))
         for value in objects
         if ANNOTATION in value.meta.annotations
     }
+
+
+def suppress(
+    findings: Iterable[Finding], silence: Silence, suppressions: Iterable[Suppression] = ()
+) -> tuple[Finding, ...]:
+    """Those that are to be told, in their order."""
+    rules = list(suppressions)
     return tuple(
         finding
         for finding in findings
         if finding.is_rejected
         or not (
-            annotated.get(finding.subject, set()) & {"*", finding.code} or any(rule.covers(finding) for rule in rules)
+            silence.get(finding.subject, frozenset()) & {"*", finding.code}
+            or any(rule.covers(finding) for rule in rules)
         )
     )

@@ -5,7 +5,7 @@ import pytest
 
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import Key, Meta, Namespace, Origin
-from nodeagent.controlplane.suppress import ANNOTATION, Suppression, suppress
+from nodeagent.controlplane.suppress import ANNOTATION, Suppression, silenced_by, suppress
 
 
 def finding(code: str, subject: str = "Namespace shop", *, is_rejected: bool = False) -> Finding:
@@ -49,11 +49,11 @@ def test_what_is_no_suppression(text: str) -> None:
 )
 def test_an_annotation_silences_its_own_object(codes: str, told: list[str]) -> None:
     findings = [finding("MN0204"), finding("MN0205")]
-    assert [one.code for one in suppress(findings, [namespace(codes)])] == told
+    assert [one.code for one in suppress(findings, silenced_by([namespace(codes)]))] == told
     elsewhere = [finding("MN0204", "Namespace ops")]
-    assert suppress(elsewhere, [namespace(codes)]) == tuple(elsewhere)
+    assert suppress(elsewhere, silenced_by([namespace(codes)])) == tuple(elsewhere)
 
 
 def test_what_is_refused_is_always_told() -> None:
     refused = finding("IST0106", is_rejected=True)
-    assert suppress([refused], [namespace("*")], [Suppression("*")]) == (refused,)
+    assert suppress([refused], silenced_by([namespace("*")]), [Suppression("*")]) == (refused,)
