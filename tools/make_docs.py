@@ -63,6 +63,9 @@ def codes() -> str:
             "istioctl, MN codes are ours. An object that is refused keeps its last good version; `nodeagent analyze",
             "--explain CODE` prints one of these pages.",
             "",
+            "Two codes of istioctl are not said here: IST0133, since what the webhook warns of has codes of our own,",
+            "and IST0143, since on which addresses a process listens is in no YAML.",
+            "",
             *_table(("code", "meaning"), ((f"[{code}](#{code.lower()})", words) for code, words in CODES.items())),
             *(page(code) for code in CODES),
         ]

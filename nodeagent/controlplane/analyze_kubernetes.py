@@ -95,7 +95,7 @@ def _missing_sidecars(view: View) -> Iterator[Finding]:
     }
     for pod in view.pods if injecting else ():
         labels, annotations = pod.meta.labels, pod.meta.annotations
-        is_excused = pod.is_host_network or labels.get("sidecar.istio.io/inject") == "false" or view.is_captured(pod)
+        is_excused = pod.is_host_network or labels.get("sidecar.istio.io/inject") == "false" or not view.is_outside(pod)
         if pod.meta.namespace in injecting and "sidecar.istio.io/status" not in annotations and not is_excused:
             yield warn(
                 pod.meta,

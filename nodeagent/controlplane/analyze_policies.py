@@ -16,6 +16,8 @@ from nodeagent.controlplane.view import View, about, warn
 from nodeagent.model.address import Cidr, is_ipv6
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import MatchKind, ServiceAccountMatch, StringMatch
+from nodeagent.policy.evaluate import any_equals
+from nodeagent.policy.sentences import show
 
 _GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 
@@ -69,7 +71,7 @@ def _enforcement(policy: AuthorizationPolicy, view: View) -> Iterator[Finding]:
 
 
 def _uncaptured(meta: Meta, selected: Sequence[Pod], view: View) -> Iterator[Finding]:
-    if selected and not any(view.is_captured(pod) for pod in selected):
+    if selected and all(view.is_outside(pod) for pod in selected):
         yield warn(
             meta,
             "MN0208",
@@ -150,6 +152,9 @@ def _principal(meta: Meta, named: _Named, match: StringMatch, view: View) -> Ite
 def _namespace(meta: Meta, named: _Named, match: StringMatch, view: View) -> Iterator[Finding]:
     if match.kind is MatchKind.EXACT:
         yield from _existing(meta, named.field, match.value, view)
+    elif view.namespaces and not any(any_equals((match,), name) for name in view.namespaces):
+        words = f"no namespace is called {show(match)!r}"
+        yield about(meta, Severity.ERROR, "IST0101", words, "Is the pattern right?", named.field)
 
 
 def _existing(meta: Meta, field: str, namespace: str, view: View) -> Iterator[Finding]:
@@ -161,7 +166,7 @@ def _existing(meta: Meta, field: str, namespace: str, view: View) -> Iterator[Fi
 
 def _without_identity(meta: Meta, field: str, identity: Identity, view: View) -> Iterator[Finding]:
     """Kubelet's probes are no such clients: what the node itself sends passes every policy."""
-    if view.captured_identities.get(identity) is False:
+    if identity in view.outside:
         yield warn(
             meta,
             "MN0209",

@@ -35,6 +35,11 @@ class Fields:
     def line(self, name: str) -> int:
         return self.mapping.lines.get(name, self.mapping.line)
 
+    def line_in(self, name: str, at: int) -> int:
+        """Line of a value of a list; of the list where it has none there."""
+        values = self._list(name)
+        return values[at].line if at < len(values) else self.line(name)
+
     def text(self, name: str, default: str = "", *, is_free: bool = False) -> str:
         value = self._value(name)
         if value is None:

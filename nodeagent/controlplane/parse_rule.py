@@ -193,14 +193,14 @@ def _parse_account_key(text: str) -> ServiceAccountMatch:
 
 def _principals(fields: Fields, name: str) -> tuple[StringMatch, ...]:
     found = fields.parsed(name, parse_match)
-    for match in found:
+    for at, match in enumerate(found):
         if match.value.startswith("spiffe:"):
             fields.report.warn(
-                fields.line(name),
+                fields.line_in(name, at),
                 f"{match.value!r} never matches: principals are written without spiffe://",
                 f"Write {match.value.removeprefix('spiffe://')!r}.",
                 "MN0203",
-                field=fields.below(name),
+                field=f"{fields.below(name)}[{at}]",
             )
     return found
 

@@ -22,7 +22,7 @@ from nodeagent.controlplane.objects import (
 )
 from nodeagent.controlplane.translate import Translation, mesh_config, select
 from nodeagent.model.identity import Identity
-from nodeagent.model.workload import TunnelProtocol
+from nodeagent.model.workload import TunnelProtocol, Workload
 
 _ENDED = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
 
@@ -70,17 +70,23 @@ class View:
         return self._reached[scope]
 
     def is_captured(self, pod: Pod) -> bool:
-        workload = self._workloads.get(f"{self.mesh.cluster}//Pod/{pod.meta.namespace}/{pod.meta.name}")
+        workload = self._workload(pod)
         return workload is not None and workload.protocol is TunnelProtocol.HBONE and not workload.is_host_network
 
+    def is_outside(self, pod: Pod) -> bool:
+        """It is known that it is not captured; of a pod without address nothing is known yet."""
+        return pod.is_host_network or (self._workload(pod) is not None and not self.is_captured(pod))
+
+    def _workload(self, pod: Pod) -> Workload | None:
+        return self._workloads.get(f"{self.mesh.cluster}//Pod/{pod.meta.namespace}/{pod.meta.name}")
+
     @cached_property
-    def captured_identities(self) -> Mapping[Identity, bool]:
-        """Identities of the pods here, and whether any pod with it is captured."""
-        found: dict[Identity, bool] = {}
+    def outside(self) -> frozenset[Identity]:
+        """Identities of pods here of which all are outside of the mesh."""
+        pods: dict[Identity, list[Pod]] = defaultdict(list)
         for pod in self.pods:
-            identity = Identity(self.mesh.trust_domain, pod.meta.namespace, pod.service_account)
-            found[identity] = found.get(identity, False) or self.is_captured(pod)
-        return found
+            pods[Identity(self.mesh.trust_domain, pod.meta.namespace, pod.service_account)].append(pod)
+        return frozenset(identity for identity, same in pods.items() if all(map(self.is_outside, same)))
 
 
 def about(meta: Meta, severity: Severity, code: str, message: str, check: str, field: str = "") -> Finding:
