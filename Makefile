@@ -59,7 +59,7 @@ bench: $(BENCH_READY) build/envoy/bin/envoy ## what it costs, as ratios in one r
 bench-control: build/.developer ## the control plane and an agent in a mesh of 1,000 and of 10,000 workloads
 	@$(SUDO) $(BIN)/python -m tests.bench.control $(CONTROL)
 
-fuzz: build/.developer ## malformed frames, records and requests by the million
+fuzz: build/.developer ## malformed frames, records, requests, YAML and resources by the million
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code

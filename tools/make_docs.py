@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: INP001 - a script, not a package
-"""Prints docs/reference.md from the code: commands, settings, metrics, reasons, exit statuses; with --check, compares.
+"""Prints docs/reference.md and docs/codes.md from the code; with --check, compares.
 
-Everything in it is read where the program reads it, so the page cannot say anything else. Nothing here is written by
-hand but headings and one line below each; what needs more words belongs into the code.
+The one has commands, settings, metrics, reasons, exit statuses, the other what each code of `nodeagent analyze` means.
+Everything is read where the program reads it, so the pages cannot say anything else. Nothing here is written by hand
+but headings and one line below each; what needs more words belongs into the code.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.cli.main import EXIT_STATUS, INTERRUPTED, PIPE_CLOSED, cli
 from nodeagent.config import Config
+from nodeagent.controlplane.codes import page
+from nodeagent.controlplane.finding import CODES
 from nodeagent.kernel.reasons import reasons
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
@@ -27,6 +30,7 @@ from nodeagent.telemetry.traffic import TrafficMetrics
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference.md")
+CODES_PAGE = Path("docs/codes.md")
 WIDTH = 100
 _VERDICTS = {"UNSPEC": "pass", "OK": "pass", "SHOT": "drop", "REDIRECT": "redirect"}
 
@@ -45,6 +49,25 @@ def reference() -> str:
             *_metrics(),
             *_proxy_reasons(),
             *_kernel_reasons(),
+        ]
+    )
+
+
+def codes() -> str:
+    return "\n".join(
+        [
+            "<!-- made by make proto from the code; do not edit -->",
+            "# Codes",
+            "",
+            "What `nodeagent analyze` and the control plane say of a mesh directory. IST codes mean what they mean to",
+            "istioctl, MN codes are ours. An object that is refused keeps its last good version; `nodeagent analyze",
+            "--explain CODE` prints one of these pages.",
+            "",
+            "Two codes of istioctl are not said here: IST0133, since what the webhook warns of has codes of our own,",
+            "and IST0143, since on which addresses a process listens is in no YAML.",
+            "",
+            *_table(("code", "meaning"), ((f"[{code}](#{code.lower()})", words) for code, words in CODES.items())),
+            *(page(code) for code in CODES),
         ]
     )
 
@@ -180,16 +203,17 @@ def _row(cells: Sequence[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not current")
-    made, path = reference(), ROOT / REFERENCE
-    if not parser.parse_args().check:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(made, encoding="utf-8")
-        return 0
-    if path.is_file() and path.read_text(encoding="utf-8") == made:
-        return 0
-    sys.stderr.write(f"{REFERENCE} does not say what the code says: run make proto\n")
-    return 1
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
+    is_checking, status = parser.parse_args().check, 0
+    for path, made in ((REFERENCE, reference()), (CODES_PAGE, codes())):
+        written = ROOT / path
+        if not is_checking:
+            written.parent.mkdir(exist_ok=True)
+            written.write_text(made, encoding="utf-8")
+        elif not written.is_file() or written.read_text(encoding="utf-8") != made:
+            sys.stderr.write(f"{path} does not say what the code says: run make proto\n")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

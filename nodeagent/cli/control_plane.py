@@ -50,24 +50,33 @@ _state_dir = click.option(
     type=click.Choice(["label", "annotation"]),
     help="What enrols a pod: the label istio.io/dataplane-mode, or istio-cni's annotation. Goes before MeshConfig.",
 )
+@click.option(
+    "--unknown-fields",
+    type=click.Choice(["refuse", "warn"]),
+    default="refuse",
+    show_default=True,
+    help="What a field means that an API does not have; of policies it is always refused.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-def control_plane(
+def control_plane(  # noqa: PLR0913 - a flag each
     *,
     config_dir: Path,
     state_dir: Path,
     listen: str,
     server_names: tuple[str, ...],
     enrolment: str | None,
+    unknown_fields: str,
     log_format: str,
     log_level: str,
 ) -> None:
     """Serves a mesh from a directory of YAML: delta xDS and certificates, to agents and ztunnels alike.
 
     An edit is in force a few milliseconds after the file is closed. An invalid object keeps its last good version; what
-    is wrong is logged with file and line, and stands in findings.json of the state directory.
+    is wrong is logged with file and line, and stands in findings.json of the state directory; `nodeagent analyze` says
+    the same of a directory beforehand.
 
     Exit status: 0 stopped by a signal, 2 wrong flag, unreadable directory or damaged state, 4 missing privilege, 5 port
     in use.
@@ -87,6 +96,7 @@ def control_plane(
         listen=listen,
         server_names=(*SERVER_NAMES, *server_names),
         enrolment=Enrolment(enrolment) if enrolment else None,
+        refuses_unknown=unknown_fields == "refuse",
     )
 
     def ready(address: str) -> None:

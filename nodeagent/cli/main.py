@@ -29,6 +29,7 @@ COMMANDS = {
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),
     "cleanup": ("agent", "Removes what an agent left on this node: programs, workers, files."),
+    "analyze": ("analyze", "Says what is wrong or doubtful in a directory of YAML."),
     "control-plane": ("control_plane", "Serves a mesh from a directory of YAML."),
     "translate": ("translate", "Prints what agents would be told of a directory of YAML."),
     "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),

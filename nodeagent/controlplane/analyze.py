@@ -1,125 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
 """Findings that only show when objects are seen together: selectors without pods, unknown namespaces, shared addresses.
 
-None of them rejects anything. Pure.
+None of them rejects anything. Pure. Policies are judged in `analyze_policies.py`, what Kubernetes' objects say of the
+mesh in `analyze_kubernetes.py`. What is judged as it is written has files of its own, see `analyze_written`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from nodeagent.controlplane.finding import Finding, Severity
-from nodeagent.controlplane.objects import (
-    AuthorizationPolicy,
-    MeshConfig,
-    MeshObject,
-    Meta,
-    Namespace,
-    PeerAuthentication,
-    Pod,
-    PodPhase,
-    Source,
-)
-from nodeagent.controlplane.translate import mesh_config, select
-from nodeagent.model.policy import MatchKind, StringMatch
+from nodeagent.controlplane.analyze_kubernetes import analyze_kubernetes
+from nodeagent.controlplane.analyze_policies import analyze_policies
+from nodeagent.controlplane.analyze_registry import analyze_registry
+from nodeagent.controlplane.analyze_routing import analyze_routing
+from nodeagent.controlplane.analyze_sidecars import analyze_sidecars
+from nodeagent.controlplane.finding import Finding
+from nodeagent.controlplane.objects import Key, PeerAuthentication, Pod
+from nodeagent.controlplane.parse import Parsed
+from nodeagent.controlplane.view import View, warn
+from nodeagent.controlplane.written import read_written
 
 
-def analyze(objects: Iterable[MeshObject]) -> list[Finding]:
-    """In no order."""
-    known = tuple(objects)
-    mesh = mesh_config(known)
-    policies, peers = select(known, AuthorizationPolicy), select(known, PeerAuthentication)
-    pods = select(known, Pod)
+def analyze(view: View) -> list[Finding]:
+    """In no order; each with the line of its object."""
     return [
-        *_shared_addresses(pods),
-        *_selectors([(policy.meta, policy.selector or {}) for policy in policies], pods, mesh),
-        *_selectors([(peer.meta, peer.selector) for peer in peers], pods, mesh),
-        *_sources(policies, mesh, {value.meta.name for value in select(known, Namespace)}),
-        *_levels(peers, mesh),
-        *_second_mesh_configs(select(known, MeshConfig)),
+        *_shared_addresses(view.pods),
+        *_levels(view.peers, view.mesh.root_namespace),
+        *_second_mesh_configs(view),
+        *analyze_policies(view),
+        *analyze_kubernetes(view),
     ]
 
 
-def _finding(meta: Meta, code: str, message: str, check: str) -> Finding:
-    return Finding(meta.origin.file, meta.origin.line, Severity.WARNING, code, str(meta.key), message, check)
+def analyze_written(view: View, written: Mapping[Key, tuple[Parsed, str]]) -> list[Finding]:
+    """As `analyze`, of objects that were kept as trees (`JUDGED_AS_WRITTEN`), with their files; lines are of fields."""
+    by_kind = read_written(written)
+    analyze_registry(by_kind, view)
+    analyze_routing(by_kind, view)
+    analyze_sidecars(by_kind.get("Sidecar", ()), view)
+    return [finding for objects in by_kind.values() for one in objects for finding in one.report.findings]
 
 
 def _shared_addresses(pods: list[Pod]) -> Iterator[Finding]:
     owners: dict[str, Pod] = {}
     for pod in pods:
-        if pod.is_host_network or pod.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}:
+        if pod.is_host_network:
             continue
-        for ip in pod.ips:
+        for at, ip in enumerate(pod.ips):
             other = owners.setdefault(ip, pod)
             if other is not pod:
-                yield _finding(
+                yield warn(
                     pod.meta,
                     "MN0214",
                     f"{ip} is also the address of {other.meta.key}",
                     "An address names one pod; connections would be taken for the other's.",
+                    f"status.podIPs[{at}].ip",
                 )
 
 
-def _selectors(policies: list[tuple[Meta, dict[str, str]]], pods: list[Pod], mesh: MeshConfig) -> Iterator[Finding]:
-    for meta, selector in policies:
-        everywhere = meta.namespace == mesh.root_namespace and meta.key.kind == "AuthorizationPolicy"
-        if selector and not any(
-            selector.items() <= pod.meta.labels.items() and (everywhere or pod.meta.namespace == meta.namespace)
-            for pod in pods
-        ):
-            labels = ", ".join(f"{name}={value}" for name, value in selector.items())
-            yield _finding(meta, "IST0127", f"no pod has the labels {labels}", "Compare with the pods' labels.")
-
-
-def _sources(policies: list[AuthorizationPolicy], mesh: MeshConfig, namespaces: set[str]) -> Iterator[Finding]:
-    for policy in policies:
-        for source in _all_sources(policy):
-            for match in (*source.principals, *source.not_principals):
-                domain = match.value.partition("/")[0]
-                if _names_other_domain(match, domain, mesh):
-                    yield _finding(
-                        policy.meta,
-                        "MN0206",
-                        f"principal {match.value!r} is of the trust domain {domain}, the mesh is {mesh.trust_domain}",
-                        "Nobody here has such an identity, unless the domains are federated.",
-                    )
-            for match in (*source.namespaces, *source.not_namespaces):
-                if namespaces and match.kind is MatchKind.EXACT and match.value not in namespaces:
-                    yield _finding(
-                        policy.meta, "IST0101", f"namespace {match.value!r} does not exist", "Is the name right?"
-                    )
-
-
-def _all_sources(policy: AuthorizationPolicy) -> Iterator[Source]:
-    for rule in policy.rules:
-        yield from rule.sources
-        for condition in rule.conditions:
-            yield condition.source
-
-
-def _names_other_domain(match: StringMatch, domain: str, mesh: MeshConfig) -> bool:
-    if match.kind not in {MatchKind.EXACT, MatchKind.PREFIX} or match.value.startswith("spiffe:"):
-        return False
-    return "/" in match.value and domain != mesh.trust_domain
-
-
-def _levels(peers: list[PeerAuthentication], mesh: MeshConfig) -> Iterator[Finding]:
-    levels: Mapping[str, list[PeerAuthentication]] = defaultdict(list)
+def _levels(peers: list[PeerAuthentication], root_namespace: str) -> Iterator[Finding]:
+    levels: dict[str, list[PeerAuthentication]] = defaultdict(list)
     for peer in peers:
         if not peer.selector:
             levels[peer.meta.namespace].append(peer)
-        elif peer.meta.namespace == mesh.root_namespace:
-            yield _finding(
-                peer.meta, "MN0216", "a selector in the root namespace selects nothing", "Move it to the workload's."
+        elif peer.meta.namespace == root_namespace:
+            yield warn(
+                peer.meta,
+                "MN0216",
+                "a selector in the root namespace selects nothing",
+                "Move it to the workload's.",
+                "spec.selector",
             )
     for same in levels.values():
         oldest, *younger = sorted(same, key=lambda peer: peer.meta.age)
         for peer in younger:
-            yield _finding(
+            yield warn(
                 peer.meta, "MN0217", f"not in force: {oldest.meta.key} is older", "Only one per namespace counts."
             )
 
 
-def _second_mesh_configs(meshes: list[MeshConfig]) -> Iterator[Finding]:
-    by_age = sorted(meshes, key=lambda mesh: mesh.meta.age)
+def _second_mesh_configs(view: View) -> Iterator[Finding]:
+    by_age = sorted(view.mesh_configs, key=lambda mesh: mesh.meta.age)
     for mesh in by_age[1:]:
-        yield _finding(mesh.meta, "MN0217", f"not in force: {by_age[0].meta.key} counts", "Keep one.")
+        yield warn(mesh.meta, "MN0217", f"not in force: {by_age[0].meta.key} counts", "Keep one.")

@@ -89,9 +89,15 @@ class Catalog:
         return tuple(accepted.value for accepted in self.objects.values())
 
 
-def admit(previous: Catalog, contents: Mapping[str, Content]) -> Catalog:
-    """The catalog after the directory was read. Files whose text is the same are not parsed again."""
-    files = {name: _parsed(previous.files.get(name), contents[name]) for name in sorted(contents)}
+def admit(previous: Catalog, contents: Mapping[str, Content], *, refuses_unknown: bool = True) -> Catalog:
+    """The catalog after the directory was read. Files whose text is the same are not parsed again.
+
+    `refuses_unknown` as in `parse_document`; the same for all catalogs of a process.
+    """
+    files = {
+        name: _parsed(previous.files.get(name), contents[name], refuses_unknown=refuses_unknown)
+        for name in sorted(contents)
+    }
     if previous.files and not previous.has_twins:
         patched = _patch(previous, files)
         if patched is not None:
@@ -213,7 +219,7 @@ def _in_force(key: Key, parsed: Parsed, name: str, previous: Catalog) -> Iterato
         yield key, previous.objects[key]
 
 
-def _parsed(known: ParsedFile | None, content: Content) -> ParsedFile:
+def _parsed(known: ParsedFile | None, content: Content, *, refuses_unknown: bool) -> ParsedFile:
     if known is not None and (known.content is content or known.content == content):
         return known
     if content.problem is not None:
@@ -232,9 +238,12 @@ def _parsed(known: ParsedFile | None, content: Content) -> ParsedFile:
             is_rejected=True,
         )
         return ParsedFile(content, problem=problem)
-    return ParsedFile(
-        content, tuple(parsed for document in documents for parsed in parse_document(document, content.path))
-    )
+    objects = [
+        parsed
+        for document in documents
+        for parsed in parse_document(document, content.path, refuses_unknown=refuses_unknown)
+    ]
+    return ParsedFile(content, tuple(objects))
 
 
 def _twin(path: str, parsed: Parsed, first: Parsed, objects: Mapping[Key, Accepted]) -> Finding:

@@ -72,19 +72,27 @@ class Document:
     root: Value
     line: int
     text: str
-    problems: list[tuple[int, str]]
-    """Line and text of what YAML allows and we do not: a key twice, a key that is no text, an unknown tag."""
+    problems: "list[Problem]"
+    """What YAML allows and we do not: a key twice, a key that is no text, an unknown tag."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    line: int
+    message: str
+    path: str
+    """Of the field where it is, such as `spec.rules[0]`; empty for the document."""
 
 
 def parse_documents(text: str) -> list[Document]:
     """Empty documents are left out. Raises YamlError."""
     lines = text.splitlines(keepends=True)
-    found: list[tuple[int, Value, list[tuple[int, str]]]] = []
+    found: list[tuple[int, Value, list[Problem]]] = []
     try:
         events = yaml.parse(text, Loader=_Loader)
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
-                problems: list[tuple[int, str]] = []
+                problems: list[Problem] = []
                 found.append((_line(event) - 1, _Builder(problems).build(events), problems))
     except yaml.YAMLError as error:
         raise _mapped(error) from error
@@ -120,7 +128,7 @@ class _Open:
 class _Builder:
     """One document's tree, with a stack of its own instead of recursion."""
 
-    def __init__(self, problems: list[tuple[int, str]]) -> None:
+    def __init__(self, problems: list[Problem]) -> None:
         self._problems = problems
         self._open: list[_Open] = []
         self._anchors: dict[str, Value] = {}
@@ -161,7 +169,7 @@ class _Builder:
         if len(self._open) >= MAX_DEPTH:
             raise YamlError(f"nested more than {MAX_DEPTH} deep", line)
         if tag is not None and not tag.startswith(_CORE_TAG):
-            self._problems.append((line, f"tag {tag} means nothing here"))
+            self._object_to(line, f"tag {tag} means nothing here")
         self._open.append(collection)
 
     def _named(self, anchor: str | None, value: Value) -> None:
@@ -184,7 +192,7 @@ class _Builder:
     def _key(self, value: Value) -> Scalar:
         if isinstance(value, Scalar):
             return value
-        self._problems.append((value.line, "a key has to be a text"))
+        self._object_to(value.line, "a key has to be a text")
         return Scalar("", "", value.line)
 
     def _enter(self, into: _Open, mapping: Mapping, name: Scalar, value: Value) -> None:
@@ -192,16 +200,26 @@ class _Builder:
         if key == "<<" and name.is_plain:
             into.merged.extend(value.items if isinstance(value, Sequence) else [value])
         elif key in mapping.entries:
-            self._problems.append((line, f"key {key!r} occurs twice, first in line {mapping.lines[key]}"))
+            self._object_to(line, f"key {key!r} occurs twice, first in line {mapping.lines[key]}", key)
         else:
             mapping.entries[key] = value
             mapping.lines[key] = line
+
+    def _object_to(self, line: int, message: str, key: str = "") -> None:
+        """At the value that comes next, or at `key` of the mapping that is open."""
+        path = ""
+        for one in self._open:
+            if isinstance(one.value, Sequence):
+                path += f"[{len(one.value.items)}]"
+            elif one.key is not None:
+                path += f".{one.key.text}"
+        self._problems.append(Problem(line, message, f"{path}.{key}".strip(".")))
 
     def _resolve(self, event: yaml.ScalarEvent, line: int) -> str | int | float | bool | None:
         if event.implicit[0] or event.tag in {_CORE_TAG + "int", _CORE_TAG + "bool", _CORE_TAG + "float"}:
             return _plain(event.value)
         if event.tag is not None and not event.implicit[1] and not event.tag.startswith(_CORE_TAG):
-            self._problems.append((line, f"tag {event.tag} means nothing here"))
+            self._object_to(line, f"tag {event.tag} means nothing here")
         return None if event.tag == _CORE_TAG + "null" else str(event.value)
 
 

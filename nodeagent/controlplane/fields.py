@@ -35,14 +35,23 @@ class Fields:
     def line(self, name: str) -> int:
         return self.mapping.lines.get(name, self.mapping.line)
 
-    def text(self, name: str, default: str = "") -> str:
+    def line_in(self, name: str, at: int) -> int:
+        """Line of a value of a list; of the list where it has none there."""
+        values = self._list(name)
+        return values[at].line if at < len(values) else self.line(name)
+
+    def text(self, name: str, default: str = "", *, is_free: bool = False) -> str:
         value = self._value(name)
         if value is None:
             return default
-        if isinstance(value, Scalar) and isinstance(value.value, str):
-            return value.value
-        self.wrong(name, "a text is expected" + _quotes(value))
-        return default
+        if not (isinstance(value, Scalar) and isinstance(value.value, str)):
+            self.wrong(name, "a text is expected" + _quotes(value))
+            return default
+        if not (is_free or value.value.isprintable()):
+            # No name, label or host has any, and an agent would refuse what is made of it.
+            self.wrong(name, f"{value.value[:40]!r} has characters that cannot be printed")
+            return default
+        return value.value
 
     def flag(self, name: str) -> bool:
         value = self._value(name)
@@ -94,40 +103,49 @@ class Fields:
         if value is None:
             return None
         if isinstance(value, Mapping):
-            return Fields(value, self._below(name), self.report)
+            return Fields(value, self.below(name), self.report)
         self.wrong(name, "fields are expected, not " + _shown(value))
         return None
 
     def each(self, name: str) -> Iterator["Fields"]:
         """The mappings of a list."""
         for at, value in enumerate(self._list(name)):
-            path = f"{self._below(name)}[{at}]"
+            path = f"{self.below(name)}[{at}]"
             if isinstance(value, Mapping):
                 yield Fields(value, path, self.report)
             else:
-                self.report.reject(value.line, f"{path}: fields are expected, not {_shown(value)}", _SEE_API)
+                self.report.reject(value.line, f"fields are expected, not {_shown(value)}", _SEE_API, field=path)
 
     def parsed(self, name: str, parse: Callable[[str], _Parsed]) -> tuple[_Parsed, ...]:
         """A list of texts, each through `parse`, whose ValueError becomes the finding."""
         found: list[_Parsed] = []
         for at, value in enumerate(self._list(name)):
-            path = f"{self._below(name)}[{at}]"
+            path = f"{self.below(name)}[{at}]"
             if not (isinstance(value, Scalar) and isinstance(value.value, str)):
-                self.report.reject(value.line, f"{path}: a text is expected{_quotes(value)}", _SEE_API)
+                self.report.reject(value.line, f"a text is expected{_quotes(value)}", _SEE_API, field=path)
                 continue
             if not value.value:
-                self.report.reject(value.line, f"{path}: an empty value matches nothing", "Remove it or fill it in.")
+                self.report.reject(value.line, "an empty value matches nothing", "Remove it or fill it in.", field=path)
+                continue
+            if not value.value.isprintable():
+                shown = repr(value.value[:40])
+                self.report.reject(value.line, f"{shown} has characters that cannot be printed", _SEE_API, field=path)
                 continue
             try:
                 found.append(parse(value.value))
             except ValueError as error:
-                self.report.reject(value.line, f"{path}: {error}", "Correct the value.")
+                self.report.reject(value.line, str(error), "Correct the value.", field=path)
         return tuple(found)
 
     def texts(self, name: str) -> dict[str, str]:
         """A mapping of texts, such as labels."""
         below = self.within(name)
         return {key: below.text(key) for key in below.mapping.entries} if below is not None else {}
+
+    def free_texts(self, name: str) -> dict[str, str]:
+        """As `texts`, of several lines if they like, such as annotations: no agent is told them."""
+        below = self.within(name)
+        return {key: below.text(key, is_free=True) for key in below.mapping.entries} if below is not None else {}
 
     def refuse_others(self, check: str) -> None:
         """Every field that nobody asked for: a misspelt field of a policy is a rule that would not be enforced."""
@@ -139,13 +157,14 @@ class Fields:
         """As `refuse_others`, where an unknown field is harmless."""
         for name in self.mapping.entries:
             if name not in self._asked:
-                self.report.warn(self.line(name), f"{self._below(name)}: this field is not used", check, "MN0212")
+                self.report.warn(self.line(name), "this field is not used", check, "MN0212", field=self.below(name))
 
     def wrong(self, name: str, message: str, *, check: str = "", code: str = "IST0106") -> None:
-        self.report.reject(self.line(name), f"{self._below(name)}: {message}", check or _SEE_API, code)
+        self.report.reject(self.line(name), message, check or _SEE_API, code, field=self.below(name))
 
-    def _below(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
+    def below(self, name: str) -> str:
+        """Path of a field of this mapping."""
+        return join_field(self.path, name)
 
     def _value(self, name: str) -> Value | None:
         self._asked.add(name)
@@ -163,6 +182,12 @@ class Fields:
 
 
 _SEE_API = "See the Kubernetes or Istio reference of this kind."
+
+
+def join_field(path: str, name: str) -> str:
+    """The path of a field below `path`; YAML allows an empty name."""
+    shown = name or '""'
+    return f"{path}.{shown}" if path else shown
 
 
 def is_port(value: object) -> bool:

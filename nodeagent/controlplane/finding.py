@@ -11,22 +11,43 @@ import msgspec
 
 CODES = {
     "IST0101": "a referenced object does not exist",
+    "IST0103": "a pod without the sidecar that its namespace asks for",
     "IST0106": "a field is missing, of the wrong type or has an impossible value",
+    "IST0107": "an annotation on an object of another kind",
+    "IST0108": "an annotation that Istio does not have",
+    "IST0110": "two Sidecars select one pod",
+    "IST0111": "two Sidecars of one namespace without selector",
+    "IST0112": "a destination with several ports, and none is named",
+    "IST0116": "two Services have one port with different protocols",
+    "IST0118": "a port whose name does not begin with a protocol",
     "IST0127": "a selector matches no workload",
+    "IST0130": "a routing rule that is never reached",
+    "IST0131": "a match that is never reached",
+    "IST0134": "a ServiceEntry without addresses",
+    "IST0137": "two Services send to one port of the same pods",
+    "IST0166": "a selector where a Gateway asks for targetRefs",
+    "IST0167": "a policy that nothing reads",
+    "IST0171": "a condition of the object's status is negative",
+    "IST0173": "a subset that selects no pod",
+    "IST0174": "a DestinationRule of an unknown host",
+    "IST0177": "two ServiceEntries give one port two protocols",
     "MN0001": "a file cannot be read",
     "MN0002": "not YAML",
     "MN0003": "a key occurs twice",
     "MN0004": "an object occurs twice",
     "MN0005": "a document that is not an object with kind and name",
     "MN0006": "a kind that is not used",
-    "MN0007": "the directory cannot be read",
-    "MN0008": "state cannot be written",
     "MN0201": "a rule of a DENY policy never fires, because it needs layer 7",
     "MN0202": "a rule of an ALLOW policy is left out, because it needs layer 7",
     "MN0203": "a principal is written with spiffe://",
     "MN0204": "an ALLOW rule by exclusion only admits clients without identity",
     "MN0205": "trust domain conditions are not supported at layer 4",
     "MN0206": "a principal of another trust domain",
+    "MN0207": "a port that none of the selected pods has",
+    "MN0208": "a policy about pods that are not captured",
+    "MN0209": "a policy names clients that have no identity",
+    "MN0210": "a policy or rule that changes nothing",
+    "MN0211": "address blocks of one family for pods that have two",
     "MN0212": "a field that the API does not have",
     "MN0213": "an empty selector",
     "MN0214": "two pods have one address",
@@ -56,12 +77,18 @@ class Finding(msgspec.Struct, frozen=True, order=True):
     check: str
     is_rejected: bool = False
     """The object (or, without a subject, the whole file) keeps its last good version."""
+    field: str = ""
+    """Path in the object, such as `spec.rules[0].to[1].operation.ports[0]`; empty when the whole object is meant."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else self.file
         subject = f" {self.subject}" if self.subject else ""
+        field = f" {self.field}" if self.field else ""
         kept = " The last good version, if any, stays in force." if self.is_rejected else ""
-        return f"{place}: {self.severity} {self.code}{subject}: {self.message}. {self.check}{kept}"
+        return f"{self.place}: {self.severity} {self.code}{subject}{field}: {self.message}. {self.check}{kept}"
 
 
 class Report:
@@ -76,23 +103,25 @@ class Report:
     def is_rejected(self) -> bool:
         return any(finding.is_rejected for finding in self.findings)
 
-    def reject(self, line: int, message: str, check: str, code: str = "IST0106") -> None:
+    def reject(self, line: int, message: str, check: str, code: str = "IST0106", *, field: str = "") -> None:
         """The object cannot be applied as written."""
-        self._add(line, Severity.ERROR, code, message, check, is_rejected=True)
+        self._add(Finding(self.file, line, Severity.ERROR, code, self.subject, message, check, True, field))  # noqa: FBT003
 
-    def error(self, line: int, message: str, check: str, code: str) -> None:
+    def error(self, line: int, message: str, check: str, code: str, *, field: str = "") -> None:
         """Applied, but it does not do what it seems to do."""
-        self._add(line, Severity.ERROR, code, message, check)
+        self._add(Finding(self.file, line, Severity.ERROR, code, self.subject, message, check, field=field))
 
-    def warn(self, line: int, message: str, check: str, code: str) -> None:
-        self._add(line, Severity.WARNING, code, message, check)
+    def warn(self, line: int, message: str, check: str, code: str, *, field: str = "") -> None:
+        self._add(Finding(self.file, line, Severity.WARNING, code, self.subject, message, check, field=field))
 
-    def inform(self, line: int, message: str, check: str, code: str) -> None:
-        self._add(line, Severity.INFO, code, message, check)
+    def inform(self, line: int, message: str, check: str, code: str, *, field: str = "") -> None:
+        self._add(Finding(self.file, line, Severity.INFO, code, self.subject, message, check, field=field))
 
-    def _add(
-        self, line: int, severity: Severity, code: str, message: str, check: str, *, is_rejected: bool = False
-    ) -> None:
-        finding = Finding(self.file, line, severity, code, self.subject, message, check, is_rejected)
-        if finding not in self.findings:  # a field may be read twice
+    def _add(self, finding: Finding) -> None:
+        # A field may be read twice; and one that is refused needs no word about not being used.
+        if not any(
+            (one.code, one.line, one.field) == (finding.code, finding.line, finding.field)
+            and (one.message == finding.message or one.is_rejected)
+            for one in self.findings
+        ):
             self.findings.append(finding)

@@ -84,6 +84,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     is_ready: bool = True
     named_ports: dict[str, Port] = {}
     """TCP container ports by name; the first of a name counts."""
+    container_ports: tuple[Port, ...] = ()
+    """All TCP container ports. Optional in Kubernetes: a pod may listen on others."""
     workload_name: str = ""
     """Name of the Deployment, CronJob or whatever owns it; its own name without an owner."""
 

@@ -20,6 +20,7 @@ from nodeagent.controlplane.parse_mesh import parse_mesh_config
 from nodeagent.controlplane.parse_pod import parse_pod
 from nodeagent.controlplane.parse_policy import parse_authorization_policy, parse_peer_authentication
 from nodeagent.controlplane.parse_service import parse_endpoint_slice, parse_service
+from nodeagent.controlplane.schema import check_fields
 
 _Reader = Callable[[Fields, Meta], MeshObject]
 
@@ -36,7 +37,12 @@ class Parsed:
     text: str
     """The whole document it stands in, kept so that a restart can return to it."""
     is_ignored: bool = False
+    root: Mapping | None = None
+    """What is written, for the kinds that are also judged by it (`JUDGED_AS_WRITTEN`)."""
 
+
+JUDGED_AS_WRITTEN = frozenset({"VirtualService", "DestinationRule", "Sidecar", "ServiceEntry", "Gateway", "Service"})
+"""Kinds whose findings need more than the mesh does (`analyze_routing.py`); for these alone, since trees are large."""
 
 _READERS: dict[str, tuple[str, _Reader]] = {
     "Namespace": ("", lambda _fields, meta: Namespace(meta=meta)),
@@ -53,23 +59,41 @@ _READERS: dict[str, tuple[str, _Reader]] = {
     "PeerAuthentication": ("security.istio.io", parse_peer_authentication),
 }
 """Kind -> API group and reader. A kind of another group (Knative's Service) is another kind."""
+_POLICIES = frozenset({"AuthorizationPolicy", "PeerAuthentication"})
 _CLUSTER_WIDE = frozenset({"Namespace", "Node", "GatewayClass", "MeshConfig"})
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _WRITE = "An object has apiVersion, kind and metadata.name."
 
 
-def parse_document(document: Document, file: str) -> list[Parsed]:
-    """The objects of one document: one, or those of a List."""
+def parse_document(document: Document, file: str, *, refuses_unknown: bool = True) -> list[Parsed]:
+    """The objects of one document: one, or those of a List.
+
+    `refuses_unknown`: a field that the API does not have rejects the object; else it is a warning, but in policies,
+    where it could be a condition that would not be enforced.
+    """
     if not isinstance(document.root, Mapping):
         return [_unnamed(document, file, document.line, "an object is expected")]
     kind = Fields(document.root, "", Report(file, "")).text("kind")
     items = document.root.entries.get("items")
     if kind.endswith("List") and isinstance(items, Sequence):
-        return list(_each(items, document, file))
-    if is_mesh_config_map(document.root):
-        return [_parse_config_map(document.root, document, file)]
-    return [_parse_object(document.root, document, file)]
+        return list(_each(items, document, file, refuses_unknown=refuses_unknown))
+    return [_parse(document.root, document, file, refuses_unknown=refuses_unknown)]
+
+
+def _each(items: Sequence, document: Document, file: str, *, refuses_unknown: bool) -> Iterator[Parsed]:
+    for at, value in enumerate(items.items):
+        if isinstance(value, Mapping):
+            yield _parse(value, document, file, refuses_unknown=refuses_unknown, within=f"items[{at}]")
+        else:
+            yield _unnamed(document, file, value.line, "an object is expected")
+
+
+def _parse(root: Mapping, document: Document, file: str, *, refuses_unknown: bool, within: str = "") -> Parsed:
+    """`within` is where the object stands in a list, such as `items[0]`."""
+    if is_mesh_config_map(root):
+        return _parse_config_map(root, document, file)
+    return _parse_object(root, document, file, refuses_unknown=refuses_unknown, within=within)
 
 
 def _parse_config_map(root: Mapping, document: Document, file: str) -> Parsed:
@@ -80,17 +104,7 @@ def _parse_config_map(root: Mapping, document: Document, file: str) -> Parsed:
     return Parsed(key, None if report.is_rejected else value, tuple(report.findings), root.line, document.text)
 
 
-def _each(items: Sequence, document: Document, file: str) -> Iterator[Parsed]:
-    for value in items.items:
-        if isinstance(value, Mapping) and is_mesh_config_map(value):
-            yield _parse_config_map(value, document, file)
-        elif isinstance(value, Mapping):
-            yield _parse_object(value, document, file)
-        else:
-            yield _unnamed(document, file, value.line, "an object is expected")
-
-
-def _parse_object(root: Mapping, document: Document, file: str) -> Parsed:
+def _parse_object(root: Mapping, document: Document, file: str, *, refuses_unknown: bool, within: str) -> Parsed:
     report = Report(file, "")
     fields = Fields(root, "", report)
     version, kind = fields.text("apiVersion"), fields.text("kind")
@@ -101,24 +115,35 @@ def _parse_object(root: Mapping, document: Document, file: str) -> Parsed:
         if version.rpartition("/")[0] != group:
             reader = None
     if not kind or not (version or kind == "MeshConfig"):
-        return _unnamed(document, file, root.line, "kind or apiVersion is missing")
-    key = _name(fields, kind)
+        return _unnamed(document, file, root.line, "kind or apiVersion is missing", "apiVersion" if kind else "kind")
+    key = _name(root, kind)
     if key is None:
         name = "/".join(filter(None, (version, kind)))
-        return _unnamed(document, file, root.line, f"metadata of {name}: a valid name is missing")
+        return _unnamed(document, file, root.line, f"{name} has no valid name", "metadata.name")
     report.subject = str(key)
+    kept = root if kind in JUDGED_AS_WRITTEN else None
     if reader is None:
         _ignore(report, root.line, version, kind)
-        return Parsed(key, None, tuple(report.findings), root.line, document.text, is_ignored=True)
-    for line, problem in document.problems:
-        report.reject(line, problem, "Which one counts is a guess that nobody should make.", "MN0003")
+        return Parsed(key, None, tuple(report.findings), root.line, document.text, is_ignored=True, root=kept)
+    for problem in document.problems:
+        path = problem.path.removeprefix(within)
+        if path != problem.path or not within:
+            words = "Which one counts is a guess that nobody should make."
+            report.reject(problem.line, problem.message, words, "MN0003", field=path.removeprefix("."))
+    check_fields(root, kind, report, is_refused=refuses_unknown or kind in _POLICIES)
     value = reader(fields, _meta(fields, key, Origin(file, root.line)))
-    return Parsed(key, None if report.is_rejected else value, tuple(report.findings), root.line, document.text)
+    taken = None if report.is_rejected else value
+    return Parsed(key, taken, tuple(report.findings), root.line, document.text, root=kept)
 
 
-def _name(fields: Fields, kind: str) -> Key | None:
-    """The report of `fields` has no subject yet, so its findings are dropped with it; the caller writes one."""
-    metadata = _below(fields.mapping, "metadata")
+def key_of(root: Mapping) -> Key | None:
+    """What an object is called; None when it has no valid name."""
+    return _name(root, Fields(root, "", Report("", "")).text("kind"))
+
+
+def _name(root: Mapping, kind: str) -> Key | None:
+    """Findings on the way are dropped: the caller writes one."""
+    metadata = _below(root, "metadata")
     if metadata is None:
         return Key(kind, "", "default") if kind == "MeshConfig" else None
     named = Fields(metadata, "metadata", Report("", ""))
@@ -146,7 +171,7 @@ def _meta(fields: Fields, key: Key, origin: Origin) -> Meta:
         key=key,
         origin=origin,
         labels=metadata.texts("labels"),
-        annotations=metadata.texts("annotations"),
+        annotations=metadata.free_texts("annotations"),
         created=metadata.text("creationTimestamp"),
     )
 
@@ -163,7 +188,7 @@ def _ignore(report: Report, line: int, version: str, kind: str) -> None:
     )
 
 
-def _unnamed(document: Document, file: str, line: int, message: str) -> Parsed:
+def _unnamed(document: Document, file: str, line: int, message: str, field: str = "") -> Parsed:
     report = Report(file, "")
-    report.reject(line, message, _WRITE, "MN0005")
+    report.reject(line, message, _WRITE, "MN0005", field=field)
     return Parsed(None, None, tuple(report.findings), line, document.text)

@@ -7,7 +7,7 @@ Its other members (meshNetworks, values) say nothing that is used here.
 import msgspec
 
 from nodeagent.controlplane.documents import Mapping, Scalar, Value, YamlError, parse_documents
-from nodeagent.controlplane.fields import Fields
+from nodeagent.controlplane.fields import Fields, join_field
 from nodeagent.controlplane.finding import Report
 from nodeagent.controlplane.networks import SYSTEM_NAMESPACE
 from nodeagent.controlplane.objects import Key, MeshConfig, Meta, Origin
@@ -45,16 +45,17 @@ def _read(text: str, report: Report, meta: Meta) -> MeshConfig:
     try:
         documents = parse_documents(text)
     except YamlError as error:
-        report.reject(error.line, f"data.mesh: not YAML: {error}", "What is in force stays so.", "MN0002")
+        report.reject(error.line, f"not YAML: {error}", "What is in force stays so.", "MN0002", field="data.mesh")
         return MeshConfig(meta=meta)
     if not documents:
         return MeshConfig(meta=meta)
     root = documents[0].root
     if len(documents) > 1 or not isinstance(root, Mapping):
-        report.reject(root.line, "data.mesh: one object with fields is expected", "See Istio's MeshConfig.")
+        report.reject(root.line, "one object with fields is expected", "See Istio's MeshConfig.", field="data.mesh")
         return MeshConfig(meta=meta)
-    for line, problem in documents[0].problems:
-        report.reject(line, f"data.mesh: {problem}", "Which one counts is a guess that nobody should make.", "MN0003")
+    for problem in documents[0].problems:
+        words = "Which one counts is a guess that nobody should make."
+        report.reject(problem.line, problem.message, words, "MN0003", field=join_field("data.mesh", problem.path))
     return parse_mesh_config(Fields(root, "data.mesh", report), meta)
 
 

@@ -6,6 +6,7 @@ conditions is ready.
 """
 
 import re
+from collections.abc import Iterator
 
 from nodeagent.controlplane.fields import Fields, parse_address
 from nodeagent.controlplane.objects import Meta, Pod, PodPhase
@@ -17,6 +18,7 @@ _ACCOUNT = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 def parse_pod(fields: Fields, meta: Meta) -> Pod:
     spec, status, metadata = fields.within("spec"), fields.within("status"), fields.within("metadata")
+    ports = list(_ports(spec)) if spec else []
     return Pod(
         meta=meta,
         uid=metadata.text("uid") if metadata else "",
@@ -28,7 +30,8 @@ def parse_pod(fields: Fields, meta: Meta) -> Pod:
         if status
         else PodPhase.RUNNING,
         is_ready=_is_ready(status, metadata),
-        named_ports=_named_ports(spec) if spec else {},
+        named_ports={name: port for name, port in reversed(ports) if name},
+        container_ports=tuple(dict.fromkeys(port for _, port in ports)),
         workload_name=_workload_name(meta, metadata) if metadata else meta.name,
     )
 
@@ -65,17 +68,17 @@ def _is_ready(status: Fields | None, metadata: Fields | None) -> bool:
     )
 
 
-def _named_ports(spec: Fields) -> dict[str, Port]:
-    """Those of containers, then those of sidecars that run beside them (init containers that restart always)."""
+def _ports(spec: Fields) -> Iterator[tuple[str, Port]]:
+    """Names, which may be empty, and numbers of the TCP ports.
+
+    Of containers first, then of sidecars that run beside them (init containers that restart always).
+    """
     sidecars = [entry for entry in spec.each("initContainers") if entry.text("restartPolicy") == "Always"]
-    ports: dict[str, Port] = {}
     for container in (*spec.each("containers"), *sidecars):
         for entry in container.each("ports"):
             port = entry.port("containerPort")
             if port and entry.text("protocol", "TCP") == "TCP":
-                ports.setdefault(entry.text("name"), port)
-    ports.pop("", None)
-    return ports
+                yield entry.text("name"), port
 
 
 def _workload_name(meta: Meta, metadata: Fields) -> str:

@@ -13,6 +13,7 @@ from nodeagent.controlplane.documents import Mapping, Scalar, Sequence, Value
 from nodeagent.controlplane.fields import Fields, parse_block, parse_flag, parse_port
 from nodeagent.controlplane.objects import AuthorizationPolicy, Meta, MtlsMode, PeerAuthentication
 from nodeagent.controlplane.parse_rule import API, parse_rule
+from nodeagent.controlplane.webhook import check_custom, check_targets
 from nodeagent.model.address import Port
 from nodeagent.model.policy import Action
 
@@ -31,7 +32,9 @@ def parse_authorization_policy(fields: Fields, meta: Meta) -> AuthorizationPolic
     rules = tuple(parse_rule(entry, meta.namespace, judged) for entry in spec.each("rules"))
     if action is Action.DENY and not rules:
         spec.wrong("rules", "a DENY policy without rules denies nothing", check="Write a rule; `- {}` denies all.")
-    if spec.has("provider") and spec.text("action") != "CUSTOM":
+    if spec.text("action") == "CUSTOM":
+        check_custom(spec)
+    elif spec.has("provider"):
         spec.wrong("provider", "only the action CUSTOM has a provider")
     policy = AuthorizationPolicy(
         meta=meta,
@@ -69,6 +72,7 @@ def _is_for_waypoint(spec: Fields) -> bool:
     written = [name for name in ("selector", "targetRef", "targetRefs") if spec.has(name)]
     if len(written) > 1:
         spec.wrong(written[1], f"only one of {' and '.join(written)} is possible")
+    check_targets(spec)
     return "targetRef" in written or "targetRefs" in written
 
 
@@ -81,7 +85,9 @@ def _tell_if_not_enforced(policy: AuthorizationPolicy, spec: Fields) -> None:
     elif policy.is_dry_run:
         why = "it is a dry run"
     if why:
-        spec.report.warn(spec.mapping.line, f"not enforced: {why}", "Node agents enforce ALLOW and DENY.", "MN0216")
+        spec.report.warn(
+            spec.mapping.line, f"not enforced: {why}", "Node agents enforce ALLOW and DENY.", "MN0216", field=spec.path
+        )
 
 
 def _selector(spec: Fields) -> dict[str, str]:
@@ -101,6 +107,7 @@ def _selector(spec: Fields) -> dict[str, str]:
             "the selector is empty, so this is for the whole namespace",
             "Leave it out, or select by labels.",
             "MN0213",
+            field=spec.below("selector"),
         )
     return labels
 

@@ -11,12 +11,14 @@ from typing import TypeVar
 
 from nodeagent.controlplane.fields import Fields, parse_block, parse_port
 from nodeagent.controlplane.objects import Condition, Operation, PolicyRule, Source
+from nodeagent.controlplane.webhook import layer7_parser
 from nodeagent.model.policy import Action, MatchKind, ServiceAccountMatch, StringMatch
 
 API = "https://istio.io/latest/docs/reference/config/security/ lists the fields."
 _SOURCE_LAYER7 = ("requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks")
 _OPERATION_LAYER7 = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
 _MAX_SERVICE_ACCOUNTS = 16
+_MAX_ACCOUNT_LENGTH = 320
 _LAYER7_KEYS = frozenset(
     {
         "remote.ip",
@@ -59,7 +61,11 @@ def _entries(entry: Fields, name: str, inner: str, read: Callable[[Fields], _Ent
         if fields is None or not fields.mapping.entries:
             outer.wrong(inner, "is missing or empty", check=f"An entry of `{name}` has a `{inner}` with fields.")
             continue
-        found.append(read(fields))
+        value = read(fields)
+        found.append(value)
+        if value == type(value)() and not fields.report.is_rejected:
+            # An entry of empty lists would match nothing, so that a DENY would never fire.
+            outer.wrong(inner, "has no value in any of its fields", check="Fill one in, or leave out the entry.")
     if entry.has(name) and not found:
         entry.wrong(name, "is empty", check="Leave it out to match everything.")
     return tuple(found)
@@ -114,12 +120,12 @@ def _operation(fields: Fields, action: Action | None) -> Operation:
 
 
 def _layer7(fields: Fields, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in names if fields.parsed(name, str))
+    return tuple(name for name in names if fields.parsed(name, layer7_parser(name)))
 
 
 def _condition(fields: Fields, action: Action | None) -> Condition:
     key = fields.text("key")
-    if not fields.has("values") and not fields.has("notValues"):
+    if not fields.parsed("values", str) and not fields.parsed("notValues", str):
         fields.wrong("values", "values or notValues are missing")
     match key:
         case "source.ip":
@@ -144,7 +150,8 @@ def _condition(fields: Fields, action: Action | None) -> Condition:
 
 
 def _layer7_condition(fields: Fields, key: str, action: Action | None) -> Condition:
-    fields.parsed("values", str), fields.parsed("notValues", str)
+    parse = _parse_account_key if key == "source.serviceAccount" else layer7_parser(key)
+    fields.parsed("values", parse), fields.parsed("notValues", parse)
     if key.partition("[")[0] in _REPLACED_KEYS:
         fields.wrong("key", f"{key!r} is not possible: {_REPLACED_KEYS[key.partition('[')[0]]}")
     elif key not in _LAYER7_KEYS and not _LAYER7_MAP_KEY.fullmatch(key):
@@ -173,20 +180,27 @@ def parse_match(text: str) -> StringMatch:
 def _parse_account(text: str, namespace: str) -> ServiceAccountMatch:
     """`namespace/name`, or a name in the policy's own namespace. Raises ValueError."""
     first, slash, last = text.partition("/")
+    if len(text) > _MAX_ACCOUNT_LENGTH:
+        raise ValueError(f"a service account of more than {_MAX_ACCOUNT_LENGTH} characters")
     if "*" in text or "/" in last or not first or (slash and not last):
         raise ValueError(f"{text!r} is not a service account or namespace/service account")
     return ServiceAccountMatch(first, last) if slash else ServiceAccountMatch(namespace, first)
 
 
+def _parse_account_key(text: str) -> ServiceAccountMatch:
+    return _parse_account(text, "")
+
+
 def _principals(fields: Fields, name: str) -> tuple[StringMatch, ...]:
     found = fields.parsed(name, parse_match)
-    for match in found:
+    for at, match in enumerate(found):
         if match.value.startswith("spiffe:"):
             fields.report.warn(
-                fields.line(name),
+                fields.line_in(name, at),
                 f"{match.value!r} never matches: principals are written without spiffe://",
                 f"Write {match.value.removeprefix('spiffe://')!r}.",
                 "MN0203",
+                field=f"{fields.below(name)}[{at}]",
             )
     return found
 
@@ -198,16 +212,18 @@ def _tell_about_deny(layer7: tuple[str, ...], is_nothing_left: bool, fields: Fie
     if is_nothing_left:
         fields.report.error(
             fields.mapping.line,
-            f"{fields.path}: this never matches, so nothing is denied by it: {names} is only seen by a waypoint",
+            f"this never matches, so nothing is denied by it: {names} is only seen by a waypoint",
             "Deny by principal, namespace, address or port.",
             "MN0201",
+            field=fields.path,
         )
     else:
         fields.report.warn(
             fields.mapping.line,
-            f"{fields.path}: {names} is only seen by a waypoint; the rest of the entry denies without it",
+            f"{names} is only seen by a waypoint; the rest of the entry denies without it",
             "More is denied than is written.",
             "MN0218",
+            field=fields.path,
         )
 
 
@@ -215,9 +231,10 @@ def _tell_about_allow(rule: PolicyRule, entry: Fields) -> None:
     if rule.layer7:
         entry.report.warn(
             entry.mapping.line,
-            f"{entry.path} is left out: {', '.join(rule.layer7)} is only seen by a waypoint",
+            f"this rule is left out: {', '.join(rule.layer7)} is only seen by a waypoint",
             "Less is allowed than is written; a policy without rules left allows nothing.",
             "MN0202",
+            field=entry.path,
         )
     sources = (*rule.sources, *(condition.source for condition in rule.conditions))
     if any(_excludes_only(source) for source in rule.sources) and not any(
@@ -225,9 +242,10 @@ def _tell_about_allow(rule: PolicyRule, entry: Fields) -> None:
     ):
         entry.report.warn(
             entry.mapping.line,
-            f"{entry.path} allows by exclusion only, so clients outside the mesh, who have no identity, are allowed",
+            "allows by exclusion only, so clients outside the mesh, who have no identity, are allowed",
             "Add principals: ['*'] to ask for an identity.",
             "MN0204",
+            field=entry.path,
         )
 
 

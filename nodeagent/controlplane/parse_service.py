@@ -26,6 +26,7 @@ def parse_service(fields: Fields, meta: Meta) -> Service:
             "without a clusterIP only its name says what it is: nobody assigns addresses here",
             "Write clusterIP, or `clusterIP: None` for a headless Service.",
             "MN0215",
+            field="spec.clusterIP",
         )
     return Service(
         meta=meta,
@@ -88,7 +89,11 @@ def _ports(spec: Fields) -> tuple[PortSpec, ...]:
 def parse_endpoint_slice(fields: Fields, meta: Meta) -> EndpointSlice:
     if fields.text("addressType", "IPv4") == "FQDN":
         fields.report.warn(
-            fields.line("addressType"), "endpoints by name are not supported", "Write IPv4 or IPv6.", "MN0216"
+            fields.line("addressType"),
+            "endpoints by name are not supported",
+            "Write IPv4 or IPv6.",
+            "MN0216",
+            field="addressType",
         )
         return EndpointSlice(meta=meta)
     ports = [(entry.text("name"), entry.port("port")) for entry in fields.each("ports") if _is_tcp(entry)]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nodeagent.controlplane import token
-from nodeagent.controlplane.analyze import analyze
 from nodeagent.controlplane.ca import open_authority
 from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
 from nodeagent.controlplane.discovery import Publisher
@@ -24,10 +23,12 @@ from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key
 from nodeagent.controlplane.retranslate import Meshed, retranslate
+from nodeagent.controlplane.review import see_together
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
-from nodeagent.controlplane.translate import enrolled_by
+from nodeagent.controlplane.suppress import silenced_by, suppress
+from nodeagent.controlplane.translate import Translation, enrolled_by
 from nodeagent.controlplane.watch import DirectoryWatch
 from nodeagent.errors import ConfigError, StateFileUnwritable
 
@@ -50,6 +51,8 @@ class Settings:
     """Names and addresses of the serving certificate; the listening address is added."""
     enrolment: Enrolment | None = None
     """Goes before what MeshConfig says."""
+    refuses_unknown: bool = True
+    """A field that an API does not have refuses its object; else it is a warning, but in policies."""
 
 
 async def run(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -121,7 +124,7 @@ class MeshDirectory:
         self._state = state
         self._catalog = last_good
         self._meshed: Meshed | None = None
-        self._analyzed: tuple[Finding, ...] = ()
+        self._seen: tuple[Finding, ...] = ()
         """Found by the last look at all objects together."""
         self._is_due = asyncio.Event()
         """Such a look, and what is on disk."""
@@ -143,7 +146,8 @@ class MeshDirectory:
             await self._is_due.wait()
             self._is_due.clear()
             began = time.monotonic()
-            self._analyzed = await asyncio.to_thread(self._analyze, self._catalog)
+            assert self._meshed is not None
+            self._seen = await asyncio.to_thread(self._see, self._catalog, self._meshed.translation)
             self._tell()
             await asyncio.to_thread(self._save)
             await asyncio.sleep(min(_LONGEST_REST_SECONDS, (time.monotonic() - began) * _REST))
@@ -163,7 +167,7 @@ class MeshDirectory:
     def read(self, touched: frozenset[str] | None) -> "_Step":
         """What the directory means now. Raises ConfigError when it cannot be listed."""
         contents = read_directory(self._settings.config_dir, self._contents, touched)
-        catalog = admit(self._catalog, contents)
+        catalog = admit(self._catalog, contents, refuses_unknown=self._settings.refuses_unknown)
         meshed = retranslate(self._meshed, catalog, self._settings.enrolment)
         snapshot, difference = advance(self.publisher.snapshot, meshed.translation, meshed.touched)
         return _Step(contents, catalog, meshed, snapshot, difference)
@@ -178,7 +182,7 @@ class MeshDirectory:
         self._contents, self._catalog, self._meshed = step.contents, step.catalog, step.meshed
         self.publisher.publish(step.snapshot)
         if began is None:
-            self._analyzed = self._analyze(step.catalog)
+            self._seen = self._see(step.catalog, step.meshed.translation)
         self._tell()
         if began is None:
             _log.info(
@@ -195,12 +199,17 @@ class MeshDirectory:
                 what = "nothing differs"
             _log.info("%s changed -> generation %d: %s", ", ".join(changed), step.snapshot.generation, what)
 
-    def _analyze(self, catalog: Catalog) -> tuple[Finding, ...]:
-        return tuple(analyze(enrolled_by(self._settings.enrolment, catalog.values)))
+    def _see(self, catalog: Catalog, translation: Translation) -> tuple[Finding, ...]:
+        return see_together(catalog, enrolled_by(self._settings.enrolment, catalog.values), translation)
 
     def _tell(self) -> None:
         """Every finding once, when it appears."""
-        findings = tuple(sorted({*self._catalog.findings, *self._analyzed}))
+        found = (*self._catalog.findings, *self._seen)
+        subjects = {finding.subject for finding in found}
+        concerned = (
+            accepted.value for key, accepted in self._catalog.objects.items() if subjects and str(key) in subjects
+        )
+        findings = tuple(sorted({*suppress(found, silenced_by(concerned))}))
         before = set(self.findings)
         for finding in findings:
             if finding not in before:

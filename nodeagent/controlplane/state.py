@@ -7,10 +7,12 @@
     last-good.json   0600  the documents in force, so that a restart with an invalid file keeps their last good version
     findings.json    0644  what is wrong in the mesh directory at the moment
 
-Every file is replaced whole. A full disk is reported and stops nothing but the writing.
+Every file is replaced whole, so that a process that is killed leaves the old one or the new one; what it had written
+beside is removed by the next write. A full disk is reported and stops nothing but the writing.
 """
 
 import contextlib
+import glob
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -98,7 +100,7 @@ class StateDirectory:
     def write(self, name: str, data: bytes, mode: int) -> None:
         """Atomic. Raises StateFileUnwritable."""
         path = self.path / name
-        scratch = path.with_name(f".{name}.{os.getpid()}")
+        scratch = self._scratch(name)
         try:
             with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:  # noqa: PTH123
                 os.fchmod(file.fileno(), mode)
@@ -106,6 +108,7 @@ class StateDirectory:
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
+            self._sync()
         except OSError as error:
             with contextlib.suppress(OSError):
                 scratch.unlink()
@@ -114,7 +117,7 @@ class StateDirectory:
     def create_secret(self, name: str, data: bytes) -> bytes:
         """Writes the secret unless there is one, and returns the one that counts: of two starters, one wins."""
         path = self.path / name
-        scratch = path.with_name(f".{name}.{os.getpid()}")
+        scratch = self._scratch(name)
         try:
             with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, SECRET), "wb") as file:  # noqa: PTH123
                 file.write(data)
@@ -122,6 +125,7 @@ class StateDirectory:
                 os.fsync(file.fileno())
             with contextlib.suppress(FileExistsError):
                 os.link(scratch, path)
+            self._sync()
         except PermissionError as error:
             raise MissingPrivilege(f"{path}: {error.strerror}") from error
         except OSError as error:
@@ -130,6 +134,23 @@ class StateDirectory:
             with contextlib.suppress(OSError):
                 scratch.unlink()
         return self.read_secret(name) or data
+
+    def _scratch(self, name: str) -> Path:
+        """Where this process writes the file before it is renamed; those that dead processes have left are removed."""
+        for left in self.path.glob(f".{glob.escape(name)}.*"):
+            pid = left.name.rpartition(".")[2]
+            if pid.isascii() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                with contextlib.suppress(OSError):
+                    left.unlink()
+        return self.path / f".{name}.{os.getpid()}"
+
+    def _sync(self) -> None:
+        """Without it the name itself may be lost with the power."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def save_catalog(self, catalog: Catalog) -> None:
         """Raises StateFileUnwritable."""
@@ -146,9 +167,14 @@ class StateDirectory:
         try:
             saved = msgspec.json.decode(data, type=Saved)
         except msgspec.MsgspecError as error:
-            _log.warning("%s is damaged (%s): starting from the mesh directory alone", self.path / _LAST_GOOD, error)
-            return Catalog()
+            return self._ignored(f"is damaged ({error})")
+        if saved.schema != SCHEMA:
+            return self._ignored(f"is of another program or version ({saved.schema!r})")
         return Catalog(objects=dict(_restored(saved.documents)))
+
+    def _ignored(self, why: str) -> Catalog:
+        _log.warning("%s %s: starting from the mesh directory alone", self.path / _LAST_GOOD, why)
+        return Catalog()
 
     def save_status(self, status: Status) -> None:
         """Raises StateFileUnwritable."""
@@ -167,7 +193,9 @@ def _restored(documents: Iterable[SavedDocument]) -> Iterator[tuple[Key, Accepte
     for saved in documents:
         try:
             parsed = [
-                found for document in parse_documents(saved.text) for found in parse_document(document, saved.file)
+                found
+                for document in parse_documents(saved.text)
+                for found in parse_document(document, saved.file, refuses_unknown=False)  # it was in force
             ]
         except YamlError:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make fuzz`: malformed frames, records and requests by the million; `make test` has a smaller share of them.
+"""`make fuzz`: malformed frames, records, requests, YAML and resources by the million; `make test` has a share of them.
 
 The seed is printed first. The first input that fails ends the run and is written to a file, from which `--replay` makes
 the same happen again; such a file belongs beside the test of the mended defect.

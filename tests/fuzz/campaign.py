@@ -9,8 +9,10 @@ from pathlib import Path
 
 from nodeagent.hbone.limits import Role
 from tests.fuzz.codec import Codec
+from tests.fuzz.documents import Documents
 from tests.fuzz.records import Records
 from tests.fuzz.requests import Requests
+from tests.fuzz.resources import Resources
 from tests.fuzz.subject import Input, Subject
 from tests.fuzz.tunnels import Tunnels
 
@@ -27,6 +29,8 @@ def subjects() -> list[Subject]:
         Records(is_server=True),
         Requests(),
         Tunnels(),
+        Documents(),
+        Resources(),
     ]
 
 

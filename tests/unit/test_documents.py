@@ -310,6 +310,22 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "tests/unit/controlplane/test_translate.py",
         ("controlplane/surroundings.py", "controlplane/workloads.py"),
     ),
+    (
+        "a part of what is found when objects are seen together",
+        "tests/unit/controlplane/test_analyze.py",
+        (
+            "controlplane/analyze_kubernetes.py",
+            "controlplane/analyze_policies.py",
+            "controlplane/analyze_ports.py",
+            "controlplane/analyze_shadows.py",
+            "controlplane/view.py",
+        ),
+    ),
+    (
+        "objects as they are written",
+        "tests/unit/controlplane/test_analyze_routing.py",
+        ("controlplane/analyze_registry.py", "controlplane/analyze_sidecars.py", "controlplane/written.py"),
+    ),
 )
 """Why a module has no test file of its own name, where it is tested, and which modules."""
 

@@ -3,8 +3,8 @@
 
 import dataclasses
 
-from nodeagent.controlplane.analyze import analyze
 from nodeagent.controlplane.catalog import Catalog, Content, admit
+from nodeagent.controlplane.review import review
 from nodeagent.controlplane.translate import Translation, translate
 from tests.bench.control import large_mesh
 from tests.bench.control.decode import decode_seconds
@@ -35,9 +35,9 @@ def translated(version: str) -> Translation:
     changed = text(large_mesh.application(0, 20, version))
     contents[large_mesh.file_of(0)] = Content(large_mesh.file_of(0), changed)
     catalog = admit(Catalog(), contents)
-    assert catalog.findings == ()
-    assert list(analyze(catalog.values)) == []
-    return translate(catalog.values)
+    translation = translate(catalog.values)
+    assert review(catalog, catalog.values, translation) == ()
+    return translation
 
 
 def test_the_mesh_is_as_large_as_asked_for_and_a_version_changes_one_workload() -> None:

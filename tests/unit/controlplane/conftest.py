@@ -38,7 +38,7 @@ status: {podIP: 10.244.2.10}
 apiVersion: v1
 kind: Service
 metadata: {name: db, namespace: shop}
-spec: {selector: {app: db}, clusterIP: 10.96.0.10, ports: [{port: 5432}]}
+spec: {selector: {app: db}, clusterIP: 10.96.0.10, ports: [{name: tcp, port: 5432}]}
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

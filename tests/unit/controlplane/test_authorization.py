@@ -42,8 +42,8 @@ def test_scope(read: Read, spec: str, namespace: str, scope: PolicyScope) -> Non
 @pytest.mark.parametrize(
     ("spec", "annotations"),
     [
-        ("{targetRefs: [{kind: Gateway, name: w}]}", ""),
-        ("{targetRef: {kind: Gateway, name: w}}", ""),
+        ("{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: w}]}", ""),
+        ("{targetRef: {kind: Gateway, group: gateway.networking.k8s.io, name: w}}", ""),
         ("{action: AUDIT, rules: [{}]}", ""),
         ("{action: CUSTOM, provider: {name: x}, rules: [{}]}", ""),
         ("{rules: [{}]}", "istio.io/dry-run: 'true'"),

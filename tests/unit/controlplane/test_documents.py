@@ -99,17 +99,18 @@ def test_anchors_and_merge_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "words"),
+    ("text", "line", "path", "words"),
     [
-        ("a: 1\nb: 2\na: 3\n", 3, "'a' occurs twice, first in line 1"),
-        ("a:\n  ? [x]\n  : 1\n", 2, "a key has to be a text"),
-        ("a: !secret x\n", 1, "tag !secret"),
-        ("a: !thing {}\n", 1, "tag !thing"),
+        ("a: 1\nb: 2\na: 3\n", 3, "a", "'a' occurs twice, first in line 1"),
+        ("x:\n- y\n- z: {a: 1,\n  a: 2}\n", 4, "x[1].z.a", "'a' occurs twice, first in line 3"),
+        ("a:\n  ? [x]\n  : 1\n", 2, "a", "a key has to be a text"),
+        ("a: !secret x\n", 1, "a", "tag !secret"),
+        ("- a: [b, !thing {}]\n", 1, "[0].a[1]", "tag !thing"),
     ],
 )
-def test_what_yaml_allows_and_we_do_not(text: str, line: int, words: str) -> None:
-    ((found, message),) = only(text).problems
-    assert (found, words in message) == (line, True)
+def test_what_yaml_allows_and_we_do_not(text: str, line: int, path: str, words: str) -> None:
+    (problem,) = only(text).problems
+    assert (problem.line, problem.path, words in problem.message) == (line, path, True)
 
 
 @pytest.mark.parametrize(

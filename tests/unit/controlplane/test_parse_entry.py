@@ -139,8 +139,8 @@ PORT = "ports: [{number: 80, name: http, protocol: HTTP}]"
 def test_what_is_refused(read: Read, text: str, line: int, message: str) -> None:
     objects, findings = read(text)
     assert objects == []
-    told = [finding for finding in findings if message in finding.message]
-    assert told, [finding.message for finding in findings]
+    told = [finding for finding in findings if message in f"{finding.field}: {finding.message}"]
+    assert told, [f"{finding.field}: {finding.message}" for finding in findings]
     assert (told[0].line, told[0].is_rejected) == (line, True)
 
 

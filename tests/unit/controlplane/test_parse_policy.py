@@ -14,6 +14,7 @@ Read = Callable[[str], tuple[list[MeshObject], list[Finding]]]
 POLICY = (
     "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n{}"
 )
+GATEWAY = "{group: gateway.networking.k8s.io, kind: Gateway, name: a}"
 PEER = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p, namespace: shop}}\nspec:\n{}"
 
 
@@ -60,6 +61,18 @@ PEER = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{
         ),
         pytest.param("  rules:\n  - when:\n    - {key: source.ip}", 7, "missing", id="when without values"),
         pytest.param(
+            "  rules:\n  - when:\n    - {key: source.ip, values: []}", 7, "missing", id="when of empty values"
+        ),
+        pytest.param(
+            "  rules:\n  - from:\n    - source: {principals: []}", 7, "no value", id="a source of empty lists"
+        ),
+        pytest.param(
+            "  rules:\n  - to:\n    - operation: {ports: []}", 7, "no value", id="an operation of empty lists"
+        ),
+        pytest.param(
+            f"  rules:\n  - from:\n    - source: {{serviceAccounts: [{'a' * 321}]}}", 7, "320", id="a long account"
+        ),
+        pytest.param(
             "  rules:\n  - when:\n    - {key: sauce.ip, values: [a]}", 7, "not an attribute", id="unknown key"
         ),
         pytest.param("  rules:\n  - when:\n    - {key: source.ip, values: [a]}", 7, "CIDR", id="when with a bad block"),
@@ -95,7 +108,7 @@ def test_refused_policies(read: Read, spec: str, line: int, words: str) -> None:
         ("  action: DENY\n  rules:\n  - when: [{key: 'request.headers[a]', values: [a]}]", "MN0201"),
         ("  selector: {}", "MN0213"),
         ("  action: AUDIT\n  rules: [{}]", "MN0216"),
-        ("  targetRefs: [{kind: Gateway, name: a}]\n  rules:\n  - to: [{operation: {methods: [GET]}}]", "MN0216"),
+        (f"  targetRefs: [{GATEWAY}]\n  rules:\n  - to: [{{operation: {{methods: [GET]}}}}]", "MN0216"),
     ],
 )
 def test_doubtful_policies_are_taken_and_named(read: Read, spec: str, code: str) -> None:

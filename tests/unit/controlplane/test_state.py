@@ -2,6 +2,8 @@
 """The state directory: who may read what, whole files only, and a restart with an invalid file."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,31 @@ def test_a_damaged_file_is_an_empty_one(state: StateDirectory, damage: str) -> N
     assert state.load_catalog().objects == {}
 
 
+def test_a_file_of_another_version_is_refused_with_the_reason(
+    state: StateDirectory, mesh: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state.save_catalog(admit(Catalog(), content(mesh)))
+    path = state.path / "last-good.json"
+    path.write_text(path.read_text().replace("nodeagent/v1", "nodeagent/v7"))
+    assert state.load_catalog().objects == {}
+    assert "last-good.json is of another program or version ('nodeagent/v7')" in caplog.text
+
+
+def test_a_process_that_is_killed_while_saving_leaves_the_old_documents_or_the_new_ones(state: StateDirectory) -> None:
+    program = [sys.executable, "-m", "tests.crashes", "control-plane", str(state.path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
+
+
+def test_what_a_dead_process_has_left_is_removed_and_what_a_living_one_writes_is_not(state: StateDirectory) -> None:
+    dead, living, foreign = (state.path / f".file.{end}" for end in ("4194305", "1", "txt"))  # above pid_max of Linux
+    for path in (dead, living, foreign):
+        path.write_text("")
+    state.write("file", b"new", PUBLIC)
+    assert sorted(path.name for path in state.path.iterdir()) == [living.name, foreign.name, "file"]
+
+
 def test_secrets_are_for_their_owner(state: StateDirectory) -> None:
     state.write("public", b"x", PUBLIC)
     state.write("secret", b"x", SECRET)
@@ -71,7 +98,9 @@ def test_a_state_directory_that_cannot_be_made_is_an_error_of_the_operator(tmp_p
 
 
 def test_findings_are_told_as_json(state: StateDirectory) -> None:
-    finding = Finding("mesh.d/a.yaml", 7, Severity.ERROR, "IST0106", "Pod a/b", "wrong", "Mend it.", is_rejected=True)
+    finding = Finding(
+        "mesh.d/a.yaml", 7, Severity.ERROR, "IST0106", "Pod a/b", "wrong", "Mend it.", is_rejected=True, field="spec"
+    )
     state.save_status(Status(3, "2026-01-01T00:00:00Z", 1, 2, 3, (finding,)))
     told = json.loads((state.path / "findings.json").read_text())
     assert (told["schema"], told["generation"]) == ("nodeagent/v1", 3)
@@ -84,4 +113,5 @@ def test_findings_are_told_as_json(state: StateDirectory) -> None:
         "message": "wrong",
         "check": "Mend it.",
         "is_rejected": True,
+        "field": "spec",
     }

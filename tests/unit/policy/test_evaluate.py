@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict: tables for each rule of Istio's semantics, laws, and a naive twin on plain dicts that it must equal."""
+"""The verdict: tables for each rule of Istio's semantics, and laws.
 
-import ipaddress
+The naive twin, over 20,000 random cases and more, is in tests/differential.
+"""
+
 import random
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from nodeagent.model.policy import Match, Policy
 from nodeagent.model.reason import Reason
 from nodeagent.model.workload import Workload
 from nodeagent.policy.evaluate import FIELDS, Allow, ConnectionFacts, Deny, Pending, Verdict, evaluate, evaluate_for
+from tests.differential.wire import naive, spoken
 
 Plain = dict[str, Any]
 ToPolicy = Callable[[Plain], Policy]
@@ -257,94 +259,6 @@ def test_only_pending_is_settled_by_what_arrives(
 
 
 # ---- the twin ----------------------------------------------------------------------------------------------------
-
-
-def _text_matches(pattern: str, text: str) -> bool:
-    if pattern == "*":
-        return text != ""
-    if pattern.startswith("*"):
-        return text.endswith(pattern[1:])
-    if pattern.endswith("*"):
-        return text.startswith(pattern[:-1])
-    return pattern == text
-
-
-def _value_matches(field: str, value: Any, facts: Plain) -> bool:
-    identity = facts["identity"]
-    parts = identity.split("/")
-    if field == "namespaces":
-        return _text_matches(value, parts[4] if identity else "")
-    if field == "principals":
-        return identity.startswith("spiffe://") and _text_matches(value, identity[len("spiffe://") :])
-    if field == "service_accounts":
-        return bool(identity) and value == f"{parts[4]}/{parts[6]}"
-    if field == "destination_ports":
-        return bool(value == facts["destination_port"])
-    ip = facts["source_ip"] if field == "source_ips" else facts["destination_ip"]
-    return ipaddress.ip_address(ip) in ipaddress.ip_network(value, strict=False)
-
-
-def _match_holds(match: Plain, facts: Plain) -> bool:
-    results = []
-    for field, values in match.items():
-        is_among = any(_value_matches(field.removeprefix("not_"), value, facts) for value in values)
-        results.append(not is_among if field.startswith("not_") else is_among)
-    return results != [] and all(results)
-
-
-def _policy_matches(policy: Plain, facts: Plain) -> bool:
-    return any(
-        all(clause == [] or any(_match_holds(match, facts) for match in clause) for clause in rule)
-        for rule in policy["rules"]
-    )
-
-
-def naive(policies: list[Plain], missing: list[str], facts: Plain) -> str:
-    """Written from the description alone: nothing shared with the evaluator but the words."""
-    matching = {
-        policy["name"]: policy for policy in policies if not policy["dry_run"] and _policy_matches(policy, facts)
-    }
-    for name, policy in matching.items():
-        if policy["action"] == "DENY":
-            return f"denied by shop/{name}"
-    if missing:
-        return f"pending {missing}"
-    if not any(policy["action"] == "ALLOW" for policy in policies if not policy["dry_run"]):
-        return "allowed by None"
-    for name in matching:
-        return f"allowed by shop/{name}"
-    return "not allowed"
-
-
-def spoken(verdict: Verdict) -> str:
-    match verdict:
-        case Allow(policy):
-            return f"allowed by {policy}"
-        case Deny(None, Reason.POLICY_NOT_ALLOWED):
-            return "not allowed"
-        case Deny(policy, Reason.POLICY_DENIED):
-            return f"denied by {policy}"
-        case Pending(missing):
-            return f"pending {list(missing)}"
-        case _:
-            return f"impossible: {verdict}"
-
-
-def test_twenty_thousand_random_connections_equal_the_naive_twin(
-    make_case: MakeCase, to_policy: ToPolicy, to_facts: ToFacts
-) -> None:
-    rng = random.Random(random.getrandbits(64))  # seeded by pytest-randomly, which prints its seed
-    seen: Counter[str] = Counter()
-    for _ in range(20_000):
-        policies, missing, facts = make_case(rng)
-        expected = naive(policies, missing, facts)
-        found = spoken(evaluate([to_policy(policy) for policy in policies], missing, to_facts(facts)))
-        assert found == expected, (policies, missing, facts)
-        seen[expected.split(" by ")[0].split(" [")[0] + (" by policy" if "shop/p" in expected else "")] += 1
-    # A generator that never reaches a verdict would prove nothing about it.
-    assert (
-        min(seen[kind] for kind in ("allowed", "allowed by policy", "denied by policy", "not allowed", "pending")) > 500
-    )
 
 
 @given(rng=st.randoms(use_true_random=False))

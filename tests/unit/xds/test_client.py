@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,11 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError
 from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.workload import Workload
 from nodeagent.proto import authorization_pb2, workload_pb2, xds_pb2
 from nodeagent.xds import client as client_module
 from nodeagent.xds.client import DECODE_INLINE, XdsClient
-from nodeagent.xds.delta import Kind
+from nodeagent.xds.delta import Kind, LastGood
 from nodeagent.xds.store import Store
 
 if TYPE_CHECKING:
@@ -260,6 +262,37 @@ def test_a_restart_during_an_outage_serves_the_last_good_state_and_resumes_from_
 
     play(first_life())
     play(second_life())
+
+
+@pytest.mark.parametrize(
+    ("node", "spoil", "why"),
+    [
+        pytest.param("node-a", lambda content: content[:-1] + b"!", "checksum", id="damaged"),
+        pytest.param("node-b", lambda content: content, "it is of node 'node-b'", id="foreign"),
+    ],
+)
+def test_a_state_that_cannot_be_trusted_is_refused_with_the_reason_and_nothing_is_served_from_it(
+    files: Files,
+    until: "Until",
+    caplog: pytest.LogCaptureFixture,
+    node: str,
+    spoil: Callable[[bytes], bytes],
+    why: str,
+) -> None:
+    """Without a mesh the agent is not ready, and does not touch what a predecessor has captured (test_capture.py)."""
+    held = LastGood(Changes(workloads=(Workload(uid="web", name="web", namespace="shop"),)), {"web": "1"}, {})
+    Store(str(files.state), cluster="Kubernetes", node=node).save(held, time.time())
+    files.state.write_bytes(spoil(files.state.read_bytes()))
+
+    async def scene() -> None:
+        async with running(files.config(_free_port()), files.state) as agent:
+            await until(lambda: agent.client.status.terminations.get("UNAVAILABLE", 0) >= 1)
+            assert not agent.client.is_ready
+            assert agent.client.status.restored_from == 0
+            assert agent.mesh.workloads == {}
+
+    play(scene())
+    assert why in caplog.text
 
 
 def test_the_state_is_as_old_as_its_last_confirmation_not_as_its_last_change(

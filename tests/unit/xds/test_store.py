@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,6 +179,13 @@ def test_no_content_makes_it_raise(store: Store, content: bytes) -> None:
     os.close(descriptor)
 
     assert store.load(NOW) is None
+
+
+def test_a_process_that_is_killed_while_saving_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.crashes", "xds", str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 15, "each line of the write is one"
 
 
 def test_a_crash_while_saving_leaves_the_old_state(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

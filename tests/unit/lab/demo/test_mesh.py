@@ -13,6 +13,8 @@ from nodeagent.controlplane.documents import parse_documents
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import AuthorizationPolicy, MeshObject, PeerAuthentication, Pod, Service
 from nodeagent.controlplane.parse import parse_document
+from nodeagent.controlplane.translate import translate
+from nodeagent.controlplane.view import View
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.stage import NODES, topology
 
@@ -55,7 +57,7 @@ def test_our_control_plane_has_nothing_to_say_about_them(whole: list[mesh.Object
     mesh.write(tmp_path / "mesh.yaml", whole)
     objects, findings = read(tmp_path / "mesh.yaml")
     assert findings == []
-    assert analyze(objects) == []
+    assert analyze(View(objects, translate(objects))) == []
     assert len(objects) == len(whole)
 
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects of a mesh as the analyzers look at them: pods by label, namespaces by name, who is captured. Pure.
+
+An analysis runs at every edit, so that selecting pods costs what is selected and not what there is.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+from nodeagent.controlplane.finding import Finding, Severity
+from nodeagent.controlplane.objects import (
+    AuthorizationPolicy,
+    MeshConfig,
+    MeshObject,
+    Meta,
+    Namespace,
+    PeerAuthentication,
+    Pod,
+    PodPhase,
+    Service,
+)
+from nodeagent.controlplane.translate import Translation, mesh_config, select
+from nodeagent.model.identity import Identity
+from nodeagent.model.workload import TunnelProtocol, Workload
+
+_ENDED = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
+
+
+class View:
+    """`translation` is what agents are told of the same objects: it says who is captured."""
+
+    def __init__(self, objects: Iterable[MeshObject], translation: Translation) -> None:
+        known = tuple(objects)
+        self.mesh: MeshConfig = mesh_config(known)
+        self.mesh_configs = select(known, MeshConfig)
+        self.pods = [pod for pod in select(known, Pod) if pod.phase not in _ENDED]
+        self.namespaces: Mapping[str, Namespace] = {value.meta.name: value for value in select(known, Namespace)}
+        self.services = select(known, Service)
+        self.policies = select(known, AuthorizationPolicy)
+        self.peers = select(known, PeerAuthentication)
+        self._workloads = translation.workloads
+        self._reached: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[Pod]] = {}
+        self._by_namespace: dict[str, list[Pod]] = defaultdict(list)
+        self._by_label: dict[tuple[str, str], list[Pod]] = defaultdict(list)
+        for pod in self.pods:
+            self._by_namespace[pod.meta.namespace].append(pod)
+            for label in pod.meta.labels.items():
+                self._by_label[label].append(pod)
+
+    def select(self, namespace: str | None, labels: Mapping[str, str]) -> list[Pod]:
+        """Pods with all of these labels, in one namespace or (None) in any."""
+        groups = [self._by_label.get(label, []) for label in labels.items()]
+        if namespace is not None:
+            groups.append(self._by_namespace.get(namespace, []))
+        fewest = min(groups, key=len, default=self.pods)
+        return [
+            pod
+            for pod in fewest
+            if (namespace is None or pod.meta.namespace == namespace) and labels.items() <= pod.meta.labels.items()
+        ]
+
+    def reached(self, policy: AuthorizationPolicy) -> list[Pod]:
+        """The pods that a policy is about."""
+        is_of_all = policy.meta.namespace == self.mesh.root_namespace
+        namespace, labels = None if is_of_all else policy.meta.namespace, policy.selector or {}
+        scope = namespace, tuple(sorted(labels.items()))
+        if scope not in self._reached:  # many policies are about the same pods
+            self._reached[scope] = self.select(namespace, labels)
+        return self._reached[scope]
+
+    def is_captured(self, pod: Pod) -> bool:
+        workload = self._workload(pod)
+        return workload is not None and workload.protocol is TunnelProtocol.HBONE and not workload.is_host_network
+
+    def is_outside(self, pod: Pod) -> bool:
+        """It is known that it is not captured; of a pod without address nothing is known yet."""
+        return pod.is_host_network or (self._workload(pod) is not None and not self.is_captured(pod))
+
+    def _workload(self, pod: Pod) -> Workload | None:
+        return self._workloads.get(f"{self.mesh.cluster}//Pod/{pod.meta.namespace}/{pod.meta.name}")
+
+    @cached_property
+    def outside(self) -> frozenset[Identity]:
+        """Identities of pods here of which all are outside of the mesh."""
+        pods: dict[Identity, list[Pod]] = defaultdict(list)
+        for pod in self.pods:
+            pods[Identity(self.mesh.trust_domain, pod.meta.namespace, pod.service_account)].append(pod)
+        return frozenset(identity for identity, same in pods.items() if all(map(self.is_outside, same)))
+
+
+def about(meta: Meta, severity: Severity, code: str, message: str, check: str, field: str = "") -> Finding:
+    """A finding about an object; `review.py` finds the line of the field."""
+    origin = meta.origin
+    return Finding(origin.file, origin.line, severity, code, str(meta.key), message, check, field=field)
+
+
+def warn(meta: Meta, code: str, message: str, check: str, field: str = "") -> Finding:
+    return about(meta, Severity.WARNING, code, message, check, field)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kills a process with SIGKILL at each line that a write of state consists of, and looks at what is left.
+
+A process of its own: it forks, which a test run with threads must not. `python -m tests.crashes xds DIRECTORY` for the
+agent's last good state, `control-plane` for the control plane's; it prints at how many lines it has killed.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from nodeagent.controlplane.catalog import Catalog, Content, admit
+from nodeagent.controlplane.objects import Key
+from nodeagent.controlplane.state import StateDirectory
+from nodeagent.model.mesh import Changes
+from nodeagent.model.workload import Workload
+from nodeagent.xds import store
+from nodeagent.xds.delta import LastGood
+
+_NOW = 1_800_000_000.0
+
+
+def kill_at_each_line(act: Callable[[], object], within: set[CodeType]) -> Iterator[int]:
+    """Yields after each death, with the number of the line that was to come next; ends when `act` lives through it."""
+    number = 0
+    while True:
+        number += 1
+        child = os.fork()
+        if child == 0:
+            _die_at(number, within)
+            act()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            return
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        yield number
+
+
+def _die_at(number: int, within: set[CodeType]) -> None:
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal lines
+        if frame.f_code not in within:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+
+
+def xds(directory: Path) -> int:
+    """The old state or the new one, whole; nothing else is ever believed, and the next write works."""
+    kept = store.Store(str(directory / "state"), cluster="c", node="node-a")
+    old, new = _last_good("old"), _last_good("new" * 100_000)
+    within = {store.Store.save.__code__, store._sync_directory.__code__}
+    lines, seen = 0, set()
+    kept.save(old, _NOW)
+    for lines in kill_at_each_line(lambda: kept.save(new, _NOW), within):
+        saved = kept.load(_NOW)
+        assert saved is not None, f"line {lines}: nothing is left"
+        assert saved.last_good in (old, new), f"line {lines}: neither the old nor the new"
+        seen.add(saved.last_good == new)
+        kept.save(old, _NOW)
+        assert sorted(path.name for path in directory.iterdir()) == ["state"], (
+            f"line {lines}: something was left behind"
+        )
+    assert seen == {False, True}, "it was killed before the rename, and after it"
+    return lines
+
+
+def _last_good(name: str) -> LastGood:
+    return LastGood(Changes(workloads=(Workload(uid=name, name=name, namespace="shop"),)), {name: "1"}, {})
+
+
+def control_plane(directory: Path) -> int:
+    """The old documents or the new ones; and the next write removes what a dead process has left."""
+    old, new = (_catalog(labels) for labels in ("{a: old}", "{a: new}"))
+    within = {StateDirectory.write.__code__, StateDirectory._sync.__code__}
+    lines, seen = 0, set()
+    StateDirectory(directory).save_catalog(old)
+    for lines in kill_at_each_line(lambda: StateDirectory(directory).save_catalog(new), within):
+        state = StateDirectory(directory)
+        accepted = state.load_catalog().objects[Key("Node", "", "n")]
+        assert accepted.value.meta.labels["a"] in {"old", "new"}, f"line {lines}"
+        seen.add(accepted.value.meta.labels["a"])
+        state.save_catalog(old)
+        assert sorted(path.name for path in directory.iterdir()) == ["last-good.json"], (
+            f"line {lines}: a scratch is left"
+        )
+    assert seen == {"old", "new"}
+    return lines
+
+
+def _catalog(labels: str) -> Catalog:
+    text = f"apiVersion: v1\nkind: Node\nmetadata: {{name: n, labels: {labels}}}\n"
+    return admit(Catalog(), {"a.yaml": Content("mesh.d/a.yaml", text)})
+
+
+if __name__ == "__main__":
+    print({"xds": xds, "control-plane": control_plane}[sys.argv[1]](Path(sys.argv[2])))
