@@ -11,8 +11,9 @@ import datetime as dt
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -20,6 +21,7 @@ from nodeagent.controlplane import token
 from nodeagent.controlplane.analyze import analyze
 from nodeagent.controlplane.ca import open_authority
 from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
+from nodeagent.controlplane.clients import show_clients
 from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
@@ -50,7 +52,25 @@ class Settings:
     """Goes before what MeshConfig says."""
 
 
-async def run(settings: Settings, ready: Callable[[str], None]) -> None:
+Route: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Mapping[str, object]]]
+"""From the query's fields to the members of the answer."""
+
+
+class Admin(Protocol):
+    """What answers `nodeagent proxies`; it belongs to another room."""
+
+    def listen(self) -> None:
+        """Raises NodeagentError when it cannot."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+
+async def run(
+    settings: Settings,
+    ready: Callable[[str], None],
+    open_admin: Callable[[Mapping[str, Route]], Admin] | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT. `ready` is told, once, the address in use.
 
     Raises ConfigError, PortInUse or MissingPrivilege when it cannot start.
@@ -65,8 +85,13 @@ async def run(settings: Settings, ready: Callable[[str], None]) -> None:
         authority = open_authority(state, mesh.publisher.snapshot.translation.mesh.trust_domain, now)
         server = Server(Gate(open_token_key(state)), mesh.publisher, authority)
         try:
-            ready(await server.start(settings.listen, settings.server_names))
-            await _follow(watch, mesh)
+            address = await server.start(settings.listen, settings.server_names)
+            # After the port: a second control plane ends there, and does not take the first one's socket.
+            admin = open_admin(_routes(server, mesh.publisher)) if open_admin else None
+            if admin is not None:
+                admin.listen()
+            ready(address)
+            await _follow(watch, mesh, admin)
         finally:
             await server.stop()
         _log.info("stopped")
@@ -74,7 +99,15 @@ async def run(settings: Settings, ready: Callable[[str], None]) -> None:
         watch.close()
 
 
-async def _follow(watch: DirectoryWatch, mesh: "MeshDirectory") -> None:
+def _routes(server: Server, publisher: Publisher) -> Mapping[str, Route]:
+    async def of_proxies(_query: Mapping[str, str]) -> Mapping[str, object]:
+        shown = show_clients(server.clients, now=asyncio.get_running_loop().time())
+        return {"generation": publisher.snapshot.generation, **shown}
+
+    return {"/proxies": of_proxies}
+
+
+async def _follow(watch: DirectoryWatch, mesh: "MeshDirectory", admin: Admin | None) -> None:
     """Applies changes until a signal asks to stop."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -82,9 +115,12 @@ async def _follow(watch: DirectoryWatch, mesh: "MeshDirectory") -> None:
         loop.add_signal_handler(number, stopping.set)
     try:
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(mesh.follow(watch))
+            running = [tasks.create_task(mesh.follow(watch))]
+            if admin is not None:
+                running.append(tasks.create_task(admin.run()))
             await stopping.wait()
-            following.cancel()
+            for task in running:
+                task.cancel()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

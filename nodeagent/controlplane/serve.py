@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from nodeagent.controlplane.ca import SERVING_LIFE, CertificateAuthority
+from nodeagent.controlplane.clients import MAX_CLIENTS, Clients
 from nodeagent.controlplane.discovery import DiscoveryService, Publisher
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.issue import CertificateService
@@ -25,10 +26,17 @@ _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # A resume names everything that the client holds.
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", -1),
+    # A resume names everything that the client holds: room for 150,000 resources.
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # What agents and ztunnels take. delta.py cuts long before.
+    ("grpc.max_send_message_length", 200 * 1024 * 1024),
+    # An agent has one stream and up to eight requests for certificates on a connection.
+    ("grpc.max_concurrent_streams", 64),
+    # Who connects and says nothing is let go; the default is two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 )
+_CALLS_BESIDE_STREAMS = 2_000
+"""Requests for certificates at a time, and streams that are about to be refused; more are turned away by gRPC."""
 STOP_SECONDS = 0.5
 """Streams never end by themselves, so a stop waits for unary calls only."""
 
@@ -38,8 +46,11 @@ class Server:
 
     def __init__(self, gate: Gate, publisher: Publisher, authority: CertificateAuthority) -> None:
         self._authority = authority
-        self._server = grpc.aio.server(options=_OPTIONS)
-        xds_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(gate, publisher), self._server)
+        self.clients = Clients()
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CLIENTS + _CALLS_BESIDE_STREAMS)
+        xds_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
+            DiscoveryService(gate, publisher, self.clients), self._server
+        )
         ca_pb2_grpc.add_IstioCertificateServiceServicer_to_server(
             CertificateService(gate, publisher, authority), self._server
         )

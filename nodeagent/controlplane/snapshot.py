@@ -13,6 +13,11 @@ from nodeagent.controlplane.translate import Translation
 
 ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
+SENDING_ORDER = (AUTHORIZATION, ADDRESS)
+"""Of one change, what others refer to is sent before them when it comes, and after them when it goes; types that are
+not named here come last, and go first. A resource type of our own belongs here, and into what `advance` encodes."""
+_HISTORY = 64
+"""Generations whose changes are remembered. A client that is further behind is compared with everything."""
 _Value = TypeVar("_Value")
 
 
@@ -24,10 +29,24 @@ class Snapshot:
         default_factory=lambda: {ADDRESS: {}, AUTHORIZATION: {}}
     )
     """By type url, then name. Services stand before workloads."""
+    history: tuple[Mapping[str, frozenset[str]], ...] = ()
+    """Names that were added, changed or removed, by type url; the last element is this generation's."""
 
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """Empty for a type that nobody here has, as istiod answers too."""
         return self.resources.get(type_url, {})
+
+    def changed_since(self, generation: int, type_url: str) -> frozenset[str] | None:
+        """Names that may differ from what that generation had; None when that is not known."""
+        steps = self.generation - generation
+        if not 0 <= steps <= len(self.history):
+            return None
+        recent = self.history[len(self.history) - steps :]
+        return frozenset[str]().union(*(step.get(type_url, frozenset()) for step in recent))
+
+    def in_order(self, resources: Iterable[Resource]) -> list[Resource]:
+        """Services before workloads, as `resources` has them; by name, so that equal changes are equal messages."""
+        return sorted(resources, key=lambda resource: (resource.name in self.translation.workloads, resource.name))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +113,9 @@ def advance(previous: Snapshot, translation: Translation) -> tuple[Snapshot, Dif
         lambda key: encode_policy(translation.policies[key]),
     )
     resources = {ADDRESS: addresses, AUTHORIZATION: authorizations}
-    return Snapshot(previous.generation + 1, translation, resources), difference
+    changes = {url: _changed(previous.of_type(url), found) for url, found in resources.items()}
+    history = (*previous.history, changes)[-_HISTORY:]
+    return Snapshot(previous.generation + 1, translation, resources, history), difference
 
 
 def _encode(
@@ -104,6 +125,12 @@ def _encode(
     encode: Callable[[str], Resource],
 ) -> dict[str, Resource]:
     return {name: before[name] if name in before and is_same(name) else encode(name) for name in names}
+
+
+def _changed(old: Mapping[str, Resource], following: Mapping[str, Resource]) -> frozenset[str]:
+    """What did not change is the same object: see `_encode`."""
+    upserts = {name for name, resource in following.items() if old.get(name) is not resource}
+    return frozenset(upserts | (old.keys() - following.keys()))
 
 
 def _count(old: Mapping[str, _Value], following: Mapping[str, _Value]) -> int:

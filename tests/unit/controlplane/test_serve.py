@@ -20,13 +20,16 @@ from cryptography import x509
 
 from nodeagent.certs.client import CaClient
 from nodeagent.config import Config
+from nodeagent.controlplane import discovery, subscription
 from nodeagent.controlplane.ca import open_authority
+from nodeagent.controlplane.clients import MAX_CLIENTS_OF_NODE
 from nodeagent.controlplane.discovery import Publisher
+from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import MeshObject
 from nodeagent.controlplane.serve import Server
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, advance
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.controlplane.token import make_key, make_token
 from nodeagent.controlplane.translate import translate
@@ -185,9 +188,9 @@ def test_refusals_of_an_agent_are_logged_and_the_stream_goes_on(
 @pytest.mark.parametrize(
     ("metadata", "claimed", "reason"),
     [
-        pytest.param((), "node-a", "no token", id="no token"),
-        pytest.param(bearer(key=make_key()), "node-a", "signature is wrong", id="another key"),
-        pytest.param(bearer(seconds=-5), "node-a", "expired", id="expired"),
+        pytest.param((), "", "no token", id="no token"),
+        pytest.param(bearer(key=make_key()), "", "signature is wrong", id="another key"),
+        pytest.param(bearer(seconds=-5), "", "expired", id="expired"),
         pytest.param(bearer("node-b"), "node-a", "the token is for node node-b", id="another node's"),
     ],
 )
@@ -200,7 +203,7 @@ def test_streams_that_are_refused(
 ) -> None:
     async def story(stage: Running) -> None:
         call = stage.stream(metadata)
-        with contextlib.suppress(grpc.aio.AioRpcError):
+        if claimed:  # a bad token is refused before anything is said; who writes then may learn of that alone
             await call.write(first_request(NODE_NAME=claimed))
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
         assert await call.details() == "authentication failure"
@@ -218,6 +221,112 @@ def test_a_stream_needs_a_node(play: Callable[[Story], None], node_id: str) -> N
         call = stage.stream(bearer())
         await call.write(request)
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    play(story)
+
+
+async def refusal(call: "grpc.aio.StreamStreamCall[Any, Any]") -> tuple[grpc.StatusCode, str]:
+    """How a stream that the server ends has ended."""
+    return await call.code(), await call.details() or ""
+
+
+def test_a_slow_client_delays_nobody(play: Callable[[Story], None], mesh: str) -> None:
+    """One never reads: gRPC's window fills, its writer waits, and the others' do not."""
+
+    async def story(stage: Running) -> None:
+        slow = stage.stream(bearer("node-b"))
+        await slow.write(first_request())
+        quick = stage.stream(bearer())
+        await quick.write(first_request())
+        await read_response(quick)
+        generations = range(2, 22)
+        for generation in generations:
+            large = Resource("large", str(generation), bytes(1_000_000))
+            step = {ADDRESS: frozenset({"large"})}
+            stage.publisher.publish(Snapshot(generation, resources={ADDRESS: {"large": large}}, history=(step,)))
+            response = await read_response(quick)
+            assert [resource.version for resource in response.resources] == [str(generation)]
+            await quick.write(xds_pb2.DeltaDiscoveryRequest(type_url=ADDRESS, response_nonce=response.nonce))
+        # What it missed comes as one change when it reads on: never twenty times a megabyte.
+        read = [await read_response(slow)]
+        while read[-1].system_version_info != str(generations[-1]):
+            read.append(await read_response(slow))
+        assert len(read) < len(generations)
+        slow.cancel()
+        quick.cancel()
+
+    play(story)
+
+
+def test_the_newest_of_too_many_streams_of_a_node_wins(play: Callable[[Story], None]) -> None:
+    async def story(stage: Running) -> None:
+        calls = []
+        for _ in range(MAX_CLIENTS_OF_NODE + 1):
+            calls.append(stage.stream(bearer()))
+            await calls[-1].write(first_request())
+            await read_response(calls[-1])
+        code, words = await refusal(calls[0])
+        assert (code, "replaced" in words) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+        assert stage.server.clients.count == MAX_CLIENTS_OF_NODE
+        for call in calls[1:]:
+            assert not call.done()
+            call.cancel()
+
+    play(story)
+
+
+def test_beyond_the_limit_of_all_newcomers_are_refused(play: Callable[[Story], None]) -> None:
+    async def story(stage: Running) -> None:
+        stage.server.clients.limit = 1
+        served = stage.stream(bearer())
+        await served.write(first_request())
+        await read_response(served)
+        code, words = await refusal(stage.stream(bearer("node-b")))
+        assert (code, words) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "1 clients are connected already")
+        assert not served.done()
+        served.cancel()
+
+    play(story)
+
+
+def test_a_stream_that_asks_for_too_much_is_ended(
+    play: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "MAX_NAMES", 10)
+
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        request = first_request()
+        request.resource_names_subscribe.extend(map(str, range(11)))
+        await call.write(request)
+        code, words = await refusal(call)
+        assert (code, "more than 10 resources" in words) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+
+    play(story)
+
+
+def test_a_stream_without_a_request_is_ended(play: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "FIRST_REQUEST_SECONDS", 0.05)
+
+    async def story(stage: Running) -> None:
+        assert await refusal(stage.stream(bearer())) == (grpc.StatusCode.DEADLINE_EXCEEDED, "no request came")
+        assert stage.server.clients.count == 0
+
+    play(story)
+
+
+def test_a_request_that_is_too_large_is_refused_by_grpc(play: Callable[[Story], None]) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        request = first_request()
+        request.initial_resource_versions["x" * 17_000_000] = "1"
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call.write(request)
+        assert await call.code() is not grpc.StatusCode.OK
+        another = stage.stream(bearer())
+        await another.write(first_request())
+        assert len((await read_response(another)).resources) == 3
+        another.cancel()
 
     play(story)
 
