@@ -55,6 +55,12 @@ state_dir_option = click.option(
     help="What enrols a pod: the label istio.io/dataplane-mode, or istio-cni's annotation. Goes before MeshConfig.",
 )
 @click.option(
+    "--ca-dir",
+    type=click.Path(path_type=Path),
+    help="Sign by the authority in this directory: ca-cert.pem, ca-key.pem, root-cert.pem and cert-chain.pem, as in "
+    "Istio's Secret cacerts. Changed files are read again.  [default: an authority of its own in the state directory]",
+)
+@click.option(
     "--admin-socket",
     type=click.Path(path_type=Path),
     help="Where `nodeagent proxies` is answered.  [default: admin.sock in the state directory]",
@@ -70,6 +76,7 @@ def control_plane(  # noqa: PLR0913 - click gives each flag as an argument
     listen: str,
     server_names: tuple[str, ...],
     enrolment: str | None,
+    ca_dir: Path | None,
     admin_socket: Path | None,
     log_format: str,
     log_level: str,
@@ -97,11 +104,12 @@ def control_plane(  # noqa: PLR0913 - click gives each flag as an argument
         state_dir=state_dir,
         listen=listen,
         server_names=(*SERVER_NAMES, *server_names),
+        ca_dir=ca_dir,
         enrolment=Enrolment(enrolment) if enrolment else None,
     )
 
     def ready(address: str) -> None:
-        click.echo(f"ready: xDS and CA on {address}, root certificate {state_dir / 'root-cert.pem'}")
+        click.echo(f"ready: xDS and CA on {address}, root certificate {(ca_dir or state_dir) / 'root-cert.pem'}")
 
     def open_admin(routes: Mapping[str, Route]) -> Admin:
         return AdminServer(str(admin_socket or state_dir / ADMIN_SOCKET), routes, whose="control plane")

@@ -31,6 +31,7 @@ COMMANDS = {
     "cleanup": ("agent", "Removes what an agent left on this node: programs, workers, files."),
     "control-plane": ("control_plane", "Serves a mesh from a directory of YAML."),
     "proxies": ("proxies", "Lists who is connected to the control plane, and whether they have what is in force."),
+    "ca": ("ca", "Shows the authority of a state directory, and exchanges its root."),
     "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),
     "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
     "version": ("queries", "Tells the versions of this command and of the agent."),

@@ -68,6 +68,10 @@ class Clients:
         finally:
             self._leave(client)
 
+    def end_all(self, words: str) -> None:
+        for client in self:
+            client.end(words)
+
     def __iter__(self) -> Iterator[Client]:
         """By node, the oldest first."""
         for node in sorted(self._clients):

@@ -83,7 +83,9 @@ class DiscoveryService(xds_pb2_grpc.AggregatedDiscoveryServiceServicer):
         except TooManyClients as error:
             ended = _Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         if ended is not None:
-            _log.warning("stream of node %s from %s refused: %s", node, peer, ended.reason)
+            # UNAVAILABLE is our own affair: a stop, a stream that was replaced.
+            level = logging.INFO if ended.code is grpc.StatusCode.UNAVAILABLE else logging.WARNING
+            _log.log(level, "stream of node %s from %s ended: %s", node, peer, ended.reason)
             await context.abort(ended.code, str(ended))
 
 
@@ -171,7 +173,7 @@ class _Conversation:
                 await self._context.write(response)
 
     async def _wait_for_end(self) -> None:
-        raise _Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, await self._end)
+        raise _Ended(grpc.StatusCode.UNAVAILABLE, await self._end)
 
 
 def _judge_node(request: _Request, node: str) -> None:

@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -19,7 +19,8 @@ import msgspec
 
 from nodeagent.controlplane import token
 from nodeagent.controlplane.analyze import analyze
-from nodeagent.controlplane.ca import open_authority
+from nodeagent.controlplane.authority import AuthoritySource, describe, files_of, open_authority, open_given
+from nodeagent.controlplane.ca import CertificateAuthority, Issued
 from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
 from nodeagent.controlplane.clients import show_clients
 from nodeagent.controlplane.discovery import Publisher
@@ -27,6 +28,7 @@ from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key, MeshConfig, MeshObject
+from nodeagent.controlplane.rotation import Ledger
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
@@ -38,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 SERVER_NAMES = ("localhost", "127.0.0.1", "::1", "istiod.istio-system.svc")
 """The last is what ztunnels and agents look for unless told otherwise."""
+AUTHORITY_SECONDS = 1.0
+"""How often the files of the authority are looked at."""
 _LEVELS = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING, Severity.INFO: logging.INFO}
 
 
@@ -48,6 +52,8 @@ class Settings:
     listen: str = "127.0.0.1:15012"
     server_names: tuple[str, ...] = SERVER_NAMES
     """Names and addresses of the serving certificate; the listening address is added."""
+    ca_dir: Path | None = None
+    """With the files of Istio's Secret cacerts; None: the authority of the state directory."""
     enrolment: Enrolment | None = None
     """Goes before what MeshConfig says."""
 
@@ -81,9 +87,16 @@ async def run(
         state = StateDirectory(settings.state_dir)
         mesh = MeshDirectory(settings, state, state.load_catalog())
         mesh.apply(mesh.read(None))
-        now = dt.datetime.now(dt.UTC)
-        authority = open_authority(state, mesh.publisher.snapshot.translation.mesh.trust_domain, now)
-        server = Server(Gate(open_token_key(state)), mesh.publisher, authority)
+        source = _open_source(settings, state, mesh.publisher.snapshot.translation.mesh.trust_domain)
+        ledger = Ledger(state)
+
+        def note_issued(authority: CertificateAuthority, certificate: Issued) -> None:
+            try:
+                ledger.issued(authority, certificate.not_after)
+            except StateFileUnwritable as error:
+                mesh.complain(str(error), error.check)
+
+        server = Server(Gate(open_token_key(state)), mesh.publisher, lambda: source.current, note_issued)
         try:
             address = await server.start(settings.listen, settings.server_names)
             # After the port: a second control plane ends there, and does not take the first one's socket.
@@ -91,7 +104,7 @@ async def run(
             if admin is not None:
                 admin.listen()
             ready(address)
-            await _follow(watch, mesh, admin)
+            await _until_stopped(mesh.follow(watch), _refresh(source), *([admin.run()] if admin is not None else ()))
         finally:
             await server.stop()
         _log.info("stopped")
@@ -107,17 +120,32 @@ def _routes(server: Server, publisher: Publisher) -> Mapping[str, Route]:
     return {"/proxies": of_proxies}
 
 
-async def _follow(watch: DirectoryWatch, mesh: "MeshDirectory", admin: Admin | None) -> None:
-    """Applies changes until a signal asks to stop."""
+def _open_source(settings: Settings, state: StateDirectory, trust_domain: str) -> AuthoritySource:
+    given, now = settings.ca_dir, dt.datetime.now(dt.UTC)
+    if given is not None:
+        source = AuthoritySource(lambda now: open_given(given, now), files_of(given, is_given=True), now)
+    else:
+        files = files_of(state.path, is_given=False)
+        source = AuthoritySource(lambda now: open_authority(state, trust_domain, now), files, now)
+    _log.info("signing by %s", describe(source.current))
+    return source
+
+
+async def _refresh(source: AuthoritySource) -> None:
+    while True:
+        await asyncio.sleep(AUTHORITY_SECONDS)
+        await asyncio.to_thread(source.refresh, dt.datetime.now(dt.UTC))
+
+
+async def _until_stopped(*services: Coroutine[None, None, None]) -> None:
+    """Runs them until a signal asks to stop."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(mesh.follow(watch))]
-            if admin is not None:
-                running.append(tasks.create_task(admin.run()))
+            running = [tasks.create_task(service) for service in services]
             await stopping.wait()
             for task in running:
                 task.cancel()
@@ -163,7 +191,7 @@ class MeshDirectory:
             try:
                 step = await asyncio.to_thread(self.read, touched)
             except ConfigError as error:
-                self._complain(str(error), error.check)
+                self.complain(str(error), error.check)
                 continue
             self.apply(step, began)
             await asyncio.to_thread(self._save)
@@ -236,14 +264,14 @@ class MeshDirectory:
                 self._saved = self._catalog.objects
             self._state.save_status(status)
         except StateFileUnwritable as error:
-            self._complain(
+            self.complain(
                 str(error),
                 "Is the disk full or read-only? A restart with an invalid file would lose its last good version.",
             )
         else:
             self._complaint = ""
 
-    def _complain(self, message: str, check: str) -> None:
+    def complain(self, message: str, check: str) -> None:
         """About the machine, not the mesh; once, until it works again."""
         if message != self._complaint:
             _log.error("%s. %s What is in force stays in force.", message, check)

@@ -3,20 +3,23 @@
 
 import datetime as dt
 import errno
+import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 import grpc.aio
 
-from nodeagent.controlplane.ca import SERVING_LIFE, CertificateAuthority
+from nodeagent.controlplane.ca import SERVING_LIFE, AuthorityNotValid, CertificateAuthority
 from nodeagent.controlplane.clients import MAX_CLIENTS, Clients
 from nodeagent.controlplane.discovery import DiscoveryService, Publisher
 from nodeagent.controlplane.gate import Gate
-from nodeagent.controlplane.issue import CertificateService
+from nodeagent.controlplane.issue import CertificateService, NoteIssued
 from nodeagent.errors import ConfigError, MissingPrivilege, PortInUse
 from nodeagent.model.address import join_host_port, split_host_port
 from nodeagent.proto import ca_pb2_grpc, xds_pb2_grpc
+
+_log = logging.getLogger(__name__)
 
 _OPTIONS: Sequence[tuple[str, int]] = (
     # Off, or a second control plane on the same port would quietly get half of the connections.
@@ -38,13 +41,20 @@ _OPTIONS: Sequence[tuple[str, int]] = (
 _CALLS_BESIDE_STREAMS = 2_000
 """Requests for certificates at a time, and streams that are about to be refused; more are turned away by gRPC."""
 STOP_SECONDS = 0.5
-"""Streams never end by themselves, so a stop waits for unary calls only."""
+"""For what does not end by itself: a stream whose client reads nothing, a request that is under way."""
 
 
 class Server:
     """Both services on one port."""
 
-    def __init__(self, gate: Gate, publisher: Publisher, authority: CertificateAuthority) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        publisher: Publisher,
+        authority: Callable[[], CertificateAuthority],
+        note_issued: NoteIssued | None = None,
+    ) -> None:
+        """`authority` gives the one in use: the serving certificate follows it, too."""
         self._authority = authority
         self.clients = Clients()
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CLIENTS + _CALLS_BESIDE_STREAMS)
@@ -52,7 +62,7 @@ class Server:
             DiscoveryService(gate, publisher, self.clients), self._server
         )
         ca_pb2_grpc.add_IstioCertificateServiceServicer_to_server(
-            CertificateService(gate, publisher, authority), self._server
+            CertificateService(gate, publisher, authority, note_issued), self._server
         )
 
     async def start(self, listen: str, names: Sequence[str]) -> str:
@@ -70,25 +80,35 @@ class Server:
         return join_host_port(host, bound)
 
     async def stop(self) -> None:
+        # Told, not torn off: clients come back at once, and gRPC has no handler to cancel (it would log a traceback).
+        self.clients.end_all("the control plane is stopping")
         await self._server.stop(STOP_SECONDS)
 
     def _credentials(self, names: Sequence[str]) -> grpc.ServerCredentials:
-        """The serving certificate is made again when half of its life is over, at the next connection."""
-        made = dt.datetime.now(dt.UTC)
+        """Made again, at the next connection, when half of its life is over or another authority is in use."""
+        made, authority = dt.datetime.now(dt.UTC), self._authority()
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal made
-            now = dt.datetime.now(dt.UTC)
-            if now - made < SERVING_LIFE / 2:
+            nonlocal made, authority
+            now, current = dt.datetime.now(dt.UTC), self._authority()
+            if current is authority and now - made < SERVING_LIFE / 2:
                 return None
-            made = now
-            return self._configuration(names, now)
+            try:
+                configuration = _configuration(current, names, now)
+            except AuthorityNotValid as error:
+                _log.error("the serving certificate cannot be renewed: %s", error)
+                return None
+            made, authority = now, current
+            return configuration
 
         # None means to gRPC that the last one stays; its stubs do not know.
-        return grpc.dynamic_ssl_server_credentials(self._configuration(names, made), fetch)  # type: ignore[arg-type]
+        return grpc.dynamic_ssl_server_credentials(_configuration(authority, names, made), fetch)  # type: ignore[arg-type]
 
-    def _configuration(self, names: Sequence[str], now: dt.datetime) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([self._authority.serving_certificate(names, now)])
+
+def _configuration(
+    authority: CertificateAuthority, names: Sequence[str], now: dt.datetime
+) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([authority.serving_certificate(names, now)])
 
 
 def _addresses(host: str) -> list[str]:

@@ -42,6 +42,14 @@ def test_the_oldest_of_a_node_makes_room_for_the_newest() -> None:
     assert clients.count == 0
 
 
+def test_all_can_be_told_that_it_is_over() -> None:
+    clients = Clients()
+    said: list[str] = []
+    with clients.admitted(client("node-a", said)), clients.admitted(client("node-b", said)):
+        clients.end_all("over")
+    assert said == ["over", "over"]
+
+
 def test_a_full_house_stays_served_and_refuses_newcomers() -> None:
     clients = Clients(limit=2)
     with contextlib.ExitStack() as stack:

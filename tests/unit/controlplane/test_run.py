@@ -221,7 +221,15 @@ def test_a_signal_ends_it_cleanly(directory: Path, tmp_path: Path, number: signa
     assert addresses[0].startswith("127.0.0.1:")
     assert not addresses[0].endswith(":0")
     files = sorted(path.name for path in (tmp_path / "state").iterdir())
-    assert files == ["findings.json", "last-good.json", "root-cert.pem", "root-key.pem", "token-key"]
+    assert files == [
+        "findings.json",
+        "intermediate-cert.pem",
+        "intermediate-key.pem",
+        "last-good.json",
+        "root-cert.pem",
+        "root-key.pem",
+        "token-key",
+    ]
 
 
 @pytest.mark.usefixtures("own_signals")

@@ -20,9 +20,17 @@ from cryptography import x509
 
 from nodeagent.certs.client import CaClient
 from nodeagent.config import Config
-from nodeagent.controlplane import discovery, subscription
-from nodeagent.controlplane.ca import open_authority
-from nodeagent.controlplane.clients import MAX_CLIENTS_OF_NODE
+from nodeagent.controlplane import discovery, rotation, subscription
+from nodeagent.controlplane.authority import open_authority
+from nodeagent.controlplane.ca import (
+    INTERMEDIATE_LIFE,
+    CertificateAuthority,
+    make_intermediate,
+    make_root,
+    pem,
+    root_name,
+)
+from nodeagent.controlplane.clients import MAX_CLIENTS_OF_NODE, show_clients
 from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.finding import Finding
@@ -59,6 +67,8 @@ class Running:
     address: str
     channel: grpc.aio.Channel
     read: Read
+    authorities: list[CertificateAuthority]
+    """The last one is in use."""
 
     def publish(self, text: str) -> None:
         objects, _ = self.read(text)
@@ -96,13 +106,14 @@ def play(state: StateDirectory, read: Read, mesh: str) -> Callable[[Story], None
     @asynccontextmanager
     async def running() -> AsyncIterator[Running]:
         authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
+        authorities = [authority]
         publisher = Publisher()
-        server = Server(Gate(KEY), publisher, authority)
+        server = Server(Gate(KEY), publisher, lambda: authorities[-1])
         address = await server.start("127.0.0.1:0", ["localhost"])
         credentials = grpc.ssl_channel_credentials(authority.root_pem.encode())
         try:
             async with grpc.aio.secure_channel(address, credentials) as channel:
-                story = Running(server, publisher, address, channel, read)
+                story = Running(server, publisher, address, channel, read, authorities)
                 story.publish(mesh)
                 yield story
         finally:
@@ -266,13 +277,26 @@ def test_the_newest_of_too_many_streams_of_a_node_wins(play: Callable[[Story], N
             await calls[-1].write(first_request())
             await read_response(calls[-1])
         code, words = await refusal(calls[0])
-        assert (code, "replaced" in words) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+        assert (code, "replaced" in words) == (grpc.StatusCode.UNAVAILABLE, True)
         assert stage.server.clients.count == MAX_CLIENTS_OF_NODE
         for call in calls[1:]:
             assert not call.done()
             call.cancel()
 
     play(story)
+
+
+def test_a_stop_tells_the_clients(play: Callable[[Story], None], caplog: pytest.LogCaptureFixture) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        await read_response(call)
+        await stage.server.stop()
+        assert await refusal(call) == (grpc.StatusCode.UNAVAILABLE, "the control plane is stopping")
+
+    with caplog.at_level(logging.ERROR):
+        play(story)
+    assert caplog.text == ""
 
 
 def test_beyond_the_limit_of_all_newcomers_are_refused(play: Callable[[Story], None]) -> None:
@@ -357,6 +381,101 @@ def test_a_node_gets_the_certificates_of_its_pods(play: Callable[[Story], None],
     play(story)
 
 
+def test_each_request_for_a_certificate_is_one_line_that_says_who_asked_for_what(
+    play: Callable[[Story], None], csr: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    serials: list[int] = []
+
+    async def story(stage: Running) -> None:
+        chain = await stage.certificate(csr, WEB, bearer())
+        serials.append(x509.load_pem_x509_certificate(chain[0].encode()).serial_number)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stage.certificate(csr, WEB, bearer("node-b"))
+
+    play(story)
+    issued, refused = [record.getMessage() for record in caplog.records if record.name.endswith("audit")]
+    assert issued.startswith("certificate issued node=node-a peer=ipv4:127.0.0.1:")
+    assert f'identity="{WEB}" serial={serials[0]:x} not_before=' in issued
+    assert refused.startswith("certificate refused node=node-b peer=ipv4:127.0.0.1:")
+    assert 'reason=placed_elsewhere why="node node-b wants' in refused
+
+
+def test_no_log_and_no_answer_has_a_key_or_a_token(
+    play: Callable[[Story], None], csr: str, state: StateDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[object] = []
+
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        await read_response(call)
+        told.append(show_clients(stage.server.clients, now=0.0))
+        told.append(await stage.certificate(csr, WEB, bearer()))
+        for metadata, identity in ((bearer("node-b"), WEB), (bearer(key=make_key()), WEB), (bearer(), "x")):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stage.certificate(csr, identity, metadata)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stage.certificate("-----BEGIN PRIVATE KEY-----", WEB, bearer())
+        call.cancel()
+
+    with caplog.at_level(logging.DEBUG):
+        play(story)
+    told += [record.getMessage() for record in caplog.records]
+    secrets = [line for path in state.path.glob("*-key.pem") for line in path.read_text().splitlines()[1:-1]]
+    secrets += ["PRIVATE", KEY.decode(), "Bearer", "eyJ", csr.splitlines()[1]]
+    assert len(secrets) > 10
+    for secret in secrets:
+        assert secret not in str(told)
+
+
+def test_another_root_serves_and_signs_while_open_streams_go_on(
+    play: Callable[[Story], None], mesh: str, csr: str, state: StateDirectory
+) -> None:
+    async def story(stage: Running) -> None:
+        now = dt.datetime.now(dt.UTC)
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        await read_response(call)
+        former = x509.load_pem_x509_certificate((state.path / "root-cert.pem").read_bytes())
+        rotation.add_root(state, now)
+        rotation.use_root(state, now)
+        stage.authorities.append(open_authority(state, "cluster.local", now))
+        # Whoever comes now is served by the new root; who trusts the former one alone is not.
+        for roots, is_served in ((stage.authorities[-1].root_pem, True), (pem(former), False)):
+            credentials = grpc.ssl_channel_credentials(roots.encode())
+            options = (("grpc.use_local_subchannel_pool", 1),)
+            async with grpc.aio.secure_channel(stage.address, credentials, options=options) as channel:
+                another = dataclasses.replace(stage, channel=channel)
+                if is_served:
+                    chain = await another.certificate(csr, WEB, bearer())
+                    assert chain[-1] == stage.authorities[-1].root_pem
+                    assert chain[-1].count("BEGIN") == 2
+                else:
+                    with pytest.raises(grpc.aio.AioRpcError) as raised:
+                        await another.certificate(csr, WEB, bearer())
+                    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        # The stream that was open before has noticed nothing.
+        stage.publish(mesh.replace("10.244.2.10", "10.244.2.11"))
+        assert names(await read_response(call)) == {"Kubernetes//Pod/shop/db-0"}
+        call.cancel()
+
+    play(story)
+
+
+def test_an_authority_that_has_expired_is_unavailable(play: Callable[[Story], None], csr: str) -> None:
+    async def story(stage: Running) -> None:
+        long_ago = dt.datetime.now(dt.UTC) - INTERMEDIATE_LIFE - dt.timedelta(days=1)
+        key, root = make_root(root_name("cluster.local"), long_ago)
+        below, certificate = make_intermediate(key, root, long_ago)
+        stage.authorities.append(CertificateAuthority(below, [certificate, root], [root]))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stage.certificate(csr, WEB, bearer())
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "has expired" in (raised.value.details() or "")
+
+    play(story)
+
+
 IMPERSONATION = "request impersonation authentication failure"
 
 
@@ -367,7 +486,7 @@ IMPERSONATION = "request impersonation authentication failure"
         pytest.param(bearer(seconds=-1), WEB, "request authenticate failure", "expired", id="expired"),
         pytest.param(bearer(key=make_key()), WEB, "request authenticate failure", "signature", id="another key"),
         pytest.param(bearer("node-b"), WEB, IMPERSONATION, "no running pod", id="a pod of another node"),
-        pytest.param(bearer("node-x"), WEB, IMPERSONATION, "no running pod", id="a node without pods"),
+        pytest.param(bearer("node-x"), WEB, IMPERSONATION, "placed on that node", id="a node without pods"),
         pytest.param(bearer(), WEB.replace("cluster.local", "evil"), IMPERSONATION, "trust domain", id="trust domain"),
         pytest.param(bearer(), WEB.replace("sa/web", "sa/db"), IMPERSONATION, "no running pod", id="another account"),
         pytest.param(bearer(), "", IMPERSONATION, "no ImpersonatedIdentity", id="nobody's"),
@@ -427,7 +546,7 @@ def test_a_pod_that_has_gone_gets_no_certificate(play: Callable[[Story], None], 
 def test_addresses_that_cannot_be_listened_on(state: StateDirectory, listen: str, error: type[Exception]) -> None:
     async def story() -> None:
         authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
-        server = Server(Gate(KEY), Publisher(), authority)
+        server = Server(Gate(KEY), Publisher(), lambda: authority)
         with pytest.raises(error, match="--listen"):
             await server.start(listen, [])
         await server.stop()
@@ -438,7 +557,7 @@ def test_addresses_that_cannot_be_listened_on(state: StateDirectory, listen: str
 def test_a_port_in_use_is_told(state: StateDirectory) -> None:
     async def story() -> None:
         authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
-        server = Server(Gate(KEY), Publisher(), authority)
+        server = Server(Gate(KEY), Publisher(), lambda: authority)
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
             try:
