@@ -79,5 +79,22 @@ def drop(*, state_dir: Path, is_forced: bool) -> None:
     click.echo(f"Bring {state_dir / 'root-cert.pem'} to every node." if dropped else "nothing to drop")
 
 
+@ca.command("revoke", cls=Command, examples=("nodeagent ca revoke 16767b1ad5e0fb7159007e2820bcb73e41a302aa",))
+@click.argument("serial")
+@state_dir_option
+def revoke(*, serial: str, state_dir: Path) -> None:
+    """Puts a certificate on the list of those that must not be used, ca-crl.pem in the state directory.
+
+    SERIAL stands in the audit line of its issuance. A running control plane makes the list within a second, and every
+    day; bring it to whoever verifies by it (CRL_PATH of a ztunnel). The agent of this release does not read it.
+    """
+    from nodeagent.controlplane.revocation import CRL
+    from nodeagent.controlplane.revocation import revoke as note
+    from nodeagent.controlplane.state import StateDirectory
+
+    is_news = note(StateDirectory(state_dir, is_made=False), serial, _now())
+    click.echo(f"revoked: see {state_dir / CRL}" if is_news else "revoked already")
+
+
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)

@@ -11,7 +11,7 @@ itself. When our own clock says that the authority is not valid yet, or no longe
 import dataclasses
 import datetime as dt
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from cryptography import x509
@@ -40,6 +40,8 @@ INTERMEDIATE_LIFE = dt.timedelta(days=365)
 """Made again at half of it, so that it always outlives the longest leaf."""
 SERVING_LIFE = dt.timedelta(days=30)
 """The server makes itself another before half of it has passed."""
+CRL_LIFE = dt.timedelta(seconds=MAX_SECONDS) + dt.timedelta(days=1)
+"""As long as any leaf lives: the last list of an authority is good until nobody needs it."""
 _MIN_RSA_BITS = 2048
 
 
@@ -89,6 +91,33 @@ class CertificateAuthority:
             not_after=leaf.not_valid_after_utc,
             key=f"{'RSA' if isinstance(key, rsa.RSAPublicKey) else 'EC'} {key.key_size}",
         )
+
+    @property
+    def public_key(self) -> PublicKey:
+        return self._key.public_key()
+
+    @property
+    def may_sign_crls(self) -> bool:
+        """One that was made elsewhere may not."""
+        try:
+            return self._issuer.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+        except x509.ExtensionNotFound:
+            return True
+
+    def sign_crl(self, serials: Mapping[int, dt.datetime], now: dt.datetime) -> x509.CertificateRevocationList:
+        """The list of these certificates of its own, each with the time of its revocation."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._issuer.subject)
+            .last_update(now - _BACKDATED)
+            .next_update(now + CRL_LIFE)
+            .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+            .add_extension(_authority_key_identifier(self._issuer), critical=False)
+        )
+        for serial, at in serials.items():
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at).build()
+            builder = builder.add_revoked_certificate(revoked)
+        return builder.sign(self._key, hashes.SHA256())
 
     def serving_certificate(self, names: Sequence[str], now: dt.datetime) -> tuple[bytes, bytes]:
         """Key and chain for the control plane's own server, as PEM; `names` are DNS names and addresses."""
@@ -145,7 +174,13 @@ def make_intermediate(
     name = x509.Name([*root.subject, x509.NameAttribute(NameOID.COMMON_NAME, "Intermediate")])
     life = min(INTERMEDIATE_LIFE, root.not_valid_after_utc - now)
     builder = (
-        _authority(name, key.public_key(), max(now, root.not_valid_before_utc + _AUTHORITY_BACKDATED), life)
+        _authority(
+            name,
+            key.public_key(),
+            max(now, root.not_valid_before_utc + _AUTHORITY_BACKDATED),
+            life,
+            signs_crls=True,
+        )
         .issuer_name(root.subject)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_authority_key_identifier(root), critical=False)
@@ -154,7 +189,7 @@ def make_intermediate(
 
 
 def _authority(
-    name: x509.Name, key: ec.EllipticCurvePublicKey, now: dt.datetime, life: dt.timedelta
+    name: x509.Name, key: ec.EllipticCurvePublicKey, now: dt.datetime, life: dt.timedelta, *, signs_crls: bool = False
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -163,7 +198,7 @@ def _authority(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _AUTHORITY_BACKDATED)
         .not_valid_after(now + life)
-        .add_extension(_key_usage(is_authority=True), critical=True)
+        .add_extension(_key_usage(is_authority=True, signs_crls=signs_crls), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
@@ -197,7 +232,7 @@ def _read_request(csr_pem: str) -> PublicKey:
     raise UnusableRequest("the CSR's key is neither P-256, P-384 nor RSA of 2048 bits")
 
 
-def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
+def _key_usage(*, is_authority: bool, signs_crls: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not is_authority,
         content_commitment=False,
@@ -205,7 +240,7 @@ def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=is_authority,
-        crl_sign=False,
+        crl_sign=signs_crls,
         encipher_only=False,
         decipher_only=False,
     )

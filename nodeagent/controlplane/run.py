@@ -28,6 +28,7 @@ from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key, MeshConfig, MeshObject
+from nodeagent.controlplane.revocation import RevocationList
 from nodeagent.controlplane.rotation import Ledger
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
@@ -88,7 +89,8 @@ async def run(
         mesh = MeshDirectory(settings, state, state.load_catalog())
         mesh.apply(mesh.read(None))
         source = _open_source(settings, state, mesh.publisher.snapshot.translation.mesh.trust_domain)
-        ledger = Ledger(state)
+        ledger, revoked = Ledger(state), RevocationList(state)
+        revoked.refresh(source.current, dt.datetime.now(dt.UTC))
 
         def note_issued(authority: CertificateAuthority, certificate: Issued) -> None:
             try:
@@ -104,7 +106,9 @@ async def run(
             if admin is not None:
                 admin.listen()
             ready(address)
-            await _until_stopped(mesh.follow(watch), _refresh(source), *([admin.run()] if admin is not None else ()))
+            await _until_stopped(
+                mesh.follow(watch), _refresh(source, revoked), *([admin.run()] if admin is not None else ())
+            )
         finally:
             await server.stop()
         _log.info("stopped")
@@ -131,10 +135,16 @@ def _open_source(settings: Settings, state: StateDirectory, trust_domain: str) -
     return source
 
 
-async def _refresh(source: AuthoritySource) -> None:
+async def _refresh(source: AuthoritySource, revoked: RevocationList) -> None:
+    """In a thread: files are read, and disks may be slow."""
+
+    def look(now: dt.datetime) -> None:
+        source.refresh(now)
+        revoked.refresh(source.current, now)
+
     while True:
         await asyncio.sleep(AUTHORITY_SECONDS)
-        await asyncio.to_thread(source.refresh, dt.datetime.now(dt.UTC))
+        await asyncio.to_thread(look, dt.datetime.now(dt.UTC))
 
 
 async def _until_stopped(*services: Coroutine[None, None, None]) -> None:

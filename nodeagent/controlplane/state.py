@@ -4,6 +4,7 @@
     root-key.pem     0600  key of the mesh's root certificate
     root-cert.pem    0644  the root certificate, for agents (istio-ca-root-cert in a cluster)
     intermediate-*   and next-root-key.pem: see `authority.py`
+    revoked.json, ca-crl.pem    see `revocation.py`
     issued.json      0644  until when certificates of which roots are in use, see `rotation.py`
     token-key        0600  signs the nodes' tokens
     last-good.json   0600  the documents in force, so that a restart with an invalid file keeps their last good version

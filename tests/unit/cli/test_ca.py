@@ -60,3 +60,11 @@ def test_without_a_state_directory_it_says_what_to_check(call: Call, tmp_path: P
 def test_what_is_shown_is_the_certificates_fingerprint(call: Call, state: StateDirectory) -> None:
     root = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC)).roots[0]
     assert fingerprint(root) in call("ca", "show", "--state-dir", str(state.path))[1]
+
+
+def test_a_serial_is_revoked_once(call: Call, state: StateDirectory) -> None:
+    arguments = ("ca", "revoke", "16767b1a", "--state-dir", str(state.path))
+    assert call(*arguments) == (0, f"revoked: see {state.path / 'ca-crl.pem'}\n", "")
+    assert call(*arguments) == (0, "revoked already\n", "")
+    status, _, error = call("ca", "revoke", "the web pod's", "--state-dir", str(state.path))
+    assert (status, "is not a serial number" in error) == (2, True)

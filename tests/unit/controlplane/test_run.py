@@ -222,6 +222,7 @@ def test_a_signal_ends_it_cleanly(directory: Path, tmp_path: Path, number: signa
     assert not addresses[0].endswith(":0")
     files = sorted(path.name for path in (tmp_path / "state").iterdir())
     assert files == [
+        "ca-crl.pem",
         "findings.json",
         "intermediate-cert.pem",
         "intermediate-key.pem",
