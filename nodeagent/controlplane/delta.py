@@ -109,7 +109,7 @@ class DeltaStream:
                 raise TooMuchAsked(f"more than {MAX_TYPES} types on one stream")
             subscription = self._subscriptions[url] = Subscription(self.node, request)
             self._answers[url] = Answers()
-            return Subscribed(url, len(subscription.held))
+            return Subscribed(url, subscription.held)
         # Also of an answer: it may carry names, and those count whatever became of its nonce.
         names = subscription.asked(request)
         answers = self._answers[url]
@@ -150,7 +150,7 @@ class DeltaStream:
                 type_url=url,
                 state=answers.state,
                 is_whole=self._subscriptions[url].is_whole,
-                held=len(self._subscriptions[url].held),
+                held=self._subscriptions[url].held,
                 unanswered=answers.unanswered,
                 waits_since=answers.waits_since,
                 sent=answers.last_sent,

@@ -66,11 +66,31 @@ def test_a_leaf_leads_to_the_root_and_is_of_the_key_that_asked(authority: Certif
     assert leaf.public_key() == x509.load_pem_x509_csr(csr.encode()).public_key()
 
 
-@pytest.mark.parametrize(("asked", "seconds"), [(60, 60), (0, 86400), (-5, 86400), (MAX_SECONDS, MAX_SECONDS)])
-def test_lifetimes(authority: CertificateAuthority, csr: str, asked: int, seconds: int) -> None:
-    leaf, _ = signed(authority, csr, asked)
-    assert leaf.not_valid_before_utc == NOW - dt.timedelta(minutes=2)
-    assert leaf.not_valid_after_utc == NOW + dt.timedelta(seconds=seconds)
+@pytest.mark.parametrize(
+    ("asked", "seconds", "backdated"),
+    [
+        pytest.param(3600, 3600, 120, id="as asked"),
+        pytest.param(0, 86400, 120, id="0: a day"),
+        pytest.param(-5, 86400, 120, id="less: a day"),
+        pytest.param(MAX_SECONDS, MAX_SECONDS, 120, id="the longest"),
+        pytest.param(60, 60, 15, id="short: dated back by a quarter"),
+        pytest.param(MIN_SECONDS, MIN_SECONDS, 2.5, id="the shortest"),
+    ],
+)
+def test_lifetimes(authority: CertificateAuthority, csr: str, asked: int, seconds: int, backdated: float) -> None:
+    issued = authority.sign(csr, WEB, seconds=asked, now=NOW)
+    whole = NOW - dt.timedelta(seconds=int(backdated + 0.5))
+    assert NOW - issued.not_before == pytest.approx(dt.timedelta(seconds=backdated), abs=dt.timedelta(seconds=1))
+    assert whole <= issued.not_before
+    assert issued.not_after == NOW + dt.timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("seconds", [MIN_SECONDS, 20, 60, 240, 3600])
+def test_half_of_a_leafs_time_is_ahead_when_it_comes(authority: CertificateAuthority, csr: str, seconds: int) -> None:
+    """A ztunnel renews then, however much has passed: it must not ask in a loop."""
+    issued = authority.sign(csr, WEB, seconds=seconds, now=NOW)
+    half = issued.not_before + (issued.not_after - issued.not_before) / 2
+    assert half - NOW >= dt.timedelta(seconds=seconds) / 4
 
 
 def test_no_leaf_outlives_the_authority(authority: CertificateAuthority, csr: str) -> None:
@@ -99,8 +119,8 @@ def test_a_leaf_is_dated_back_for_clocks_that_are_behind_but_not_before_its_auth
     authority: CertificateAuthority, csr: str
 ) -> None:
     early = NOW - dt.timedelta(hours=1)
-    assert authority.sign(csr, WEB, seconds=60, now=early).not_before == early == authority.not_before
-    assert authority.sign(csr, WEB, seconds=60, now=NOW).not_before == NOW - dt.timedelta(minutes=2)
+    assert authority.sign(csr, WEB, seconds=3600, now=early).not_before == early == authority.not_before
+    assert authority.sign(csr, WEB, seconds=3600, now=NOW).not_before == NOW - dt.timedelta(minutes=2)
 
 
 def test_what_was_issued_says_what_the_leaf_says(authority: CertificateAuthority, csr: str) -> None:

@@ -4,6 +4,8 @@
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nodeagent.controlplane import subscription as module
 from nodeagent.controlplane.encode import Resource
@@ -56,6 +58,9 @@ Told = tuple[list[str], list[str]] | None
         pytest.param([asking(("a",)), None, asking(("*",))], (["b"], []), id="`*` later: the rest"),
         pytest.param([asking(("a", "b")), None, asking((), ("a",))], ([], ["a"]), id="a name given back"),
         pytest.param([asking(("a",)), None, asking(("b",), ("b",))], None, id="a name asked and given back: nothing"),
+        pytest.param(
+            [asking(), None, asking((), ("*",)), None, asking(("*",))], (["a", "b"], []), id="`*` away and back"
+        ),
         pytest.param([asking(), None, asking()], None, id="an acknowledgement calls for nothing"),
     ],
 )
@@ -83,6 +88,17 @@ def test_the_first_answer_is_due_even_when_it_is_empty() -> None:
     subscription = Subscription("node-a", asking())
     change = subscription.compare(snapshot_of(1))
     assert (change.is_first, list(change.upserts), bool(change)) == (True, [], True)
+
+
+def test_clients_of_a_whole_type_share_what_they_have() -> None:
+    snapshot = snapshot_of(1, *(f"r{number}" for number in range(1000)))
+    clients = [Subscription("node-a", asking()) for _ in range(2)]
+    for client in clients:
+        client.compare(snapshot)
+    assert [client.held for client in clients] == [1000, 1000]
+    assert {id(client._has_all_of) for client in clients} == {id(snapshot.of_type(OTHER))}
+    changed = Subscription("node-a", asking(("*",), ("*",), {"a": "1"}))
+    assert changed.held == 1
 
 
 class Watched(dict[str, Resource]):
@@ -128,3 +144,33 @@ def test_names_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     subscription.asked(asking(("d",), ("a",)))
     with pytest.raises(TooMuchAsked, match="more than 3"):
         subscription.asked(asking(("e",)))
+
+
+MESHES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3).map(str), max_size=6)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefx"), st.integers(1, 3).map(str)), st.lists(st.tuples(MESHES, st.booleans()))
+)
+def test_whatever_happens_a_client_has_what_is_in_force_when_it_was_told(
+    held: dict[str, str], steps: list[tuple[dict[str, str], bool]]
+) -> None:
+    """The law: what a client had, with what it was sent, is the snapshot. It may be told seldom, or miss history."""
+    client, subscription = dict(held), Subscription("node-a", asking(held=held))
+    snapshot = Snapshot()
+    for versions, is_told in [*steps, ({"a": "1"}, True)]:
+        former = snapshot.of_type(OTHER)
+        known = {
+            name: former[name] if name in former and former[name].version == version else Resource(name, version, b"")
+            for name, version in versions.items()
+        }
+        changed = {name for name in {**former, **known} if former.get(name) is not known.get(name)}
+        history = (*snapshot.history, {OTHER: frozenset(changed)})[-2:]
+        snapshot = Snapshot(snapshot.generation + 1, resources={OTHER: known}, history=history)
+        if is_told:
+            change = subscription.compare(snapshot)
+            for name in change.removals:
+                del client[name]
+            client |= {resource.name: resource.version for resource in change.upserts}
+            assert client == versions
+            assert subscription.held == len(client)
