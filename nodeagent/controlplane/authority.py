@@ -45,6 +45,8 @@ ROOTS, ROOT_KEY, NEXT_ROOT_KEY = "root-cert.pem", "root-key.pem", "next-root-key
 INTERMEDIATE, INTERMEDIATE_KEY = "intermediate-cert.pem", "intermediate-key.pem"
 GIVEN_CERTIFICATE, GIVEN_KEY, GIVEN_CHAIN, GIVEN_ROOTS = "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"
 _MAX_CHAIN = 10
+_RENEWAL_TRIES = dt.timedelta(hours=1)
+"""Between looks at an authority that is past the half of its life: it may be one that nobody can renew here."""
 
 
 def open_authority(state: StateDirectory, trust_domain: str, now: dt.datetime) -> CertificateAuthority:
@@ -109,13 +111,15 @@ class AuthoritySource:
         self._seen = self._look()
         self._complaint = ""
         self.current = open_now(now)
-        self._seen = self._look()
+        self._seen, self._opened_at = self._look(), now
 
     def refresh(self, now: dt.datetime) -> None:
         """Takes up files that have changed, and makes another intermediate when it is time."""
         seen = self._look()
-        if seen == self._seen and now < self.current.not_after - INTERMEDIATE_LIFE / 2:
+        due = max(self.current.not_after - INTERMEDIATE_LIFE / 2, self._opened_at + _RENEWAL_TRIES)
+        if seen == self._seen and now < due:
             return
+        self._opened_at = now
         try:
             opened = self._open(now)
         except (NodeagentError, OSError) as error:

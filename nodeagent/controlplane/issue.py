@@ -5,6 +5,7 @@ A refused caller learns the words that istiod uses; the reason goes to the audit
 """
 
 import datetime as dt
+import time
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
@@ -16,6 +17,7 @@ from nodeagent.controlplane.authorize import Refusal, decide
 from nodeagent.controlplane.ca import AuthorityNotValid, CertificateAuthority, Issued, UnusableRequest
 from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.gate import Gate, cluster_of
+from nodeagent.controlplane.quota import PER_SECOND, Quota
 from nodeagent.controlplane.token import TokenRefused
 from nodeagent.proto import ca_pb2, ca_pb2_grpc
 
@@ -39,6 +41,7 @@ class CertificateService(ca_pb2_grpc.IstioCertificateServiceServicer):
         self._publisher = publisher
         self._authority = authority
         self._note_issued = note_issued
+        self._quota = Quota()
 
     async def CreateCertificate(  # noqa: N802 - gRPC's name; typed for aio
         self, request: _Request, context: _Context
@@ -50,6 +53,9 @@ class CertificateService(ca_pb2_grpc.IstioCertificateServiceServicer):
             call.node = self._gate.node_of(context.invocation_metadata())
         except TokenRefused as error:
             await call.refuse(grpc.StatusCode.UNAUTHENTICATED, "request authenticate failure", "token", str(error))
+        if not self._quota.allows(call.node, time.monotonic()):
+            words = f"node {call.node} asks for more than {PER_SECOND:.0f} certificates a second"
+            await call.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "quota", words)
         cluster = cluster_of(context.invocation_metadata())
         verdict = decide(call.node, cluster, wanted, self._publisher.snapshot.translation)
         if isinstance(verdict, Refusal):

@@ -305,5 +305,19 @@ def test_an_intermediate_is_renewed_while_it_runs(state: StateDirectory) -> None
     assert source.current.roots == former.roots
 
 
+def test_what_cannot_be_renewed_here_is_not_read_again_all_the_time(given: Given) -> None:
+    opened: list[dt.datetime] = []
+
+    def open_now(now: dt.datetime) -> CertificateAuthority:
+        opened.append(now)
+        return open_given(given.path, now)
+
+    late = NOW + 300 * DAY
+    source = AuthoritySource(open_now, files_of(given.path, is_given=True), late)
+    for minutes in (1, 59, 61, 62, 119, 122):
+        source.refresh(late + dt.timedelta(minutes=minutes))
+    assert [(when - late).total_seconds() // 60 for when in opened] == [0, 61, 122]
+
+
 def test_it_is_described_for_the_log(authority: CertificateAuthority) -> None:
     assert describe(authority) == "CN=Intermediate,O=cluster.local until 2027-01-01, 1 root trusted"

@@ -145,6 +145,16 @@ def test_steps_out_of_order_are_refused(state: StateDirectory, now: dt.datetime)
         drop_roots(state, now)
 
 
+@pytest.mark.usefixtures("authority")
+def test_a_crash_in_the_first_step_leaves_the_step_before(state: StateDirectory, now: dt.datetime) -> None:
+    before = (state.path / ROOTS).read_bytes()
+    add_root(state, now)
+    (state.path / ROOTS).write_bytes(before)
+    assert len(open_authority(state, "cluster.local", now).roots) == 1
+    added = add_root(state, now)
+    assert use_root(state, now) == added
+
+
 def test_a_step_that_would_cut_somebody_off_is_refused(
     state: StateDirectory, authority: CertificateAuthority, now: dt.datetime
 ) -> None:

@@ -20,7 +20,7 @@ from cryptography import x509
 
 from nodeagent.certs.client import CaClient
 from nodeagent.config import Config
-from nodeagent.controlplane import discovery, rotation, subscription
+from nodeagent.controlplane import discovery, quota, rotation, subscription
 from nodeagent.controlplane.authority import open_authority
 from nodeagent.controlplane.ca import (
     INTERMEDIATE_LIFE,
@@ -460,6 +460,23 @@ def test_another_root_serves_and_signs_while_open_streams_go_on(
         call.cancel()
 
     play(story)
+
+
+def test_a_node_that_asks_too_often_is_refused(
+    play: Callable[[Story], None], csr: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(quota, "BURST", 2.0)
+    monkeypatch.setattr(quota, "PER_SECOND", 0.0)
+
+    async def story(stage: Running) -> None:
+        for _ in range(2):
+            await stage.certificate(csr, WEB, bearer())
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stage.certificate(csr, WEB, bearer())
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    play(story)
+    assert "reason=quota" in caplog.text
 
 
 def test_an_authority_that_has_expired_is_unavailable(play: Callable[[Story], None], csr: str) -> None:
