@@ -14,9 +14,9 @@ ANSWER_SECONDS = 10.0
 
 
 class AdminClient:
-    def __init__(self, path: str, seconds: float = ANSWER_SECONDS) -> None:
-        """`seconds` is the patience with an agent that takes the connection and then says nothing."""
-        self._path, self._seconds = path, seconds
+    def __init__(self, path: str, seconds: float = ANSWER_SECONDS, *, whose: str = "agent") -> None:
+        """`seconds` is the patience with one that takes the connection and then says nothing; `whose` socket it is."""
+        self._path, self._seconds, self._whose = path, seconds, whose
 
     def fetch(self, route: str, **query: str) -> dict[str, Any]:
         """The answer of one route, `schema` included.
@@ -39,18 +39,21 @@ class AdminClient:
             raise MissingPrivilege(f"admin socket {self._path}: permission denied", check="Run it as root.") from error
         except TimeoutError as error:
             raise AgentUnreachable(
-                f"the agent at {self._path} did not answer within {self._seconds:.0f} s",
+                f"the {self._whose} at {self._path} did not answer within {self._seconds:.0f} s",
                 check="Is it stopped or overloaded? Its log may tell.",
             ) from error
         except OSError as error:
-            raise AgentUnreachable(f"no agent answers at {self._path}: {error.strerror or error}") from error
+            raise AgentUnreachable(
+                f"no {self._whose} answers at {self._path}: {error.strerror or error}",
+                check=f"Is the {self._whose} running on this node? --socket names its admin socket.",
+            ) from error
         except (http.client.HTTPException, ValueError) as error:
             raise AgentUnreachable(f"what answers at {self._path} is no nodeagent") from error
         finally:
             connection.close()
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise AgentUnreachable(
-                f"the agent at {self._path} does not speak {SCHEMA}",
+                f"the {self._whose} at {self._path} does not speak {SCHEMA}",
                 check="Is it of another release than this command? Restart it, or use its own command.",
             )
         if response.status != http.client.OK:

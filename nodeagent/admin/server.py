@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's admin socket: JSON over HTTP/1.1 at a Unix socket that only root may open.
+"""The admin socket of an agent or a control plane: JSON over HTTP/1.1 at a Unix socket that only root may open.
 
 GET only looks; the few things that can be ordered are POSTs, without a body.
 """
@@ -21,9 +21,11 @@ Route: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Mapping[str, object]]
 
 
 class AdminServer:
-    def __init__(self, path: str, routes: Mapping[str, Route], orders: Mapping[str, Route] | None = None) -> None:
-        """`routes` (GET) and `orders` (POST) by path, such as `/status`."""
-        self._path = path
+    def __init__(
+        self, path: str, routes: Mapping[str, Route], orders: Mapping[str, Route] | None = None, *, whose: str = "agent"
+    ) -> None:
+        """`routes` (GET) and `orders` (POST) by path, such as `/status`; `whose` socket this is, for its errors."""
+        self._path, self._whose = path, whose
         self._routes = {"GET": dict(routes), "POST": dict(orders or {})}
         self._server = HttpServer(functools.partial(open_unix, path), self._respond)
         self._file: tuple[int, int] | None = None
@@ -51,8 +53,8 @@ class AdminServer:
     async def _respond(self, request: Request) -> Response:
         route = self._routes[request.method].get(request.path)
         if route is None:
-            words = f"this agent has no {request.path}"
-            check = "Is the agent of another release than this command? `nodeagent version` tells."
+            words = f"this {self._whose} has no {request.path}"
+            check = f"Is the {self._whose} of another release than this command? `nodeagent version` tells."
             return _json(404, error_body(ConfigError(words, check=check)))
         try:
             return _json(200, {"schema": SCHEMA, **await route(request.query)})

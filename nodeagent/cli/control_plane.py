@@ -2,6 +2,7 @@
 """`nodeagent control-plane` and `nodeagent token`: the embedded control plane, and the tokens that nodes show it."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -14,7 +15,10 @@ _DURATION = re.compile(r"(\d{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NODE = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
-_state_dir = click.option(
+ADMIN_SOCKET = "admin.sock"
+"""In the state directory, where `nodeagent proxies` looks for it."""
+
+state_dir_option = click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
     default=_STATE_DIR,
@@ -27,7 +31,7 @@ _state_dir = click.option(
     "control-plane",
     examples=(
         "nodeagent control-plane --config-dir examples/mesh.d --state-dir /tmp/control-plane",
-        "nodeagent token --node node-a --state-dir /tmp/control-plane > node-a.token",
+        "nodeagent token --node node-a --state-dir /tmp/control-plane --output node-a.token",
     ),
 )
 @click.option(
@@ -36,7 +40,7 @@ _state_dir = click.option(
     required=True,
     help="Directory of Kubernetes and Istio YAML; it is watched.",
 )
-@_state_dir
+@state_dir_option
 @click.option("--listen", default="127.0.0.1:15012", show_default=True, help="HOST:PORT of xDS and CA, with TLS.")
 @click.option(
     "--server-name",
@@ -57,6 +61,17 @@ _state_dir = click.option(
     show_default=True,
     help="What a field means that an API does not have; of policies it is always refused.",
 )
+@click.option(
+    "--ca-dir",
+    type=click.Path(path_type=Path),
+    help="Sign by the authority in this directory: ca-cert.pem, ca-key.pem, root-cert.pem and cert-chain.pem, as in "
+    "Istio's Secret cacerts. Changed files are read again.  [default: an authority of its own in the state directory]",
+)
+@click.option(
+    "--admin-socket",
+    type=click.Path(path_type=Path),
+    help="Where `nodeagent proxies` is answered.  [default: admin.sock in the state directory]",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -69,6 +84,8 @@ def control_plane(  # noqa: PLR0913 - a flag each
     server_names: tuple[str, ...],
     enrolment: str | None,
     unknown_fields: str,
+    ca_dir: Path | None,
+    admin_socket: Path | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -87,31 +104,38 @@ def control_plane(  # noqa: PLR0913 - a flag each
 
     set_up_logging(log_format, log_level)
     # After logging is set up: this loads gRPC.
+    from nodeagent.admin.server import AdminServer
     from nodeagent.controlplane.objects import Enrolment
-    from nodeagent.controlplane.run import SERVER_NAMES, Settings, run
+    from nodeagent.controlplane.run import SERVER_NAMES, Admin, Route, Settings, run
 
     settings = Settings(
         config_dir=config_dir,
         state_dir=state_dir,
         listen=listen,
         server_names=(*SERVER_NAMES, *server_names),
+        ca_dir=ca_dir,
         enrolment=Enrolment(enrolment) if enrolment else None,
         refuses_unknown=unknown_fields == "refuse",
     )
 
     def ready(address: str) -> None:
-        click.echo(f"ready: xDS and CA on {address}, root certificate {state_dir / 'root-cert.pem'}")
+        click.echo(f"ready: xDS and CA on {address}, root certificate {(ca_dir or state_dir) / 'root-cert.pem'}")
 
-    asyncio.run(run(settings, ready))
+    def open_admin(routes: Mapping[str, Route]) -> Admin:
+        return AdminServer(str(admin_socket or state_dir / ADMIN_SOCKET), routes, whose="control plane")
+
+    asyncio.run(run(settings, ready, open_admin))
 
 
-@command(
-    examples=("nodeagent token --node node-a > node-a.token", "nodeagent token --node node-a --ttl 90d --output token")
-)
+@command(examples=("nodeagent token --node node-a --output node-a.token", "nodeagent token --node node-a --ttl 90d"))
 @click.option("--node", required=True, help="Name of the node, as pods carry it in spec.nodeName.")
-@_state_dir
+@state_dir_option
 @click.option("--ttl", default="24h", show_default=True, help="How long it is valid: 30m, 24h, 90d.")
-@click.option("--output", type=click.Path(path_type=Path), help="File to write it to, for its owner alone.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write it to, for its owner alone and without a newline: a ztunnel sends what stands there as it is.",
+)
 def token(*, node: str, state_dir: Path, ttl: str, output: Path | None) -> None:
     """Makes the bearer token by which a node's agent is known to the control plane of this state directory.
 
@@ -131,7 +155,7 @@ def token(*, node: str, state_dir: Path, ttl: str, output: Path | None) -> None:
     if output is None:
         click.echo(text)
     else:
-        StateDirectory(output.absolute().parent).write(output.name, f"{text}\n".encode(), SECRET)
+        StateDirectory(output.absolute().parent).write(output.name, text.encode(), SECRET)
 
 
 def _seconds(text: str) -> int:

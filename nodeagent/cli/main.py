@@ -32,6 +32,8 @@ COMMANDS = {
     "analyze": ("analyze", "Says what is wrong or doubtful in a directory of YAML."),
     "control-plane": ("control_plane", "Serves a mesh from a directory of YAML."),
     "translate": ("translate", "Prints what agents would be told of a directory of YAML."),
+    "proxies": ("proxies", "Lists who is connected to the control plane, and whether they have what is in force."),
+    "ca": ("ca", "Shows the authority of a state directory, and exchanges its root."),
     "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),
     "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
     "version": ("queries", "Tells the versions of this command and of the agent."),

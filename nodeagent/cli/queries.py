@@ -25,10 +25,10 @@ def _joined(name: str) -> Callable[[Row], object]:
 
 def _since(name: str) -> Callable[[Row], object]:
     """How long ago a moment of the answer was."""
-    return lambda row: duration(_age(row[name])) if row[name] else ""
+    return lambda row: duration(seconds_since(row[name])) if row[name] else ""
 
 
-def _age(moment: str) -> float:
+def seconds_since(moment: str) -> float:
     return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(moment)).total_seconds()
 
 
@@ -138,7 +138,7 @@ CERTIFICATES = Table(
         ("NOT AFTER", _field("not_after")),
         ("NOT BEFORE", _field("not_before")),
         ("EXPIRES-IN", lambda row: duration(row["expires_in_seconds"]) if row["not_after"] else ""),
-        ("ROTATION", lambda row: f"in {duration(-_age(row['rotates']))}" if row["rotates"] else ""),
+        ("ROTATION", lambda row: f"in {duration(-seconds_since(row['rotates']))}" if row["rotates"] else ""),
         ("LAST-ERROR", _field("last_error")),
     ),
 )

@@ -19,13 +19,17 @@ COLOURS = {
     "yes": "green",
     "ready": "green",
     "Available": "green",
+    "SYNCED": "green",
     "degraded": "yellow",
     "pending": "yellow",
     "starting": "yellow",
     "Initializing": "yellow",
+    "STALE": "yellow",
+    "NOT SENT": "yellow",
     "failed": "red",
     "gone": "red",
     "Unavailable": "red",
+    "NACKED": "red",
 }
 
 

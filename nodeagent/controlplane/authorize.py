@@ -6,15 +6,29 @@ else, and never for another trust domain (istiod does not check that one).
 """
 
 import dataclasses
+import enum
 
 from nodeagent.controlplane.translate import Translation
 from nodeagent.model.identity import Identity
 
 
+class Why(enum.StrEnum):
+    """The word in the audit line."""
+
+    OTHER_CLUSTER = "other_cluster"
+    NOTHING_ASKED = "nothing_asked"
+    NO_IDENTITY = "no_identity"
+    OTHER_TRUST_DOMAIN = "other_trust_domain"
+    UNKNOWN_NODE = "unknown_node"
+    PLACED_ELSEWHERE = "placed_elsewhere"
+    NOT_PLACED = "not_placed"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
-    """`reason` is for the control plane's log."""
+    """For the control plane's log; the caller only learns that it was refused."""
 
+    why: Why
     reason: str
 
 
@@ -22,15 +36,25 @@ def decide(node: str, cluster: str, wanted: str, translation: Translation) -> Id
     """`wanted` is the SPIFFE id of the request's ImpersonatedIdentity; `cluster` is empty when none was sent."""
     mesh = translation.mesh
     if cluster and cluster != mesh.cluster:
-        return Refusal(f"node {node} is of cluster {cluster}, this mesh is {mesh.cluster}")
+        return Refusal(Why.OTHER_CLUSTER, f"node {node} is of cluster {cluster}, this mesh is {mesh.cluster}")
     if not wanted:
-        return Refusal(f"node {node} named no ImpersonatedIdentity, and has no identity of its own")
+        return Refusal(Why.NOTHING_ASKED, f"node {node} named no ImpersonatedIdentity, and has no identity of its own")
     try:
         identity = Identity.parse(wanted)
     except ValueError as error:
-        return Refusal(f"node {node}: {error}")
+        return Refusal(Why.NO_IDENTITY, f"node {node}: {error}")
     if identity.trust_domain != mesh.trust_domain:
-        return Refusal(f"node {node} wants {identity}, but the mesh's trust domain is {mesh.trust_domain}")
-    if identity not in translation.identities.get(node, frozenset()):
-        return Refusal(f"node {node} wants {identity}, but no running pod of it is placed there")
-    return identity
+        return Refusal(
+            Why.OTHER_TRUST_DOMAIN, f"node {node} wants {identity}, but the mesh's trust domain is {mesh.trust_domain}"
+        )
+    if node not in translation.identities:
+        return Refusal(Why.UNKNOWN_NODE, f"node {node} wants {identity}, but no running pod is placed on that node")
+    if identity in translation.identities[node]:
+        return identity
+    elsewhere = sorted(name for name, placed in translation.identities.items() if identity in placed)
+    if elsewhere:
+        return Refusal(
+            Why.PLACED_ELSEWHERE,
+            f"node {node} wants {identity}, but no running pod of it is placed there; there is on {elsewhere[0]}",
+        )
+    return Refusal(Why.NOT_PLACED, f"node {node} wants {identity}, but no running pod of it is placed anywhere")

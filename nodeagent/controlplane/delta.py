@@ -1,26 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """One delta-xDS stream, sans-I/O: a request arrived -> what it says; a snapshot is current -> what is to be sent.
 
-- A type is asked for as a whole (nothing subscribed, or `*`), or on demand: `*` subscribed and unsubscribed at once,
-  then by name (uid, `namespace/hostname` or `network/ip`). On demand also brings the workloads of the client's node.
 - The first answer of a type comes even when it is empty: the client is ready by it. A type unknown here is empty.
-- Afterwards only what differs from what the client holds is sent. What it held before this stream stands in
-  `initial_resource_versions`; versions are content hashes, so a resume sends changes and removals alone.
+- Afterwards only what differs from what the client holds is sent (`subscription.py`). Versions are content hashes, so a
+  resume sends changes and removals alone.
 - Of one change, policies that come or change are sent before the workloads that name them, and policies that go after
   the workloads that named them: at no moment does a client hold a workload whose policy it lacks. (istiod sends
   addresses first.)
-- A refused resource is not sent again until it changes.
+- A refused resource is not sent again until it changes; that it was refused stays to be seen (`answers.py`).
+- Flow control: a client that leaves a window of responses unanswered gets no more until it answers; what changes
+  meanwhile is sent as one change then. Who never answers gets that every `PATIENCE_SECONDS`: stale policies are worse.
+- A response that would be too large for a client is sent in pieces.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Iterator, Sequence
 
+from nodeagent.controlplane.answers import Answers, Refusal, Sent, State
 from nodeagent.controlplane.encode import Resource
-from nodeagent.controlplane.ondemand import expand, find_names
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot
+from nodeagent.controlplane.snapshot import SENDING_ORDER, Snapshot
+from nodeagent.controlplane.subscription import Subscription, TooMuchAsked
 from nodeagent.proto import xds_pb2
 
-_ALL = "*"
+_REFERRED_TO = SENDING_ORDER[:-1]
+"""Their removals wait until nothing refers to them any more."""
+WINDOW = 32
+"""Responses on their way to one client: many more than an agent that works ever leaves open, few enough to be read
+again in a moment."""
+PATIENCE_SECONDS = 15.0
+MAX_TYPES = 32
+"""Of one stream; each costs a subscription. Envoy's types are about a dozen."""
+MAX_RESPONSE_BYTES = 64 << 20
+"""ztunnel and our agent take 200 MiB."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +39,14 @@ class Subscribed:
     type_url: str
     held: int
     """Resources that the client says it has from an earlier stream."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """Other names than before, later on the stream."""
+
+    type_url: str
+    names: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,143 +62,138 @@ class Refused:
     message: str
 
 
-@dataclasses.dataclass(slots=True)
-class _Subscription:
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutOfTurn:
+    """It answers a response that was not sent or is answered already: nothing follows from it."""
+
+    type_url: str
+    nonce: str
+
+
+Event = Subscribed | Asked | Accepted | Refused | OutOfTurn
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TypeStatus:
+    """How far the client is with one type."""
+
+    type_url: str
+    state: State
     is_whole: bool
-    held: dict[str, str]
-    """Version by name, as the client has them once it has read everything that was sent; as long as there is no
-    `snapshot`."""
-    snapshot: Snapshot | None = None
-    """Of a whole subscription that was answered: all of this is what the client has. Nothing is kept for each client
-    then, and of the next generation only what changed is looked at."""
-    names: set[str] = dataclasses.field(default_factory=set)
-    """On demand: what was asked for by name and not given back."""
-    unanswered: set[str] = dataclasses.field(default_factory=set)
-    """Names that are to be answered even if nothing changed, in `removed_resources` if there is no such thing."""
-    is_answered: bool = False
-
-    def differing(self, type_url: str, snapshot: Snapshot) -> Iterable[str]:
-        """Names that may have another version than the client has, or are gone; of a whole subscription."""
-        if self.snapshot is None:
-            return self.held.keys() | snapshot.of_type(type_url).keys()
-        if self.snapshot is snapshot:
-            return ()
-        if self.snapshot.generation + 1 == snapshot.generation:
-            return snapshot.changed.get(type_url, ())
-        return self.snapshot.of_type(type_url).keys() | snapshot.of_type(type_url).keys()
-
-    def version(self, type_url: str, name: str) -> str | None:
-        """That the client has."""
-        if self.snapshot is None:
-            return self.held.get(name)
-        resource = self.snapshot.of_type(type_url).get(name)
-        return None if resource is None else resource.version
+    held: int
+    """Resources that it has once it has read what was sent."""
+    unanswered: int
+    waits_since: float | None
+    """Monotonic: when the oldest unanswered response was sent."""
+    sent: Sent | None
+    accepted: Sent | None
+    refusals: tuple[Refusal, ...]
+    refused: int
+    """Responses that were refused on this stream."""
 
 
 class DeltaStream:
     def __init__(self, node: str) -> None:
         self.node = node
-        self._subscriptions: dict[str, _Subscription] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._answers: dict[str, Answers] = {}
         self._sent = 0
+        self._last_sent_at = 0.0
 
-    def received(self, request: xds_pb2.DeltaDiscoveryRequest) -> Subscribed | Accepted | Refused:
-        """What the request says. The answers that it calls for come with the next `due`."""
-        subscription = self._subscriptions.get(request.type_url)
+    def received(self, request: xds_pb2.DeltaDiscoveryRequest) -> Event:
+        """What the request says; what it calls for comes with the next `due`. Raises TooMuchAsked."""
+        url, nonce = request.type_url, request.response_nonce
+        subscription = self._subscriptions.get(url)
         if subscription is None:
-            subscription = self._subscriptions[request.type_url] = _opened(request)
-            event: Subscribed | Accepted | Refused = Subscribed(request.type_url, len(subscription.held))
-        elif request.HasField("error_detail"):
-            event = Refused(request.type_url, request.response_nonce, request.error_detail.message)
-        else:
-            event = Accepted(request.type_url, request.response_nonce)
-        given_back = set(request.resource_names_unsubscribe) - {_ALL}
-        subscription.names -= given_back
-        asked = set(request.resource_names_subscribe) - {_ALL} - given_back
-        subscription.names |= asked
-        subscription.unanswered |= asked
-        return event
+            if len(self._subscriptions) >= MAX_TYPES:
+                raise TooMuchAsked(f"more than {MAX_TYPES} types on one stream")
+            subscription = self._subscriptions[url] = Subscription(self.node, request)
+            self._answers[url] = Answers()
+            return Subscribed(url, subscription.held)
+        # Also of an answer: it may carry names, and those count whatever became of its nonce.
+        names = subscription.asked(request)
+        answers = self._answers[url]
+        if request.HasField("error_detail"):
+            message = request.error_detail.message
+            return Refused(url, nonce, message) if answers.is_refused(nonce, message) else OutOfTurn(url, nonce)
+        if not nonce:
+            return Asked(url, names)
+        return Accepted(url, nonce) if answers.accepted(nonce) else OutOfTurn(url, nonce)
 
-    def due(self, snapshot: Snapshot) -> list[xds_pb2.DeltaDiscoveryResponse]:
-        """Everything to be sent now, in order; it counts as sent."""
-        changes = {url: self._compare(url, snapshot) for url in self._subscriptions}
-        authorization = changes.pop(AUTHORIZATION, _Change())
+    def due(self, snapshot: Snapshot, now: float) -> list[xds_pb2.DeltaDiscoveryResponse]:
+        """Everything to be sent now, in order; it counts as sent. `now` is monotonic."""
+        if self.wait_seconds(now) is not None:
+            return []
+        changes = {url: self._subscriptions[url].compare(snapshot) for url in self._in_order()}
         responses: list[xds_pb2.DeltaDiscoveryResponse] = []
-        if authorization.upserts or authorization.is_first:
-            responses.append(self._respond(AUTHORIZATION, snapshot, authorization.upserts, ()))
-        responses.extend(
-            self._respond(url, snapshot, change.upserts, change.removals) for url, change in changes.items() if change
-        )
-        if authorization.removals:
-            responses.append(self._respond(AUTHORIZATION, snapshot, [], authorization.removals))
+        for url, change in changes.items():
+            is_split = url in _REFERRED_TO and change.removals
+            if change.upserts or (not is_split and change):
+                responses.extend(self._respond(snapshot, now, url, change.upserts, () if is_split else change.removals))
+        for url in _REFERRED_TO[::-1]:
+            if url in changes and changes[url].removals:
+                responses.extend(self._respond(snapshot, now, url, (), changes[url].removals))
+        if responses:
+            self._last_sent_at = now
         return responses
 
-    def _compare(self, type_url: str, snapshot: Snapshot) -> "_Change":
-        subscription = self._subscriptions[type_url]
-        known, services = snapshot.of_type(type_url), snapshot.translation.services
-        asked: set[str] = set()
-        missing: set[str] = set()
-        for name in subscription.unanswered:
-            found = find_names(name, snapshot) if type_url == ADDRESS else {name} & known.keys()
-            asked |= found
-            if not found:
-                missing.add(name)
-        if subscription.is_whole:
-            wanted: Collection[str] = known.keys()
-            candidates = {*subscription.differing(type_url, snapshot), *asked}
-        else:
-            wanted = expand(self.node, subscription.names, snapshot) | asked
-            candidates = subscription.held.keys() | wanted
-        changed = [
-            name
-            for name in candidates
-            if name in wanted
-            and name in known
-            and (name in asked or subscription.version(type_url, name) != known[name].version)
-        ]
-        # Services before workloads.
-        upserts = [known[name] for name in sorted(changed, key=lambda name: (name not in services, name))]
-        gone = {name for name in candidates if name not in wanted and subscription.version(type_url, name) is not None}
-        removals = sorted(gone | missing)
-        is_first = not subscription.is_answered
-        if subscription.is_whole:
-            subscription.held, subscription.snapshot = {}, snapshot
-        else:
-            subscription.held = {name: known[name].version for name in wanted if name in known}
-        subscription.unanswered = set()
-        subscription.is_answered = True
-        return _Change(upserts, removals, is_first)
+    def wait_seconds(self, now: float) -> float | None:
+        """How long at most nothing is due because the client has answered so little; None: it has not to wait."""
+        if sum(answers.unanswered for answers in self._answers.values()) < WINDOW:
+            return None
+        left = self._last_sent_at + PATIENCE_SECONDS - now
+        return left if left > 0 else None
+
+    def status(self) -> tuple[TypeStatus, ...]:
+        return tuple(
+            TypeStatus(
+                type_url=url,
+                state=answers.state,
+                is_whole=self._subscriptions[url].is_whole,
+                held=self._subscriptions[url].held,
+                unanswered=answers.unanswered,
+                waits_since=answers.waits_since,
+                sent=answers.last_sent,
+                accepted=answers.last_accepted,
+                refusals=tuple(answers.refusals),
+                refused=answers.refused,
+            )
+            for url, answers in self._answers.items()
+        )
+
+    def _in_order(self) -> list[str]:
+        first = [url for url in SENDING_ORDER if url in self._subscriptions]
+        return first + [url for url in self._subscriptions if url not in SENDING_ORDER]
 
     def _respond(
-        self, type_url: str, snapshot: Snapshot, resources: Iterable[Resource], removed: Iterable[str]
-    ) -> xds_pb2.DeltaDiscoveryResponse:
-        self._sent += 1
-        response = xds_pb2.DeltaDiscoveryResponse(
-            system_version_info=str(snapshot.generation),
-            type_url=type_url,
-            nonce=f"{snapshot.generation}/{self._sent}",
-            removed_resources=removed,
-        )
-        has_aliases = not self._subscriptions[type_url].is_whole
-        for resource in resources:
-            message = response.resources.add(
-                name=resource.name, version=resource.version, aliases=resource.aliases if has_aliases else ()
+        self, snapshot: Snapshot, now: float, url: str, upserts: Sequence[Resource], removals: Sequence[str]
+    ) -> Iterator[xds_pb2.DeltaDiscoveryResponse]:
+        """One response, or several when it would be too large."""
+        has_aliases = not self._subscriptions[url].is_whole
+        for piece in _pieces(upserts):
+            self._sent += 1
+            response = xds_pb2.DeltaDiscoveryResponse(
+                system_version_info=str(snapshot.generation), type_url=url, nonce=f"{snapshot.generation}/{self._sent}"
             )
-            message.resource.type_url = type_url
-            message.resource.value = resource.value
-        return response
+            for resource in piece:
+                message = response.resources.add(
+                    name=resource.name, version=resource.version, aliases=resource.aliases if has_aliases else ()
+                )
+                message.resource.type_url = url
+                message.resource.value = resource.value
+            response.removed_resources.extend(removals)
+            names = frozenset([*(resource.name for resource in piece), *removals])
+            self._answers[url].sent(Sent(response.nonce, response.system_version_info, now, names))
+            yield response
+            removals = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Change:
-    upserts: list[Resource] = dataclasses.field(default_factory=list)
-    removals: list[str] = dataclasses.field(default_factory=list)
-    is_first: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.upserts or self.removals or self.is_first)
-
-
-def _opened(request: xds_pb2.DeltaDiscoveryRequest) -> _Subscription:
-    subscribed, unsubscribed = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
-    is_whole = not subscribed or (_ALL in subscribed and _ALL not in unsubscribed)
-    return _Subscription(is_whole, dict(request.initial_resource_versions))
+def _pieces(resources: Sequence[Resource]) -> Iterator[Sequence[Resource]]:
+    """At least one, be it empty."""
+    begin, size = 0, 0
+    for at, resource in enumerate(resources):
+        size += len(resource.value)
+        if size > MAX_RESPONSE_BYTES and at > begin:
+            yield resources[begin:at]
+            begin, size = at, len(resource.value)
+    yield resources[begin:]

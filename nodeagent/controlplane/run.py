@@ -11,12 +11,15 @@ import datetime as dt
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from nodeagent.controlplane import token
-from nodeagent.controlplane.ca import open_authority
+from nodeagent.controlplane.authority import AuthoritySource, describe, files_of, open_authority, open_given
+from nodeagent.controlplane.ca import CertificateAuthority, Issued
 from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
+from nodeagent.controlplane.clients import show_clients
 from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
@@ -24,6 +27,8 @@ from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key
 from nodeagent.controlplane.retranslate import Meshed, retranslate
 from nodeagent.controlplane.review import see_together
+from nodeagent.controlplane.revocation import RevocationList
+from nodeagent.controlplane.rotation import Ledger
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
@@ -39,6 +44,8 @@ SERVER_NAMES = ("localhost", "127.0.0.1", "::1", "istiod.istio-system.svc")
 _REST = 4
 """Times as long as a look at the whole mesh has taken it is not looked at again: changes go first."""
 _LONGEST_REST_SECONDS = 10.0
+AUTHORITY_SECONDS = 1.0
+"""How often the files of the authority are looked at."""
 _LEVELS = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING, Severity.INFO: logging.INFO}
 
 
@@ -49,13 +56,33 @@ class Settings:
     listen: str = "127.0.0.1:15012"
     server_names: tuple[str, ...] = SERVER_NAMES
     """Names and addresses of the serving certificate; the listening address is added."""
+    ca_dir: Path | None = None
+    """With the files of Istio's Secret cacerts; None: the authority of the state directory."""
     enrolment: Enrolment | None = None
     """Goes before what MeshConfig says."""
     refuses_unknown: bool = True
     """A field that an API does not have refuses its object; else it is a warning, but in policies."""
 
 
-async def run(settings: Settings, ready: Callable[[str], None]) -> None:
+Route: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Mapping[str, object]]]
+"""From the query's fields to the members of the answer."""
+
+
+class Admin(Protocol):
+    """What answers `nodeagent proxies`; it belongs to another room."""
+
+    def listen(self) -> None:
+        """Raises NodeagentError when it cannot."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+
+async def run(
+    settings: Settings,
+    ready: Callable[[str], None],
+    open_admin: Callable[[Mapping[str, Route]], Admin] | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT. `ready` is told, once, the address in use.
 
     Raises ConfigError, PortInUse or MissingPrivilege when it cannot start.
@@ -66,12 +93,27 @@ async def run(settings: Settings, ready: Callable[[str], None]) -> None:
         state = StateDirectory(settings.state_dir)
         mesh = MeshDirectory(settings, state, state.load_catalog())
         mesh.apply(mesh.read(None))
-        now = dt.datetime.now(dt.UTC)
-        authority = open_authority(state, mesh.publisher.snapshot.translation.mesh.trust_domain, now)
-        server = Server(Gate(open_token_key(state)), mesh.publisher, authority)
+        source = _open_source(settings, state, mesh.publisher.snapshot.translation.mesh.trust_domain)
+        ledger, revoked = Ledger(state), RevocationList(state)
+        revoked.refresh(source.current, dt.datetime.now(dt.UTC))
+
+        def note_issued(authority: CertificateAuthority, certificate: Issued) -> None:
+            try:
+                ledger.issued(authority, certificate.not_after)
+            except StateFileUnwritable as error:
+                mesh.complain(str(error), error.check)
+
+        server = Server(Gate(open_token_key(state)), mesh.publisher, lambda: source.current, note_issued)
         try:
-            ready(await server.start(settings.listen, settings.server_names))
-            await _follow(watch, mesh)
+            address = await server.start(settings.listen, settings.server_names)
+            # After the port: a second control plane ends there, and does not take the first one's socket.
+            admin = open_admin(_routes(server, mesh.publisher)) if open_admin else None
+            if admin is not None:
+                admin.listen()
+            ready(address)
+            await _until_stopped(
+                mesh.follow(watch), _refresh(source, revoked), *([admin.run()] if admin is not None else ())
+            )
         finally:
             await server.stop()
         _log.info("stopped")
@@ -79,17 +121,49 @@ async def run(settings: Settings, ready: Callable[[str], None]) -> None:
         watch.close()
 
 
-async def _follow(watch: DirectoryWatch, mesh: "MeshDirectory") -> None:
-    """Applies changes until a signal asks to stop."""
+def _routes(server: Server, publisher: Publisher) -> Mapping[str, Route]:
+    async def of_proxies(_query: Mapping[str, str]) -> Mapping[str, object]:
+        shown = show_clients(server.clients, now=asyncio.get_running_loop().time())
+        return {"generation": publisher.snapshot.generation, **shown}
+
+    return {"/proxies": of_proxies}
+
+
+def _open_source(settings: Settings, state: StateDirectory, trust_domain: str) -> AuthoritySource:
+    given, now = settings.ca_dir, dt.datetime.now(dt.UTC)
+    if given is not None:
+        source = AuthoritySource(lambda now: open_given(given, now), files_of(given, is_given=True), now)
+    else:
+        files = files_of(state.path, is_given=False)
+        source = AuthoritySource(lambda now: open_authority(state, trust_domain, now), files, now)
+    _log.info("signing by %s", describe(source.current))
+    return source
+
+
+async def _refresh(source: AuthoritySource, revoked: RevocationList) -> None:
+    """In a thread: files are read, and disks may be slow."""
+
+    def look(now: dt.datetime) -> None:
+        source.refresh(now)
+        revoked.refresh(source.current, now)
+
+    while True:
+        await asyncio.sleep(AUTHORITY_SECONDS)
+        await asyncio.to_thread(look, dt.datetime.now(dt.UTC))
+
+
+async def _until_stopped(*services: Coroutine[None, None, None]) -> None:
+    """Runs them until a signal asks to stop."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(mesh.follow(watch))
+            running = [tasks.create_task(service) for service in services]
             await stopping.wait()
-            following.cancel()
+            for task in running:
+                task.cancel()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
@@ -159,7 +233,7 @@ class MeshDirectory:
             try:
                 step = await asyncio.to_thread(self.read, touched)
             except ConfigError as error:
-                self._complain(str(error), error.check)
+                self.complain(str(error), error.check)
                 continue
             self.apply(step, began)
             self._is_due.set()
@@ -236,14 +310,14 @@ class MeshDirectory:
                 self._saved = self._catalog.objects
             self._state.save_status(status)
         except StateFileUnwritable as error:
-            self._complain(
+            self.complain(
                 str(error),
                 "Is the disk full or read-only? A restart with an invalid file would lose its last good version.",
             )
         else:
             self._complaint = ""
 
-    def _complain(self, message: str, check: str) -> None:
+    def complain(self, message: str, check: str) -> None:
         """About the machine, not the mesh; once, until it works again."""
         if message != self._complaint:
             _log.error("%s. %s What is in force stays in force.", message, check)

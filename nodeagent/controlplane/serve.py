@@ -3,19 +3,23 @@
 
 import datetime as dt
 import errno
+import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 import grpc.aio
 
-from nodeagent.controlplane.ca import SERVING_LIFE, CertificateAuthority
+from nodeagent.controlplane.ca import SERVING_LIFE, AuthorityNotValid, CertificateAuthority
+from nodeagent.controlplane.clients import MAX_CLIENTS, Clients
 from nodeagent.controlplane.discovery import DiscoveryService, Publisher
 from nodeagent.controlplane.gate import Gate
-from nodeagent.controlplane.issue import CertificateService
+from nodeagent.controlplane.issue import CertificateService, NoteIssued
 from nodeagent.errors import ConfigError, MissingPrivilege, PortInUse
 from nodeagent.model.address import join_host_port, split_host_port
 from nodeagent.proto import ca_pb2_grpc, xds_pb2_grpc
+
+_log = logging.getLogger(__name__)
 
 _OPTIONS: Sequence[tuple[str, int]] = (
     # Off, or a second control plane on the same port would quietly get half of the connections.
@@ -25,23 +29,40 @@ _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # A resume names everything that the client holds.
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", -1),
+    # A resume names everything that the client holds: room for 150,000 resources.
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # What agents and ztunnels take. delta.py cuts long before.
+    ("grpc.max_send_message_length", 200 * 1024 * 1024),
+    # An agent has one stream and up to eight requests for certificates on a connection.
+    ("grpc.max_concurrent_streams", 64),
+    # Who connects and says nothing is let go; the default is two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 )
+_CALLS_BESIDE_STREAMS = 2_000
+"""Requests for certificates at a time, and streams that are about to be refused; more are turned away by gRPC."""
 STOP_SECONDS = 0.5
-"""Streams never end by themselves, so a stop waits for unary calls only."""
+"""For what does not end by itself: a stream whose client reads nothing, a request that is under way."""
 
 
 class Server:
     """Both services on one port."""
 
-    def __init__(self, gate: Gate, publisher: Publisher, authority: CertificateAuthority) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        publisher: Publisher,
+        authority: Callable[[], CertificateAuthority],
+        note_issued: NoteIssued | None = None,
+    ) -> None:
+        """`authority` gives the one in use: the serving certificate follows it, too."""
         self._authority = authority
-        self._server = grpc.aio.server(options=_OPTIONS)
-        xds_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(gate, publisher), self._server)
+        self.clients = Clients()
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CLIENTS + _CALLS_BESIDE_STREAMS)
+        xds_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
+            DiscoveryService(gate, publisher, self.clients), self._server
+        )
         ca_pb2_grpc.add_IstioCertificateServiceServicer_to_server(
-            CertificateService(gate, publisher, authority), self._server
+            CertificateService(gate, publisher, authority, note_issued), self._server
         )
 
     async def start(self, listen: str, names: Sequence[str]) -> str:
@@ -59,25 +80,35 @@ class Server:
         return join_host_port(host, bound)
 
     async def stop(self) -> None:
+        # Told, not torn off: clients come back at once, and gRPC has no handler to cancel (it would log a traceback).
+        self.clients.end_all("the control plane is stopping")
         await self._server.stop(STOP_SECONDS)
 
     def _credentials(self, names: Sequence[str]) -> grpc.ServerCredentials:
-        """The serving certificate is made again when half of its life is over, at the next connection."""
-        made = dt.datetime.now(dt.UTC)
+        """Made again, at the next connection, when half of its life is over or another authority is in use."""
+        made, authority = dt.datetime.now(dt.UTC), self._authority()
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal made
-            now = dt.datetime.now(dt.UTC)
-            if now - made < SERVING_LIFE / 2:
+            nonlocal made, authority
+            now, current = dt.datetime.now(dt.UTC), self._authority()
+            if current is authority and now - made < SERVING_LIFE / 2:
                 return None
-            made = now
-            return self._configuration(names, now)
+            try:
+                configuration = _configuration(current, names, now)
+            except AuthorityNotValid as error:
+                _log.error("the serving certificate cannot be renewed: %s", error)
+                return None
+            made, authority = now, current
+            return configuration
 
         # None means to gRPC that the last one stays; its stubs do not know.
-        return grpc.dynamic_ssl_server_credentials(self._configuration(names, made), fetch)  # type: ignore[arg-type]
+        return grpc.dynamic_ssl_server_credentials(_configuration(authority, names, made), fetch)  # type: ignore[arg-type]
 
-    def _configuration(self, names: Sequence[str], now: dt.datetime) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([self._authority.serving_certificate(names, now)])
+
+def _configuration(
+    authority: CertificateAuthority, names: Sequence[str], now: dt.datetime
+) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([authority.serving_certificate(names, now)])
 
 
 def _addresses(host: str) -> list[str]:

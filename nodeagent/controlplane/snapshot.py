@@ -20,6 +20,11 @@ MESSAGES: Mapping[str, type[workload_pb2.Address] | type[authorization_pb2.Autho
     AUTHORIZATION: authorization_pb2.Authorization,
 }
 """By type url: what a resource's value is."""
+SENDING_ORDER = (AUTHORIZATION, ADDRESS)
+"""Of one change, what others refer to is sent before them when it comes, and after them when it goes; types that are
+not named here come last, and go first. A resource type of our own belongs here, and into what `advance` encodes."""
+_HISTORY = 64
+"""Generations whose changes are remembered. A client that is further behind is compared with everything."""
 _NO_HINTS = WorkloadHints()
 _Value = TypeVar("_Value")
 
@@ -32,12 +37,24 @@ class Snapshot:
         default_factory=lambda: {ADDRESS: {}, AUTHORIZATION: {}}
     )
     """By type url, then name."""
-    changed: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
-    """By type url: the names in which it differs from the generation before."""
+    history: tuple[Mapping[str, frozenset[str]], ...] = ()
+    """Names that were added, changed or removed, by type url; the last element is this generation's."""
 
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """Empty for a type that nobody here has, as istiod answers too."""
         return self.resources.get(type_url, {})
+
+    def changed_since(self, generation: int, type_url: str) -> frozenset[str] | None:
+        """Names that may differ from what that generation had; None when that is not known."""
+        steps = self.generation - generation
+        if not 0 <= steps <= len(self.history):
+            return None
+        recent = self.history[len(self.history) - steps :]
+        return frozenset[str]().union(*(step.get(type_url, frozenset()) for step in recent))
+
+    def in_order(self, resources: Iterable[Resource]) -> list[Resource]:
+        """Services before workloads, as `resources` has them; by name, so that equal changes are equal messages."""
+        return sorted(resources, key=lambda resource: (resource.name in self.translation.workloads, resource.name))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,8 +121,9 @@ def advance(
             lambda key, value: encode_policy(value, translation.written_blocks.get(key, {})),
         )
     resources = {ADDRESS: addresses, AUTHORIZATION: authorizations}
-    changed = {ADDRESS: frozenset(services | workloads), AUTHORIZATION: frozenset(policies)}
-    return Snapshot(previous.generation + 1, translation, resources, changed), difference
+    changes = {ADDRESS: frozenset(services | workloads), AUTHORIZATION: frozenset(policies)}
+    history = (*previous.history, changes)[-_HISTORY:]
+    return Snapshot(previous.generation + 1, translation, resources, history), difference
 
 
 def _all_names(old: Translation, translation: Translation) -> Touched:

@@ -3,6 +3,9 @@
 
     root-key.pem     0600  key of the mesh's root certificate
     root-cert.pem    0644  the root certificate, for agents (istio-ca-root-cert in a cluster)
+    intermediate-*   and next-root-key.pem: see `authority.py`
+    revoked.json, ca-crl.pem    see `revocation.py`
+    issued.json      0644  until when certificates of which roots are in use, see `rotation.py`
     token-key        0600  signs the nodes' tokens
     last-good.json   0600  the documents in force, so that a restart with an invalid file keeps their last good version
     findings.json    0644  what is wrong in the mesh directory at the moment
@@ -60,9 +63,11 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class StateDirectory:
-    def __init__(self, path: Path) -> None:
-        """Makes the directory. Raises ConfigError or MissingPrivilege."""
+    def __init__(self, path: Path, *, is_made: bool = True) -> None:
+        """Makes the directory, unless it is somebody else's. Raises ConfigError or MissingPrivilege."""
         self.path = path
+        if not is_made:
+            return
         try:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
         except PermissionError as error:

@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from nodeagent.controlplane.ca import CertificateAuthority, open_authority
+from nodeagent.controlplane.authority import open_authority
+from nodeagent.controlplane.ca import CertificateAuthority
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.lab.namespaces import Host
 from nodeagent.lab.packets import HBONE_PORT
@@ -118,7 +119,7 @@ class Stranger:
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         csr = request.public_bytes(serialization.Encoding.PEM).decode()
-        chain = authority.sign(csr, name, seconds=600, now=_now())
+        chain = authority.sign(csr, name, seconds=600, now=_now()).chain
         key_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What a large mesh costs: see __main__.py."""

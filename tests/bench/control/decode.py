@@ -36,4 +36,4 @@ def _messages(workloads: int) -> list[bytes]:
     stream = DeltaStream("far-000")
     for type_url in (ADDRESS, AUTHORIZATION):
         stream.received(xds_pb2.DeltaDiscoveryRequest(type_url=type_url))
-    return [response.SerializeToString() for response in stream.due(snapshot)]
+    return [response.SerializeToString() for response in stream.due(snapshot, 0.0)]

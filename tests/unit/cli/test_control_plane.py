@@ -33,7 +33,13 @@ def test_a_token_file_is_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "node.token"
     assert invoked(token, "--node", "node-a", "--state-dir", tmp_path / "state", "--output", path) == ""
     assert path.stat().st_mode & 0o777 == 0o600
-    assert path.read_text().count(".") == 2
+    written = path.read_text()
+    assert verify_token((tmp_path / "state" / "token-key").read_bytes(), written, now=time.time()) == "node-a"
+    assert written == written.strip(), "a ztunnel puts the file's content into a header as it is"
+
+
+def test_a_token_for_the_terminal_ends_its_line(tmp_path: Path) -> None:
+    assert invoked(token, "--node", "node-a", "--state-dir", tmp_path).endswith("\n")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from nodeagent.controlplane.authorize import Refusal, decide
-from nodeagent.controlplane.ca import MAX_SECONDS, CertificateAuthority, UnusableRequest, open_authority
+from nodeagent.controlplane.authority import open_authority
+from nodeagent.controlplane.authorize import Refusal, Why, decide
+from nodeagent.controlplane.ca import (
+    MAX_CSR_CHARACTERS,
+    MAX_SECONDS,
+    MIN_SECONDS,
+    AuthorityNotValid,
+    CertificateAuthority,
+    UnusableRequest,
+)
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.controlplane.translate import Translation
-from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -28,8 +35,8 @@ def authority(state: StateDirectory) -> CertificateAuthority:
     return open_authority(state, "cluster.local", NOW)
 
 
-def signed(authority: CertificateAuthority, csr: str, seconds: int = 60) -> tuple[x509.Certificate, list[str]]:
-    chain = authority.sign(csr, WEB, seconds=seconds, now=NOW)
+def signed(authority: CertificateAuthority, csr: str, seconds: int = 60) -> tuple[x509.Certificate, tuple[str, ...]]:
+    chain = authority.sign(csr, WEB, seconds=seconds, now=NOW).chain
     return x509.load_pem_x509_certificate(chain[0].encode()), chain
 
 
@@ -45,30 +52,88 @@ def shape(certificate: x509.Certificate) -> dict[str, object]:
 def test_a_leaf_has_the_shape_of_istiods(authority: CertificateAuthority, csr: str) -> None:
     recorded = json.loads(RECORDING.read_text())["cert_chain"]
     leaf, chain = signed(authority, csr)
-    assert len(chain) == len(recorded)
+    assert len(chain) == len(recorded) + 1, "ours has an intermediate"
     assert shape(leaf) == shape(x509.load_pem_x509_certificate(recorded[0].encode()))
     root, theirs = (x509.load_pem_x509_certificate(pem.encode()) for pem in (chain[-1], recorded[-1]))
     assert shape(root) == shape(theirs)
 
 
-def test_a_leaf_is_of_the_root_and_of_the_key_that_asked(authority: CertificateAuthority, csr: str) -> None:
+def test_a_leaf_leads_to_the_root_and_is_of_the_key_that_asked(authority: CertificateAuthority, csr: str) -> None:
     leaf, chain = signed(authority, csr)
-    leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(chain[-1].encode()))
+    intermediate, root = (x509.load_pem_x509_certificate(pem.encode()) for pem in chain[1:])
+    leaf.verify_directly_issued_by(intermediate)
+    intermediate.verify_directly_issued_by(root)
     assert leaf.public_key() == x509.load_pem_x509_csr(csr.encode()).public_key()
 
 
-@pytest.mark.parametrize(("asked", "seconds"), [(60, 60), (0, 86400), (-5, 86400), (MAX_SECONDS, MAX_SECONDS)])
-def test_lifetimes(authority: CertificateAuthority, csr: str, asked: int, seconds: int) -> None:
-    leaf, _ = signed(authority, csr, asked)
-    assert leaf.not_valid_before_utc == NOW - dt.timedelta(minutes=2)
-    assert leaf.not_valid_after_utc == NOW + dt.timedelta(seconds=seconds)
+@pytest.mark.parametrize(
+    ("asked", "seconds", "backdated"),
+    [
+        pytest.param(3600, 3600, 120, id="as asked"),
+        pytest.param(0, 86400, 120, id="0: a day"),
+        pytest.param(-5, 86400, 120, id="less: a day"),
+        pytest.param(MAX_SECONDS, MAX_SECONDS, 120, id="the longest"),
+        pytest.param(60, 60, 15, id="short: dated back by a quarter"),
+        pytest.param(MIN_SECONDS, MIN_SECONDS, 2.5, id="the shortest"),
+    ],
+)
+def test_lifetimes(authority: CertificateAuthority, csr: str, asked: int, seconds: int, backdated: float) -> None:
+    issued = authority.sign(csr, WEB, seconds=asked, now=NOW)
+    whole = NOW - dt.timedelta(seconds=int(backdated + 0.5))
+    assert NOW - issued.not_before == pytest.approx(dt.timedelta(seconds=backdated), abs=dt.timedelta(seconds=1))
+    assert whole <= issued.not_before
+    assert issued.not_after == NOW + dt.timedelta(seconds=seconds)
 
 
-def test_no_leaf_outlives_the_root(authority: CertificateAuthority, csr: str) -> None:
-    root = x509.load_pem_x509_certificate(authority.root_pem.encode())
-    late = root.not_valid_after_utc - dt.timedelta(seconds=10)
-    leaf = x509.load_pem_x509_certificate(authority.sign(csr, WEB, seconds=3600, now=late)[0].encode())
-    assert leaf.not_valid_after_utc == root.not_valid_after_utc
+@pytest.mark.parametrize("seconds", [MIN_SECONDS, 20, 60, 240, 3600])
+def test_half_of_a_leafs_time_is_ahead_when_it_comes(authority: CertificateAuthority, csr: str, seconds: int) -> None:
+    """A ztunnel renews then, however much has passed: it must not ask in a loop."""
+    issued = authority.sign(csr, WEB, seconds=seconds, now=NOW)
+    half = issued.not_before + (issued.not_after - issued.not_before) / 2
+    assert half - NOW >= dt.timedelta(seconds=seconds) / 4
+
+
+def test_no_leaf_outlives_the_authority(authority: CertificateAuthority, csr: str) -> None:
+    late = authority.not_after - dt.timedelta(seconds=10)
+    issued = authority.sign(csr, WEB, seconds=3600, now=late)
+    assert issued.not_after == authority.not_after
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        pytest.param(NOW - dt.timedelta(hours=1, seconds=1), "valid from", id="our clock is far behind"),
+        pytest.param(NOW + dt.timedelta(days=365), "has expired", id="the authority has expired"),
+    ],
+)
+def test_outside_the_authoritys_time_nothing_is_signed(
+    authority: CertificateAuthority, csr: str, now: dt.datetime, words: str
+) -> None:
+    with pytest.raises(AuthorityNotValid, match=words):
+        authority.sign(csr, WEB, seconds=60, now=now)
+    with pytest.raises(AuthorityNotValid, match=words):
+        authority.serving_certificate(["localhost"], now)
+
+
+def test_a_leaf_is_dated_back_for_clocks_that_are_behind_but_not_before_its_authority(
+    authority: CertificateAuthority, csr: str
+) -> None:
+    early = NOW - dt.timedelta(hours=1)
+    assert authority.sign(csr, WEB, seconds=3600, now=early).not_before == early == authority.not_before
+    assert authority.sign(csr, WEB, seconds=3600, now=NOW).not_before == NOW - dt.timedelta(minutes=2)
+
+
+def test_what_was_issued_says_what_the_leaf_says(authority: CertificateAuthority, csr: str) -> None:
+    issued = authority.sign(csr, WEB, seconds=60, now=NOW)
+    leaf = x509.load_pem_x509_certificate(issued.chain[0].encode())
+    told = (issued.serial, issued.not_before, issued.not_after, issued.key)
+    assert told == (leaf.serial_number, leaf.not_valid_before_utc, leaf.not_valid_after_utc, "EC 256")
+
+
+def test_neither_the_authority_nor_what_it_issued_shows_a_key(authority: CertificateAuthority, csr: str) -> None:
+    shown = f"{authority!r} {authority.sign(csr, WEB, seconds=60, now=NOW)!r}"
+    assert "PRIVATE" not in shown
+    assert not hasattr(authority, "key")
 
 
 def request(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> str:
@@ -112,6 +177,7 @@ def test_what_a_csr_says_of_itself_is_ignored(authority: CertificateAuthority) -
         pytest.param(request(rsa.generate_private_key(65537, 1024)), id="short RSA"),  # noqa: S505 - refused for it
         pytest.param(tampered(request(ec.generate_private_key(ec.SECP256R1()))), id="signature broken"),
         pytest.param("é", id="not ASCII"),
+        pytest.param("x" * (MAX_CSR_CHARACTERS + 1), id="too long"),
     ],
 )
 def test_requests_that_cannot_be_served(authority: CertificateAuthority, csr: str) -> None:
@@ -119,59 +185,22 @@ def test_requests_that_cannot_be_served(authority: CertificateAuthority, csr: st
         authority.sign(csr, WEB, seconds=60, now=NOW)
 
 
-def test_a_lifetime_above_ninety_days_is_refused(authority: CertificateAuthority, csr: str) -> None:
+@pytest.mark.parametrize("seconds", [MAX_SECONDS + 1, MIN_SECONDS - 1, 1])
+def test_a_lifetime_outside_the_limits_is_refused(authority: CertificateAuthority, csr: str, seconds: int) -> None:
     with pytest.raises(UnusableRequest, match="lifetime"):
-        authority.sign(csr, WEB, seconds=MAX_SECONDS + 1, now=NOW)
+        authority.sign(csr, WEB, seconds=seconds, now=NOW)
 
 
 def test_the_serving_certificate_has_names_and_addresses(authority: CertificateAuthority) -> None:
     key, chain = authority.serving_certificate(["localhost", "127.0.0.1", "::1"], NOW)
-    leaf, root = x509.load_pem_x509_certificates(chain)
+    leaf, intermediate = x509.load_pem_x509_certificates(chain)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
-    leaf.verify_directly_issued_by(root)
+    leaf.verify_directly_issued_by(intermediate)
     loaded = serialization.load_pem_private_key(key, None)
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
     assert loaded.public_key() == leaf.public_key()
-
-
-def test_a_restart_has_the_same_root(state: StateDirectory, authority: CertificateAuthority) -> None:
-    assert open_authority(state, "cluster.local", NOW).root_pem == authority.root_pem
-    modes = {path.name: path.stat().st_mode & 0o777 for path in state.path.iterdir()}
-    assert modes == {"root-key.pem": 0o600, "root-cert.pem": 0o644}
-
-
-@pytest.mark.usefixtures("authority")
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        pytest.param(lambda path: (path / "root-key.pem").unlink(), "root-key.pem is missing", id="no key"),
-        pytest.param(lambda path: (path / "root-cert.pem").unlink(), "root-cert.pem is missing", id="no certificate"),
-        pytest.param(lambda path: (path / "root-cert.pem").write_text("x"), "damaged", id="damaged certificate"),
-        pytest.param(lambda path: (path / "root-key.pem").write_text("x"), "damaged", id="damaged key"),
-        pytest.param(lambda path: (path / "root-key.pem").chmod(0o644), "others", id="key for everybody"),
-    ],
-)
-def test_a_root_that_cannot_be_used(state: StateDirectory, damage: object, words: str) -> None:
-    assert callable(damage)
-    damage(state.path)
-    with pytest.raises(ConfigError, match=words) as raised:
-        open_authority(state, "cluster.local", NOW)
-    assert raised.value.check
-
-
-def test_another_roots_key_and_an_old_root_are_refused(
-    state: StateDirectory, authority: CertificateAuthority, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match="expired"):
-        open_authority(state, "cluster.local", NOW + dt.timedelta(days=4000))
-    other = StateDirectory(tmp_path / "other")
-    open_authority(other, "cluster.local", NOW)
-    (state.path / "root-key.pem").write_bytes((other.path / "root-key.pem").read_bytes())
-    with pytest.raises(ConfigError, match="is not the key of"):
-        open_authority(state, "cluster.local", NOW)
-    assert authority.root_pem
 
 
 PLACED = Translation(
@@ -180,26 +209,33 @@ PLACED = Translation(
 
 
 @pytest.mark.parametrize(
-    ("node", "cluster", "wanted", "reason"),
+    ("node", "cluster", "wanted", "why"),
     [
-        pytest.param("node-a", "Kubernetes", str(WEB), "", id="its own pod's"),
-        pytest.param("node-a", "", str(WEB), "", id="no cluster named"),
-        pytest.param("node-b", "Kubernetes", str(WEB), "no running pod", id="a pod of another node"),
-        pytest.param("node-c", "Kubernetes", str(WEB), "no running pod", id="an unknown node"),
-        pytest.param("node-a", "other", str(WEB), "of cluster other", id="another cluster"),
-        pytest.param("node-a", "Kubernetes", "", "no ImpersonatedIdentity", id="no identity asked"),
-        pytest.param("node-a", "Kubernetes", "cluster.local/ns/shop/sa/web", "is not spiffe://", id="no SPIFFE id"),
-        pytest.param("node-a", "Kubernetes", "spiffe://cluster.local/ns/shop/sa/", "is not spiffe://", id="no account"),
-        pytest.param("node-a", "Kubernetes", str(WEB) + "/x", "is not spiffe://", id="six parts"),
-        pytest.param("node-a", "Kubernetes", "spiffe://other.example/ns/shop/sa/web", "trust domain", id="domain"),
-        pytest.param("node-a", "Kubernetes", "spiffe://cluster.local/ns/x/sa/web", "no running pod", id="namespace"),
-        pytest.param("node-a", "Kubernetes", "spiffe://cluster.local/ns/shop/sa/WEB", "no running pod", id="case"),
+        pytest.param("node-a", "Kubernetes", str(WEB), None, id="its own pod's"),
+        pytest.param("node-a", "", str(WEB), None, id="no cluster named"),
+        pytest.param("node-b", "Kubernetes", str(WEB), Why.PLACED_ELSEWHERE, id="a pod of another node"),
+        pytest.param("node-c", "Kubernetes", str(WEB), Why.UNKNOWN_NODE, id="an unknown node"),
+        pytest.param("node-a", "other", str(WEB), Why.OTHER_CLUSTER, id="another cluster"),
+        pytest.param("node-a", "Kubernetes", "", Why.NOTHING_ASKED, id="no identity asked"),
+        pytest.param("node-a", "Kubernetes", "cluster.local/ns/shop/sa/web", Why.NO_IDENTITY, id="no SPIFFE id"),
+        pytest.param("node-a", "Kubernetes", "spiffe://cluster.local/ns/shop/sa/", Why.NO_IDENTITY, id="no account"),
+        pytest.param("node-a", "Kubernetes", str(WEB) + "/x", Why.NO_IDENTITY, id="six parts"),
+        pytest.param("node-a", "", "spiffe://other.example/ns/shop/sa/web", Why.OTHER_TRUST_DOMAIN, id="trust domain"),
+        pytest.param("node-a", "", "spiffe://cluster.local/ns/x/sa/web", Why.NOT_PLACED, id="another namespace"),
+        pytest.param("node-a", "", "spiffe://cluster.local/ns/shop/sa/WEB", Why.NOT_PLACED, id="another case"),
     ],
 )
-def test_a_node_may_have_the_identities_of_its_own_pods(node: str, cluster: str, wanted: str, reason: str) -> None:
+def test_a_node_may_have_the_identities_of_its_own_pods(node: str, cluster: str, wanted: str, why: Why | None) -> None:
     verdict = decide(node, cluster, wanted, PLACED)
-    if reason:
-        assert isinstance(verdict, Refusal)
-        assert reason in verdict.reason
-    else:
+    if why is None:
         assert verdict == WEB
+    else:
+        assert isinstance(verdict, Refusal)
+        assert verdict.why is why
+        assert node in verdict.reason
+
+
+def test_a_refusal_says_where_the_pod_is() -> None:
+    verdict = decide("node-b", "", str(WEB), PLACED)
+    assert isinstance(verdict, Refusal)
+    assert verdict.reason.endswith("there is on node-a")

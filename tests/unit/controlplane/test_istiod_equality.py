@@ -223,7 +223,7 @@ def test_on_demand_a_client_is_told_what_istiod_told_it(rehearsed: Callable[...,
             snapshot = next(changes).snapshot
         removed: set[str] = set()
         changed = {}
-        for response in stream.due(snapshot):
+        for response in stream.due(snapshot, 0.0):
             removed |= set(response.removed_resources)
             for resource in response.resources:
                 named, value = (response.type_url, resource.name), decoded(response.type_url, resource.resource.value)

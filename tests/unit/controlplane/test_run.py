@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.admin.client import AdminClient
+from nodeagent.admin.server import AdminServer
 from nodeagent.controlplane.objects import Enrolment
 from nodeagent.controlplane.run import MeshDirectory, Settings, run
 from nodeagent.controlplane.snapshot import AUTHORIZATION, Snapshot
@@ -219,7 +221,38 @@ def test_a_signal_ends_it_cleanly(directory: Path, tmp_path: Path, number: signa
     assert addresses[0].startswith("127.0.0.1:")
     assert not addresses[0].endswith(":0")
     files = sorted(path.name for path in (tmp_path / "state").iterdir())
-    assert files == ["findings.json", "last-good.json", "root-cert.pem", "root-key.pem", "token-key"]
+    assert files == [
+        "ca-crl.pem",
+        "findings.json",
+        "intermediate-cert.pem",
+        "intermediate-key.pem",
+        "last-good.json",
+        "root-cert.pem",
+        "root-key.pem",
+        "token-key",
+    ]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_the_admin_socket_answers_while_it_runs_and_goes_with_it(directory: Path, tmp_path: Path) -> None:
+    settings = Settings(config_dir=directory, state_dir=tmp_path / "state", listen="127.0.0.1:0")
+    path = tmp_path / "admin.sock"
+    answers: list[dict[str, object]] = []
+
+    async def story() -> None:
+        ready = asyncio.Event()
+        async with asyncio.timeout(WITHIN_SECONDS), asyncio.TaskGroup() as tasks:
+            tasks.create_task(
+                run(settings, lambda _address: ready.set(), lambda routes: AdminServer(str(path), routes))
+            )
+            await ready.wait()
+            answers.append(await asyncio.to_thread(AdminClient(str(path)).fetch, "/proxies"))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    asyncio.run(story())
+    (answer,) = answers
+    assert (answer["generation"], answer["proxies"], answer["clients"]) == (1, [], 0)
+    assert not path.exists()
 
 
 def test_a_missing_directory_ends_it_at_the_start(tmp_path: Path) -> None:

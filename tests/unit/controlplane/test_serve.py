@@ -20,13 +20,24 @@ from cryptography import x509
 
 from nodeagent.certs.client import CaClient
 from nodeagent.config import Config
-from nodeagent.controlplane.ca import open_authority
+from nodeagent.controlplane import discovery, quota, rotation, subscription
+from nodeagent.controlplane.authority import open_authority
+from nodeagent.controlplane.ca import (
+    INTERMEDIATE_LIFE,
+    CertificateAuthority,
+    make_intermediate,
+    make_root,
+    pem,
+    root_name,
+)
+from nodeagent.controlplane.clients import MAX_CLIENTS_OF_NODE, show_clients
 from nodeagent.controlplane.discovery import Publisher
+from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import MeshObject
 from nodeagent.controlplane.serve import Server
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, advance
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.controlplane.token import make_key, make_token
 from nodeagent.controlplane.translate import translate
@@ -56,6 +67,8 @@ class Running:
     address: str
     channel: grpc.aio.Channel
     read: Read
+    authorities: list[CertificateAuthority]
+    """The last one is in use."""
 
     def publish(self, text: str) -> None:
         objects, _ = self.read(text)
@@ -93,13 +106,14 @@ def play(state: StateDirectory, read: Read, mesh: str) -> Callable[[Story], None
     @asynccontextmanager
     async def running() -> AsyncIterator[Running]:
         authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
+        authorities = [authority]
         publisher = Publisher()
-        server = Server(Gate(KEY), publisher, authority)
+        server = Server(Gate(KEY), publisher, lambda: authorities[-1])
         address = await server.start("127.0.0.1:0", ["localhost"])
         credentials = grpc.ssl_channel_credentials(authority.root_pem.encode())
         try:
             async with grpc.aio.secure_channel(address, credentials) as channel:
-                story = Running(server, publisher, address, channel, read)
+                story = Running(server, publisher, address, channel, read, authorities)
                 story.publish(mesh)
                 yield story
         finally:
@@ -185,9 +199,9 @@ def test_refusals_of_an_agent_are_logged_and_the_stream_goes_on(
 @pytest.mark.parametrize(
     ("metadata", "claimed", "reason"),
     [
-        pytest.param((), "node-a", "no token", id="no token"),
-        pytest.param(bearer(key=make_key()), "node-a", "signature is wrong", id="another key"),
-        pytest.param(bearer(seconds=-5), "node-a", "expired", id="expired"),
+        pytest.param((), "", "no token", id="no token"),
+        pytest.param(bearer(key=make_key()), "", "signature is wrong", id="another key"),
+        pytest.param(bearer(seconds=-5), "", "expired", id="expired"),
         pytest.param(bearer("node-b"), "node-a", "the token is for node node-b", id="another node's"),
     ],
 )
@@ -200,7 +214,7 @@ def test_streams_that_are_refused(
 ) -> None:
     async def story(stage: Running) -> None:
         call = stage.stream(metadata)
-        with contextlib.suppress(grpc.aio.AioRpcError):
+        if claimed:  # a bad token is refused before anything is said; who writes then may learn of that alone
             await call.write(first_request(NODE_NAME=claimed))
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
         assert await call.details() == "authentication failure"
@@ -218,6 +232,125 @@ def test_a_stream_needs_a_node(play: Callable[[Story], None], node_id: str) -> N
         call = stage.stream(bearer())
         await call.write(request)
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    play(story)
+
+
+async def refusal(call: "grpc.aio.StreamStreamCall[Any, Any]") -> tuple[grpc.StatusCode, str]:
+    """How a stream that the server ends has ended."""
+    return await call.code(), await call.details() or ""
+
+
+def test_a_slow_client_delays_nobody(play: Callable[[Story], None], mesh: str) -> None:
+    """One never reads: gRPC's window fills, its writer waits, and the others' do not."""
+
+    async def story(stage: Running) -> None:
+        slow = stage.stream(bearer("node-b"))
+        await slow.write(first_request())
+        quick = stage.stream(bearer())
+        await quick.write(first_request())
+        await read_response(quick)
+        generations = range(2, 22)
+        for generation in generations:
+            large = Resource("large", str(generation), bytes(1_000_000))
+            step = {ADDRESS: frozenset({"large"})}
+            stage.publisher.publish(Snapshot(generation, resources={ADDRESS: {"large": large}}, history=(step,)))
+            response = await read_response(quick)
+            assert [resource.version for resource in response.resources] == [str(generation)]
+            await quick.write(xds_pb2.DeltaDiscoveryRequest(type_url=ADDRESS, response_nonce=response.nonce))
+        # What it missed comes as one change when it reads on: never twenty times a megabyte.
+        read = [await read_response(slow)]
+        while read[-1].system_version_info != str(generations[-1]):
+            read.append(await read_response(slow))
+        assert len(read) < len(generations)
+        slow.cancel()
+        quick.cancel()
+
+    play(story)
+
+
+def test_the_newest_of_too_many_streams_of_a_node_wins(play: Callable[[Story], None]) -> None:
+    async def story(stage: Running) -> None:
+        calls = []
+        for _ in range(MAX_CLIENTS_OF_NODE + 1):
+            calls.append(stage.stream(bearer()))
+            await calls[-1].write(first_request())
+            await read_response(calls[-1])
+        code, words = await refusal(calls[0])
+        assert (code, "replaced" in words) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert stage.server.clients.count == MAX_CLIENTS_OF_NODE
+        for call in calls[1:]:
+            assert not call.done()
+            call.cancel()
+
+    play(story)
+
+
+def test_a_stop_tells_the_clients(play: Callable[[Story], None], caplog: pytest.LogCaptureFixture) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        await read_response(call)
+        await stage.server.stop()
+        assert await refusal(call) == (grpc.StatusCode.UNAVAILABLE, "the control plane is stopping")
+
+    with caplog.at_level(logging.ERROR):
+        play(story)
+    assert caplog.text == ""
+
+
+def test_beyond_the_limit_of_all_newcomers_are_refused(play: Callable[[Story], None]) -> None:
+    async def story(stage: Running) -> None:
+        stage.server.clients.limit = 1
+        served = stage.stream(bearer())
+        await served.write(first_request())
+        await read_response(served)
+        code, words = await refusal(stage.stream(bearer("node-b")))
+        assert (code, words) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "1 clients are connected already")
+        assert not served.done()
+        served.cancel()
+
+    play(story)
+
+
+def test_a_stream_that_asks_for_too_much_is_ended(
+    play: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "MAX_NAMES", 10)
+
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        request = first_request()
+        request.resource_names_subscribe.extend(map(str, range(11)))
+        await call.write(request)
+        code, words = await refusal(call)
+        assert (code, "more than 10 resources" in words) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+
+    play(story)
+
+
+def test_a_stream_without_a_request_is_ended(play: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "FIRST_REQUEST_SECONDS", 0.05)
+
+    async def story(stage: Running) -> None:
+        assert await refusal(stage.stream(bearer())) == (grpc.StatusCode.DEADLINE_EXCEEDED, "no request came")
+        assert stage.server.clients.count == 0
+
+    play(story)
+
+
+def test_a_request_that_is_too_large_is_refused_by_grpc(play: Callable[[Story], None]) -> None:
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        request = first_request()
+        request.initial_resource_versions["x" * 17_000_000] = "1"
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call.write(request)
+        assert await call.code() is not grpc.StatusCode.OK
+        another = stage.stream(bearer())
+        await another.write(first_request())
+        assert len((await read_response(another)).resources) == 3
+        another.cancel()
 
     play(story)
 
@@ -248,6 +381,118 @@ def test_a_node_gets_the_certificates_of_its_pods(play: Callable[[Story], None],
     play(story)
 
 
+def test_each_request_for_a_certificate_is_one_line_that_says_who_asked_for_what(
+    play: Callable[[Story], None], csr: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    serials: list[int] = []
+
+    async def story(stage: Running) -> None:
+        chain = await stage.certificate(csr, WEB, bearer())
+        serials.append(x509.load_pem_x509_certificate(chain[0].encode()).serial_number)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stage.certificate(csr, WEB, bearer("node-b"))
+
+    play(story)
+    issued, refused = [record.getMessage() for record in caplog.records if record.name.endswith("audit")]
+    assert issued.startswith("certificate issued node=node-a peer=ipv4:127.0.0.1:")
+    assert f'identity="{WEB}" serial={serials[0]:x} not_before=' in issued
+    assert refused.startswith("certificate refused node=node-b peer=ipv4:127.0.0.1:")
+    assert 'reason=placed_elsewhere why="node node-b wants' in refused
+
+
+def test_no_log_and_no_answer_has_a_key_or_a_token(
+    play: Callable[[Story], None], csr: str, state: StateDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[object] = []
+
+    async def story(stage: Running) -> None:
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        await read_response(call)
+        told.append(show_clients(stage.server.clients, now=0.0))
+        told.append(await stage.certificate(csr, WEB, bearer()))
+        for metadata, identity in ((bearer("node-b"), WEB), (bearer(key=make_key()), WEB), (bearer(), "x")):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stage.certificate(csr, identity, metadata)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stage.certificate("-----BEGIN PRIVATE KEY-----", WEB, bearer())
+        call.cancel()
+
+    with caplog.at_level(logging.DEBUG):
+        play(story)
+    told += [record.getMessage() for record in caplog.records]
+    secrets = [line for path in state.path.glob("*-key.pem") for line in path.read_text().splitlines()[1:-1]]
+    secrets += ["PRIVATE", KEY.decode(), "Bearer", "eyJ", csr.splitlines()[1]]
+    assert len(secrets) > 10
+    for secret in secrets:
+        assert secret not in str(told)
+
+
+def test_another_root_serves_and_signs_while_open_streams_go_on(
+    play: Callable[[Story], None], mesh: str, csr: str, state: StateDirectory
+) -> None:
+    async def story(stage: Running) -> None:
+        now = dt.datetime.now(dt.UTC)
+        call = stage.stream(bearer())
+        await call.write(first_request())
+        await read_response(call)
+        former = x509.load_pem_x509_certificate((state.path / "root-cert.pem").read_bytes())
+        rotation.add_root(state, now)
+        rotation.use_root(state, now)
+        stage.authorities.append(open_authority(state, "cluster.local", now))
+        # Whoever comes now is served by the new root; who trusts the former one alone is not.
+        for roots, is_served in ((stage.authorities[-1].root_pem, True), (pem(former), False)):
+            credentials = grpc.ssl_channel_credentials(roots.encode())
+            options = (("grpc.use_local_subchannel_pool", 1),)
+            async with grpc.aio.secure_channel(stage.address, credentials, options=options) as channel:
+                another = dataclasses.replace(stage, channel=channel)
+                if is_served:
+                    chain = await another.certificate(csr, WEB, bearer())
+                    assert chain[-1] == stage.authorities[-1].root_pem
+                    assert chain[-1].count("BEGIN") == 2
+                else:
+                    with pytest.raises(grpc.aio.AioRpcError) as raised:
+                        await another.certificate(csr, WEB, bearer())
+                    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        # The stream that was open before has noticed nothing.
+        stage.publish(mesh.replace("10.244.2.10", "10.244.2.11"))
+        assert names(await read_response(call)) == {"Kubernetes//Pod/shop/db-0"}
+        call.cancel()
+
+    play(story)
+
+
+def test_a_node_that_asks_too_often_is_refused(
+    play: Callable[[Story], None], csr: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(quota, "BURST", 2.0)
+    monkeypatch.setattr(quota, "PER_SECOND", 0.0)
+
+    async def story(stage: Running) -> None:
+        for _ in range(2):
+            await stage.certificate(csr, WEB, bearer())
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stage.certificate(csr, WEB, bearer())
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    play(story)
+    assert "reason=quota" in caplog.text
+
+
+def test_an_authority_that_has_expired_is_unavailable(play: Callable[[Story], None], csr: str) -> None:
+    async def story(stage: Running) -> None:
+        long_ago = dt.datetime.now(dt.UTC) - INTERMEDIATE_LIFE - dt.timedelta(days=1)
+        key, root = make_root(root_name("cluster.local"), long_ago)
+        below, certificate = make_intermediate(key, root, long_ago)
+        stage.authorities.append(CertificateAuthority(below, [certificate, root], [root]))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stage.certificate(csr, WEB, bearer())
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "has expired" in (raised.value.details() or "")
+
+    play(story)
+
+
 IMPERSONATION = "request impersonation authentication failure"
 
 
@@ -258,7 +503,7 @@ IMPERSONATION = "request impersonation authentication failure"
         pytest.param(bearer(seconds=-1), WEB, "request authenticate failure", "expired", id="expired"),
         pytest.param(bearer(key=make_key()), WEB, "request authenticate failure", "signature", id="another key"),
         pytest.param(bearer("node-b"), WEB, IMPERSONATION, "no running pod", id="a pod of another node"),
-        pytest.param(bearer("node-x"), WEB, IMPERSONATION, "no running pod", id="a node without pods"),
+        pytest.param(bearer("node-x"), WEB, IMPERSONATION, "placed on that node", id="a node without pods"),
         pytest.param(bearer(), WEB.replace("cluster.local", "evil"), IMPERSONATION, "trust domain", id="trust domain"),
         pytest.param(bearer(), WEB.replace("sa/web", "sa/db"), IMPERSONATION, "no running pod", id="another account"),
         pytest.param(bearer(), "", IMPERSONATION, "no ImpersonatedIdentity", id="nobody's"),
@@ -318,7 +563,7 @@ def test_a_pod_that_has_gone_gets_no_certificate(play: Callable[[Story], None], 
 def test_addresses_that_cannot_be_listened_on(state: StateDirectory, listen: str, error: type[Exception]) -> None:
     async def story() -> None:
         authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
-        server = Server(Gate(KEY), Publisher(), authority)
+        server = Server(Gate(KEY), Publisher(), lambda: authority)
         with pytest.raises(error, match="--listen"):
             await server.start(listen, [])
         await server.stop()
@@ -329,7 +574,7 @@ def test_addresses_that_cannot_be_listened_on(state: StateDirectory, listen: str
 def test_a_port_in_use_is_told(state: StateDirectory) -> None:
     async def story() -> None:
         authority = open_authority(state, "cluster.local", dt.datetime.now(dt.UTC))
-        server = Server(Gate(KEY), Publisher(), authority)
+        server = Server(Gate(KEY), Publisher(), lambda: authority)
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
             try:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates that must not be used any more, though they have not expired: the list of them (RFC 5280 §5).
+
+    revoked.json   0644  serials, and when they were revoked; `nodeagent ca revoke` adds to it
+    ca-crl.pem     0644  the list, for whoever verifies (ztunnel's CRL_PATH); made again within a second, and every day
+
+A list is for the certificates of its signer. That of a former intermediate stays in the file for as long as one of its
+leaves may live, which is as long as it was valid for; nothing can be added to it any more.
+"""
+
+import datetime as dt
+import logging
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from nodeagent.controlplane.ca import CRL_LIFE, CertificateAuthority
+from nodeagent.controlplane.state import PUBLIC, StateDirectory
+from nodeagent.errors import ConfigError, StateFileUnwritable
+
+_log = logging.getLogger(__name__)
+
+REVOKED, CRL = "revoked.json", "ca-crl.pem"
+_RENEWED = dt.timedelta(days=1)
+_MAX_SERIAL = 1 << 160
+"""RFC 5280 §4.1.2.2: 20 octets."""
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    serial: str
+    """Hexadecimal, lower case, as in the audit line."""
+    at: int
+    """Unix seconds."""
+
+
+def revoke(state: StateDirectory, serial: str, now: dt.datetime) -> bool:
+    """Notes it; False when it was noted already. The running control plane makes the list. Raises ConfigError."""
+    try:
+        number = int(serial, 16)
+    except ValueError:
+        number = 0
+    if not 0 < number < _MAX_SERIAL:
+        raise ConfigError(
+            f"{serial[:64]!r} is not a serial number", check="As the audit line has it: hexadecimal, without 0x."
+        )
+    noted = _read(state)
+    if f"{number:x}" in {entry.serial for entry in noted}:
+        return False
+    noted.append(Revoked(f"{number:x}", int(now.timestamp())))
+    state.write(REVOKED, msgspec.json.encode(noted), PUBLIC)
+    return True
+
+
+class RevocationList:
+    """Keeps ca-crl.pem true."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._made_of: tuple[object, ...] | None = None
+        self._made_at: dt.datetime | None = None
+        self._complaint = ""
+
+    def refresh(self, authority: CertificateAuthority, now: dt.datetime) -> None:
+        """Makes the list again if something of it has changed, or it is a day old. What prevents it is logged once."""
+        try:
+            noted = self._state.read(REVOKED)
+            made_of = (noted, authority.chain[0])
+            if made_of == self._made_of and self._made_at is not None and now - self._made_at < _RENEWED:
+                return
+            if not authority.may_sign_crls:
+                self._complain("the authority's certificate has no key usage cRLSign: there is no revocation list")
+                return
+            self._make(authority, _read(self._state), now)
+        except (ConfigError, StateFileUnwritable) as error:
+            self._complain(f"{error}. {error.check}")
+        else:
+            self._made_of, self._made_at, self._complaint = made_of, now, ""
+
+    def _make(self, authority: CertificateAuthority, noted: list[Revoked], now: dt.datetime) -> None:
+        current = [entry for entry in noted if entry.at + CRL_LIFE.total_seconds() > now.timestamp()]
+        times = {int(entry.serial, 16): dt.datetime.fromtimestamp(entry.at, dt.UTC) for entry in current}
+        made = authority.sign_crl(times, now)
+        former = [crl for crl in self._former(authority) if (crl.next_update_utc or now) > now]
+        pem = b"".join(crl.public_bytes(serialization.Encoding.PEM) for crl in [made, *former])
+        self._state.write(CRL, pem, PUBLIC)
+
+    def _former(self, authority: CertificateAuthority) -> list[x509.CertificateRevocationList]:
+        """Those in the file that others have signed."""
+        text = self._state.read(CRL) or b""
+        mark = b"-----BEGIN X509 CRL-----"
+        found: list[x509.CertificateRevocationList] = []
+        for block in text.split(mark)[1:]:
+            try:
+                found.append(x509.load_pem_x509_crl(mark + block))
+            except ValueError as error:
+                _log.warning("%s: a damaged list is left out: %s", self._state.path / CRL, error)
+        return [crl for crl in found if not crl.is_signature_valid(authority.public_key)]
+
+    def _complain(self, words: str) -> None:
+        if words != self._complaint:
+            _log.warning("%s", words)
+        self._complaint = words
+
+
+def _read(state: StateDirectory) -> list[Revoked]:
+    data = state.read(REVOKED)
+    try:
+        return msgspec.json.decode(data, type=list[Revoked]) if data else []
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{state.path / REVOKED} is damaged: {error}", check="Restore it: without it nothing is revoked."
+        ) from error

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of revoked certificates: OpenSSL believes it, and it stays true."""
+
+import datetime as dt
+import logging
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from nodeagent.controlplane.authority import open_authority
+from nodeagent.controlplane.ca import CRL_LIFE, CertificateAuthority, make_root, root_name
+from nodeagent.controlplane.revocation import CRL, REVOKED, RevocationList, revoke
+from nodeagent.controlplane.rotation import add_root, use_root
+from nodeagent.controlplane.state import StateDirectory
+from nodeagent.errors import ConfigError
+from nodeagent.model.identity import Identity
+
+WEB = Identity("cluster.local", "shop", "web")
+NOW = dt.datetime.now(dt.UTC)
+"""OpenSSL has no other."""
+DAY = dt.timedelta(days=1)
+
+
+@pytest.fixture
+def authority(state: StateDirectory) -> CertificateAuthority:
+    return open_authority(state, "cluster.local", NOW)
+
+
+def lists(state: StateDirectory) -> list[x509.CertificateRevocationList]:
+    blocks = (state.path / CRL).read_bytes().split(b"-----BEGIN")[1:]
+    return [x509.load_pem_x509_crl(b"-----BEGIN" + block) for block in blocks]
+
+
+def serials(state: StateDirectory) -> list[set[str]]:
+    return [{f"{entry.serial_number:x}" for entry in crl} for crl in lists(state)]
+
+
+class Peer:
+    """Somebody with a certificate of this authority, in files."""
+
+    def __init__(self, authority: CertificateAuthority, directory: Path, name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        csr = request.public_bytes(serialization.Encoding.PEM).decode()
+        issued = authority.sign(csr, WEB, seconds=3600, now=NOW)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self.serial = f"{issued.serial:x}"
+        self.file = directory / f"{name}.pem"
+        self.file.write_text(private.decode() + "".join(issued.chain[:-1]))
+        self.roots = issued.chain[-1]
+
+
+def is_believed(client: Peer, server: Peer, crl: Path) -> bool:
+    """By a server that checks the list, as OpenSSL does it."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    near.check_hostname = False
+    far.verify_mode = ssl.CERT_REQUIRED
+    far.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    far.load_verify_locations(crl)
+    for context, peer in ((near, client), (far, server)):
+        context.load_cert_chain(peer.file)
+        context.load_verify_locations(cadata=peer.roots)
+    ends = near.wrap_bio(to_client, to_server, server_side=False), far.wrap_bio(to_server, to_client, server_side=True)
+    is_done = [False, False]
+    for _ in range(10):
+        for number, end in enumerate(ends):
+            try:
+                end.do_handshake()
+                is_done[number] = True
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                if "certificate revoked" not in str(error):
+                    raise
+                return False
+    return all(is_done)
+
+
+def test_who_is_revoked_is_not_believed_and_others_are(
+    state: StateDirectory, authority: CertificateAuthority, tmp_path: Path
+) -> None:
+    web, other, server = (Peer(authority, tmp_path, name) for name in ("web", "other", "server"))
+    noted = RevocationList(state)
+    noted.refresh(authority, NOW)
+    assert is_believed(web, server, state.path / CRL)
+    assert revoke(state, web.serial.upper(), NOW)
+    noted.refresh(authority, NOW)
+    assert not is_believed(web, server, state.path / CRL)
+    assert is_believed(other, server, state.path / CRL)
+
+
+def test_the_list_is_made_again_when_something_changed_or_it_is_a_day_old(
+    state: StateDirectory, authority: CertificateAuthority
+) -> None:
+    noted = RevocationList(state)
+    noted.refresh(authority, NOW)
+    (first,) = lists(state)
+    noted.refresh(authority, NOW + DAY / 2)
+    assert lists(state) == [first]
+    noted.refresh(authority, NOW + DAY)
+    (second,) = lists(state)
+    numbers = [crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for crl in (first, second)]
+    assert numbers[0] < numbers[1]
+    revoke(state, "abc", NOW)
+    noted.refresh(authority, NOW + DAY)
+    assert serials(state) == [{"abc"}]
+    assert (state.path / CRL).stat().st_mode & 0o777 == 0o644
+
+
+def test_the_list_of_a_former_intermediate_stays_as_long_as_its_leaves_may_live(
+    state: StateDirectory, authority: CertificateAuthority
+) -> None:
+    revoke(state, "abc", NOW)
+    noted = RevocationList(state)
+    noted.refresh(authority, NOW)
+    add_root(state, NOW)
+    use_root(state, NOW)
+    later = open_authority(state, "cluster.local", NOW)
+    revoke(state, "def", NOW)
+    noted.refresh(later, NOW + DAY)
+    mine, former = lists(state)
+    assert mine.is_signature_valid(later.public_key)
+    assert former.is_signature_valid(authority.public_key)
+    assert serials(state) == [{"abc", "def"}, {"abc"}]
+    noted.refresh(later, NOW + CRL_LIFE + DAY)
+    assert serials(state) == [set()], "neither the list nor what was revoked is of any use any more"
+
+
+@pytest.mark.parametrize("serial", ["", "xyz", "0", "-1", "f" * 41, "the web pod's"])
+def test_what_is_no_serial_is_refused(state: StateDirectory, serial: str) -> None:
+    with pytest.raises(ConfigError, match="is not a serial number"):
+        revoke(state, serial, NOW)
+    assert not (state.path / REVOKED).exists()
+
+
+def test_a_damaged_note_changes_nothing_and_is_told_once(
+    state: StateDirectory, authority: CertificateAuthority, caplog: pytest.LogCaptureFixture
+) -> None:
+    revoke(state, "abc", NOW)
+    noted = RevocationList(state)
+    noted.refresh(authority, NOW)
+    (state.path / REVOKED).write_text("nonsense")
+    with caplog.at_level(logging.WARNING):
+        noted.refresh(authority, NOW)
+        noted.refresh(authority, NOW)
+    assert serials(state) == [{"abc"}]
+    assert caplog.text.count("revoked.json is damaged") == 1
+    with pytest.raises(ConfigError, match="is damaged"):
+        revoke(state, "def", NOW)
+
+
+def test_a_damaged_list_is_made_again(state: StateDirectory, authority: CertificateAuthority) -> None:
+    (state.path / CRL).write_text("-----BEGIN X509 CRL-----\nnonsense\n-----END X509 CRL-----\n")
+    RevocationList(state).refresh(authority, NOW)
+    assert serials(state) == [set()]
+
+
+def test_an_authority_that_may_not_sign_lists_has_none(state: StateDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    key, root = make_root(root_name("Corporation"), NOW)
+    RevocationList(state).refresh(CertificateAuthority(key, [root], [root]), NOW)
+    assert not (state.path / CRL).exists()
+    assert "no key usage cRLSign" in caplog.text
