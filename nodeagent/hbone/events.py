@@ -3,11 +3,12 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from nodeagent.hbone.frames import name_error
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A stream that the client opened. Not yet judged in any way but by the rules of HTTP/2."""
 
     stream_id: int
@@ -23,8 +24,7 @@ class Request:
     """`x-forwarded-network`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, gc=False):
     """The server's answer to a stream that we opened; interim (1xx) answers are not shown."""
 
     stream_id: int
