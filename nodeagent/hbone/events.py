@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one call of Connection.received() found, in the words of the relay."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from nodeagent.hbone.frames import name_error
@@ -34,8 +32,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     """All but the pseudo-header, names in lower case, in wire order."""
 
 
-@dataclass(frozen=True, slots=True)
-class GoAway:
+class GoAway(msgspec.Struct, frozen=True, gc=False):
     """The peer takes no new streams. Ours beyond `last_stream_id` stand in `resets` as REFUSED_STREAM: retry them."""
 
     last_stream_id: int

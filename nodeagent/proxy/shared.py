@@ -4,7 +4,8 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from nodeagent.model.workload import Workload
 from nodeagent.proxy.guard import OpenConnections
@@ -17,8 +18,7 @@ _OWN_DESCRIPTORS = 8
 """Listeners, control, reports, signals."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(msgspec.Struct, frozen=True):
     loop: Loop
     state: State
     connections: OpenConnections
