@@ -23,6 +23,7 @@ from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import DialledState, TunnelState
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.shared import Shared
+from nodeagent.proxy.sockets import prepare_tunnel
 from nodeagent.proxy.tls import Handshake, require_identity
 from nodeagent.proxy.tunnel import Tunnel
 
@@ -273,6 +274,7 @@ class PooledTunnel:
             self._over(error.reason, str(error))
             return
         self._trust = state.certificates.trust(self.key.identity)
+        prepare_tunnel(sock)
         handshake = Handshake(context, is_server=False, pipe=self._shared.secrets)
         self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.CLIENT, self, state.config.handshake_seconds)
 
