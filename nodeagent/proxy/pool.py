@@ -175,7 +175,8 @@ class PooledTunnel:
 
     def dial(self) -> None:
         seconds, key = self._shared.state.config.connect_seconds, self.key
-        self._dial = Dial(self._shared.loop, (key.source_ip, 0), (key.ip, key.port), seconds, self)
+        source = key.source_ip, self._shared.pick_tunnel_port()
+        self._dial = Dial(self._shared.loop, source, (key.ip, key.port), seconds, self)
 
     # ---- going on in another process -------------------------------------------------------------------------------
 
@@ -265,7 +266,7 @@ class PooledTunnel:
     # ---- Dialler ---------------------------------------------------------------------------------------------------
 
     def connected(self, sock: socket.socket, keeps_port: bool) -> None:  # noqa: FBT001 - Dialler's signature
-        del keeps_port  # it had none to keep
+        del keeps_port  # any other than was picked is as good
         state = self._shared.state
         try:
             context = state.certificates.client_context(self.key.identity)

@@ -3,7 +3,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -26,6 +26,8 @@ class Shared(msgspec.Struct, frozen=True):
     secrets: SecretsPipe
     counters: Counter[str]
     """Totals for the agent's metrics; what can be derived from records is not counted again."""
+    pick_tunnel_port: Callable[[], int] = int
+    """From which a tunnel is dialled; 0: any."""
 
     @property
     def is_full(self) -> bool:
