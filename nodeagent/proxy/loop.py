@@ -26,9 +26,9 @@ _MAX_EVENTS = 256
 """Per turn: enough to share flushes and few enough that a slice of state is never far away."""
 _LEAST_SHARING = 8
 _PARTS = 6
-"""What is due `soon` is done after so many callbacks, or after a sixth of the turn's. Of 64 connections that ask and
-answer, that carries 1.3 times as many requests a second as once a turn (docs/performance.md); of a thousand there is
-always something for the peer to do, and larger shares cost less."""
+"""What is due `soon` is done after so many callbacks, or after a sixth of the turn's: 64 connections that ask and
+answer carry 1.2 to 1.4 times as many requests a second as with once a turn (docs/performance.md). Of a thousand there
+is always something for the peer to do, and larger shares cost less."""
 _COMPACT_ABOVE = 1024
 """Cancelled timers are swept when they are more than this and more than half of the heap."""
 
@@ -103,10 +103,6 @@ class Loop:
         """Of a descriptor that another has watched: one call instead of `forget` and `watch`."""
         self._epoll.modify(fd, events)
         self._watchers[fd] = watcher
-
-    def forget_closing(self, fd: int) -> None:
-        """As `forget`, before the close of a socket that nobody else holds: the kernel forgets such a one by itself."""
-        self._watchers.pop(fd, None)
 
     @property
     def watched(self) -> int:

@@ -316,7 +316,7 @@ class OutboundConnection:
         self._call_off()
         if self._socket is not None:
             sock, self._socket = self._socket, None
-            self._shared.loop.forget_closing(sock.fileno())
+            self._shared.loop.forget(sock.fileno())
             sock.close()
         self._guard.close(reason, error)
 

@@ -298,7 +298,7 @@ class StreamRelay(CarriedSocket):
         if self._socket is None:
             return
         sock, self._socket = self._socket, None
-        self._loop.forget_closing(sock.fileno())
+        self._loop.forget(sock.fileno())
         close_cleanly(sock)
         self._guard.close(Reason.CLOSED)
         self._tunnel.release(self._stream_id)
@@ -306,7 +306,7 @@ class StreamRelay(CarriedSocket):
     def _close(self, reason: Reason, error: str) -> None:
         if self._socket is not None:
             sock, self._socket = self._socket, None
-            self._loop.forget_closing(sock.fileno())
+            self._loop.forget(sock.fileno())
             sock.close()
             self._backlog.clear()
         self._guard.close(reason, error)

@@ -143,7 +143,9 @@ def test_an_answer_that_is_not_there_at_once_is_waited_for(dialler: Dialler) -> 
     Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 10, dialler)
     dialler.loop.turn(0)
     assert dialler.loop.watched == 1
-    accepted = [listener.accept()[0]]  # room for one: the kernel sends its SYN again within a second
+    for filler in fillers:
+        filler.close()  # none of them shall take the place
+    accepted = [listener.accept()[0]]  # now there is one: the kernel sends our SYN again within a second
     dialler.settle()
     assert dialler.keeps_port is False
     for sock in (listener, *fillers, *accepted):
