@@ -16,7 +16,7 @@
  *
  * All rows but 1 clear the mark and set PACKET_HOST. Row 6: mark OUT_NEW means the outbound
  * listener, port 15008 the HBONE listener, anything else inbound plaintext; the slot is chosen by
- * flow hash, an empty one means the next. Only a SYN, a SYN cookie's ACK and nobody's packet come
+ * flow hash, for HBONE by half of the source port, an empty one means the next. Only a SYN, a SYN cookie's ACK and nobody's packet come
  * there; a listener answers the last with a reset. Rows 3 and 4 leave sockets that exist to the
  * stack, whose early demux is faster than an assignment. A socket of row 4 that from_pod or to_pod has
  * held may have gone: then it is the stack that answers with a reset.
@@ -36,10 +36,11 @@ static __always_inline enum attempt assign(struct __sk_buff *skb, struct bpf_soc
 	return failed ? SLOT_REFUSED : SLOT_TAKEN;
 }
 
-static __always_inline enum reason assign_listener(struct __sk_buff *skb, enum listener kind,
+static __always_inline enum reason assign_listener(struct __sk_buff *skb,
+						   const struct packet *packet, enum listener kind,
 						   u32 slots)
 {
-	u32 slot = first_slot(skb, slots);
+	u32 slot = first_slot(skb, packet, kind, slots);
 	enum attempt done = assign(skb, find_listener(kind, slot, 0, slots));
 
 	if (done == SLOT_EMPTY)
@@ -87,8 +88,9 @@ static __always_inline enum reason judge_at_proxy(struct __sk_buff *skb, u32 mar
 		if (packet.flags & TCP_RST)
 			return REASON_NOBODYS_RESET;
 	}
-	return assign_listener(
-		skb, mark == MARK_OUT_NEW ? LISTENER_OUTBOUND : inbound_listener(&packet), slots);
+	return assign_listener(skb, &packet,
+			       mark == MARK_OUT_NEW ? LISTENER_OUTBOUND : inbound_listener(&packet),
+			       slots);
 }
 
 int at_proxy(struct __sk_buff *skb)

@@ -32,7 +32,7 @@ static __always_inline bool ends_cookie_handshake(struct __sk_buff *skb,
 						  u32 slots)
 {
 	struct cookie_ack ack = {};
-	u32 slot = first_slot(skb, slots);
+	u32 slot = first_slot(skb, packet, kind, slots);
 
 	if ((packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_ACK)
 		return false;

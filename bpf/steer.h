@@ -93,10 +93,17 @@ static __always_inline bool has_socket(struct __sk_buff *skb, const struct packe
 }
 
 /* The slot that at_proxy tries first for this connection; to_pod asks the same one about SYN
- * cookies. */
-static __always_inline u32 first_slot(struct __sk_buff *skb, u32 slots)
+ * cookies. A tunnel says by its port which it wants (nodeagent/proxy/tunnel_port.py): the few that a
+ * node makes to another would meet in one worker half of the time. Linux dials from even ports, so
+ * the lowest bit says nothing. */
+static __always_inline u32 first_slot(struct __sk_buff *skb, const struct packet *packet,
+				      enum listener kind, u32 slots)
 {
-	return slots ? bpf_get_hash_recalc(skb) % slots : 0;
+	if (!slots)
+		return 0;
+	if (kind == LISTENER_HBONE)
+		return (NET16(packet->source_port) >> 1) % slots;
+	return bpf_get_hash_recalc(skb) % slots;
 }
 
 /* The listener in the slot `further` places after `slot`, or NULL; to be released. */

@@ -48,9 +48,24 @@ class NodeState:
         """Returns the generation whose Applied says that the workers know these addresses."""
         if addresses != self.local:
             self.local = addresses
+            self._forget_lapsed(addresses)
             self._subscriber(LocalPods(addresses), ())
             return self.apply(Changes())  # nothing but a number to wait for
         return self.mesh.generation
+
+    def _forget_lapsed(self, addresses: frozenset[Ip]) -> None:
+        """Those that no pod here has any more.
+
+        Only when the owner of each address is known: one may be missing for a moment, and has lapsed all the same.
+        """
+        owners = [
+            (ip, workload.identity)
+            for workload in (self.mesh.workloads.values() if self.lapsed else ())
+            for ip in workload.addresses
+            if ip in addresses
+        ]
+        if {ip for ip, _ in owners} == addresses:
+            self.lapsed &= {identity for _, identity in owners}
 
     def set_certificate(self, identity: Identity, bundle: CertificateBundle) -> None:
         self.certificates[identity] = bundle

@@ -2,8 +2,9 @@
 """The `:authority` of a CONNECT: which address or host, and which port, the client wants to reach."""
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from nodeagent.model.address import Ip, Port, parse_ip, split_host_port
 
@@ -12,8 +13,7 @@ _HOSTNAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}")
 """Lower case. The last label is no number, so that `10.0.0.256` is neither an address nor a name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
+class Authority(msgspec.Struct, frozen=True, gc=False):
     """Exactly one of `ip` and `hostname` is set."""
 
     port: Port

@@ -5,9 +5,10 @@ Nothing here is proven: no decision may depend on it. Values are percent-coded a
 nothing for names that Kubernetes allows.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote
+
+import msgspec
 
 from nodeagent.model.workload import Workload
 
@@ -22,8 +23,7 @@ _PLAIN = "!#$&'()*+-./:<=>?@[]^_`{|}~"
 _WORKLOAD_TYPES = ("deployment", "cronjob", "pod", "job")
 
 
-@dataclass(frozen=True, slots=True)
-class Baggage:
+class Baggage(msgspec.Struct, frozen=True, gc=False):
     """Empty strings for what was not said."""
 
     cluster: str = ""

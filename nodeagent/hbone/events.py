@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one call of Connection.received() found, in the words of the relay."""
 
-from dataclasses import dataclass
+import msgspec
 
 from nodeagent.hbone.frames import name_error
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A stream that the client opened. Not yet judged in any way but by the rules of HTTP/2."""
 
     stream_id: int
@@ -23,8 +22,7 @@ class Request:
     """`x-forwarded-network`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, gc=False):
     """The server's answer to a stream that we opened; interim (1xx) answers are not shown."""
 
     stream_id: int
@@ -34,8 +32,7 @@ class Response:
     """All but the pseudo-header, names in lower case, in wire order."""
 
 
-@dataclass(frozen=True, slots=True)
-class GoAway:
+class GoAway(msgspec.Struct, frozen=True, gc=False):
     """The peer takes no new streams. Ours beyond `last_stream_id` stand in `resets` as REFUSED_STREAM: retry them."""
 
     last_stream_id: int

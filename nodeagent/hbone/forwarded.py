@@ -6,7 +6,8 @@ a waypoint.
 """
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from nodeagent.model.address import Ip, Port, join_host_port, parse_ip
 
@@ -15,11 +16,13 @@ MAX_CHARACTERS = 2048
 
 _TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PAIR = re.compile(rf'({_TCHARS})=(?:({_TCHARS})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")')
+_SEPARATOR = re.compile(r"[ \t]*,[ \t]*|;")
+_USUAL = re.compile(rf'for="([0-9.]+|\[[0-9a-f:]+\]):([1-9][0-9]{{0,4}})"(?:;host=({_TCHARS}))?')
+"""As `build_forwarded` and ztunnel say it: one look instead of four."""
 _NODE = re.compile(r"(unknown|_[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}|_[A-Za-z0-9._-]+))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Forwarded:
+class Forwarded(msgspec.Struct, frozen=True, gc=False):
     ip: Ip | None
     """None when the client is absent, `unknown` or obfuscated (§6.2, §6.3)."""
     port: Port | None = None
@@ -43,6 +46,9 @@ def parse_forwarded(text: str) -> Forwarded:
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{len(text)} characters of `forwarded`")
+    usual = _USUAL.fullmatch(text)
+    if usual is not None and int(usual[2]) <= 65535:
+        return Forwarded(parse_ip(usual[1].strip("[]")), Port(int(usual[2])), usual[3])
     elements = _parse_elements(text)
     first = elements[0]
     ip, port = _parse_node(first.get("for", "unknown"))
@@ -66,7 +72,7 @@ def _parse_elements(text: str) -> list[dict[str, str]]:
         at = pair.end()
         if at == len(text):
             return elements
-        separator = re.compile(r"[ \t]*,[ \t]*|;").match(text, at)
+        separator = _SEPARATOR.match(text, at)
         if separator is None:
             raise ValueError(f"neither ';' nor ',' at character {at} of `forwarded`")
         if separator[0] != ";":

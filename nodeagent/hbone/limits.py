@@ -6,8 +6,9 @@ for. What is put up with has no counterpart on the wire; each such limit names t
 """
 
 import enum
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from nodeagent.hbone.frames import DEFAULT_FRAME, DEFAULT_WINDOW, LARGEST_FRAME, MAX_WINDOW
 
@@ -17,8 +18,7 @@ class Role(enum.Enum):
     SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes in bytes. Use `Limits.of(role)`."""
 
     stream_window: int = 4 << 20

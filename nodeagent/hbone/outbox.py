@@ -16,7 +16,7 @@ class BufferPool:
 
     __slots__ = ("_free", "_keep", "size")
 
-    def __init__(self, size: int = 1 << 20, keep: int = 8) -> None:
+    def __init__(self, size: int = 1 << 20, keep: int = 4) -> None:
         """`size`: two reads of 512 KiB a turn. `keep`: connections that are dirty in one turn, mostly one or two."""
         self.size = size
         self._keep = keep

@@ -61,10 +61,8 @@ class Dial:
         if error:
             self._failed(error)
             return
-        sock, self._socket = self._socket, None
-        self._loop.forget(sock.fileno())
-        self._release()
-        self._dialler.connected(sock, self._source[1] != 0)
+        self._loop.forget(self._socket.fileno())
+        self._succeeded(self._socket)
 
     def crashed(self) -> None:
         self.cancel()
@@ -79,12 +77,22 @@ class Dial:
             self._failed(error.errno or 0)
             return
         result = self._socket.connect_ex(self._destination)
-        if result not in {0, errno.EINPROGRESS}:
+        if result == errno.EINPROGRESS:
+            # A pod of this node has answered by the time that the call returns, which only another one tells. It costs
+            # a microsecond, and saves a turn of the loop with four calls.
+            result = self._socket.connect_ex(self._destination)
+        if result == 0:
+            self._succeeded(self._socket)
+        elif result == errno.EALREADY:
+            self._loop.watch(self._socket.fileno(), WRITE, self)
+            self._timer = self._loop.after(self._seconds, self, self._timed_out)
+        else:
             self._failed(result)
-            return
-        # Also after an immediate success, which loopback has: the socket is writable then.
-        self._loop.watch(self._socket.fileno(), WRITE, self)
-        self._timer = self._loop.after(self._seconds, self, self._timed_out)
+
+    def _succeeded(self, sock: socket.socket) -> None:
+        self._socket = None
+        self._release()
+        self._dialler.connected(sock, self._source[1] != 0)
 
     def _timed_out(self) -> None:
         self._failed(errno.ETIMEDOUT)

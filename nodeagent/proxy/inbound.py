@@ -19,7 +19,7 @@ from nodeagent.proxy.handover import AcceptedState, TunnelState
 from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.inbound_stream import InboundStream
 from nodeagent.proxy.shared import Shared
-from nodeagent.proxy.sockets import local_address
+from nodeagent.proxy.sockets import local_address, prepare_tunnel
 from nodeagent.proxy.tls import Handshake, require_trust_domain
 from nodeagent.proxy.tunnel import Tunnel
 
@@ -169,6 +169,7 @@ class InboundTunnel:
         self._guard.record.destination = Party.of(workload)
         sock, self._socket = self._socket, None
         self._shared.loop.forget(sock.fileno())
+        prepare_tunnel(sock)
         seconds = self._shared.state.config.handshake_seconds
         handshake = Handshake(context, is_server=True, pipe=self._shared.secrets)
         self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.SERVER, self, seconds)

@@ -50,7 +50,7 @@ class InboundStream:
         guard.ender = self._cut
 
     def begin(self) -> None:
-        self._record.source = _party(parse_baggage(self._request.baggage))
+        self._record.source = _party_of(self._request.baggage)
         workload = self._shared.state.local_workload(self._local_ip)
         if workload is None:
             self._refuse(_UNAVAILABLE, Reason.UNKNOWN_DESTINATION)
@@ -201,8 +201,13 @@ class InboundStream:
             self._dial = None
 
 
-def _party(baggage: Baggage) -> Party:
+def _party_of(text: str) -> Party:
     """Labels only: nothing that is decided depends on what a peer says of itself."""
+    return _party(parse_baggage(text))
+
+
+@functools.lru_cache(maxsize=256)  # as many as are parsed once
+def _party(baggage: Baggage) -> Party:
     return Party(
         namespace=baggage.namespace,
         workload_name=baggage.workload_name,

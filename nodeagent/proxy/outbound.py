@@ -252,6 +252,7 @@ class OutboundConnection:
         if client is None:
             sock.close()
             return
+        self._shared.loop.forget(client.fileno())
         SocketRelay(self._shared.loop, client, sock, self._guard)
         self._guard.established()
 
@@ -271,7 +272,9 @@ class OutboundConnection:
         client = self._hand_over()
         if client is None:
             return
-        relay = StreamRelay(self._shared.loop, tunnel, stream_id, client, self._guard, is_outbound=True)
+        relay = StreamRelay(
+            self._shared.loop, tunnel, stream_id, client, self._guard, is_outbound=True, is_watched=True
+        )
         tunnel.adopt(stream_id, relay)
         self._guard.established()
 
@@ -331,12 +334,10 @@ class OutboundConnection:
         self.refuse(Reason.CONNECT_TIMEOUT, "the peer's proxy did not answer CONNECT")
 
     def _hand_over(self) -> socket.socket | None:
-        """The client's socket, no more watched by us."""
+        """The client's socket. It is still watched, for whoever takes it over."""
         sock, self._socket = self._socket, None
         self._tunnel = None
         self._call_off()
-        if sock is not None:
-            self._shared.loop.forget(sock.fileno())
         return sock
 
     def _call_off(self) -> None:

@@ -8,8 +8,9 @@ decision; the rest of this file dials, hands out and closes.
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from nodeagent.errors import PeerError
 from nodeagent.hbone.events import Request
@@ -22,6 +23,7 @@ from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import DialledState, TunnelState
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.shared import Shared
+from nodeagent.proxy.sockets import prepare_tunnel
 from nodeagent.proxy.tls import Handshake, require_identity
 from nodeagent.proxy.tunnel import Tunnel
 
@@ -34,8 +36,7 @@ class PoolKey(NamedTuple):
     expected: frozenset[Identity]
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """A tunnel as `choose` sees it."""
 
     is_dialling: bool
@@ -79,37 +80,60 @@ class Passenger(Protocol):
 class Pool:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._tunnels: dict[PoolKey, list[PooledTunnel]] = {}
+        self._tunnels: dict[PoolKey, dict[PooledTunnel, None]] = {}
+        self._roomy: dict[PoolKey, dict[PooledTunnel, None]] = {}
+        """Those of them that are not full by our own limit: of a hundred tunnels to one pod few are looked at."""
         self.retired: set[PooledTunnel] = set()
         """They take no new streams, and live until their last one has ended."""
 
     def request(self, key: PoolKey, passenger: Passenger) -> None:
         """Calls `tunnel_ready` at once when there is a tunnel, otherwise later."""
-        pooled = self._tunnels.setdefault(key, [])
-        chosen = choose([tunnel.seen for tunnel in pooled], self._shared.state.config.pool_streams)
+        most_streams = self._shared.state.config.pool_streams
+        roomy = list(self._roomy.get(key, ()))
+        chosen = choose([tunnel.seen for tunnel in roomy], most_streams)
         if chosen is None:
-            pooled.append(PooledTunnel(self._shared, self, key))
-            pooled[-1].dial()
-            chosen = -1
-        pooled[chosen].board(passenger)
+            tunnel = PooledTunnel(self._shared, self, key)
+            self._add(tunnel)
+            tunnel.dial()
+        else:
+            tunnel = roomy[chosen]
+        tunnel.board(passenger)
+        if tunnel.streams >= most_streams:
+            self._take(self._roomy, tunnel)
 
     def withdraw(self, key: PoolKey, passenger: Passenger) -> None:
         """It waits no more."""
         for tunnel in self._tunnels.get(key, ()):
-            tunnel.withdraw(passenger)
+            if tunnel.withdraw(passenger):
+                self.look_for_room(tunnel)
+
+    def look_for_room(self, tunnel: "PooledTunnel") -> None:
+        """A stream of it has ended perhaps, or a passenger waits no more."""
+        is_full = tunnel.streams >= self._shared.state.config.pool_streams
+        if not is_full and tunnel in self._tunnels.get(tunnel.key, ()):
+            self._roomy.setdefault(tunnel.key, {})[tunnel] = None
 
     def forget(self, tunnel: "PooledTunnel") -> None:
         """Nobody boards it any more."""
-        pooled = self._tunnels.get(tunnel.key, [])
-        if tunnel in pooled:
-            pooled.remove(tunnel)
-            if not pooled:
-                del self._tunnels[tunnel.key]
+        self._take(self._tunnels, tunnel)
+        self._take(self._roomy, tunnel)
 
     def retire(self, tunnel: "PooledTunnel") -> None:
         """As forget, but it is not over."""
         self.forget(tunnel)
         self.retired.add(tunnel)
+
+    def _add(self, tunnel: "PooledTunnel") -> None:
+        for tunnels in (self._tunnels, self._roomy):
+            tunnels.setdefault(tunnel.key, {})[tunnel] = None
+
+    @staticmethod
+    def _take(tunnels: "dict[PoolKey, dict[PooledTunnel, None]]", tunnel: "PooledTunnel") -> None:
+        pooled = tunnels.get(tunnel.key)
+        if pooled is not None and tunnel in pooled:
+            del pooled[tunnel]
+            if not pooled:
+                del tunnels[tunnel.key]
 
     def resume(self, state: TunnelState, owner: DialledState, sock: socket.socket) -> "PooledTunnel":
         """One that another process has had, without its streams. Raises ValueError, and nothing was begun then."""
@@ -118,13 +142,14 @@ class Pool:
         if pooled.resume(state, owner, sock).connection.is_draining:
             self.retired.add(pooled)
         else:
-            self._tunnels.setdefault(key, []).append(pooled)
+            self._add(pooled)
         return pooled
 
     def state_changed(self) -> None:
         """Tunnels of pods that left end with them; those that believe outdated roots take no new streams."""
         for tunnel in self.all():
             tunnel.look_again()
+            self.look_for_room(tunnel)  # the limit may have become another
 
     def drain(self) -> None:
         """No new streams; each tunnel closes after its last."""
@@ -150,7 +175,8 @@ class PooledTunnel:
 
     def dial(self) -> None:
         seconds, key = self._shared.state.config.connect_seconds, self.key
-        self._dial = Dial(self._shared.loop, (key.source_ip, 0), (key.ip, key.port), seconds, self)
+        source = key.source_ip, self._shared.pick_tunnel_port()
+        self._dial = Dial(self._shared.loop, source, (key.ip, key.port), seconds, self)
 
     # ---- going on in another process -------------------------------------------------------------------------------
 
@@ -176,6 +202,11 @@ class PooledTunnel:
         return self._tunnel
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> int:
+        """Open ones, and those that wait while it is dialled."""
+        return len(self._waiting) if self._tunnel is None or self._tunnel.peer is None else len(self._tunnel.streams)
 
     @property
     def seen(self) -> Seen:
@@ -210,8 +241,11 @@ class PooledTunnel:
         else:
             self._waiting[passenger] = None
 
-    def withdraw(self, passenger: Passenger) -> None:
+    def withdraw(self, passenger: Passenger) -> bool:
+        """Whether it has waited here."""
+        was_here = passenger in self._waiting
         self._waiting.pop(passenger, None)
+        return was_here
 
     def drain(self) -> None:
         self._pool.retire(self)
@@ -232,7 +266,7 @@ class PooledTunnel:
     # ---- Dialler ---------------------------------------------------------------------------------------------------
 
     def connected(self, sock: socket.socket, keeps_port: bool) -> None:  # noqa: FBT001 - Dialler's signature
-        del keeps_port  # it had none to keep
+        del keeps_port  # any other than was picked is as good
         state = self._shared.state
         try:
             context = state.certificates.client_context(self.key.identity)
@@ -241,6 +275,7 @@ class PooledTunnel:
             self._over(error.reason, str(error))
             return
         self._trust = state.certificates.trust(self.key.identity)
+        prepare_tunnel(sock)
         handshake = Handshake(context, is_server=False, pipe=self._shared.secrets)
         self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.CLIENT, self, state.config.handshake_seconds)
 
@@ -267,7 +302,9 @@ class PooledTunnel:
         if tunnel.connection.is_draining:
             self._pool.retire(self)
             tunnel.close_if_drained()
-        elif not tunnel.streams and self._idle is None:
+            return
+        self._pool.look_for_room(self)
+        if not tunnel.streams and self._idle is None:
             self._idle = self._shared.loop.after(self._shared.state.config.pool_idle_seconds, self, self._idle_long)
 
     def ended(self, tunnel: Tunnel, reason: Reason, error: str) -> None:

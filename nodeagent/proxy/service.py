@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's parts put together, and what it does with each of the agent's messages: start, learn, tell, drain."""
 
+import functools
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import Listener
 from nodeagent.proxy.state import State
+from nodeagent.proxy.tunnel_port import pick_port, read_port_range
 
 _COUNTERS_SECONDS = 1.0
 _RECORDS_PER_PART = 200
@@ -120,7 +122,7 @@ class Service:
 
     def _start(self, config: WorkerConfig, descriptors: list[int]) -> None:
         set_up_logging(config.log_format, config.log_level, part=f"worker{self._slot}")
-        self._running = _Running(self._loop, config, descriptors, self._control, self._reports)
+        self._running = _Running(self._loop, config, descriptors, self._control, self._reports, slot=self._slot)
         self._control.send(Ready(os.getpid(), VERSION))
 
     def _list(self, request: int, connections: OpenConnections) -> None:
@@ -138,13 +140,14 @@ class _Running:
     """The parts that need a configuration and listeners."""
 
     def __init__(
-        self, loop: Loop, config: WorkerConfig, descriptors: list[int], control: Control, reports: Reports
+        self, loop: Loop, config: WorkerConfig, descriptors: list[int], control: Control, reports: Reports, *, slot: int
     ) -> None:
         self._loop, self._reports = loop, reports
         self.state = State(loop, config, control.send)
         # Behind the pid, so that the record of a connection keeps its id at the worker's successor.
         connections = OpenConnections(reports.emit, lambda: loop.now, time.time, os.getpid() << PID_SHIFT)
-        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), Counter())
+        ports = functools.partial(pick_port, slot, read_port_range())
+        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), Counter(), ports)
         self._authorizer = authorizer = Authorizer(loop, self.state, connections)
         self._outbound = Outbound(self.shared, authorizer)
         self._inbound = Inbound(self.shared, authorizer)

@@ -3,8 +3,9 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from nodeagent.model.workload import Workload
 from nodeagent.proxy.guard import OpenConnections
@@ -17,8 +18,7 @@ _OWN_DESCRIPTORS = 8
 """Listeners, control, reports, signals."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(msgspec.Struct, frozen=True):
     loop: Loop
     state: State
     connections: OpenConnections
@@ -26,6 +26,8 @@ class Shared:
     secrets: SecretsPipe
     counters: Counter[str]
     """Totals for the agent's metrics; what can be derived from records is not counted again."""
+    pick_tunnel_port: Callable[[], int] = int
+    """From which a tunnel is dialled; 0: any."""
 
     @property
     def is_full(self) -> bool:

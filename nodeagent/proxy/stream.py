@@ -44,8 +44,12 @@ class StreamRelay(CarriedSocket):
         guard: ConnectionGuard,
         *,
         is_outbound: bool,
+        is_watched: bool = False,
     ) -> None:
-        """`is_outbound`: the socket is the client's, otherwise the application's. `tunnel` must be told to adopt it."""
+        """`is_outbound`: the socket is the client's, otherwise the application's. `tunnel` must be told to adopt it.
+
+        `is_watched`: by somebody else, from whom it is taken over.
+        """
         self._loop, self._tunnel, self._connection = loop, tunnel, tunnel.connection
         self._stream_id, self._guard, self._is_outbound = stream_id, guard, is_outbound
         self._socket: socket.socket | None = sock
@@ -56,7 +60,10 @@ class StreamRelay(CarriedSocket):
         self._interest = READ
         self._is_watched = True
         guard.ender = self.cut
-        loop.watch(sock.fileno(), READ, self)
+        if is_watched:
+            loop.take_over(sock.fileno(), READ, self)
+        else:
+            loop.watch(sock.fileno(), READ, self)
 
     # ---- going on in another process -------------------------------------------------------------------------------
 
@@ -151,10 +158,11 @@ class StreamRelay(CarriedSocket):
 
     def _read_out(self) -> None:
         self._is_read_out = True
-        self._change(self._interest & ~READ)
         self._connection.end(self._stream_id)
         if self._is_shut:
             self._complete()
+        else:
+            self._change(self._interest & ~READ)
 
     def can_send(self) -> None:
         if not self._is_read_out:

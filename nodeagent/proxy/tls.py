@@ -131,9 +131,9 @@ class Handshake(_Openssl):
 
     def shake_hands(self) -> Channel | None:
         """One step. None: more is needed; raises TlsError when it never will be done, with an alert to send."""
-        listening = contextlib.nullcontext()
+        pipe = self._pipe if self._incoming.pending else None  # a client's first step has no secrets
         try:
-            with self._pipe.listening(self._context, self._secrets) if self._pipe is not None else listening:
+            with pipe.listening(self._context, self._secrets) if pipe is not None else contextlib.nullcontext():
                 self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return None

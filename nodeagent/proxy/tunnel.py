@@ -3,7 +3,8 @@
 
 The hot path of the worker, by the rules that were measured for it: ciphertext is read 512 KiB at a time into a buffer
 of the process, opened into another, and its payload handed on in slices; what all streams want to send is sealed and
-sent once, at the end of the turn. No object, log call or exception is made per chunk unless a socket blocks.
+sent once, behind a few callbacks of the loop. No object, log call or exception is made per chunk unless a socket
+blocks.
 """
 
 import select
@@ -196,7 +197,7 @@ class Tunnel:
     def flush_later(self) -> None:
         if not self._is_dirty:
             self._is_dirty = True
-            self._loop.at_end_of_turn(self, self.flush)
+            self._loop.soon(self, self.flush)
 
     def drain(self) -> None:
         """No new streams; the tunnel closes when the last one has ended."""

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 
+import nodeagent.proxy.lean  # noqa: F401 - before what imports msgspec
 from nodeagent.errors import NodeagentError
 from nodeagent.logs.process import set_up_logging
 from nodeagent.proxy.loop import Loop

@@ -12,6 +12,8 @@ the tunnels a picture, too. When the machine was busy with something else it say
 """
 
 import argparse
+import compileall
+import importlib.util
 import json
 import os
 import platform
@@ -54,6 +56,7 @@ def main() -> int:
     congestion = _CONGESTION.read_text(encoding="ascii").strip()  # what paces costs more
     machine = f"{platform.system()} {platform.release()}, {cpus} CPUs, TCP {congestion}"
     print(f"{machine}, Python {platform.python_version()}")
+    _compile()
     rows: list[Row] = []
     try:
         with prepared() as ground:
@@ -78,6 +81,17 @@ def main() -> int:
     if picture := tunnels.picture(rows, machine):
         PICTURE.write_text(picture, encoding="utf-8")
     return 0
+
+
+def _compile() -> None:
+    """Bytecode beside the sources, as an installed package has it: what compiles its modules keeps 4 MB of that.
+
+    An environment may forbid Python to write any by the way.
+    """
+    for name in ("nodeagent", "cryptography", "hpack", "msgspec"):
+        found = importlib.util.find_spec(name)
+        for place in (found.submodule_search_locations or ()) if found is not None else ():
+            compileall.compile_dir(place, quiet=2)
 
 
 def _arguments() -> argparse.Namespace:

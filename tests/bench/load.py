@@ -127,6 +127,19 @@ class Generator:
         return told
 
     @contextlib.contextmanager
+    def beside(self, place: Host, work: Work, ip: Ip, port: int) -> Iterator[None]:
+        """Goes on until the block ends; nothing is told of it. Raises NotPossible."""
+        words = [work.kind, ip, str(port), str(work.connections), "600"]
+        command: list[str | Path] = ["taskset", "-c", str(self._client_core), self._binary, *words]
+        with place.spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            try:
+                if _first_line(process) != b"begun\n":
+                    raise NotPossible(f"{' '.join(words)} in {place.name} did not begin")
+                yield
+            finally:
+                process.kill()
+
+    @contextlib.contextmanager
     def held(self, place: Host, connections: int, ip: Ip, port: int) -> Iterator[None]:
         """As many are open and idle until the block ends; each has carried a byte both ways. Raises NotPossible."""
         words = ["hold", ip, str(port), str(connections), "0"]

@@ -9,7 +9,7 @@ import pytest
 
 from nodeagent.errors import NotPossible
 from nodeagent.lab.namespaces import Pod
-from tests.bench import tunnel_memory, tunnels, two_workers, ztunnel_pair
+from tests.bench import fairness, tunnel_memory, tunnels, two_workers, ztunnel_pair
 from tests.bench.load import bulk, exchange
 from tests.bench.overview import overview
 from tests.bench.report import Comparison, Goal, Row, at_least, at_most, summarize
@@ -50,6 +50,14 @@ def test_without_pooling_there_are_two_subjects() -> None:
     names = [one.name for one in comparisons(UNPOOLED, (BARE, ENVOY))]
     assert names[0] == f"{TITLE} bare to Envoy, new connections without pooling, 64 at a time"
     assert len(names) == 3
+
+
+def test_what_a_bulk_stream_does_to_others_is_a_ratio_with_a_goal() -> None:
+    measure = "1 KiB request/response, 100 connections, p99"
+    made = {(fairness.ALONE, measure): 10.0, (fairness.BESIDE, measure): 40.0}
+    [row] = fairness.rows(TITLE, [made])
+    assert row.name == f"{TITLE} {measure}, beside a bulk stream to alone"
+    assert (row.value, row.baseline, row.ratio, row.met) == (40.0, 10.0, 4.0, True)
 
 
 def test_names_are_unique() -> None:

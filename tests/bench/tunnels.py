@@ -21,7 +21,7 @@ from nodeagent.errors import NotPossible
 from nodeagent.lab.demo.stage import NODES
 from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip
-from tests.bench import envoy_pair, load, plot, proxies, tunnel_memory, two_workers, worker_pair, ztunnel_pair
+from tests.bench import envoy_pair, fairness, load, plot, proxies, tunnel_memory, two_workers, worker_pair, ztunnel_pair
 from tests.bench.ground import Condition, Ground
 from tests.bench.load import Work
 from tests.bench.overview import OURS, overview
@@ -75,6 +75,8 @@ def run(ground: Ground, harness: Harness, settings: Settings) -> list[Row]:
                 rounds = harness.run(list(subjects.values()), chosen, settings.tunnel_rounds)
                 print("\n".join(overview(rounds, chosen, list(subjects))), flush=True)
                 made += summarize(rounds, comparisons(chosen, list(subjects)))
+    if settings.takes(fairness.BESIDE):
+        made += fairness.run(TITLE, ground, harness, ends, settings.tunnel_rounds)
     if settings.takes(two_workers.TWO):
         made += two_workers.run(TITLE, ground, harness, ends, settings.tunnel_rounds)
     return made

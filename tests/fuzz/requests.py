@@ -86,6 +86,6 @@ class Requests:
 def _check_baggage(text: str) -> None:
     """Whatever it says stands in logs and labels."""
     found = parse_baggage(text)
-    for name in found.__slots__:
+    for name in found.__struct_fields__:
         value = getattr(found, name)
         assert not value or (value.isprintable() and len(value) <= MAX_VALUE)

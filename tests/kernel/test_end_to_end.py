@@ -19,6 +19,7 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Ip, socket_ip
 from nodeagent.policy.verdict_table import VerdictRow
+from nodeagent.proxy.tunnel_port import pick_port
 from tests.kernel.conftest import FAMILIES, Family, Node
 from tests.kernel.namespaces import run
 
@@ -281,6 +282,22 @@ def test_connections_are_spread_over_the_workers(enrolled: Node, family: Family)
         accepted = [_accept_all(listener, stack) for listener in outbound]
     assert sum(accepted) == 60
     assert all(count > 0 for count in accepted)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+def test_a_tunnel_comes_to_the_worker_that_its_port_says(enrolled: Node, family: Family, slots: int) -> None:
+    """As a worker of another node picks it, and by IPv4 and IPv6 alike."""
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(_worker(enrolled, slot)) for slot in range(slots)]
+        for slot, worker in enumerate(workers):
+            for first in range(40_000, 45_000, 1000):  # each from other ports, so that none is taken
+                client = stack.enter_context(
+                    enrolled.x.open_socket(socket.AF_INET6 if family.is_ipv6 else socket.AF_INET)
+                )
+                client.settimeout(5)
+                client.bind(("", pick_port(slot, range(first, first + 1000))))
+                client.connect((family.pod, 15008))
+                assert _accept_all(worker[ListenerKind.HBONE], stack) == 1
 
 
 def test_a_worker_that_is_replaced_in_its_slot_refuses_nobody(enrolled: Node, family: Family) -> None:

@@ -170,7 +170,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     )
     assert {name: int(value) for name, value in told} == {
         name: getattr(limits, name)
-        for name in limits.__slots__
+        for name in limits.__struct_fields__
         if name != "streams_before_settings"  # a client's own
     }
 

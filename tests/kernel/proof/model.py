@@ -353,8 +353,9 @@ def _judge_at_proxy(world: World, frame: bytes, ours: int, flow_hash: int, *, re
         return 5, "NOBODYS_RESET", 0
     inbound = "HBONE" if packet.destination[1] == HBONE_PORT else "PLAINTEXT"
     kind = "OUTBOUND" if ours == OUT_NEW else inbound
+    first = packet.source[1] // 2 if kind == "HBONE" else flow_hash
     for further in range(world.slots):
-        listener = world.listeners.get((kind, (flow_hash + further) % world.slots))
+        listener = world.listeners.get((kind, (first + further) % world.slots))
         if listener is not None:
             return 6, "ASSIGN_REFUSED" if refuses else f"ASSIGNED_{kind}", listener
     return 6, "PROXY_AWAY", 0

@@ -89,6 +89,33 @@ def test_a_certificate_travels_in_memory_and_leaves_no_descriptor() -> None:
     assert node.lapsed == set()
 
 
+def test_who_has_lapsed_is_forgotten_with_its_last_pod_and_not_before_all_owners_are_known() -> None:
+    node, _ = state()
+    names = ("web", "db")
+    pods = [
+        Workload(
+            uid=name, name=name, namespace="shop", addresses=(Ip(f"10.0.0.{number}"),), trust_domain="cluster.local",
+            service_account=name,
+        )
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    db = Identity("cluster.local", "shop", "db")
+    node.apply(Changes(workloads=(pods[0],)))
+    for identity in (WEB, db):
+        node.forget_certificate(identity)
+    node.set_local(frozenset({Ip("10.0.0.0"), Ip("10.0.0.1")}))
+    assert node.lapsed == {WEB, db}
+    node.set_local(frozenset({Ip("10.0.0.1")}))
+    assert node.lapsed == {WEB, db}
+    node.apply(Changes(workloads=(pods[1],)))
+    node.set_local(frozenset({Ip("10.0.0.0"), Ip("10.0.0.1")}))
+    assert node.lapsed == {WEB, db}
+    node.set_local(frozenset({Ip("10.0.0.1")}))
+    assert node.lapsed == {db}
+    node.set_local(frozenset())
+    assert node.lapsed == set()
+
+
 def test_a_worker_that_comes_later_hears_the_same_and_the_local_pods_last() -> None:
     node, _ = state()
     node.set_certificate(WEB, bundle("1"))

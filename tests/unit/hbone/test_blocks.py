@@ -20,7 +20,7 @@ Greeting = dict[Role, bytes]
 WHOLE = frames.END_HEADERS
 LAST = frames.END_HEADERS | frames.END_STREAM
 REQUEST = HeaderWriter(0).request(ConnectRequest("10.0.0.2:80"))
-TRAILERS = HeaderWriter(0)._encode([("x-late", "word")])
+TRAILERS = HeaderWriter(0)._repeat((("x-late", "word"),))
 LIMITS = Limits(max_streams=3, idle_frames=50, wasted_streams=20, max_header_bytes=20_000)
 DB = ConnectRequest("10.0.0.2:80")
 
@@ -58,7 +58,7 @@ def client(make_end: "type[End]", greeting: Greeting) -> "End":
 
 
 def test_a_bad_request_is_an_event_and_harms_nobody(server: "End") -> None:
-    get = HeaderWriter(0)._encode([(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "a")])
+    get = HeaderWriter(0)._repeat(((":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "a")))
     server.feed(headers(1, get) + headers(3))
     assert ["CONNECT" in request.problem for request in server.seen.opened] == [True, False]
     server.connection.respond(1, 400, end=True)
@@ -184,9 +184,9 @@ def test_a_block_for_a_stream_that_is_gone_still_feeds_the_compression_state(ser
     writer = HeaderWriter()
     server.feed(headers(1, writer.request(DB)))
     server.connection.reset(1, ErrorCode.CANCEL)
-    late = writer._encode([("x-late", "indexed")])
+    late = writer._repeat((("x-late", "indexed"),))
     server.feed(headers(1, late, LAST))
-    server.feed(headers(3, writer._encode([(":method", "CONNECT"), (":authority", "a:1"), ("x-late", "indexed")])))
+    server.feed(headers(3, writer._repeat(((":method", "CONNECT"), (":authority", "a:1"), ("x-late", "indexed")))))
     assert server.seen.opened[-1].authority == "a:1"
 
 

@@ -54,6 +54,76 @@ def test_what_repeats_is_indexed_and_what_differs_is_not() -> None:
     }
 
 
+few = st.sampled_from(["10.0.0.2:80", "10.0.0.2:81", "b" * 300, "c" * 3000, "d" * 5000])
+"""Few enough to repeat, long enough to push each other out of the table, and one that is longer than the table."""
+steps = st.one_of(
+    st.builds(ConnectRequest, few, few | st.just(""), printable, st.just("") | printable, st.just("") | few),
+    st.sampled_from([0, 50, 400, 4096]),
+)
+
+
+@given(st.lists(steps, max_size=30))
+def test_what_is_remembered_says_what_the_library_would_say(taken: list[ConnectRequest | int]) -> None:
+    writer, decoder, ours = HeaderWriter(), hpack.Decoder(), HeaderReader(Limits(max_header_bytes=1 << 16))
+    for step in taken:
+        if isinstance(step, int):
+            writer.resize(step)
+            continue
+        block = writer.request(step)
+        said = {name.decode(): value.decode() for name, value in decoder.decode(block, raw=True)}
+        wanted = {
+            ":method": "CONNECT",
+            ":authority": step.authority,
+            "baggage": step.baggage,
+            "forwarded": step.forwarded,
+        }
+        wanted |= {"traceparent": step.traceparent, "x-forwarded-network": step.network}
+        assert said == {name: value for name, value in wanted.items() if value or name == ":authority"}
+        assert {name.decode(): value.decode() for name, value in ours.decode(block)} == said
+
+
+def test_a_writer_remembers_only_so_many_blocks() -> None:
+    writer = HeaderWriter()
+    for _ in range(2):
+        for port in range(100):
+            writer.request(ConnectRequest(f"a:{port}"))
+    assert len(writer._blocks) <= 16
+
+
+simple = st.sampled_from(b"\x82\x88\xbe\xbf\xc0\xff\x80\x00\x10\x01\x41\x7f\x05")
+
+
+@given(st.lists(simple | st.integers(0, 255) | st.just(0x10), max_size=20).map(bytes), st.integers(0, 200))
+def test_a_block_that_is_read_without_the_library_says_the_same(block: bytes, most: int) -> None:
+    first = hpack.Encoder().encode([(":authority", "a:1"), ("baggage", "b"), ("x", "y")], huffman=False)
+    reader, library = HeaderReader(Limits(max_header_bytes=most)), hpack.Decoder(max_header_list_size=most)
+    for one in (reader._decoder, library):
+        one.max_header_list_size = 1000
+        one.decode(first)
+        one.max_header_list_size = most
+    before = list(library.header_table.dynamic_entries)
+    known = reader._decode_known(block)
+    assert list(reader._decoder.header_table.dynamic_entries) == before
+    if known is not None:
+        assert known == [(bytes(name), bytes(value)) for name, value in library.decode(block, raw=True)]
+        assert list(library.header_table.dynamic_entries) == before
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(b"\x88", id="a status"),
+        pytest.param(b"\x88\xbe\xbf", id="with fields of the table"),
+        pytest.param(b"\x10\x09forwarded\x03f=1\x82", id="a field that is never indexed"),
+        pytest.param(b"\x00\x01x\x00", id="an empty value"),
+    ],
+)
+def test_what_repeats_is_read_without_the_library(block: bytes) -> None:
+    reader = HeaderReader(Limits())
+    reader.decode(hpack.Encoder().encode([("baggage", "b"), ("x", "y")], huffman=False))
+    assert reader._decode_known(block) is not None
+
+
 @pytest.mark.parametrize(
     "sizes", [[0], [100], [0, 4096], [0, 0], [100, 4096, 0, 4096], [1 << 20], [50, 60, 70, 80], [4096]]
 )

@@ -138,7 +138,22 @@ def test_silence_has_a_deadline_and_the_kept_port_gets_half_of_it(clock: Any, di
         sock.close()
 
 
-def test_a_cancelled_dial_says_nothing(dialler: Dialler, listener: socket.socket) -> None:
+def test_an_answer_that_is_not_there_at_once_is_waited_for(dialler: Dialler) -> None:
+    listener, fillers = silent_destination()
+    Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 10, dialler)
+    dialler.loop.turn(0)
+    assert dialler.loop.watched == 1
+    for filler in fillers:
+        filler.close()  # none of them shall take the place
+    accepted = [listener.accept()[0]]  # now there is one: the kernel sends our SYN again within a second
+    dialler.settle()
+    assert dialler.keeps_port is False
+    for sock in (listener, *fillers, *accepted):
+        sock.close()
+
+
+def test_a_cancelled_dial_says_nothing(dialler: Dialler) -> None:
+    listener, fillers = silent_destination()
     for turns in (0, 1):
         dial = Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 5, dialler)
         for _ in range(turns):
@@ -147,3 +162,5 @@ def test_a_cancelled_dial_says_nothing(dialler: Dialler, listener: socket.socket
         dialler.loop.turn(0.01)
     assert dialler.socket is None
     assert dialler.failure is None
+    for sock in (listener, *fillers):
+        sock.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events, timers and the one place that catches defects."""
 
+import functools
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -136,3 +137,36 @@ def test_work_at_the_end_of_a_turn_runs_once_and_may_add_more() -> None:
     loop.turn(0)
     loop.turn(0)
     assert order == ["first", "added"]
+
+
+def test_what_is_due_soon_waits_for_a_few_callbacks_and_not_for_all() -> None:
+    loop, order = Loop(), list[str]()
+    pairs = [socket.socketpair() for _ in range(20)]
+    for number, (left, right) in enumerate(pairs):
+        loop.watch(left.fileno(), READ, Recorder(lambda number=number: order.append(str(number))))  # type: ignore[misc]
+        right.send(b"x")
+    loop.soon(Recorder(), lambda: order.append("sent"))
+    loop.turn(1)
+    assert len(order) == 21
+    assert order.index("sent") == 8
+    for left, right in pairs:
+        left.close()
+        right.close()
+
+
+def test_what_is_due_soon_is_done_within_the_turn_and_among_its_ends() -> None:
+    """Two dozen dials are ends; what the first have made to be sent does not wait for the last."""
+    loop, owner, order = Loop(), Recorder(), list[str]()
+
+    def dial(number: int) -> None:
+        order.append(str(number))
+        if number == 0:
+            loop.soon(owner, lambda: order.append("sent"))
+
+    for number in range(24):
+        loop.at_end_of_turn(owner, functools.partial(dial, number))
+    loop.turn(0)
+    assert order.index("sent") == 8
+    assert len(order) == 25
+    loop.turn(0)
+    assert len(order) == 25

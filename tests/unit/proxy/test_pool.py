@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tunnel the next stream takes."""
 
+from collections.abc import Callable
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.proxy.messages import WorkerConfig
 from nodeagent.proxy.pool import Seen, choose
+from tests.unit.proxy.workers import Chain, Issue
 
 
 def dialling(streams: int) -> Seen:
@@ -52,3 +57,33 @@ def test_a_chosen_tunnel_has_room_and_none_is_dialled_in_vain(tunnels: list[Seen
         assert usable == []
     else:
         assert tunnels[chosen] in usable
+
+
+def test_full_tunnels_are_not_looked_at_until_a_stream_ends(
+    config: WorkerConfig, authority: Callable[[], Issue]
+) -> None:
+    chain = Chain(msgspec.structs.replace(config, pool_streams=2), authority())
+    pool = chain.near.pool
+    talks = [chain.talk(number) for number in range(6)]
+    assert [tunnel.streams for tunnel in pool.all()] == [2, 2, 2]
+    assert pool._roomy == {}
+    for side in (0, 1):
+        talks[2].finish(side)
+    chain.until(talks[2].is_whole)
+    chain.until(lambda: len(chain.ended) == 2)
+    assert list(pool._roomy[chain.key()]) == [pool.all()[1]]
+    chain.talk(7)
+    assert [tunnel.streams for tunnel in pool.all()] == [2, 2, 2]
+    assert pool._roomy == {}
+    chain.close()
+
+
+def test_who_waits_no_more_leaves_room(config: WorkerConfig, authority: Callable[[], Issue]) -> None:
+    chain = Chain(msgspec.structs.replace(config, pool_streams=1), authority())
+    passenger, _ = chain.ask()
+    assert chain.near.pool._roomy == {}
+    chain.near.pool.withdraw(chain.key(), passenger)
+    chain.talk(1)
+    assert len(chain.near.pool.all()) == 1
+    passenger._socket.close()
+    chain.close()

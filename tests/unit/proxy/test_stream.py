@@ -3,6 +3,7 @@
 
 import socket
 import struct
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -18,15 +19,19 @@ from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Role
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import Direction
+from nodeagent.model.record import ConnectionRecord, Direction
+from nodeagent.proxy import stream
 from nodeagent.proxy.backlog import Backlog
 from nodeagent.proxy.carried import Carried
 from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.loop import Loop
-from nodeagent.proxy.messages import Closed, Opened
+from nodeagent.proxy.messages import Closed, Opened, WorkerConfig
 from nodeagent.proxy.sockets import prepare
 from nodeagent.proxy.stream import StreamRelay
 from nodeagent.proxy.tunnel import Tunnel
+from tests.unit.proxy.workers import Chain, Issue
+
+_SHARE = 64 << 10
 
 
 class BareTunnel:
@@ -301,3 +306,50 @@ def test_a_cut_resets_both_ends(relayed: Relayed) -> None:
         relayed.client.recv(1)
     assert relayed.peer_hears().resets == [(relayed.tunnel.id, ErrorCode.CANCEL)]
     assert relayed.record.reason == Reason.POLICY_CHANGED.value
+
+
+def test_both_ends_of_a_tunnel_leave_little_unsent_in_the_kernel(
+    config: WorkerConfig, authority: Callable[[], Issue]
+) -> None:
+    chain = Chain(config, authority())
+    chain.talk()
+    [dialled], [accepted] = chain.near.pool.all(), chain.far.inbound.tunnels
+    for end in (dialled, accepted):
+        assert end.tunnel is not None
+        assert end.tunnel._socket is not None
+        assert end.tunnel._socket.getsockopt(socket.IPPROTO_TCP, 25) == 1 << 20  # TCP_NOTSENT_LOWAT
+    chain.close()
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["client", "application"])
+def test_one_that_has_much_to_say_gets_its_share_of_a_turn_and_no_more(
+    config: WorkerConfig, authority: Callable[[], Issue], monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """Whoever has little to say beside it is heard in the same turns."""
+    monkeypatch.setattr(stream, "READ_BYTES", _SHARE)
+    chain = Chain(config, authority())
+    bulk, *small = [chain.talk(number) for number in range(20)]
+    worker = (chain.near, chain.far)[side]
+    first, *others = sorted(
+        (guard.record for guard in worker.connections.all() if guard.is_established), key=lambda record: record.id
+    )
+    turns = 0
+
+    def heard(record: ConnectionRecord) -> int:
+        return record.received_bytes if side else record.sent_bytes
+
+    def all_are_heard() -> bool:
+        nonlocal turns
+        turns += 1
+        bulk.say(side, 4 * _SHARE)
+        assert heard(first) <= turns * _SHARE
+        return all(heard(record) == 1000 for record in others)
+
+    for talk in small:
+        talk.say(side, 1000)
+    deadline = time.monotonic() + 10
+    while not all_are_heard():
+        assert time.monotonic() < deadline
+        worker.loop.turn(0)
+    assert heard(first) > 0
+    chain.close()

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker does not import, since each costs all of its life what it is needed for in none of it."""
+
+import subprocess
+import sys
+
+_PROGRAM = """
+import sys
+import nodeagent.proxy.worker
+print(*sorted({"asyncio", "dataclasses", "grpc", "inspect", "typing_extensions"} & set(sys.modules)))
+import typing_extensions
+"""
+
+
+def test_a_worker_imports_nothing_that_it_does_not_need_and_others_may() -> None:
+    ran = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True, text=True)
+    assert ran.stdout == "\n"
