@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nodeagent control-plane` and `nodeagent token`: the embedded control plane, and the tokens that nodes show it."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ _NODE = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 ADMIN_SOCKET = "admin.sock"
 """In the state directory, where `nodeagent proxies` looks for it."""
+
+_MAX_SOCKET_PATH = 96
+"""unix(7) has room for 107 bytes; it is bound beside its place first, with the number of the process."""
 
 state_dir_option = click.option(
     "--state-dir",
@@ -124,7 +128,12 @@ def control_plane(  # noqa: PLR0913 - a flag each
     def open_admin(routes: Mapping[str, Route]) -> Admin:
         return AdminServer(str(admin_socket or state_dir / ADMIN_SOCKET), routes, whose="control plane")
 
-    asyncio.run(run(settings, ready, open_admin))
+    path = state_dir / ADMIN_SOCKET
+    if admin_socket is None and len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        click.echo(f"warning: {path} is too long for a socket: `nodeagent proxies` needs --admin-socket", err=True)
+        asyncio.run(run(settings, ready))
+    else:
+        asyncio.run(run(settings, ready, open_admin))
 
 
 @command(examples=("nodeagent token --node node-a --output node-a.token", "nodeagent token --node node-a --ttl 90d"))

@@ -21,8 +21,9 @@ MESSAGES: Mapping[str, type[workload_pb2.Address] | type[authorization_pb2.Autho
 }
 """By type url: what a resource's value is."""
 SENDING_ORDER = (AUTHORIZATION, ADDRESS)
-"""Of one change, what others refer to is sent before them when it comes, and after them when it goes; types that are
-not named here come last, and go first. A resource type of our own belongs here, and into what `advance` encodes."""
+"""Of one change, what comes is sent in this order, and what goes is sent after all that comes, in the reverse one: what
+the last type refers to is there before it, and goes after it. A type that is not named here comes last. A resource type
+of our own takes its place here, and in what `advance` encodes."""
 _HISTORY = 64
 """Generations whose changes are remembered. A client that is further behind is compared with everything."""
 _NO_HINTS = WorkloadHints()

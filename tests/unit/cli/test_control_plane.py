@@ -58,6 +58,21 @@ def test_wrong_flags_of_token(tmp_path: Path, arguments: tuple[str, ...], words:
     assert raised.value.check
 
 
+def test_a_state_directory_with_a_long_name_has_no_admin_socket_and_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bool] = []
+
+    async def serve(_settings: object, _ready: object, open_admin: object = None) -> None:
+        opened.append(open_admin is not None)
+
+    monkeypatch.setattr("nodeagent.controlplane.run.run", serve)
+    for name, more in (("a", ()), ("a" * 120, ()), ("a" * 120, ("--admin-socket", "/run/x.sock"))):
+        told = invoked(control_plane, "--config-dir", tmp_path, "--state-dir", Path("/srv") / name, *more)
+        assert ("warning" in told) is (len(name) > 100 and not more)
+    assert opened == [True, False, True]
+
+
 def test_a_missing_directory_is_told_with_exit_code_2(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere") as raised:
         invoked(control_plane, "--config-dir", tmp_path / "nowhere", "--state-dir", tmp_path / "state")
