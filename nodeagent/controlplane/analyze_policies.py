@@ -95,22 +95,29 @@ class _Named(NamedTuple):
 def _named(policy: AuthorizationPolicy) -> Iterator[_Named]:
     for number, rule in enumerate(policy.rules):
         for at, source in enumerate(rule.sources):
-            yield from _of_source(source, f"spec.rules[{number}].from[{at}].source", {})
+            yield from _of_source(source, f"spec.rules[{number}].from[{at}].source")
         for at, condition in enumerate(rule.conditions):
-            path = f"spec.rules[{number}].when[{at}]"
-            yield from _of_source(condition.source, path, {True: "values", False: "notValues"})
+            yield from _of_source(condition.source, f"spec.rules[{number}].when[{at}]", is_condition=True)
 
 
-_NAMES = {"principals": "rincipals", "namespaces": "amespaces", "service_accounts": "erviceAccounts"}
+_WRITTEN = {
+    "principals": "principals",
+    "not_principals": "notPrincipals",
+    "namespaces": "namespaces",
+    "not_namespaces": "notNamespaces",
+    "service_accounts": "serviceAccounts",
+    "not_service_accounts": "notServiceAccounts",
+}
+"""What the fields of a Source are called in YAML."""
 
 
-def _of_source(source: Source, path: str, names: dict[bool, str]) -> Iterator[_Named]:
-    for what, rest in _NAMES.items():
-        for is_positive in (True, False):
-            values = getattr(source, what if is_positive else f"not_{what}")
-            written = names.get(is_positive) or (f"{what[0]}{rest}" if is_positive else f"not{what[0].upper()}{rest}")
-            for at, value in enumerate(values):
-                yield _Named(f"{path}.{written}[{at}]", what, value, is_positive)
+def _of_source(source: Source, path: str, *, is_condition: bool = False) -> Iterator[_Named]:
+    """A condition has its values in `values` and `notValues`, whatever they are."""
+    for field, name in _WRITTEN.items():
+        is_positive = not field.startswith("not_")
+        written = ("values" if is_positive else "notValues") if is_condition else name
+        for at, value in enumerate(getattr(source, field)):
+            yield _Named(f"{path}.{written}[{at}]", field.removeprefix("not_"), value, is_positive)
 
 
 def _clients(policy: AuthorizationPolicy, view: View) -> Iterator[Finding]:

@@ -118,10 +118,12 @@ class Report:
         self._add(Finding(self.file, line, Severity.INFO, code, self.subject, message, check, field=field))
 
     def _add(self, finding: Finding) -> None:
-        # A field may be read twice; and one that is refused needs no word about not being used.
-        if not any(
-            (one.code, one.line, one.field) == (finding.code, finding.line, finding.field)
-            and (one.message == finding.message or one.is_rejected)
-            for one in self.findings
-        ):
+        if not any(_says(one, finding) for one in self.findings):
             self.findings.append(finding)
+
+
+def _says(one: Finding, other: Finding) -> bool:
+    """A field may be read twice; and one that is refused needs no word about not being used."""
+    is_there = (one.code, one.line, one.field) == (other.code, other.line, other.field)
+    is_refused_already = one.is_rejected and not other.is_rejected
+    return is_there and (one.message == other.message or is_refused_already)

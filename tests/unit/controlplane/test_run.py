@@ -183,6 +183,18 @@ def test_the_flag_for_enrolment_goes_before_the_mesh_configuration(directory: Pa
         assert found == {protocol}
 
 
+@pytest.mark.parametrize(("refuses_unknown", "workloads"), [(True, 1), (False, 2)])
+def test_unknown_fields_refuse_their_object_unless_they_are_taken(
+    directory: Path, mesh: str, state: StateDirectory, *, refuses_unknown: bool, workloads: int
+) -> None:
+    (directory / "a.yaml").write_text(mesh.replace("serviceAccountName: web}", "serviceAccountName: web, brandNew: 1}"))
+    settings = Settings(config_dir=directory, state_dir=state.path, refuses_unknown=refuses_unknown)
+    mesh_directory = MeshDirectory(settings, state, state.load_catalog())
+    mesh_directory.apply(mesh_directory.read(None))
+    assert len(mesh_directory.publisher.snapshot.translation.workloads) == workloads
+    assert [finding.is_rejected for finding in mesh_directory.findings if finding.code == "MN0212"] == [refuses_unknown]
+
+
 def test_the_example_mesh_has_nothing_to_complain_about(state: StateDirectory) -> None:
     settings = Settings(config_dir=Path(__file__).parents[3] / "examples" / "mesh.d", state_dir=state.path)
     mesh = MeshDirectory(settings, state, state.load_catalog())
