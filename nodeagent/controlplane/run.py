@@ -32,7 +32,7 @@ from nodeagent.controlplane.rotation import Ledger
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
-from nodeagent.controlplane.suppress import silenced_by, suppress
+from nodeagent.controlplane.suppress import Silence, silenced_by, suppress
 from nodeagent.controlplane.translate import Translation, enrolled_by
 from nodeagent.controlplane.watch import DirectoryWatch
 from nodeagent.errors import ConfigError, StateFileUnwritable
@@ -198,6 +198,7 @@ class MeshDirectory:
         self._state = state
         self._catalog = last_good
         self._meshed: Meshed | None = None
+        self._silence: Silence = {}
         self._seen: tuple[Finding, ...] = ()
         """Found by the last look at all objects together."""
         self._is_due = asyncio.Event()
@@ -254,6 +255,7 @@ class MeshDirectory:
             if step.contents.get(name) is not self._contents.get(name) != step.contents.get(name)
         ]
         self._contents, self._catalog, self._meshed = step.contents, step.catalog, step.meshed
+        self._silence = _silence(self._silence, step.catalog)
         self.publisher.publish(step.snapshot)
         if began is None:
             self._seen = self._see(step.catalog, step.meshed.translation)
@@ -278,12 +280,7 @@ class MeshDirectory:
 
     def _tell(self) -> None:
         """Every finding once, when it appears."""
-        found = (*self._catalog.findings, *self._seen)
-        subjects = {finding.subject for finding in found}
-        concerned = (
-            accepted.value for key, accepted in self._catalog.objects.items() if subjects and str(key) in subjects
-        )
-        findings = tuple(sorted({*suppress(found, silenced_by(concerned))}))
+        findings = tuple(sorted({*suppress((*self._catalog.findings, *self._seen), self._silence)}))
         before = set(self.findings)
         for finding in findings:
             if finding not in before:
@@ -322,3 +319,12 @@ class MeshDirectory:
         if message != self._complaint:
             _log.error("%s. %s What is in force stays in force.", message, check)
         self._complaint = message
+
+
+def _silence(before: Silence, catalog: Catalog) -> Silence:
+    """What the objects' annotations ask for, after this catalog came into force."""
+    if catalog.changed is None:
+        return silenced_by(catalog.values)
+    names = {str(key) for key in catalog.changed}
+    changed = [catalog.objects[key].value for key in catalog.changed if key in catalog.objects]
+    return {name: codes for name, codes in before.items() if name not in names} | dict(silenced_by(changed))
