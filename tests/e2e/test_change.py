@@ -17,7 +17,7 @@ from pyroute2 import IPRoute
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, is_served
-from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
+from nodeagent.lab.demo.stage import NODES, PORT, Stage, command, running
 from nodeagent.lab.demo.traffic_claims import MARKER
 from nodeagent.lab.demo.under_load import Failure, Report, UnderLoad
 from nodeagent.lab.demo.versions import OTHER_FLOWS, OTHER_PROGRAMS, OTHER_SETTINGS, THIS_VERSION, Version, make_version
@@ -90,9 +90,12 @@ def upgrade(*cycle: str, attach: str) -> Callable[[Scene, int], None]:
 
 def hand_over(scene: Scene, number: int) -> None:
     node = NODES[number % 2]
-    former, successor = scene.stage.worker_pids(node), scene.stage.replace_worker(node)
-    assert successor not in former
-    eventually(lambda: scene.stage.worker_pids(node) == [successor], WITHIN_SECONDS, "nothing is left to drain")
+    [former] = scene.stage.worker_pids(node)
+    told = scene.stage.replace_worker(node)
+    assert scene.stage.worker_pids(node) == [told["pid"]], "nothing is left to drain"
+    assert told["former_pid"] == former != told["pid"]
+    assert told["handed_over"] >= 2, "the streams to db, and what else was open"
+    assert (told["cut"], told["left"]) == (0, 0)
 
 
 def kill_worker(scene: Scene, number: int) -> None:
@@ -206,6 +209,32 @@ def judge(scene: Scene, report: Report) -> None:
     assert report.whole == len(report.served), "each stream that was open at the end arrived unchanged"
     print(f"{report.opened} connections in {report.seconds:.0f} s, {len(report.failures)} + {len(report.broken)} lost,")
     print(f"the slowest took {report.slowest:.3f} s; streams: {report.bytes}")
+
+
+def test_the_command_replaces_workers_and_says_what_became_of_their_connections(scene: Scene) -> None:
+    stage, node = scene.stage, NODES[1]
+    web, db = stage.pod("web"), stage.pod("db")
+    open_ones = [Echo(web, ip, PORT) for ip in db.ips]
+    [former] = stage.worker_pids(node)
+    place = stage.lab.nodes[node]
+    told = place.run(command("workers", "replace", "--worker", "0"))
+    [successor] = stage.worker_pids(node)
+    assert (told.returncode, told.stderr) == (0, "")
+    header, row = told.stdout.splitlines()
+    assert header.split() == ["WORKER", "FORMER", "PID", "PID", "HANDED", "OVER", "DRAINED", "CUT", "LEFT", "TIME"]
+    assert row.split()[:6] == ["0", str(former), str(successor), "2", "0", "0"]
+    for echo in open_ones:
+        echo.exchange()
+        echo.close()
+    refused = place.run(command("workers", "replace", "--worker", "3"))
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert refused.stderr.startswith("error: worker 3 is not there to be replaced\n")
+    stage.stop_agent(node)
+    alone = place.run(command("workers", "replace"))
+    assert (alone.returncode, alone.stdout) == (3, "")
+    assert alone.stderr.startswith("error: no agent answers at ")
+    assert stage.worker_pids(node) == [successor]
+    stage.start_agent(node)
 
 
 def test_open_connections_survive_another_layout_and_the_way_back(scene: Scene) -> None:

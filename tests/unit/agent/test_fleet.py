@@ -210,7 +210,10 @@ def test_who_can_hand_over_does_and_its_connections_are_its_heirs(node: Node, ev
             assert node.told(successor.pid)[-1] == "TakeOver"
             assert agent.connections.count(former) == 0
             assert agent.connections.find(successor.pid, former << PID_SHIFT | 7) is not None
-            assert len(node.lines) == 2, "those that it did not hand over ended with it"
+            await successor.ended.wait()
+            assert (successor.former, successor.handed_over) == (former, 1)
+            assert (successor.drained, successor.cut) == (0, 2), "those that it did not hand over ended with it"
+            assert len(node.lines) == 2
 
     asyncio.run(scenario())
 
@@ -247,7 +250,7 @@ def test_a_worker_that_dies_as_it_is_replaced_is_buried_once(node: Node, eventua
             former.gone.set()  # the news, before the keeper of its slot had a turn
 
             await eventually(lambda: list(living_workers(node.config.run_dir)) == [(0, successor.pid)])
-            assert fleet.workers == {0: successor}
+            assert agent.pid(0) == successor.pid
             assert fleet.restarts.total() == 0
             await agent.kill(0)  # its keeper watches the successor
             assert fleet.restarts == {0: 1}
