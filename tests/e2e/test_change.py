@@ -5,7 +5,9 @@ The load is 50 new connections a second and a stream to each place: to db by tun
 families. What may be lost is named: connections that a killed worker, or those of a lost namespace, held.
 """
 
+import json
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,7 +22,16 @@ from nodeagent.lab.demo.client import Echo, is_served
 from nodeagent.lab.demo.stage import NODES, PORT, Stage, command, running
 from nodeagent.lab.demo.traffic_claims import MARKER
 from nodeagent.lab.demo.under_load import Failure, Report, UnderLoad
-from nodeagent.lab.demo.versions import OTHER_FLOWS, OTHER_PROGRAMS, OTHER_SETTINGS, THIS_VERSION, Version, make_version
+from nodeagent.lab.demo.versions import (
+    OTHER_FLOWS,
+    OTHER_HANDOVER,
+    OTHER_PACKAGE,
+    OTHER_PROGRAMS,
+    OTHER_SETTINGS,
+    THIS_VERSION,
+    Version,
+    make_version,
+)
 from nodeagent.lab.namespaces import RUN_DIR
 from nodeagent.model.address import Ip
 
@@ -56,7 +67,13 @@ class Scene(NamedTuple):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    changes = {"programs": OTHER_PROGRAMS, "settings": OTHER_SETTINGS, "flows": OTHER_FLOWS}
+    changes = {
+        "programs": OTHER_PROGRAMS,
+        "settings": OTHER_SETTINGS,
+        "flows": OTHER_FLOWS,
+        "package": OTHER_PACKAGE,
+        "handover": OTHER_HANDOVER,
+    }
     versions = {name: make_version(tmp_path_factory.mktemp(name), change) for name, change in changes.items()}
     with running() as stage:
         stage.prepare()
@@ -235,6 +252,49 @@ def test_the_command_replaces_workers_and_says_what_became_of_their_connections(
     assert alone.stderr.startswith("error: no agent answers at ")
     assert stage.worker_pids(node) == [successor]
     stage.start_agent(node)
+
+
+def start_version(scene: Scene, node: str, version: str) -> None:
+    scene.stage.stop_agent(node)
+    scene.stage.versions[node] = scene.versions[version]
+    scene.stage.start_agent(node)
+
+
+def test_workers_of_another_release_hand_over_and_what_cannot_be_read_drains(scene: Scene) -> None:
+    stage, node = scene.stage, NODES[1]
+    start_version(scene, node, "this")
+    web, db = stage.pod("web"), stage.pod("db")
+    leaving, staying = (Echo(web, ip, PORT) for ip in db.ips)
+    [first] = stage.worker_pids(node)
+    start_version(scene, node, "package")
+    eventually(lambda: first not in stage.worker_pids(node), WITHIN_SECONDS, "all is handed over, without an order")
+    leaving.exchange()
+    staying.exchange()
+
+    [second] = stage.worker_pids(node)
+    start_version(scene, node, "handover")
+    order = stage.lab.nodes[node].spawn(
+        command("workers", "replace", "-o", "json"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+
+    def has_successor() -> bool:
+        [worker] = stage.ask(node, "status")["workers"]
+        return bool(worker["pid"] != second)
+
+    eventually(has_successor, WITHIN_SECONDS, "a worker that speaks otherwise has the place")
+    assert second in stage.worker_pids(node), "it has served until it was ordered, and drains"
+    leaving.exchange()
+    leaving.close()
+    assert all(is_served(web, ip, PORT) for ip in db.ips)
+    [told] = json.loads(order.communicate(timeout=WITHIN_SECONDS)[0])["replaced"]
+    assert order.returncode == 1
+    assert told["former_pid"] == second
+    assert (told["handed_over"], told["cut"], told["left"]) == (0, 1, 0)
+    assert told["drained"] >= 1, "also new ones, by a tunnel whose end is on its way"
+    assert staying.seconds_until_cut(0) == pytest.approx(0, abs=1), "at the end of the drain"
+    staying.close()
+    assert [line["reason"] for line in stage.access_lines(node) if "reason" in line][-1] == "drained"
+    start_version(scene, node, "this")
 
 
 def test_open_connections_survive_another_layout_and_the_way_back(scene: Scene) -> None:
