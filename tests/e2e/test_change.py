@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, is_served
 from nodeagent.lab.demo.stage import NODES, PORT, Stage, command, running
 from nodeagent.lab.demo.traffic_claims import MARKER
-from nodeagent.lab.demo.under_load import Failure, Report, UnderLoad
+from nodeagent.lab.demo.under_load import Report, UnderLoad
 from nodeagent.lab.demo.versions import (
     OTHER_FLOWS,
     OTHER_HANDOVER,
@@ -34,29 +35,15 @@ from nodeagent.lab.demo.versions import (
 )
 from nodeagent.lab.namespaces import RUN_DIR
 from nodeagent.model.address import Ip
+from tests.soak.losses import IN_FLIGHT_SECONDS, RESET, Loss, is_excused
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 BETWEEN_ROUNDS = 2
 """Connections to each place that must be served before the next one."""
-IN_FLIGHT_SECONDS = 2.0
-"""Until the other node's worker knows that a tunnel ended: on a starved machine it may not run for so long. What it has
-put on the tunnel meanwhile was held by the worker that went."""
 MOVED_BYTES = 1 << 20
 """By the tunnels, of what the load sends in a second."""
 WITHIN_SECONDS = 30.0
-
-
-RESET = {"reset", "ended in mid-stream"}
-
-
-class Loss(NamedTuple):
-    """Of a worker: connections that it held may end so."""
-
-    since: float
-    until: float
-    """When it had stopped to take connections."""
-    endings: set[str]
 
 
 class Scene(NamedTuple):
@@ -149,7 +136,7 @@ def _is_served_anew(scene: Scene, node: str, former: list[int]) -> bool:
     return False
 
 
-def _kill_workers(scene: Scene, node: str, endings: set[str] = RESET) -> list[int]:
+def _kill_workers(scene: Scene, node: str, endings: AbstractSet[str] = RESET) -> list[int]:
     began, former = time.monotonic(), scene.stage.worker_pids(node)
     for pid in former:
         scene.stage.kill_worker(pid)
@@ -215,13 +202,7 @@ def judge(scene: Scene, report: Report) -> None:
     """What was lost was held by a worker that went. What goes past it, in the kernel, never notices."""
     tunnelled = {*scene.stage.pod("db").ips}
 
-    def is_excused(failure: Failure) -> bool:
-        return failure.place in tunnelled and any(
-            failure.what in loss.endings and 0 < failure.connected <= loss.until and failure.ended >= loss.since
-            for loss in scene.lost
-        )
-
-    lost = [failure for failure in (*report.failures, *report.broken) if not is_excused(failure)]
+    lost = [one for one in (*report.failures, *report.broken) if not is_excused(one, tunnelled, scene.lost)]
     assert not lost, f"{lost}; workers went at {scene.lost}"
     assert report.whole == len(report.served), "each stream that was open at the end arrived unchanged"
     print(f"{report.opened} connections in {report.seconds:.0f} s, {len(report.failures)} + {len(report.broken)} lost,")
