@@ -23,6 +23,8 @@ BULK_PAUSE_SECONDS = 0.02
 """Between pieces of 64 KiB: 3 MB/s each way, so that a worker is busy and the machine is not out of CPU."""
 PATIENCE_SECONDS = 30.0
 """A SYN that was dropped is sent again after 1, 3, 7 and 15 seconds."""
+AT_ONCE = 50
+"""Short connections: on a machine that is out of CPU they become fewer, instead of waiting in ever longer queues."""
 AGAIN_SECONDS = 0.1
 PERIOD = 1 << 20
 PATTERN = memoryview(random.Random(5).randbytes(PERIOD) * 2)
@@ -201,6 +203,7 @@ class Load:
         self._began = time.monotonic()
         self._poll = select.epoll()
         self._open: dict[int, Connection] = {}
+        self._streams = int(str(work["streams"])) + len(bulk)
         pause = float(str(work["pause"]))
         for number in range(int(str(work["streams"]))):
             Stream(self, self.places[number % len(self.places)], number, pause)
@@ -225,6 +228,8 @@ class Load:
             now = time.monotonic()
             while self.rate and not self.is_ending and now >= due:
                 due = max(due + 1 / self.rate, now - 1)
+                if len(self._open) - self._streams >= AT_ONCE:
+                    continue
                 Connection(self, self.places[self.opened % len(self.places)])
                 self.opened += 1
             for number, _ in self._poll.poll(0.002):

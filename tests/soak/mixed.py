@@ -37,8 +37,9 @@ MORE_SECONDS = 0.4
 TOLD_SECONDS = 10.0
 GROWTH_SECONDS = 120.0
 """A line through less than this tells of allocators, not of leaks."""
-GROWTH_BYTES = 512 << 10
-"""Per minute. The smallest leak that counts, 200 bytes for each of 50 connections a second, is 600 KB."""
+GROWTH_BYTES = 1 << 20
+"""Per minute. Python takes memory by the MiB: one more in the middle of four minutes is a slope of a third of this. Of
+a connection that is forgotten at least 1 KiB stays, at 50 a second three times this."""
 WITHIN_SECONDS = 60.0
 UNDONE = (ClaimFalse, OSError, NodeagentError)
 """What keeps a change from being made: a promise that does not hold, like what a connection suffers."""

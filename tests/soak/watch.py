@@ -14,8 +14,8 @@ from nodeagent.lab.demo.processes import status
 from nodeagent.lab.demo.stage import NODES, Stage
 
 _LOOK_SECONDS = 1.0
-_WARM_SHARE = 0.3
-"""Of a process's life, in which it takes what it will use again."""
+_WARM_SHARE = 0.4
+"""Of a process's life, in which it takes what it will use again: an agent does so for some minutes of such changes."""
 
 
 class Sample(NamedTuple):

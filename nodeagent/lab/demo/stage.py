@@ -44,6 +44,9 @@ SERVICE_PORT = 80
 NODES = ("node-a", "node-b")
 START_SECONDS = 30.0
 """Until an agent has captured its pods; a second on an idle machine."""
+_ANSWER_SECONDS = 30.0
+_REPLACED_WITHIN_SECONDS = 120.0
+"""Longer than the command's own patience with a former worker."""
 _NODE_PORT_TABLE = "node-port"
 _AMBIENT = {"shop": True, "backoffice": True, "legacy": False}
 _PODS = (
@@ -277,7 +280,7 @@ class Stage:
 
     def replace_worker(self, node: str) -> dict[str, Any]:
         """As the operator does it. What is told of the only worker of that node, when the former one has ended."""
-        [replaced] = self.ask(node, "workers", "replace")["replaced"]
+        [replaced] = self.ask(node, "workers", "replace", seconds=_REPLACED_WITHIN_SECONDS)["replaced"]
         row: dict[str, Any] = replaced
         return row
 
@@ -286,9 +289,9 @@ class Stage:
 
     # ---- what claims look at ---------------------------------------------------------------------------------------
 
-    def ask(self, node: str, *words: str) -> dict[str, Any]:
+    def ask(self, node: str, *words: str, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
         """The JSON of a nodeagent command on that node."""
-        result = self.lab.nodes[node].run(command(*words, "-o", "json"))
+        result = self.lab.nodes[node].run(command(*words, "-o", "json"), seconds=seconds)
         if result.returncode not in {0, 1} or not result.stdout:
             raise NotPossible(f"nodeagent {' '.join(words)} on {node}: {result.stderr.strip()}")
         found: dict[str, Any] = json.loads(result.stdout)
