@@ -32,6 +32,12 @@ READ_BYTES = 1 << 18
 Place = tuple[str, int]
 
 
+def word(error: OSError) -> str:
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "reset"
+    return errno.errorcode.get(error.errno or 0, str(error))
+
+
 class Connection:
     """Until `end`, which is called once. It asks for one byte, and the server ends it."""
 
@@ -57,7 +63,7 @@ class Connection:
             else:
                 self.read()
         except OSError as error:
-            self.end("reset" if isinstance(error, ConnectionResetError) else errno.errorcode[error.errno or 0])
+            self.end(word(error))
 
     def read(self) -> None:
         got = self.socket.recv(16)
@@ -129,7 +135,7 @@ class Stream(Connection):
         except BlockingIOError:
             return
         except OSError as error:
-            self.end("reset" if isinstance(error, ConnectionResetError | BrokenPipeError) else str(error.errno))
+            self.end(word(error))
 
     @property
     def is_enough(self) -> bool:

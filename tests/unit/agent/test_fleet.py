@@ -295,6 +295,24 @@ def test_a_successor_that_ends_too_early_leaves_the_former_one_in_its_place(
     asyncio.run(scenario())
 
 
+def test_an_order_that_is_cancelled_leaves_no_worker_to_itself(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet, asyncio.TaskGroup() as group:
+            await fleet.started(20)
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+            former = agent.pid(0)
+            order = group.create_task(fleet.replace(0))
+            await eventually(lambda: len(node.launched) == 2)
+            order.cancel()
+            successor = node.launched[1].child.pid
+            await eventually(lambda: list(living_workers(node.config.run_dir)) == [(0, former)])
+            assert node.told(successor)[-1] == "Drain"
+            assert agent.pid(0) == former
+
+    asyncio.run(scenario())
+
+
 def test_an_agent_that_leaves_takes_no_worker_along_and_the_next_one_adopts_it(
     node: Node, eventually: Eventually
 ) -> None:

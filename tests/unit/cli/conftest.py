@@ -39,12 +39,7 @@ def agent(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, dict[str, str]
             raise answer
         return {"schema": "nodeagent/v1", **answer}
 
-    def order(self: AdminClient, route: str, *, takes_seconds: float = 0.0, **query: str) -> Any:
-        del takes_seconds
-        return fetch(self, route, **query)
-
     monkeypatch.setattr(AdminClient, "fetch", fetch)
-    monkeypatch.setattr(AdminClient, "order", order)
     return answers
 
 
