@@ -22,7 +22,7 @@ RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev nftables
 DEVELOPER_PACKAGES := clang clang-format iproute2 procps openssl bpftool vagrant
 KERNEL_PACKAGES := qemu-system-x86 kmod e2fsprogs debian-archive-keyring
 
-.PHONY: help demo test test-kernels check fmt bench bench-control fuzz proto clean
+.PHONY: help demo test test-kernels check fmt bench bench-control fuzz soak proto clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ bench-control: build/.developer ## the control plane and an agent in a mesh of 1
 
 fuzz: build/.developer ## malformed frames, records, requests, YAML and resources by the million
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
+
+soak: build/.developer ## a mesh under load for ten minutes while everything about it changes, and twenty handovers
+	@$(SUDO) $(BIN)/python -m tests.soak $(SOAK)
 
 proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code
 	@$(BIN)/python tools/make_proto.py

@@ -4,6 +4,7 @@
 import http.client
 import json
 import socket
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -23,14 +24,14 @@ class AdminClient:
 
         Raises AgentUnreachable, MissingPrivilege, or the error that the agent met.
         """
-        return self._ask("GET", f"{route}?{urlencode(query)}" if query else route)
+        return self._ask("GET", _target(route, query), self._seconds)
 
-    def order(self, route: str) -> dict[str, Any]:
-        """Has the agent do something; answers and errors as `fetch`."""
-        return self._ask("POST", route)
+    def order(self, route: str, *, takes_seconds: float = 0.0, **query: str) -> dict[str, Any]:
+        """Has the agent do something, which may take so long; answers and errors as `fetch`."""
+        return self._ask("POST", _target(route, query), self._seconds + takes_seconds)
 
-    def _ask(self, method: str, target: str) -> dict[str, Any]:
-        connection = _UnixConnection(self._path, self._seconds)
+    def _ask(self, method: str, target: str, seconds: float) -> dict[str, Any]:
+        connection = _UnixConnection(self._path, seconds)
         try:
             connection.request(method, target)
             response = connection.getresponse()
@@ -39,7 +40,7 @@ class AdminClient:
             raise MissingPrivilege(f"admin socket {self._path}: permission denied", check="Run it as root.") from error
         except TimeoutError as error:
             raise AgentUnreachable(
-                f"the {self._whose} at {self._path} did not answer within {self._seconds:.0f} s",
+                f"the {self._whose} at {self._path} did not answer within {seconds:.0f} s",
                 check="Is it stopped or overloaded? Its log may tell.",
             ) from error
         except OSError as error:
@@ -59,6 +60,10 @@ class AdminClient:
         if response.status != http.client.OK:
             raise error_from(body)
         return body
+
+
+def _target(route: str, query: Mapping[str, str]) -> str:
+    return f"{route}?{urlencode(query)}" if query else route
 
 
 class _UnixConnection(http.client.HTTPConnection):

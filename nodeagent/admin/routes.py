@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which path of the admin socket answers with which view. The only place where a query is read."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import dataclasses
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.server import Route
-from nodeagent.admin.state import AgentState, FetchConnections, ReadState
+from nodeagent.admin.state import AgentState, FetchConnections, ReadState, ReplacedWorker
 from nodeagent.admin.status import status
 from nodeagent.admin.views import certificates, connections, pods, policies, policy_in_words, services, workloads
 from nodeagent.errors import ConfigError
@@ -45,8 +47,8 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections) -> Mapping
     }
 
 
-ReplaceWorkers: TypeAlias = Callable[[int | None], Awaitable[Mapping[int, int]]]
-"""Of one slot or, one after the other, of all: the new pid by slot."""
+ReplaceWorkers: TypeAlias = Callable[[int | None, float], Awaitable[Sequence[ReplacedWorker]]]
+"""Of one slot or, one after the other, of all; waits so many seconds for the end of each former worker."""
 
 
 def make_orders(renew_certificates: Callable[[], int], replace_workers: ReplaceWorkers) -> Mapping[str, Route]:
@@ -54,13 +56,23 @@ def make_orders(renew_certificates: Callable[[], int], replace_workers: ReplaceW
         return {"asked": renew_certificates()}
 
     async def of_replacement(query: Mapping[str, str]) -> Mapping[str, object]:
-        slot = query.get("slot")
+        slot, wait = query.get("slot"), query.get("wait", "0")
         if slot is not None and not (slot.isascii() and slot.isdigit()):
             raise ConfigError(f"{slot!r} is not a worker's number", check="Expected: 0 to 3.")
-        replaced = await replace_workers(None if slot is None else int(slot))
-        return {"replaced": [{"slot": number, "pid": pid} for number, pid in replaced.items()]}
+        replaced = await replace_workers(None if slot is None else int(slot), _seconds(wait))
+        return {"replaced": [dataclasses.asdict(one) for one in replaced]}
 
     return {"/certs/renew": of_renewal, "/workers/replace": of_replacement}
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(f"{text!r} is not a number of seconds", check="Expected: 0 or more.")
+    return seconds
 
 
 def parse_question(query: Mapping[str, str]) -> Question:

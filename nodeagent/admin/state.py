@@ -94,6 +94,25 @@ class WorkerView:
     """Of the mesh, as far as this worker has applied it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplacedWorker:
+    """A worker that left by order, and what became of its connections."""
+
+    slot: int
+    former_pid: int
+    pid: int
+    """Of its successor."""
+    handed_over: int
+    """Connections that go on at the successor."""
+    drained: int
+    """Those that came to their own end at the former worker meanwhile."""
+    cut: int
+    left: int
+    """Those that the former worker still has, since nobody waits for it any longer."""
+    seconds: float
+    """From the order to the end of the former worker, or for as long as was waited."""
+
+
 @dataclass(frozen=True)
 class KernelCount:
     """Packets by what the kernel programs decided."""

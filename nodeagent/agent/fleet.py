@@ -19,6 +19,7 @@ from nodeagent.agent.channel import Channel
 from nodeagent.agent.launch import launch
 from nodeagent.agent.questions import Questions
 from nodeagent.agent.rendezvous import Guest, Rendezvous
+from nodeagent.agent.replacement import Replacement
 from nodeagent.agent.roster import LEAVING, living_workers, write_roster
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.worker import Worker
@@ -160,11 +161,11 @@ class WorkerFleet:
         """By all workers so far."""
         return self._reports_lost + sum(worker.reports_lost for worker in self._everyone())
 
-    async def replace(self, slot: int) -> Worker:
+    async def replace(self, slot: int) -> Replacement:
         """A successor takes the slot of a living worker, then what is open. Raises NotPossible; nothing changed then.
 
         Both accept from the same listening sockets, so no connection can fall between them. What cannot be handed over,
-        or everything if their versions differ, drains.
+        or everything if their versions differ, drains. Returns when the successor serves; `ended` tells the rest.
         """
         former = self.workers.get(slot)
         if former is None or not former.is_ready or self._state.local is None or slot in self._coming:
@@ -178,7 +179,7 @@ class WorkerFleet:
         try:
             self._write_roster()
             await self._wait_until_it_serves(successor, former)
-        except NotPossible:
+        except (NotPossible, asyncio.CancelledError):
             self._retire(successor)  # it may serve already
             raise
         finally:
@@ -186,10 +187,11 @@ class WorkerFleet:
         successor.is_ready = True
         self.workers[slot] = successor
         former.heir = successor
+        former.replacement = Replacement(slot=slot, former=former.pid, pid=successor.pid)
         former.left.set()
         self._retire(former)
         log.info("worker %d (pid %d) takes the place of pid %d", slot, successor.pid, former.pid)
-        return successor
+        return former.replacement
 
     async def _renew(self) -> None:
         """Workers that an agent of another version has left hand over to such of ours, if they can.
@@ -376,12 +378,16 @@ class WorkerFleet:
                 if record.id >> PID_SHIFT != worker.pid:  # begun by another: what that one said comes first
                     for former in tuple(self._leaving):
                         former.hear()
+                if worker.replacement is not None:
+                    worker.replacement.closed(record.reason)
                 self._connections.closed(worker.pid, record)
             case Counters(totals):
                 self._totals.reported(worker.pid, totals)
             case Lost(reports):
                 worker.reports_lost = reports
             case HandedOver(pid, ids):
+                if worker.replacement is not None:
+                    worker.replacement.handed(len(ids))
                 self._connections.handed_over(worker.pid, pid, ids)
 
     def _broadcast(self, message: ToWorker, descriptors: tuple[int, ...]) -> None:
@@ -509,7 +515,10 @@ class WorkerFleet:
             await worker.gone.wait()
         self._leaving.discard(worker)
         _close_all(worker.listeners)
-        log.info("worker %d (pid %d) has ended; %d connections with it", worker.slot, worker.pid, self._ended(worker))
+        lost = self._ended(worker)
+        log.info("worker %d (pid %d) has ended; %d connections with it", worker.slot, worker.pid, lost)
+        if worker.replacement is not None:
+            worker.replacement.over(lost)
         self._write_roster()
 
     def _send_away(self, worker: Worker) -> None:

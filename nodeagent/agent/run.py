@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nodeagent.admin.http import HttpServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
 from nodeagent.admin.routes import make_orders, make_routes
 from nodeagent.admin.server import AdminServer
+from nodeagent.admin.state import ReplacedWorker
 from nodeagent.agent.capture import Capture, KernelTables
 from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
@@ -179,9 +181,26 @@ class Agent:
         if config.ready_address:
             yield ReadyServer(config.ready_address, picture.obstacles)
 
-    async def _replace_workers(self, slot: int | None) -> dict[int, int]:
+    async def _replace_workers(self, slot: int | None, wait_seconds: float) -> list[ReplacedWorker]:
         slots = range(self._fleet.slots) if slot is None else (slot,)
-        return {number: (await self._fleet.replace(number)).pid for number in slots}
+        return [await self._replace_worker(number, wait_seconds) for number in slots]
+
+    async def _replace_worker(self, slot: int, wait_seconds: float) -> ReplacedWorker:
+        began = time.monotonic()
+        replacement = await self._fleet.replace(slot)
+        with contextlib.suppress(TimeoutError):  # what is left is told
+            async with asyncio.timeout(wait_seconds):
+                await replacement.ended.wait()
+        return ReplacedWorker(
+            slot=slot,
+            former_pid=replacement.former,
+            pid=replacement.pid,
+            handed_over=replacement.handed_over,
+            drained=replacement.drained,
+            cut=replacement.cut,
+            left=self._connections.count(replacement.former),
+            seconds=round(time.monotonic() - began, 3),
+        )
 
     def _mesh_changed(self, changes: Changes) -> None:
         self._state.apply(changes)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from nodeagent.agent.channel import Channel
+from nodeagent.agent.replacement import Replacement
 from nodeagent.model.identity import Identity
 from nodeagent.proxy.framing import FrameBroken, FrameReader, encode_frame
 from nodeagent.proxy.messages import FromWorker, HandOver, Report, TakeOver, ToWorker
@@ -48,6 +49,8 @@ class Worker:
         """Version of the package that an adopted one was started from."""
         self.heir: Worker | None = None
         """Who has its slot and its listeners now, and shall have what is open as well."""
+        self.replacement: Replacement | None = None
+        """By that heir, when it was ordered."""
         self.left = asyncio.Event()
         """Its slot is another's from here on: it is gone, or a successor has taken its place while it drains."""
         self.gone = asyncio.Event()

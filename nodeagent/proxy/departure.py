@@ -35,6 +35,8 @@ from nodeagent.proxy.shared import Shared
 log = logging.getLogger(__name__)
 
 _SLICE_SECONDS = 0.001
+_SHARE = 0.5
+"""Of what the rest of a turn took, if that is longer: else a busy worker would take seconds to give what it has."""
 _LOOK_SECONDS = 0.002
 """Until what could not be moved is looked at again: about as long as a stream is judged and dialled."""
 _SOCKETS_ON_THE_WAY = 16
@@ -184,7 +186,8 @@ class Departure:
 
     def _step(self) -> None:
         self._is_scheduled = False
-        deadline = time.monotonic() + _SLICE_SECONDS
+        now = time.monotonic()
+        deadline = now + max(_SLICE_SECONDS, _SHARE * (now - self._shared.loop.now))
         while not self.is_over and not self._is_full:
             move = next(self._round)
             if move is None:

@@ -17,7 +17,8 @@ M_contra = TypeVar("M_contra", contravariant=True)
 
 _HEADER = struct.Struct("!II")
 _READ_BYTES = 256 << 10
-"""Per turn."""
+_READS = 64
+"""Per turn: as many as may be on the way (departure.py), and so few that those which have arrived soon have theirs."""
 _DESCRIPTORS_AT_ONCE = 200
 """The kernel takes 253 in one message (SCM_MAX_FD)."""
 _MAX_FRAME_BYTES = 64 << 20
@@ -108,27 +109,35 @@ class HandoverSocket(Generic[M]):
             self._loop.change(self._socket.fileno(), READ)
 
     def _read(self) -> None:
+        """The kernel gives one message with descriptors at a time; one for each turn would let the others wait."""
+        for _ in range(_READS):
+            if not self._read_once():
+                return
+
+    def _read_once(self) -> bool:
+        """Whether there may be more."""
         if self._socket is None:
-            return
+            return False
         try:
             payload, descriptors, flags, _ = socket.recv_fds(
                 self._socket, _READ_BYTES, _DESCRIPTORS_AT_ONCE, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._lose(error.strerror or str(error))
-            return
+            return False
         self._descriptors.extend(descriptors)
         if not payload or flags & socket.MSG_CTRUNC:
             self._lose("out of descriptors" if payload else "the other end is gone")
-            return
+            return False
         self._bytes += payload
         try:
             while (found := self._next()) is not None:
                 self._partner.told(*found)
         except (ValueError, msgspec.MsgspecError) as error:
             self._lose(str(error))
+        return self.is_open
 
     def _next(self) -> tuple[M, list[int]] | None:
         """Raises ValueError or MsgspecError for what cannot be understood."""

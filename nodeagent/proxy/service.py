@@ -54,8 +54,10 @@ _COUNTERS_SECONDS = 1.0
 _RECORDS_PER_PART = 200
 """Of an answer to ListConnections: a tenth of a megabyte."""
 _DRAIN_LOOKS_SECONDS = 0.02
-_STANDSTILL_SECONDS = 1.0
+_STANDSTILL_SECONDS = 2.0
 """Without a connection that was handed over; a busy machine may need long for all of them."""
+_GRACE_SECONDS = 4.0
+"""Beyond the deadline, for as long as connections are being handed over; the agent kills 5 s behind it."""
 _LAST_REPORTS_SECONDS = 0.5
 """For the records of connections that ended by the drain; a slow agent must not keep the worker."""
 
@@ -235,10 +237,20 @@ class _Running:
         is_leaving = self._departure is not None and self._departure.has_sent
         return is_leaving or not all(arrival.is_over for arrival in self._arrivals)
 
+    @property
+    def _is_giving(self) -> bool:
+        """The successor takes one after another: to cut the rest because that takes long would be the worst of all."""
+        departure = self._departure
+        return (
+            departure is not None
+            and not departure.is_over  # as at a standstill, see _settle
+            and self._loop.now < self._drain_deadline + _GRACE_SECONDS
+        )
+
     def _look(self) -> None:
         self._settle()
         has_tunnels = self._inbound.tunnels or self._outbound.pool.all() or self._is_moving
-        if self._loop.now >= self._drain_deadline:
+        if self._loop.now >= self._drain_deadline and not self._is_giving:
             for guard in self.shared.connections.all():
                 guard.cut(Reason.DRAINED)
             for accepted in tuple(self._inbound.tunnels):

@@ -5,9 +5,12 @@ The load is 50 new connections a second and a stream to each place: to db by tun
 families. What may be lost is named: connections that a killed worker, or those of a lost namespace, held.
 """
 
+import json
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -17,35 +20,30 @@ from pyroute2 import IPRoute
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, is_served
-from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
+from nodeagent.lab.demo.stage import NODES, PORT, Stage, command, running
 from nodeagent.lab.demo.traffic_claims import MARKER
-from nodeagent.lab.demo.under_load import Failure, Report, UnderLoad
-from nodeagent.lab.demo.versions import OTHER_FLOWS, OTHER_PROGRAMS, OTHER_SETTINGS, THIS_VERSION, Version, make_version
+from nodeagent.lab.demo.under_load import Report, UnderLoad
+from nodeagent.lab.demo.versions import (
+    OTHER_FLOWS,
+    OTHER_HANDOVER,
+    OTHER_PACKAGE,
+    OTHER_PROGRAMS,
+    OTHER_SETTINGS,
+    THIS_VERSION,
+    Version,
+    make_version,
+)
 from nodeagent.lab.namespaces import RUN_DIR
 from nodeagent.model.address import Ip
+from tests.soak.losses import IN_FLIGHT_SECONDS, RESET, Loss, is_excused
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 BETWEEN_ROUNDS = 2
 """Connections to each place that must be served before the next one."""
-IN_FLIGHT_SECONDS = 2.0
-"""Until the other node's worker knows that a tunnel ended: on a starved machine it may not run for so long. What it has
-put on the tunnel meanwhile was held by the worker that went."""
 MOVED_BYTES = 1 << 20
 """By the tunnels, of what the load sends in a second."""
 WITHIN_SECONDS = 30.0
-
-
-RESET = {"reset", "ended in mid-stream"}
-
-
-class Loss(NamedTuple):
-    """Of a worker: connections that it held may end so."""
-
-    since: float
-    until: float
-    """When it had stopped to take connections."""
-    endings: set[str]
 
 
 class Scene(NamedTuple):
@@ -56,7 +54,13 @@ class Scene(NamedTuple):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    changes = {"programs": OTHER_PROGRAMS, "settings": OTHER_SETTINGS, "flows": OTHER_FLOWS}
+    changes = {
+        "programs": OTHER_PROGRAMS,
+        "settings": OTHER_SETTINGS,
+        "flows": OTHER_FLOWS,
+        "package": OTHER_PACKAGE,
+        "handover": OTHER_HANDOVER,
+    }
     versions = {name: make_version(tmp_path_factory.mktemp(name), change) for name, change in changes.items()}
     with running() as stage:
         stage.prepare()
@@ -90,9 +94,12 @@ def upgrade(*cycle: str, attach: str) -> Callable[[Scene, int], None]:
 
 def hand_over(scene: Scene, number: int) -> None:
     node = NODES[number % 2]
-    former, successor = scene.stage.worker_pids(node), scene.stage.replace_worker(node)
-    assert successor not in former
-    eventually(lambda: scene.stage.worker_pids(node) == [successor], WITHIN_SECONDS, "nothing is left to drain")
+    [former] = scene.stage.worker_pids(node)
+    told = scene.stage.replace_worker(node)
+    assert scene.stage.worker_pids(node) == [told["pid"]], "nothing is left to drain"
+    assert told["former_pid"] == former != told["pid"]
+    assert told["handed_over"] >= 2, "the streams to db, and what else was open"
+    assert (told["cut"], told["left"]) == (0, 0)
 
 
 def kill_worker(scene: Scene, number: int) -> None:
@@ -129,7 +136,7 @@ def _is_served_anew(scene: Scene, node: str, former: list[int]) -> bool:
     return False
 
 
-def _kill_workers(scene: Scene, node: str, endings: set[str] = RESET) -> list[int]:
+def _kill_workers(scene: Scene, node: str, endings: AbstractSet[str] = RESET) -> list[int]:
     began, former = time.monotonic(), scene.stage.worker_pids(node)
     for pid in former:
         scene.stage.kill_worker(pid)
@@ -195,17 +202,80 @@ def judge(scene: Scene, report: Report) -> None:
     """What was lost was held by a worker that went. What goes past it, in the kernel, never notices."""
     tunnelled = {*scene.stage.pod("db").ips}
 
-    def is_excused(failure: Failure) -> bool:
-        return failure.place in tunnelled and any(
-            failure.what in loss.endings and 0 < failure.connected <= loss.until and failure.ended >= loss.since
-            for loss in scene.lost
-        )
-
-    lost = [failure for failure in (*report.failures, *report.broken) if not is_excused(failure)]
+    lost = [one for one in (*report.failures, *report.broken) if not is_excused(one, tunnelled, scene.lost)]
     assert not lost, f"{lost}; workers went at {scene.lost}"
     assert report.whole == len(report.served), "each stream that was open at the end arrived unchanged"
     print(f"{report.opened} connections in {report.seconds:.0f} s, {len(report.failures)} + {len(report.broken)} lost,")
     print(f"the slowest took {report.slowest:.3f} s; streams: {report.bytes}")
+
+
+def test_the_command_replaces_workers_and_says_what_became_of_their_connections(scene: Scene) -> None:
+    stage, node = scene.stage, NODES[1]
+    web, db = stage.pod("web"), stage.pod("db")
+    open_ones = [Echo(web, ip, PORT) for ip in db.ips]
+    [former] = stage.worker_pids(node)
+    place = stage.lab.nodes[node]
+    told = place.run(command("workers", "replace", "--worker", "0"))
+    [successor] = stage.worker_pids(node)
+    assert (told.returncode, told.stderr) == (0, "")
+    header, row = told.stdout.splitlines()
+    assert header.split() == ["WORKER", "FORMER", "PID", "PID", "HANDED", "OVER", "DRAINED", "CUT", "LEFT", "TIME"]
+    assert row.split()[:6] == ["0", str(former), str(successor), "2", "0", "0"]
+    for echo in open_ones:
+        echo.exchange()
+        echo.close()
+    refused = place.run(command("workers", "replace", "--worker", "3"))
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert refused.stderr.startswith("error: worker 3 is not there to be replaced\n")
+    stage.stop_agent(node)
+    alone = place.run(command("workers", "replace"))
+    assert (alone.returncode, alone.stdout) == (3, "")
+    assert alone.stderr.startswith("error: no agent answers at ")
+    assert stage.worker_pids(node) == [successor]
+    stage.start_agent(node)
+
+
+def start_version(scene: Scene, node: str, version: str) -> None:
+    scene.stage.stop_agent(node)
+    scene.stage.versions[node] = scene.versions[version]
+    scene.stage.start_agent(node)
+
+
+def test_workers_of_another_release_hand_over_and_what_cannot_be_read_drains(scene: Scene) -> None:
+    stage, node = scene.stage, NODES[1]
+    start_version(scene, node, "this")
+    web, db = stage.pod("web"), stage.pod("db")
+    leaving, staying = (Echo(web, ip, PORT) for ip in db.ips)
+    [first] = stage.worker_pids(node)
+    start_version(scene, node, "package")
+    eventually(lambda: first not in stage.worker_pids(node), WITHIN_SECONDS, "all is handed over, without an order")
+    leaving.exchange()
+    staying.exchange()
+
+    [second] = stage.worker_pids(node)
+    start_version(scene, node, "handover")
+    order = stage.lab.nodes[node].spawn(
+        command("workers", "replace", "-o", "json"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+
+    def has_successor() -> bool:
+        [worker] = stage.ask(node, "status")["workers"]
+        return bool(worker["pid"] != second)
+
+    eventually(has_successor, WITHIN_SECONDS, "a worker that speaks otherwise has the place")
+    assert second in stage.worker_pids(node), "it has served until it was ordered, and drains"
+    leaving.exchange()
+    leaving.close()
+    assert all(is_served(web, ip, PORT) for ip in db.ips)
+    [told] = json.loads(order.communicate(timeout=WITHIN_SECONDS)[0])["replaced"]
+    assert order.returncode == 1
+    assert told["former_pid"] == second
+    assert (told["handed_over"], told["cut"], told["left"]) == (0, 1, 0)
+    assert told["drained"] >= 1, "also new ones, by a tunnel whose end is on its way"
+    assert staying.seconds_until_cut(0) == pytest.approx(0, abs=1), "at the end of the drain"
+    staying.close()
+    assert [line["reason"] for line in stage.access_lines(node) if "reason" in line][-1] == "drained"
+    start_version(scene, node, "this")
 
 
 def test_open_connections_survive_another_layout_and_the_way_back(scene: Scene) -> None:

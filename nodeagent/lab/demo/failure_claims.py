@@ -127,24 +127,25 @@ def upgraded(stage: Stage) -> str:
 
 def worker_replaced(stage: Stage) -> str:
     """Its successor goes on with what is open, by tunnel and past it, in the middle of everything."""
-    places, rounds = list(stage.pod("db").ips), 5
+    places, rounds, handed_over = list(stage.pod("db").ips), 5, 0
     with stage.lab.wire.tap(marker=MARKER) as tap, UnderLoad(stage.pod("web"), places, PORT, MARKER) as load:
         load.wait_for_more(5)
         for _ in range(rounds):
             for node in NODES:
-                former, successor = stage.worker_pids(node), stage.replace_worker(node)
-                demand(successor not in former, f"{node}: worker {successor} was there before")
-                # No drain ends so early: what was open is at the successor.
-                eventually(lambda node=node, pid=successor: stage.worker_pids(node) == [pid], 5, "all is handed over")  # type: ignore[misc]
+                former, told = stage.worker_pids(node), stage.replace_worker(node)
+                after = stage.worker_pids(node)
+                demand(after == [told["pid"]] and not {*former} & {*after}, f"{node}: {former} became {after}")
+                demand(not told["cut"] and not told["left"], f"{node}: {told}")
+                handed_over += told["handed_over"]
                 load.wait_for_more(2)
     seen, report = tap.result(), load.last
     demand(seen.markers == 0, f"the marker crossed the link {seen.markers} times in plain text")
     demand(not report.failures and not report.broken, in_words(report))
     demand(report.whole == len(places), f"{report.whole} of {len(places)} streams arrived unchanged")
     return (
-        f"{rounds * len(NODES)} workers replaced: {report.whole} streams that were open all the time, of "
-        f"{min(report.bytes.values()) >> 20} MiB and more, arrived unchanged; {report.opened} new connections without "
-        f"a failure, slowest {report.slowest * 1000:.0f} ms"
+        f"{rounds * len(NODES)} workers replaced, {handed_over} connections handed over: {report.whole} streams that "
+        f"were open all the time, of {min(report.bytes.values()) >> 20} MiB and more, arrived unchanged; "
+        f"{report.opened} new connections without a failure, slowest {report.slowest * 1000:.0f} ms"
     )
 
 

@@ -34,6 +34,21 @@ OTHER_FLOWS = (
     Change("bpf/layout.h", "sizeof(struct flow) ==", "sizeof(struct flow) - 8 =="),
 )
 """Another layout: those of open connections are converted, while new ones come."""
+OTHER_PACKAGE = (
+    Change("nodeagent/version.py", 'version("nodeagent")', 'version("nodeagent") + ".of-another-version"'),
+)
+"""Another release, whose workers are replaced by the next agent's and give them all that is open."""
+OTHER_HANDOVER = (
+    *OTHER_PACKAGE,
+    Change("nodeagent/hbone/snapshot.py", "VERSION = 1\n", "VERSION = 2\n"),
+    Change(
+        "nodeagent/hbone/snapshot.py",
+        "    id: int\n    receive_left",
+        f"    {_FIELD}: int\n    id: int\n    receive_left",
+    ),
+    Change("nodeagent/hbone/stream.py", "StreamSnapshot(\n", "StreamSnapshot(\n            7,\n"),
+)
+"""Another release, in whose snapshots a stream has a field more: neither can read the other's."""
 
 
 @dataclass(frozen=True)

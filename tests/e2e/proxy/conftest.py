@@ -32,6 +32,7 @@ from nodeagent.hbone.events import Received
 from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Role
 from nodeagent.kernel.netns import CLONE_NEWNET, OWN_NETNS, enter_netns, unshare
+from nodeagent.lab.demo.versions import THIS_VERSION, Version
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
@@ -419,7 +420,14 @@ class Agent:
 class Running(Agent):
     """A worker process and its agent."""
 
-    def __init__(self, proxy: Proxy, listeners: list[socket.socket], config: WorkerConfig, rendezvous: str) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        listeners: list[socket.socket],
+        config: WorkerConfig,
+        rendezvous: str,
+        version: Version = THIS_VERSION,
+    ) -> None:
         control, theirs = socket.socketpair()
         report, theirs_too = socket.socketpair()
         super().__init__(control, report)
@@ -429,6 +437,7 @@ class Running(Agent):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nodeagent.proxy.worker", *arguments],
             pass_fds=(proxy.fd, theirs.fileno(), theirs_too.fileno()),
+            env=version.environment,
             start_new_session=True,  # as the agent does it; the scheduler's automatic groups are sessions, too
         )
         theirs.close()
@@ -436,7 +445,11 @@ class Running(Agent):
         # A worker outlives its agent, so one that a killed test leaves behind must be killed by somebody else.
         self._watchdog = subprocess.Popen(["sh", "-c", f"read _; kill -9 {self.process.pid}"], stdin=subprocess.PIPE)
         self.send(Start(config), *(listener.fileno() for listener in listeners))
-        self.eventually(lambda: Ready(self.process.pid, VERSION) in self.answers)
+        self.eventually(lambda: bool(self.answers))
+        [ready] = self.answers
+        assert isinstance(ready, Ready)
+        assert ready.pid == self.process.pid
+        assert (ready.handover == VERSION) == (version is THIS_VERSION)
 
     def leave(self) -> None:
         """As an agent that dies: the worker hears it."""
@@ -493,9 +506,11 @@ class Mesh:
         self.near = self.start(wires.near, wires.client, CLIENT)
         self.far = self.start(wires.far, wires.server, SERVER)
 
-    def start(self, proxy: Proxy, pod: Pod, identity: Identity, *, certified: bool = True) -> Running:
+    def start(
+        self, proxy: Proxy, pod: Pod, identity: Identity, *, certified: bool = True, version: Version = THIS_VERSION
+    ) -> Running:
         rendezvous = str(self._directory / f"workers-{len(self.workers)}.sock")
-        worker = Running(proxy, self.listeners[proxy], self.config, rendezvous)
+        worker = Running(proxy, self.listeners[proxy], self.config, rendezvous, version)
         self.workers.append(worker)
         if certified:
             worker.certify(identity, self.authority)

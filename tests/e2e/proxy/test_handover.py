@@ -7,14 +7,18 @@ import select
 import selectors
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from nodeagent.lab.demo.versions import OTHER_HANDOVER, THIS_VERSION, make_version
+from nodeagent.proxy.messages import Drain
 from tests.e2e.proxy.conftest import CLIENT, CONFIG
 
 if TYPE_CHECKING:
@@ -215,9 +219,14 @@ def test_twenty_replacements_cut_nothing(mesh: "Mesh", echo: None) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [msgspec.structs.replace(CONFIG, pool_streams=1, drain_seconds=20)], ids=["a tunnel for each"]
+    "config",
+    [
+        pytest.param(msgspec.structs.replace(CONFIG, pool_streams=1, drain_seconds=20), id="a tunnel for each"),
+        pytest.param(msgspec.structs.replace(CONFIG, pool_streams=1, drain_seconds=0.01), id="no time to drain"),
+    ],
 )
 def test_two_hundred_tunnels_at_once(mesh: "Mesh", echo: None) -> None:
+    """What is being handed over is not cut because that takes long."""
     load = Load(mesh.wires.client, mesh.wires.server.v4, conversations=200, new_a_second=20, pace=1.0)
     load.start()
     time.sleep(1)
@@ -295,3 +304,48 @@ def test_a_successor_that_dies_with_all_of_it_resets_it_at_once(mesh: "Mesh", ap
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
         sock.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)  # unlike pytest's own, it lets the workers in
+        yield Path(made)
+
+
+@pytest.mark.parametrize("others", ["former", "successor"])
+def test_what_a_successor_cannot_read_drains(mesh: "Mesh", app: socket.socket, folder: Path, others: str) -> None:
+    """Two workers, one of them of a release in whose snapshots a stream has a field more."""
+    version, place = make_version(folder, OTHER_HANDOVER), (mesh.wires.near, mesh.wires.client, CLIENT)
+    if others == "former":
+        mesh.near.send(Drain(0))
+        gone(mesh.near)
+        mesh.near = mesh.start(*place, version=version)
+        mesh.near.apply()
+    client = mesh.wires.client.connect(mesh.wires.server.v4, PORT)
+    server, _ = app.accept()
+    staying = mesh.wires.client.connect(mesh.wires.server.v4, PORT)
+    stays, _ = app.accept()
+    former, successor = mesh.near, mesh.start(*place, version=version if others == "successor" else THIS_VERSION)
+    successor.apply()
+    mesh.hand_over(former, successor)
+    with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as new:
+        newer, _ = app.accept()
+        newer.close()
+        assert new.recv(1) == b""
+    assert len(successor.ended()) == 1, "what is new is the successor's"
+    client.sendall(b"still here")
+    assert server.recv(100) == b"still here"
+    client.close()
+    assert server.recv(1) == b""
+    server.close()
+    assert former.ended()[0].reason == "closed"
+    former.hear_out()
+    assert former.process.wait(10) == 0
+    assert former.handed_over == []
+    assert [record.reason for record in former.closed] == ["closed", "drained"], "each says why it ended"
+    for sock in (staying, stays):
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        sock.close()
+    assert successor.connections() == []

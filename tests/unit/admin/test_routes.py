@@ -2,14 +2,15 @@
 """Every path answers with JSON; a query is read strictly."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from nodeagent.admin.routes import make_routes, parse_question
-from nodeagent.admin.state import AgentState, OpenConnection
+from nodeagent.admin.routes import make_orders, make_routes, parse_question
+from nodeagent.admin.state import AgentState, OpenConnection, ReplacedWorker
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 
@@ -42,6 +43,32 @@ def test_every_route_answers(
 
     answer = msgspec.json.decode(msgspec.json.encode(asyncio.run(ask())))
     assert answer[member]
+
+
+REPLACED = ReplacedWorker(slot=0, former_pid=1, pid=2, handed_over=3, drained=4, cut=5, left=6, seconds=7.5)
+
+
+def _order(query: dict[str, str]) -> Any:
+    async def order() -> Any:
+        return await make_orders(lambda: 0, _replace)["/workers/replace"](query)
+
+    return asyncio.run(order())
+
+
+async def _replace(slot: int | None, wait_seconds: float) -> Sequence[ReplacedWorker]:
+    assert (slot, wait_seconds) in {(None, 0.0), (0, 2.5)}
+    return [REPLACED]
+
+
+@pytest.mark.parametrize("query", [{}, {"slot": "0", "wait": "2.5"}])
+def test_workers_are_replaced(query: dict[str, str]) -> None:
+    assert _order(query) == {"replaced": [dataclasses.asdict(REPLACED)]}
+
+
+@pytest.mark.parametrize("query", [{"slot": "x"}, {"slot": "-1"}, {"wait": "x"}, {"wait": "-1"}, {"wait": "inf"}])
+def test_orders_that_are_malformed(query: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="is not a"):
+        _order(query)
 
 
 def test_a_question() -> None:

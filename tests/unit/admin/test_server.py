@@ -160,6 +160,7 @@ def test_an_order_is_a_post_and_a_question_is_none(path: str, serve: Callable[..
     serve(status=_echo)
 
     assert AdminClient(path).order("/order") == {"schema": SCHEMA, "query": {}}
+    assert AdminClient(path).order("/order", takes_seconds=1, slot="0") == {"schema": SCHEMA, "query": {"slot": "0"}}
     with pytest.raises(ConfigError, match="has no /order"):
         AdminClient(path).fetch("/order")
     with pytest.raises(ConfigError, match="has no /status"):

@@ -210,7 +210,10 @@ def test_who_can_hand_over_does_and_its_connections_are_its_heirs(node: Node, ev
             assert node.told(successor.pid)[-1] == "TakeOver"
             assert agent.connections.count(former) == 0
             assert agent.connections.find(successor.pid, former << PID_SHIFT | 7) is not None
-            assert len(node.lines) == 2, "those that it did not hand over ended with it"
+            await successor.ended.wait()
+            assert (successor.former, successor.handed_over) == (former, 1)
+            assert (successor.drained, successor.cut) == (0, 2), "those that it did not hand over ended with it"
+            assert len(node.lines) == 2
 
     asyncio.run(scenario())
 
@@ -247,7 +250,7 @@ def test_a_worker_that_dies_as_it_is_replaced_is_buried_once(node: Node, eventua
             former.gone.set()  # the news, before the keeper of its slot had a turn
 
             await eventually(lambda: list(living_workers(node.config.run_dir)) == [(0, successor.pid)])
-            assert fleet.workers == {0: successor}
+            assert agent.pid(0) == successor.pid
             assert fleet.restarts.total() == 0
             await agent.kill(0)  # its keeper watches the successor
             assert fleet.restarts == {0: 1}
@@ -288,6 +291,24 @@ def test_a_successor_that_ends_too_early_leaves_the_former_one_in_its_place(
                 await fleet.replace(0)
             assert agent.pid(0) == former
             assert await fleet.applied(agent.state.apply(Changes()), 20)
+
+    asyncio.run(scenario())
+
+
+def test_an_order_that_is_cancelled_leaves_no_worker_to_itself(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet, asyncio.TaskGroup() as group:
+            await fleet.started(20)
+            assert await fleet.applied(agent.state.set_local(LOCAL), 20)
+            former = agent.pid(0)
+            order = group.create_task(fleet.replace(0))
+            await eventually(lambda: len(node.launched) == 2)
+            order.cancel()
+            successor = node.launched[1].child.pid
+            await eventually(lambda: list(living_workers(node.config.run_dir)) == [(0, former)])
+            assert node.told(successor)[-1] == "Drain"
+            assert agent.pid(0) == former
 
     asyncio.run(scenario())
 

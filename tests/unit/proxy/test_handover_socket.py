@@ -77,6 +77,15 @@ def test_what_is_sent_arrives_with_its_descriptors(ends: Ends) -> None:
     sender.close()
 
 
+def test_a_busy_loop_does_not_take_a_turn_for_each(ends: Ends) -> None:
+    """The kernel never gives two messages with descriptors at once."""
+    for number in range(20):
+        body = msgspec.msgpack.encode(Word(number))
+        socket.send_fds(ends.one, [len(body).to_bytes(4, "big") + b"\0\0\0\1" + body], [ends.one.fileno()])
+    ends.loop.turn(0.1)
+    assert [word.number for word, _ in ends.heard] == list(range(20))
+
+
 @pytest.mark.parametrize(
     "said",
     [
