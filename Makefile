@@ -62,7 +62,7 @@ bench-control: build/.developer ## the control plane and an agent in a mesh of 1
 fuzz: build/.developer ## malformed frames, records, requests, YAML and resources by the million
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
-soak: build/.developer ## a mesh under load for ten minutes while everything about it changes, and twenty handovers
+soak: build/.developer ## a mesh under load while everything about it changes, twenty handovers, a million verdicts: twenty minutes
 	@$(SUDO) $(BIN)/python -m tests.soak $(SOAK)
 
 proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code

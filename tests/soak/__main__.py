@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make soak`: a mesh under mixed load for ten minutes while everything about it changes; and twenty handovers.
+"""`make soak`: a mesh under mixed load while everything about it changes, twenty handovers, a million verdicts.
 
 A part ends with a line of figures, and a line for each promise that did not hold; then the exit status is 1.
 """
@@ -9,16 +9,16 @@ import sys
 from collections.abc import Mapping
 
 from nodeagent.errors import NodeagentError
-from tests.soak import handover, mixed
+from tests.soak import handover, mixed, policies
 from tests.soak.outcome import Options, Part
 
-PARTS: Mapping[str, Part] = {"handover": handover.run, "mixed": mixed.run}
+PARTS: Mapping[str, Part] = {"handover": handover.run, "mixed": mixed.run, "policies": policies.run}
 
 
 def main(arguments: list[str]) -> int:
     """0: all promises held; 1: one did not; otherwise as the error says that kept it from running."""
     parsed = _parse(arguments)
-    options = Options(seconds=parsed.seconds, replacements=parsed.replacements)
+    options = Options(seconds=parsed.seconds, replacements=parsed.replacements, cases=parsed.cases)
     is_kept = True
     for name in parsed.parts or PARTS:
         print(f"{name}:", flush=True)
@@ -40,6 +40,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all, if none is named")
     parser.add_argument("--seconds", type=seconds, default=Options.seconds, help="of mixed; %(default)g")
     parser.add_argument("--replacements", type=count, default=Options.replacements, help="of handover; %(default)d")
+    parser.add_argument("--cases", type=count, default=Options.cases, help="of each kind, of policies; %(default)d")
     parsed = parser.parse_args(arguments)
     for name in parsed.parts:
         if name not in PARTS:

@@ -15,6 +15,8 @@ class Options:
     """Of `mixed`."""
     replacements: int = 20
     """Of `handover`."""
+    cases: int = 1_000_000
+    """Of `policies`, each kind."""
     pause_seconds: float = 0.25
     """Of `handover`, between two pieces of a stream: 800 pieces a second are half of what two cores carry so."""
     rate: float = 50.0

@@ -23,7 +23,7 @@ from tests.soak.outcome import Options, Outcome
 from tests.soak.traffic import Failure, Report, Work
 from tests.soak.watch import Growth, Sample, growth
 
-SHORT = Options(seconds=6, replacements=2, pause_seconds=2, rate=5)
+SHORT = Options(seconds=6, replacements=2, cases=1000, pause_seconds=2, rate=5)
 """And little at a time: at this length the load proves nothing, and on a busy machine it would run into timeouts."""
 DB, API = Ip("10.1.0.1"), Ip("10.1.0.2")
 KILL = Loss(since=100, until=102, endings=RESET)
