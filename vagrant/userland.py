@@ -16,7 +16,7 @@ from vagrant.fetch import run
 
 ROOTS = (
     *("base-files", "base-passwd", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "mount", "sed"),
-    *("bpftool", "iproute2", "kmod", "netbase", "nftables", "procps", "util-linux"),
+    *("bpftool", "iproute2", "kmod", "netbase", "nftables", "openssl", "procps", "util-linux"),
     *("python3", "python3-bpfcc"),
 )
 """What the product, the lab and the tests call. Compilers and linters stay outside."""

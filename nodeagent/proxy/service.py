@@ -20,6 +20,7 @@ from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.handover import VERSION
 from nodeagent.proxy.holds import Holds
 from nodeagent.proxy.inbound import Inbound, InboundTunnel
+from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import READ, Loop
 from nodeagent.proxy.messages import (
     Apply,
@@ -37,7 +38,6 @@ from nodeagent.proxy.messages import (
     Start,
     TakeOver,
     ToWorker,
-    WorkerConfig,
 )
 from nodeagent.proxy.outbound import Outbound
 from nodeagent.proxy.plaintext import Plaintext
@@ -77,7 +77,7 @@ class Service:
             case Start():
                 if running is None:
                     self._program = message.program
-                    self._start(message.config, descriptors)
+                    self._start(message, descriptors)
             case _ if running is None:
                 raise RuntimeError(f"{type(message).__name__} before Start")  # a defect of the agent
             case Apply() | Resync() | LocalPods() | Certificate() | ForgetCertificate():
@@ -118,10 +118,11 @@ class Service:
         while self._reports.has_waiting and time.monotonic() < deadline:
             self._loop.turn(_DRAIN_LOOKS_SECONDS)
 
-    def _start(self, config: WorkerConfig, descriptors: list[int]) -> None:
-        set_up_logging(config.log_format, config.log_level, part=f"worker{self._slot}")
-        self._running = _Running(self._loop, config, descriptors, self._control, self._reports)
-        self._control.send(Ready(os.getpid(), VERSION))
+    def _start(self, message: Start, descriptors: list[int]) -> None:
+        set_up_logging(message.config.log_format, message.config.log_level, part=f"worker{self._slot}")
+        self._running = _Running(self._loop, message, descriptors, self._control, self._reports)
+        records = self._running.shared.kernel_records
+        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found))
 
     def _list(self, request: int, connections: OpenConnections) -> None:
         records = connections.records()
@@ -137,14 +138,14 @@ class Service:
 class _Running:
     """The parts that need a configuration and listeners."""
 
-    def __init__(
-        self, loop: Loop, config: WorkerConfig, descriptors: list[int], control: Control, reports: Reports
-    ) -> None:
+    def __init__(self, loop: Loop, start: Start, descriptors: list[int], control: Control, reports: Reports) -> None:
         self._loop, self._reports = loop, reports
-        self.state = State(loop, config, control.send)
+        self.state = State(loop, start.config, control.send)
         # Behind the pid, so that the record of a connection keeps its id at the worker's successor.
         connections = OpenConnections(reports.emit, lambda: loop.now, time.time, os.getpid() << PID_SHIFT)
-        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), Counter())
+        counters: Counter[str] = Counter()
+        records = KernelRecords(start.kernel_tls, counters)
+        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), records, counters)
         self._authorizer = authorizer = Authorizer(loop, self.state, connections)
         self._outbound = Outbound(self.shared, authorizer)
         self._inbound = Inbound(self.shared, authorizer)
@@ -272,7 +273,17 @@ class _Greeting:
         listeners = [listener.socket.fileno() for listener in running.listeners if listener.socket is not None]
         self.descriptors = [*listeners, self._theirs.fileno()]
         state = running.state
-        self.message = Hello(os.getpid(), slot, state.generation, state.certificates.identities, VERSION, program)
+        records = running.shared.kernel_records
+        self.message = Hello(
+            os.getpid(),
+            slot,
+            state.generation,
+            state.certificates.identities,
+            VERSION,
+            program,
+            records.is_wanted,
+            records.found,
+        )
 
     def said(self) -> None:
         self._theirs.close()
