@@ -73,7 +73,9 @@ class Talk:
         self._said: dict[socket.socket, str] = {}
         self._heard: dict[socket.socket, str] = {}
         ends = (self.client, self.served)
-        self._jobs = [threading.Thread(target=job, args=(sock,)) for sock in ends for job in (self._say, self._hear)]
+        self._jobs = [
+            threading.Thread(target=job, args=(sock,), daemon=True) for sock in ends for job in (self._say, self._hear)
+        ]
         for sock in ends:
             sock.settimeout(SECONDS)
         if not goes_on:
