@@ -12,7 +12,8 @@ from nodeagent.kernel.netns import CLONE_NEWNET, unshare
 from nodeagent.kernel.probe import Probe
 from nodeagent.proxy.kernel_trial import KernelTls, try_kernel_tls
 
-_ULP = Path("/proc/sys/net/ipv4/tcp_available_ulp")
+_ULP, _MODULE = Path("/proc/sys/net/ipv4/tcp_available_ulp"), Path("/sys/module/tls")
+"""The first is there in the first network namespace only, the second only if it is not built in."""
 _LOOPBACK = 1
 _NAME = "ktls"
 
@@ -23,7 +24,7 @@ def kernel_tls() -> Probe:
         known = _ULP.read_text(encoding="ascii").split()
     except OSError:
         known = []
-    if "tls" not in known:
+    if "tls" not in known and not _MODULE.exists():
         evidence = f"{_ULP.name}: {' '.join(known) or 'none'}"
         advice = "`kernel_tls: auto` has it loaded (CONFIG_TLS, modprobe tls) and tries it; the default needs none."
         return Probe(_NAME, ok=False, evidence=evidence, advice=advice, is_needed=False)

@@ -8,6 +8,7 @@ Rules:
 - A KeyUpdate that cannot be followed ends the connection with a reason of its own: nothing behind it can be opened.
 - As in nodeagent/tls/channel.py a RecordError queues its alert, and behind an alert nothing is sent.
 
+The kernel does not look at the type that a record shows outside, only at the one that is sealed in it.
 Empty records the kernel passes over by itself; all others without payload are on the peer's account of idle records
 (nodeagent/tls/patience.py).
 """

@@ -16,6 +16,7 @@ from nodeagent.tls.key_schedule import Cipher
 def listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "tcp_available_ulp"
     monkeypatch.setattr(tls_probe, "_ULP", path)
+    monkeypatch.setattr(tls_probe, "_MODULE", tmp_path / "module")
     return path
 
 
@@ -33,8 +34,14 @@ def test_a_module_that_is_not_there_is_not_loaded_for_a_trial(
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_a_module_that_is_there_is_tried(monkeypatch: pytest.MonkeyPatch, listed: Path, *, works: bool) -> None:
-    listed.write_text("espintcp mptcp tls\n")
+@pytest.mark.parametrize("place", ["the list", "the modules"])
+def test_a_module_that_is_there_is_tried(
+    monkeypatch: pytest.MonkeyPatch, listed: Path, place: str, *, works: bool
+) -> None:
+    if place == "the list":
+        listed.write_text("espintcp mptcp tls\n")
+    else:
+        listed.with_name("module").mkdir()
     found = KernelTls(frozenset(Cipher)) if works else KernelTls(why="what the kernel sealed is wrong")
     monkeypatch.setattr(tls_probe, "_try", lambda: found)
     probe = tls_probe.kernel_tls()

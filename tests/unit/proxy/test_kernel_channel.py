@@ -279,7 +279,7 @@ def test_what_breaks_tls_is_answered(make: Maker, kind: int, content: bytes, wor
 @pytest.mark.parametrize(
     ("change", "alert"),
     [
-        (lambda record: record[-1:] + record[1:], Alert.DECODE_ERROR),
+        (lambda record: record[:1] + b"\2" + record[2:], Alert.DECODE_ERROR),
         (lambda record: record[:3] + b"\x50\0" + record[5:], Alert.RECORD_OVERFLOW),
         (lambda record: record[:-1] + bytes((record[-1] ^ 1,)), Alert.BAD_RECORD_MAC),
     ],
