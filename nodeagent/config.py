@@ -94,6 +94,12 @@ class Config:
     pool_streams: int = setting(100, "POOL_MAX_STREAMS_PER_CONNECTION", "Streams on one tunnel before another opens.")
     connect_seconds: float = setting(10.0, "NODEAGENT_CONNECT_TIMEOUT", "Deadline of a TCP connect.")
     handshake_seconds: float = setting(10.0, "NODEAGENT_HANDSHAKE_TIMEOUT", "Deadline of a TLS handshake.")
+    kernel_tls: str = setting(
+        "off",
+        "NODEAGENT_KERNEL_TLS",
+        "Records of tunnels: `off` (the workers make them) or `auto` (the kernel does, where it passes a trial at the "
+        "agent's start, and the keys of a tunnel never change or Linux 6.14 can change them).",
+    )
     max_connections: int = setting(
         50000, "NODEAGENT_MAX_CONNECTIONS", "Connections of one worker; beyond it new ones are reset and counted."
     )
@@ -204,6 +210,7 @@ def _number(raw: object) -> float | None:
 
 _CHOICES = {
     "attach": ("auto", "tcx", "clsact"),
+    "kernel_tls": ("off", "auto"),
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
     "same_node": ("kernel", "tunnel"),

@@ -19,7 +19,8 @@ import pytest
 
 from vagrant.results import outcome, read_lines, row
 
-SELECTION = ("tests/kernel", "tests/e2e", "-m", "(kernel or vm) and not any_kernel")
+FOLDERS = ("tests/kernel", "tests/e2e", "tests/interop", "tests/unit/proxy")
+SELECTION = (*FOLDERS, "-m", "(kernel or vm) and not any_kernel")
 MOST_CASES, TESTS = "nodeagent.most_cases", "nodeagent.tests"
 """On the kernel's command line."""
 WHOLE = frozenset(

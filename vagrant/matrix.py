@@ -123,7 +123,8 @@ def _usable_accelerator(kernel: Kernel) -> Accelerator:
 def _userland() -> Path:
     """Made again when packages or uv's lock have changed."""
     packages = userland.packages()
-    image = BUILD / f"userland-{userland.key(packages, (CHECKOUT / 'uv.lock').read_bytes())}.img"
+    key = userland.key(packages, (CHECKOUT / "uv.lock").read_bytes(), userland.envoy(CHECKOUT))
+    image = BUILD / f"userland-{key}.img"
     if image.exists():
         return image
     for former in BUILD.glob("userland-*"):

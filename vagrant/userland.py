@@ -16,7 +16,7 @@ from vagrant.fetch import run
 
 ROOTS = (
     *("base-files", "base-passwd", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "mount", "sed"),
-    *("bpftool", "iproute2", "kmod", "netbase", "nftables", "procps", "util-linux"),
+    *("bpftool", "iproute2", "kmod", "netbase", "nftables", "openssl", "procps", "util-linux"),
     *("python3", "python3-bpfcc"),
 )
 """What the product, the lab and the tests call. Compilers and linters stay outside."""
@@ -30,9 +30,15 @@ def packages() -> dict[str, str]:
     return closure(parse_stanzas((_DPKG / "status").read_text(encoding="utf-8")), ROOTS)
 
 
-def key(found: dict[str, str], lock: bytes) -> str:
+def envoy(checkout: Path) -> Path | None:
+    """The program that `make test` has installed for the tests, and not the script that starts it."""
+    return next(iter(checkout.glob("build/envoy/lib/python3*/site-packages/envoy/_bin/envoy")), None)
+
+
+def key(found: dict[str, str], lock: bytes, program: Path | None = None) -> str:
     """Changes when the tree would: with a package, with uv's lock, with what this module does and where it lies."""
     parts = [__file__, *(f"{name}={version}" for name, version in found.items())]
+    parts += [f"envoy={program.stat().st_size}"] if program is not None else []
     digest = hashlib.sha256("\n".join(parts).encode() + lock + Path(__file__).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -50,6 +56,10 @@ def stage(found: Iterable[str], checkout: Path, target: Path) -> None:
     for name in ("passwd", "group"):
         shutil.copy(f"/usr/share/base-passwd/{name}.master", target / "etc" / name)
     (target / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", encoding="ascii")
+    program = envoy(checkout)
+    if program is not None:
+        (target / "usr/local/bin").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(program, target / "usr/local/bin/envoy")
     inside = target / checkout.relative_to("/")
     shutil.copytree(checkout / ".venv", inside / ".venv", symlinks=True)
     compiled = [target / "usr/lib/python3", *(target / "usr/lib").glob("python3.*"), inside / ".venv/lib"]

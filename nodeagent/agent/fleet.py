@@ -22,6 +22,7 @@ from nodeagent.agent.rendezvous import Guest, Rendezvous
 from nodeagent.agent.replacement import Replacement
 from nodeagent.agent.roster import LEAVING, living_workers, write_roster
 from nodeagent.agent.state import NodeState
+from nodeagent.agent.tls_probe import try_aside
 from nodeagent.agent.worker import Worker
 from nodeagent.config import Config
 from nodeagent.errors import KernelError, NotPossible
@@ -32,6 +33,8 @@ from nodeagent.model.mesh import Changes
 from nodeagent.model.record import PID_SHIFT, ConnectionRecord
 from nodeagent.proxy.framing import encode_frame
 from nodeagent.proxy.handover import VERSION as HANDOVER
+from nodeagent.proxy.kernel_tls import load_module
+from nodeagent.proxy.kernel_trial import KernelTls
 from nodeagent.proxy.messages import (
     Applied,
     Closed,
@@ -90,6 +93,7 @@ class WorkerFleet:
         self._config, self._steering, self._state = config, steering, state
         self._connections, self._totals = connections, totals
         self._settings = WorkerConfig(**{name: getattr(config, name) for name in WorkerConfig.__struct_fields__})
+        self._kernel_tls: KernelTls | None = None
         self.slots = decide_slots(config.workers, os.cpu_count() or 1)
         self._arrivals: dict[int, tuple[int, asyncio.Future[Worker]]] = {}
         """By slot: the pid that is waited for. A pid is believed, since the kernel says whose the socket is."""
@@ -111,6 +115,9 @@ class WorkerFleet:
     async def run(self) -> None:
         """Ends only by cancellation, and then leaves the workers to a successor."""
         loop = asyncio.get_running_loop()
+        if self._config.kernel_tls == "auto":
+            load_module()  # a worker may not
+            self._kernel_tls = await asyncio.to_thread(try_aside)
         survivors = living_workers(self._config.run_dir)
         self._survivors = frozenset(pid for _, pid in survivors)
         self._arrivals = {slot: (pid, loop.create_future()) for slot, pid in survivors if 0 <= slot < self.slots}
@@ -328,7 +335,9 @@ class WorkerFleet:
             return None
         worker = Worker(slot, launched.child.pid, launched.pidfd, listeners, launched.child)
         worker.listen(Channel(launched.control), Channel(launched.report), self._told, self._reported)
-        worker.send(Start(self._settings, VERSION), tuple(listener.fileno() for listener in listeners))
+        worker.send(
+            Start(self._settings, VERSION, self._kernel_tls), tuple(listener.fileno() for listener in listeners)
+        )
         self._state.send_everything(worker.send)
         log.info("worker %d started (pid %d)", slot, worker.pid)
         return worker
@@ -361,6 +370,7 @@ class WorkerFleet:
         match message:
             case Ready():
                 worker.handover = message.handover
+                worker.has_kernel_tls, worker.kernel_tls_found = message.kernel_tls, message.kernel_tls_found
                 worker.said_ready.set()
             case Applied(generation):
                 worker.generation = generation
@@ -444,6 +454,7 @@ class WorkerFleet:
         worker.said_ready.set()
         worker.held = frozenset(guest.hello.identities)
         worker.handover, worker.program = guest.hello.handover, guest.hello.program
+        worker.has_kernel_tls, worker.kernel_tls_found = guest.hello.kernel_tls, guest.hello.kernel_tls_found
         worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
         pid, arrival = self._arrivals.get(slot, (0, None))
         if arrival is not None and pid == guest.pid and not arrival.done():

@@ -143,6 +143,7 @@ class Picture:
         if self.config.same_node == "kernel":
             yield self._flows_component()
         yield self._services_component()
+        yield self._kernel_tls_component()
         if self.capture.pods_error:
             yield ComponentState("pods-file", Health.DEGRADED, self.started, self.capture.pods_error)
         xds = self.xds.status
@@ -178,6 +179,25 @@ class Picture:
         if services.refused:
             health, words = Health.DEGRADED, f"{words}; {services.refused} rows did not fit, there the proxy draws"
         return ComponentState("services", health, self.started, words)
+
+    def _kernel_tls_component(self) -> ComponentState:
+        """Where the records of tunnels are made. What was asked for and is not had is told, never silent."""
+        workers = self.fleet.workers.values()
+        if self.config.kernel_tls == "off":
+            words = "off: the workers make the records of tunnels"
+            others = sum(worker.has_kernel_tls for worker in workers)
+            words += f", but for {others} workers of an agent that had said otherwise" if others else ""
+            return ComponentState("kernel-tls", Health.OK, self.started, words)
+        without = [worker for worker in workers if not worker.has_kernel_tls]
+        found = sorted({worker.kernel_tls_found for worker in without or workers if worker.kernel_tls_found})
+        words = "; ".join(found) or "not known yet"
+        totals = self.totals.sums()
+        counts = [f"{totals[name]} {said}" for name, said in _KERNEL_TLS_COUNTS.items() if totals.get(name)]
+        health = Health.DEGRADED if found and without else Health.OK
+        told = (
+            f"the workers make the records of tunnels, the kernel's TLS {words}" if health is not Health.OK else words
+        )
+        return ComponentState("kernel-tls", health, self.started, ", ".join([told, *counts]))
 
     def _why_off(self) -> str:
         return "same_node is tunnel" if self.config.service_connect == "on" else ""
@@ -248,6 +268,13 @@ class Picture:
             return self.steering.counters()
         except KernelError:
             return {}  # the pins are not there yet, or somebody took them: `kernel` above says so
+
+
+_KERNEL_TLS_COUNTS = {
+    "kernel_tls_tunnels": "tunnels so far",
+    "kernel_tls_declined": "stayed in the workers, since their keys may change",
+    "kernel_tls_failed": "stayed in the workers by an error",
+}
 
 
 def _because(error: str) -> str:

@@ -45,6 +45,8 @@ class Worker:
         """Certificates that it brought along from a former agent."""
         self.handover = ""
         """Version in which it can give and take open connections; empty: it cannot."""
+        self.has_kernel_tls, self.kernel_tls_found = False, ""
+        """As in Ready."""
         self.program = ""
         """Version of the package that an adopted one was started from."""
         self.heir: Worker | None = None

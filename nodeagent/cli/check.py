@@ -53,10 +53,11 @@ def check(output: Output, *, bpffs: str, cgroup: str, mark: int, mark_mask: int)
     fault = find_fault(marks)
     if fault:
         raise click.UsageError(f"--mark and --mark-mask: {fault}")
-    # Here, because it loads pyroute2.
+    # Here, because they load pyroute2.
+    from nodeagent.agent.tls_probe import kernel_tls
     from nodeagent.kernel.survey import probe_all
 
-    probes = probe_all(bpffs, marks, cgroup=cgroup)
+    probes = [*probe_all(bpffs, marks, cgroup=cgroup), kernel_tls()]
     is_able = all(probe.ok or not probe.is_needed for probe in probes)
     if output.is_table:
         for probe in probes:

@@ -83,6 +83,7 @@ class Connection:
             peer_stream_window=state.peer.stream_window,
             peer_max_frame=state.peer.max_frame,
             peer_max_streams=state.peer.max_streams,
+            peer_keeps_keys=state.peer.keeps_keys,
             late_bytes=state.late_bytes,
             next_id=state.next_id,
             highest_peer_id=state.highest_peer_id,
@@ -325,6 +326,13 @@ class Connection:
         self._outbox.taken(n)
 
     @property
+    def both_keep_keys(self) -> bool | None:
+        """Both ends have announced it. None: the peer's SETTINGS have not come."""
+        if self._state.peer.keeps_keys is None:
+            return None
+        return self._state.limits.keeps_keys and self._state.peer.keeps_keys
+
+    @property
     def streams_open(self) -> int:
         """Streams that are not closed in HTTP/2's sense."""
         return self._state.streams_open
@@ -356,6 +364,8 @@ def _opening(role: Role, limits: Limits) -> bytes:
         settings[Setting.ENABLE_PUSH] = 0
     else:
         settings[Setting.MAX_CONCURRENT_STREAMS] = limits.max_streams
+    if limits.keeps_keys:
+        settings[Setting.KEEPS_KEYS] = 1
     opening = PREFACE if role is Role.CLIENT else b""
     opening += pack_settings(settings)
     if limits.connection_window > DEFAULT_WINDOW:

@@ -57,6 +57,8 @@ class ControlFrames:
         state.patience.idle_frame()
         if flags & ACK:
             return  # our settings only widen what the peer may do, so nothing waits for this
+        if state.peer.keeps_keys is None:
+            state.peer.keeps_keys = False
         for identifier, value in unpack_settings(payload):
             self._setting_received(identifier, value)
         self._answer(pack_frame(SETTINGS, ACK, 0))
@@ -77,6 +79,8 @@ class ControlFrames:
                 if not DEFAULT_FRAME <= value <= LARGEST_FRAME:
                     raise protocol_error("an impossible MAX_FRAME_SIZE")
                 state.peer.max_frame = value
+            case Setting.KEEPS_KEYS:
+                state.peer.keeps_keys = value == 1
             case _:
                 pass  # MAX_HEADER_LIST_SIZE is advice, and our requests are small; others are unknown (§6.5.2)
 

@@ -47,6 +47,9 @@ class Setting(enum.IntEnum):
     INITIAL_WINDOW_SIZE = 4
     MAX_FRAME_SIZE = 5
     MAX_HEADER_LIST_SIZE = 6
+    KEEPS_KEYS = 0xF6A0
+    """Ours alone, of the numbers for experiments: 1 says that this end sends no TLS KeyUpdate and wants none, if the
+    other end says so as well. It replaces the connection instead (DECISIONS.md, 43)."""
 
 
 class ErrorCode(enum.IntEnum):

@@ -48,6 +48,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Streams between two of our PINGs that came to nothing: reset before their answer, refused, or broken
     (CVE-2023-44487, CVE-2025-8671). nghttp2 bursts to the same number."""
 
+    keeps_keys: bool = False
+    """We announce that the keys of our records never change, if the peer announces the same."""
+
     def __post_init__(self) -> None:
         # A peer may use the defaults until it has read our SETTINGS, so less could not be enforced fairly.
         for window in (self.stream_window, self.connection_window):
@@ -57,8 +60,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"frames of {self.max_frame} bytes")
 
     @classmethod
-    def of(cls, role: Role) -> Self:
+    def of(cls, role: Role, *, keeps_keys: bool = False) -> Self:
         """What ztunnel announces in this role."""
         if role is Role.CLIENT:
-            return cls()
-        return cls(max_header_bytes=64 << 10, max_streams=200)
+            return cls(keeps_keys=keeps_keys)
+        return cls(max_header_bytes=64 << 10, max_streams=200, keeps_keys=keeps_keys)

@@ -10,7 +10,7 @@ import msgspec
 
 from nodeagent.hbone.limits import Limits, Role
 
-VERSION = 1
+VERSION = 2
 """Changes with the meaning of any field, here or in a class of limits.py; who does not know it must not resume."""
 
 
@@ -75,6 +75,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     peer_stream_window: int
     peer_max_frame: int
     peer_max_streams: int
+    peer_keeps_keys: bool | None
     late_bytes: int
     next_id: int
     highest_peer_id: int

@@ -35,12 +35,14 @@ DRAIN_PING = b"\0goaway\0"
 class PeerSettings:
     """What the peer's SETTINGS said; the protocol's defaults before."""
 
-    __slots__ = ("max_frame", "max_streams", "stream_window")
+    __slots__ = ("keeps_keys", "max_frame", "max_streams", "stream_window")
 
     def __init__(self, max_streams: int) -> None:
         self.stream_window = DEFAULT_WINDOW
         self.max_frame = DEFAULT_FRAME
         self.max_streams = max_streams
+        self.keeps_keys: bool | None = None
+        """None: it has said nothing yet."""
 
 
 class ConnectionState:
@@ -176,7 +178,7 @@ class ConnectionState:
         self.inbound.resume(snapshot.receive_left, snapshot.receive_credit)
         self.outbound.left = snapshot.send_left
         self.peer.stream_window, self.peer.max_frame = snapshot.peer_stream_window, snapshot.peer_max_frame
-        self.peer.max_streams = snapshot.peer_max_streams
+        self.peer.max_streams, self.peer.keeps_keys = snapshot.peer_max_streams, snapshot.peer_keeps_keys
         self.late_bytes, self.next_id = snapshot.late_bytes, snapshot.next_id
         self.highest_peer_id, self.last_accepted_id = snapshot.highest_peer_id, snapshot.last_accepted_id
         self.goaway_sent, self.goaway_received = snapshot.goaway_sent, snapshot.goaway_received

@@ -8,7 +8,6 @@ Only BPF_ENABLE_STATS touches the machine: it counts for as long as the call tak
 import os
 import socket
 import struct
-from pathlib import Path
 
 from pyroute2 import IPRoute
 
@@ -24,7 +23,6 @@ from nodeagent.model.address import Ip
 
 _HASH, _RING_BUFFER = 1, 27
 """Of enum bpf_map_type."""
-_ULP = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 _LOOPBACK, _LOCALHOST = 1, Ip("127.0.0.1")
 
 
@@ -38,7 +36,6 @@ def probe_features() -> list[Probe]:
         netns_cookies_of_reports(),
         connect_programs(),
         run_statistics(),
-        kernel_tls(),
     ]
 
 
@@ -134,13 +131,3 @@ def run_statistics() -> Probe:
 
     advice = "The time that programs take cannot be measured; the kernel needs Linux 5.8."
     return try_out("run statistics", attempt, "the kernel counted for a moment", advice, is_needed=False)
-
-
-def kernel_tls() -> Probe:
-    """Read, not tried: trying would load the module."""
-    try:
-        known = _ULP.read_text(encoding="ascii").split()
-    except OSError:
-        known = []
-    evidence = f"{_ULP.name}: {' '.join(known) or 'none'}"
-    return Probe("ktls", "tls" in known, evidence, "CONFIG_TLS, modprobe tls; nothing uses it yet.", is_needed=False)

@@ -63,6 +63,16 @@ class Reason(enum.Enum):
     TLS_WRONG_IDENTITY = ("tls_wrong_identity", "TLS_FAILURE", "The server is not the workload that was dialled.")
     TLS_WRONG_TRUST_DOMAIN = ("tls_wrong_trust_domain", "TLS_FAILURE", "The client's trust domain is not this mesh's.")
     TLS_TIMEOUT = ("tls_timeout", "TLS_FAILURE", "The handshake was not finished in time.")
+    TLS_KEY_CHANGED = (
+        "tls_key_changed",
+        "CONNECT",
+        "The peer changed its key, which kernel TLS follows since Linux 6.14; before that, `--kernel-tls off` here.",
+    )
+    TLS_KEY_WORN = (
+        "tls_key_worn",
+        "CONNECT",
+        "Its tunnel sent all that one key is good for; new connections had another tunnel long before.",
+    )
     H2_FAILED = ("h2_failed", "H2_HANDSHAKE_FAILURE", "The peer broke HTTP/2; the error names the rule.")
     H2_HEADERS_TOO_LARGE = ("h2_headers_too_large", "H2_HANDSHAKE_FAILURE", "Request headers beyond the limit.")
     H2_TOO_MANY_STREAMS = ("h2_too_many_streams", "H2_HANDSHAKE_FAILURE", "More streams than SETTINGS allows.")

@@ -11,6 +11,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import StreamState
+from nodeagent.proxy.kernel_records import KernelRecords
 
 if TYPE_CHECKING:  # the tunnel imports this module
     from nodeagent.proxy.tunnel import Tunnel
@@ -57,6 +58,9 @@ class CarriedSocket(ABC):
 
 class TunnelOwner(Protocol):
     """Who made the tunnel, and hears of its life."""
+
+    @property
+    def kernel_records(self) -> KernelRecords: ...
 
     def established(self, tunnel: "Tunnel", peer: Identity) -> None:
         """TLS is done. Raises PeerError when this peer is not to be talked to."""

@@ -18,6 +18,7 @@ from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import AcceptedState, TunnelState
 from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.inbound_stream import InboundStream
+from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import local_address, prepare_tunnel
 from nodeagent.proxy.tls import Handshake, require_trust_domain
@@ -180,6 +181,10 @@ class InboundTunnel:
         self.fail(Reason.CERTIFICATE_MISSING if is_known else Reason.UNKNOWN_DESTINATION, "")
 
     # ---- TunnelOwner -----------------------------------------------------------------------------------------------
+
+    @property
+    def kernel_records(self) -> KernelRecords:
+        return self._shared.kernel_records
 
     def established(self, tunnel: Tunnel, peer: Identity) -> None:  # noqa: ARG002 - TunnelOwner's signature
         workload = self._shared.state.local_workload(self.local_ip)

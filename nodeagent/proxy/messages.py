@@ -20,6 +20,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.record import ConnectionRecord
+from nodeagent.proxy.kernel_trial import KernelTls
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +51,9 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     config: WorkerConfig
     program: str = ""
     """Version of the package that the worker is started from."""
+    kernel_tls: KernelTls | None = None
+    """What the agent found of it; None: it is not asked for. In the proxy namespace nothing can be tried, since no
+    address is local there for who dials."""
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
@@ -124,6 +128,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     pid: int
     handover: str = ""
     """Version of handover.py; empty: it knows neither HandOver nor TakeOver."""
+    kernel_tls: bool = False
+    """The kernel makes the records of its tunnels, where it can."""
+    kernel_tls_found: str = ""
+    """What was found of the kernel's TLS, for people; empty: it was not asked for."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -142,6 +150,9 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     """As in Ready."""
     program: str = ""
     """As in Start."""
+    kernel_tls: bool = False
+    kernel_tls_found: str = ""
+    """Both as in Ready."""
 
 
 class Applied(msgspec.Struct, frozen=True, tag=True):

@@ -21,6 +21,7 @@ from nodeagent.model.reason import Reason
 from nodeagent.proxy.dial import Dial
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import DialledState, TunnelState
+from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import prepare_tunnel
@@ -283,6 +284,10 @@ class PooledTunnel:
         self._over(reason, error)
 
     # ---- TunnelOwner -----------------------------------------------------------------------------------------------
+
+    @property
+    def kernel_records(self) -> KernelRecords:
+        return self._shared.kernel_records
 
     def established(self, tunnel: Tunnel, peer: Identity) -> None:
         require_identity(peer, self.key.expected)

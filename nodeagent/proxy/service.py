@@ -21,6 +21,7 @@ from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.handover import VERSION
 from nodeagent.proxy.holds import Holds
 from nodeagent.proxy.inbound import Inbound, InboundTunnel
+from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import READ, Loop
 from nodeagent.proxy.messages import (
     Apply,
@@ -38,7 +39,6 @@ from nodeagent.proxy.messages import (
     Start,
     TakeOver,
     ToWorker,
-    WorkerConfig,
 )
 from nodeagent.proxy.outbound import Outbound
 from nodeagent.proxy.plaintext import Plaintext
@@ -81,7 +81,7 @@ class Service:
             case Start():
                 if running is None:
                     self._program = message.program
-                    self._start(message.config, descriptors)
+                    self._start(message, descriptors)
             case _ if running is None:
                 raise RuntimeError(f"{type(message).__name__} before Start")  # a defect of the agent
             case Apply() | Resync() | LocalPods() | Certificate() | ForgetCertificate():
@@ -122,10 +122,11 @@ class Service:
         while self._reports.has_waiting and time.monotonic() < deadline:
             self._loop.turn(_DRAIN_LOOKS_SECONDS)
 
-    def _start(self, config: WorkerConfig, descriptors: list[int]) -> None:
-        set_up_logging(config.log_format, config.log_level, part=f"worker{self._slot}")
-        self._running = _Running(self._loop, config, descriptors, self._control, self._reports, slot=self._slot)
-        self._control.send(Ready(os.getpid(), VERSION))
+    def _start(self, message: Start, descriptors: list[int]) -> None:
+        set_up_logging(message.config.log_format, message.config.log_level, part=f"worker{self._slot}")
+        self._running = _Running(self._loop, message, descriptors, self._control, self._reports, slot=self._slot)
+        records = self._running.shared.kernel_records
+        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found))
 
     def _list(self, request: int, connections: OpenConnections) -> None:
         records = connections.records()
@@ -142,14 +143,16 @@ class _Running:
     """The parts that need a configuration and listeners."""
 
     def __init__(
-        self, loop: Loop, config: WorkerConfig, descriptors: list[int], control: Control, reports: Reports, *, slot: int
+        self, loop: Loop, start: Start, descriptors: list[int], control: Control, reports: Reports, *, slot: int
     ) -> None:
         self._loop, self._reports = loop, reports
-        self.state = State(loop, config, control.send)
+        self.state = State(loop, start.config, control.send)
         # Behind the pid, so that the record of a connection keeps its id at the worker's successor.
         connections = OpenConnections(reports.emit, lambda: loop.now, time.time, os.getpid() << PID_SHIFT)
+        counters: Counter[str] = Counter()
+        records = KernelRecords(start.kernel_tls, counters)
         ports = functools.partial(pick_port, slot, read_port_range())
-        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), Counter(), ports)
+        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), records, counters, ports)
         self._authorizer = authorizer = Authorizer(loop, self.state, connections)
         self._outbound = Outbound(self.shared, authorizer)
         self._inbound = Inbound(self.shared, authorizer)
@@ -287,7 +290,17 @@ class _Greeting:
         listeners = [listener.socket.fileno() for listener in running.listeners if listener.socket is not None]
         self.descriptors = [*listeners, self._theirs.fileno()]
         state = running.state
-        self.message = Hello(os.getpid(), slot, state.generation, state.certificates.identities, VERSION, program)
+        records = running.shared.kernel_records
+        self.message = Hello(
+            os.getpid(),
+            slot,
+            state.generation,
+            state.certificates.identities,
+            VERSION,
+            program,
+            records.is_wanted,
+            records.found,
+        )
 
     def said(self) -> None:
         self._theirs.close()

@@ -10,6 +10,7 @@ import msgspec
 from nodeagent.model.workload import Workload
 from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.holds import Holds
+from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.state import State
@@ -24,6 +25,7 @@ class Shared(msgspec.Struct, frozen=True):
     connections: OpenConnections
     holds: Holds
     secrets: SecretsPipe
+    kernel_records: KernelRecords
     counters: Counter[str]
     """Totals for the agent's metrics; what can be derived from records is not counted again."""
     pick_tunnel_port: Callable[[], int] = int

@@ -23,6 +23,7 @@ from nodeagent.proxy.backlog import FAIR_BYTES, HELD, MOST_HELD_BYTES
 from nodeagent.proxy.carried import Carried, CarriedSocket, TunnelOwner
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import AcceptedState, DialledState, TunnelState
+from nodeagent.proxy.kernel_channel import CannotMove, KernelChannel, Wear
 from nodeagent.proxy.loop import READ, WRITE, Loop, Timer
 from nodeagent.proxy.sockets import close_cleanly
 from nodeagent.proxy.tls import RECORD_BYTES, Channel, Handshake, Sending
@@ -47,7 +48,7 @@ class Tunnel:
         self,
         loop: Loop,
         sock: socket.socket,
-        begin: Handshake | RecordChannel,
+        begin: Handshake | RecordChannel | KernelChannel,
         role: Role,
         owner: TunnelOwner,
         deadline: float,
@@ -58,7 +59,7 @@ class Tunnel:
 
         With a channel and its `connection` it goes on where another process was, see `resume`.
         """
-        self.connection = connection or Connection(role)
+        self.connection = connection or Connection(role, owner.kernel_records.limits(role))
         self.streams: dict[int, Carried] = {}
         self.peer: Identity | None = None
         self.was_cut = False
@@ -67,10 +68,16 @@ class Tunnel:
         """Its socket takes no more: streams stop reading, and are told by `can_flush`."""
         self._loop, self._owner = loop, owner
         self._handshake: Handshake | None = begin if isinstance(begin, Handshake) else None
-        self._channel: Channel | None = None if isinstance(begin, Handshake) else begin
+        self._channel: Channel | None = None if isinstance(begin, Handshake | KernelChannel) else begin
         """What the handshake ends in."""
-        self._sending: Sending = begin
+        self._sending: Sending | None = None if isinstance(begin, KernelChannel) else begin
         """One of the two."""
+        self._kernel: KernelChannel | None = begin if isinstance(begin, KernelChannel) else None
+        """In place of these, once the socket makes the records."""
+        self._is_moving = not isinstance(begin, KernelChannel) and owner.kernel_records.is_wanted
+        """Into the kernel, as soon as it is known whether it may and nothing has begun."""
+        self._read_at_most = 0
+        """Bytes of one read; 0: all that the buffer holds. Ends a read with a record, when it is to be the last one."""
         self._socket: socket.socket | None = sock
         self._is_dirty = False
         self._stalled: dict[Carried, None] = {}
@@ -81,7 +88,7 @@ class Tunnel:
         """What its socket is watched for while it takes everything."""
         loop.watch(sock.fileno(), READ, self)
         self._timer: Timer | None = loop.after(
-            deadline, self, self._handshake_timed_out if self._channel is None else self._ping
+            deadline, self, self._ping if self._handshake is None else self._handshake_timed_out
         )
         if isinstance(begin, Handshake) and role is Role.CLIENT:
             begin.shake_hands()
@@ -97,7 +104,8 @@ class Tunnel:
     @property
     def is_portable(self) -> bool:
         """It could, once all its streams are joined to their sockets."""
-        return self._socket is not None and self.peer is not None and isinstance(self._channel, RecordChannel)
+        has_keys = self._kernel is not None or isinstance(self._channel, RecordChannel)
+        return self._socket is not None and self.peer is not None and has_keys
 
     @property
     def guards(self) -> list[ConnectionGuard]:
@@ -117,10 +125,10 @@ class Tunnel:
         Only when it `can_move`. From here on it is as good as closed, and nobody is told; the streams' guards are the
         caller's.
         """
-        sock, channel, peer = self._socket, self._channel, self.peer
+        sock, channel, peer = self._socket, self._kernel or self._channel, self.peer
         assert sock is not None
         assert peer is not None
-        assert isinstance(channel, RecordChannel)
+        assert isinstance(channel, RecordChannel | KernelChannel)
         carried = [stream.surrender() for stream in self.streams.values() if isinstance(stream, CarriedSocket)]
         assert len(carried) == len(self.streams)
         connection, keys = self.connection.snapshot(), channel.surrender()
@@ -141,7 +149,11 @@ class Tunnel:
     def resume(cls, loop: Loop, sock: socket.socket, state: TunnelState, owner: TunnelOwner) -> Self:
         """Without its streams; when they are there again, `go_on`. Raises ValueError, and nothing was begun then."""
         connection = Connection.resume(state.connection)
-        channel = RecordChannel.resume(state.channel)
+        channel: RecordChannel | KernelChannel
+        if state.channel.is_in_kernel:
+            channel = KernelChannel.resume(sock, state.channel)
+        else:
+            channel = RecordChannel.resume(state.channel)
         tunnel = cls(loop, sock, channel, connection.role, owner, _PING_SECONDS, connection=connection)
         tunnel.peer = state.peer
         tunnel._unanswered, tunnel._awaits_last_pong = state.unanswered, state.awaits_last_pong
@@ -150,6 +162,7 @@ class Tunnel:
     def go_on(self) -> None:
         """Sends what was left unsent, and looks at what was left unread."""
         self._look_at_records()
+        self.flush_later()
 
     # ---- for the owner and the streams -----------------------------------------------------------------------------
 
@@ -246,40 +259,125 @@ class Tunnel:
     def flush(self) -> None:
         """Seals and sends what is pending, until there is nothing or the socket blocks."""
         self._is_dirty = False
-        sock, sending, connection = self._socket, self._sending, self.connection
+        sock = self._socket
         if sock is None or self.is_blocked:
             return
         try:
-            while True:
-                unsent = sending.unsent
-                if not unsent:
-                    plain = _NOTHING if self._channel is None else connection.pending()
-                    if not plain and not sending.has_control:
-                        return
-                    connection.taken(sending.seal(plain))
-                    unsent = sending.unsent
-                    if not unsent:
-                        continue
-                try:
-                    sent = sock.send(unsent)
-                except BlockingIOError:
-                    sent = 0
-                sending.sent(sent)
-                if sent < len(unsent):
-                    sending.blocked()
-                    self.is_blocked = True
-                    self._loop.change(sock.fileno(), self._interest | WRITE)
-                    return
+            if self._sending is not None:
+                self._seal_and_send(sock, self._sending)
+            if self._kernel is not None:
+                self._give_to(self._kernel, sock)
         except OSError as error:
             self._cannot_send(error)
+
+    def _seal_and_send(self, sock: socket.socket, sending: Sending) -> None:
+        connection = self.connection
+        while True:
+            unsent = sending.unsent
+            if not unsent:
+                if self._is_moving and self._has_moved(sock):
+                    return
+                plain = _NOTHING if self._channel is None else connection.pending()
+                if not plain and not sending.has_control:
+                    return
+                connection.taken(sending.seal(plain))
+                unsent = sending.unsent
+                if not unsent:
+                    continue
+            try:
+                sent = sock.send(unsent)
+            except BlockingIOError:
+                sent = 0
+            sending.sent(sent)
+            if sent < len(unsent):
+                sending.blocked()
+                self._block(sock)
+                return
+
+    def _give_to(self, kernel: KernelChannel, sock: socket.socket) -> None:
+        connection = self.connection
+        while True:
+            plain = connection.pending()
+            if not plain and not kernel.has_control:
+                return
+            try:
+                sent = kernel.send(plain)
+            except BlockingIOError:
+                sent = 0
+                self._block(sock)
+            connection.taken(sent)
+            if sent < len(plain):
+                self._block(sock)
+            if self.is_blocked:
+                return
+
+    def _block(self, sock: socket.socket) -> None:
+        self.is_blocked = True
+        self._loop.change(sock.fileno(), self._interest | WRITE)
+
+    # ---- into the kernel -------------------------------------------------------------------------------------------
+
+    def _head_for_the_kernel(self, channel: Channel) -> None:
+        """Reads up to the end of the record that has begun, and not beyond: what is behind it is the kernel's to open.
+
+        But only once the peer has said whether its keys change, since this kernel may not be able to follow.
+        """
+        keeps_keys, records = self.connection.both_keep_keys, self._owner.kernel_records
+        if keeps_keys is None:
+            return
+        if isinstance(channel, RecordChannel) and records.takes(channel.cipher, keeps_keys=keeps_keys):
+            self._read_at_most = channel.missing
+        else:
+            self._stay()
+
+    def _has_moved(self, sock: socket.socket) -> bool:
+        """Tries to; True: nothing is to be sealed by what has sealed until now, see `flush`.
+
+        What the kernel does not take goes on in a channel of its own at the next flush, with the same keys.
+        """
+        channel, keeps_keys = self._channel, self.connection.both_keep_keys
+        if keeps_keys is None or not isinstance(channel, RecordChannel) or not channel.is_between_records:
+            return False
+        records = self._owner.kernel_records
+        self._stay()
+        if not records.takes(channel.cipher, keeps_keys=keeps_keys):
+            return False
+        try:
+            self._kernel = records.move(sock, channel, keeps_keys=keeps_keys)
+        except CannotMove as error:
+            self._channel = self._sending = error.channel
+            if error.channel is None:
+                self.fail(Reason.TLS_FAILED, f"tunnel: the kernel took one key of two: {error}")
+            self.flush_later()
+            return True
+        self._channel = self._sending = None
+        return True
+
+    def _stay(self) -> None:
+        self._is_moving, self._read_at_most = False, 0
+
+    def _look_at_keys(self, kernel: KernelChannel) -> None:
+        try:
+            wear = kernel.look_at_keys()
+        except OSError as error:
+            self._lost(f"tunnel: {error.strerror}")
+            return
+        if wear is Wear.EXHAUSTED:
+            self.fail(Reason.TLS_KEY_WORN, "tunnel: it sent as many records as one key is good for")
+        elif wear is Wear.WORN and not self.connection.is_draining:
+            self.drain()
+            self._owner.changed(self)
 
     # ---- receiving -------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         if self._socket is None:
             return
+        if self._kernel is not None:
+            self._receive_from(self._kernel)
+            return
         try:
-            size = self._socket.recv_into(_CIPHERTEXT)
+            size = self._socket.recv_into(_CIPHERTEXT, self._read_at_most)
         except BlockingIOError:
             return
         except OSError as error:
@@ -298,6 +396,27 @@ class Tunnel:
             self._say_goodbye(error.reason, str(error))
             return
         self._look_at_records()
+
+    def _receive_from(self, kernel: KernelChannel) -> None:
+        try:
+            size = kernel.receive_into(_PLAINTEXT)
+        except BlockingIOError:
+            return
+        except PeerError as error:
+            self._say_goodbye(error.reason, str(error))
+            return
+        except OSError as error:
+            self._lost(f"tunnel: {error.strerror}")
+            return
+        self._unanswered = 0
+        if kernel.has_ended or kernel.is_closed:
+            self._lost("tunnel: the peer closed it")
+            return
+        try:
+            self._opened(size)
+        except PeerError as error:
+            self._say_goodbye(error.reason, str(error))
+        self.flush_later()
 
     def _look_at_records(self) -> None:
         try:
@@ -325,16 +444,21 @@ class Tunnel:
 
     def _open_records(self, channel: Channel) -> None:
         while self._socket is not None:
-            size = channel.open_into(_PLAINTEXT)
-            if size:
-                self._dispatch(self.connection.received(_PLAINTEXT[:size]))
-                if HELD.size > MOST_HELD_BYTES and self.connection.held_bytes > FAIR_BYTES:
-                    self.fail(Reason.MEMORY_LIMIT, f"{self.connection.held_bytes} bytes wait for applications")
+            self._opened(channel.open_into(_PLAINTEXT))
             if not channel.has_more:
                 break
         if channel.is_closed:
             self._lost("tunnel: the peer closed it")
+        elif self._is_moving:
+            self._head_for_the_kernel(channel)
         self.flush_later()
+
+    def _opened(self, size: int) -> None:
+        """So much plaintext is there. Raises H2Error."""
+        if size:
+            self._dispatch(self.connection.received(_PLAINTEXT[:size]))
+            if HELD.size > MOST_HELD_BYTES and self.connection.held_bytes > FAIR_BYTES:
+                self.fail(Reason.MEMORY_LIMIT, f"{self.connection.held_bytes} bytes wait for applications")
 
     def _dispatch(self, received: Received) -> None:
         """In the order of the fields of Received, which is that of their causes."""
@@ -380,15 +504,16 @@ class Tunnel:
         sending = self._sending
         if self._socket is None or not self.is_blocked:
             return
-        try:
-            sending.sent(self._socket.send(sending.unsent))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._cannot_send(error)
-            return
-        if sending.unsent:
-            return
+        if sending is not None:
+            try:
+                sending.sent(self._socket.send(sending.unsent))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._cannot_send(error)
+                return
+            if sending.unsent:
+                return
         self.is_blocked = False
         self._loop.change(self._socket.fileno(), self._interest)
         self.flush()
@@ -411,6 +536,10 @@ class Tunnel:
             self.fail(Reason.PING_TIMEOUT, "tunnel: the peer is silent")
             return
         self._unanswered += 1
+        if self._kernel is not None:
+            self._look_at_keys(self._kernel)
+            if self._socket is None:
+                return
         self.connection.ping(_PING)
         self.flush_later()
         self._timer = self._loop.after(_PING_SECONDS, self, self._ping)
@@ -441,8 +570,9 @@ class Tunnel:
     def _say_goodbye(self, reason: Reason, error: str) -> None:
         """Sends what is queued (an alert, GOAWAY) as far as the socket takes it, and closes without a reset."""
         self.flush()
-        if self._channel is not None:
-            self._channel.close()
+        channel = self._kernel or self._channel
+        if channel is not None:
+            channel.close()
             self.flush()
         if self._socket is None:
             return
@@ -458,7 +588,9 @@ class Tunnel:
         if self._socket is not None:
             self._loop.forget(self._socket.fileno())
             self._socket = None
-            self._sending.forget()
+            for keys in (self._sending, self._kernel):
+                if keys is not None:
+                    keys.forget()
         if self._timer is not None:
             self._timer.cancel()
         self._stalled.clear()

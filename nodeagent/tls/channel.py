@@ -65,6 +65,11 @@ class RecordChannel:
         """The peer said close_notify. An end of the stream without it is a truncation."""
         return self._opener.is_closed
 
+    @property
+    def missing(self) -> int:
+        """Bytes up to the end of the record that has begun, or of its header; 0: all that was received is opened."""
+        return self._opener.missing
+
     # ---- sending ---------------------------------------------------------------------------------------------------
 
     @property
@@ -121,10 +126,21 @@ class RecordChannel:
             self._writing.wipe()
         return at
 
-    # ---- going on in another process -------------------------------------------------------------------------------
+    # ---- going on elsewhere ----------------------------------------------------------------------------------------
+
+    @property
+    def cipher(self) -> Cipher:
+        return self._writing.cipher
+
+    @property
+    def is_between_records(self) -> bool:
+        """Nothing was begun in either direction and nothing is due, so somebody else can go on with the next record."""
+        opener = self._opener
+        is_quiet = not (self._output.unsent or self._control.is_due or self._messages.partial)
+        return is_quiet and not (opener.missing or opener.has_more or opener.is_closed)
 
     def surrender(self) -> State:
-        """Everything that another process needs to go on; this one cannot any more, since its keys are wiped."""
+        """Everything that another process, or the kernel, needs to go on; we cannot any more: our keys are wiped."""
         opener, control = self._opener, self._control
         state = State(
             cipher=self._writing.cipher.value,
@@ -149,7 +165,7 @@ class RecordChannel:
     def resume(cls, state: State) -> Self:
         """Raises ValueError for a state of another version, and for an impossible one."""
         cipher = Cipher.find(state.cipher)
-        if state.version != VERSION or cipher is None:
+        if state.version != VERSION or cipher is None or state.is_in_kernel:
             raise ValueError(f"a connection of version {state.version} with {state.cipher}")
         channel = cls(
             TrafficKey(cipher, state.writing.secret, state.writing.sequence),

@@ -33,3 +33,10 @@ class AlertReceived(PeerError):
         else:
             super().__init__(f"TLS: the peer says {words_of(number)}")
         self.number = number
+
+
+def alert_number(content: bytes) -> int:
+    """Of an alert's record. Raises RecordError."""
+    if len(content) != len(Alert.CLOSE_NOTIFY.content):
+        raise RecordError(Alert.DECODE_ERROR, f"an alert of {len(content)} bytes")
+    return content[1]  # the level says nothing (RFC 8446 §6)

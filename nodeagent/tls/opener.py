@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from nodeagent.tls import record
 from nodeagent.tls.alert import Alert
 from nodeagent.tls.control import Control
-from nodeagent.tls.error import AlertReceived, RecordError
+from nodeagent.tls.error import AlertReceived, RecordError, alert_number
 from nodeagent.tls.handshake import HandshakeMessages, Message
 from nodeagent.tls.key_schedule import IV_BYTES
 from nodeagent.tls.patience import Patience
@@ -127,6 +127,17 @@ class Opener:
             self._unread = _NOTHING  # not an empty slice, which would hold the buffer
         return size
 
+    @property
+    def missing(self) -> int:
+        """Bytes up to the end of the record that was begun, or of its header; 0 between two records."""
+        partial = self._partial
+        if not partial:
+            return 0
+        if len(partial) < HEADER_BYTES:
+            return HEADER_BYTES - len(partial)
+        length: int = HEADER.unpack_from(partial)[1]
+        return HEADER_BYTES + length - len(partial)
+
     def rest(self) -> bytes:
         """Ciphertext that is not opened yet."""
         return bytes(self._partial) + bytes(self._unread)
@@ -217,9 +228,7 @@ class Opener:
                     self._control.key_update()
 
     def _alert(self, content: bytes) -> None:
-        if len(content) != len(Alert.CLOSE_NOTIFY.content):
-            raise RecordError(Alert.DECODE_ERROR, f"an alert of {len(content)} bytes")
-        number = content[1]  # the level says nothing (RFC 8446 §6)
+        number = alert_number(content)
         if number == Alert.CLOSE_NOTIFY:
             self.is_closed = self._is_over = True
             self._key.wipe()

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 """Changes with the meaning of any field; a process that does not know it lets the connection end."""
 
 
@@ -17,6 +17,7 @@ class Direction(msgspec.Struct, frozen=True):
     """`secret` is application_traffic_secret_N, from which key and IV follow; `sequence` that of the next record."""
 
     secret: bytes
+    """Empty if the kernel seals or opens with the key, and nobody will ever change it."""
     sequence: int
 
     def __repr__(self) -> str:
@@ -27,7 +28,7 @@ class Direction(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What a RecordChannel surrenders, and resumes from."""
+    """What a RecordChannel surrenders, and resumes from; or whoever has given its records to the kernel."""
 
     version: int = VERSION
     cipher: str
@@ -51,6 +52,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     has_asked: bool
     """The peer was asked for another key and has not answered."""
     patience: int
+    is_in_kernel: bool = False
+    """The socket itself seals and opens, wherever it goes: there is nothing in `unread` and `unsent`."""
 
     def __repr__(self) -> str:
         return f"State({self.cipher}, {self.writing!r} to write, {self.reading!r} to read)"

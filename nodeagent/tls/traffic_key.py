@@ -31,7 +31,7 @@ def _refuse(*_: object) -> NoReturn:
 
 
 class TrafficKey:
-    __slots__ = ("_key", "cipher", "decrypt_into", "encrypt_into", "iv", "secret", "sequence")
+    __slots__ = ("cipher", "decrypt_into", "encrypt_into", "iv", "key", "secret", "sequence")
 
     encrypt_into: Callable[..., int]
     """Of AESGCM, bound once a key: nonce, plaintext, additional data, and a buffer of exactly the result's size."""
@@ -59,22 +59,23 @@ class TrafficKey:
 
     def wipe(self) -> None:
         self.encrypt_into = self.decrypt_into = _refuse
-        for secret in (self.secret, self._key):
+        for secret in (self.secret, self.key):
             secret[:] = bytes(len(secret))
 
     def _arm(self) -> None:
-        self._key = key_schedule.write_key(self.cipher, self.secret)
+        self.key = key_schedule.write_key(self.cipher, self.secret)
+        """For whoever seals with it elsewhere: the kernel (crypto_info.py)."""
         iv = key_schedule.write_iv(self.cipher, self.secret)
         self.iv = int.from_bytes(iv, "big")
         """As a number, since the nonce is this xor the sequence number (§5.3)."""
         iv[:] = bytes(len(iv))
         # Where OpenSSL is older than 3.2 the library may look at the key again later, so ours lives as long as this.
-        aead = AESGCM(self._key)
+        aead = AESGCM(self.key)
         self.encrypt_into, self.decrypt_into = aead.encrypt_into, aead.decrypt_into
 
     def __repr__(self) -> str:
         return f"TrafficKey({self.cipher.value}, record {self.sequence})"
 
     def __del__(self) -> None:
-        if hasattr(self, "_key"):  # not when the constructor refused
+        if hasattr(self, "key"):  # not when the constructor refused
             self.wipe()

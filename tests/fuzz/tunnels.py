@@ -8,6 +8,7 @@ open guard and no defect.
 import contextlib
 import random
 import socket
+from collections import Counter
 from pathlib import Path
 
 from nodeagent.hbone.events import Request
@@ -17,6 +18,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
 from nodeagent.proxy.guard import OpenConnections
+from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.messages import Closed, Opened
 from nodeagent.proxy.stream import StreamRelay
@@ -124,6 +126,8 @@ class _Serving:
         assert len(set(records)) == len(records) == self._begun, "one record for each stream"
 
     # ---- TunnelOwner -----------------------------------------------------------------------------------------------
+
+    kernel_records = KernelRecords(None, Counter())
 
     def established(self, tunnel: Tunnel, peer: Identity) -> None:
         """Anybody may come."""

@@ -16,6 +16,7 @@ import pytest
 
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.kernel_trial import KernelTls
 from tests.e2e.proxy.conftest import CONFIG, PORT, Mesh, Running, Wires, workload
 from tests.interop.envoy import BEHIND_GATES, DENIED, ENVOY, NOBODY, Envoy, wait_until
 from tests.interop.traffic import accept
@@ -120,11 +121,12 @@ def _tell_far(worker: Running) -> None:
 
 
 @contextlib.contextmanager
-def _start(make_directory: Callable[[str], Path], binary: str) -> Iterator[Peers]:
+def start(make_directory: Callable[[str], Path], binary: str, kernel_tls: KernelTls | None = None) -> Iterator[Peers]:
+    """`kernel_tls`: what the workers are told of it."""
     rendezvous = make_directory("workers")
     rendezvous.chmod(0o755)
     with contextlib.ExitStack() as stack:
-        mesh = stack.enter_context(contextlib.closing(Mesh(Wires(), CONFIG, rendezvous)))
+        mesh = stack.enter_context(contextlib.closing(Mesh(Wires(), CONFIG, rendezvous, kernel_tls)))
         envoy = Envoy(binary, mesh.wires, mesh.authority, make_directory("envoy"))
         stack.enter_context(contextlib.closing(envoy))
         _publish(mesh, envoy)
@@ -134,7 +136,7 @@ def _start(make_directory: Callable[[str], Path], binary: str) -> Iterator[Peers
 
 @pytest.fixture(scope="session")
 def shared_peers(tmp_path_factory: pytest.TempPathFactory, envoy: str) -> Iterator[Peers]:
-    with _start(tmp_path_factory.mktemp, envoy) as peers:
+    with start(tmp_path_factory.mktemp, envoy) as peers:
         yield peers
 
 
@@ -147,18 +149,19 @@ def peers(shared_peers: Peers) -> Iterator[Peers]:
         worker.opened.clear()
     yield shared_peers
     wait_until(lambda: not any(worker.connections() for worker in workers))
-    _check(shared_peers)
+    checked(shared_peers)
 
 
 @pytest.fixture
 def own_peers(tmp_path_factory: pytest.TempPathFactory, envoy: str) -> Iterator[Peers]:
     """Of this test alone, which may stop the workers."""
-    with _start(tmp_path_factory.mktemp, envoy) as peers:
+    with start(tmp_path_factory.mktemp, envoy) as peers:
         yield peers
-        _check(peers)
+        checked(peers)
 
 
-def _check(peers: Peers) -> None:
+def checked(peers: Peers) -> None:
+    """Nobody met a bug, nobody broke HTTP/2."""
     for worker in peers.mesh.workers:
         assert worker.counters.get("bugs", 0) == 0
         assert [record for record in worker.closed if record.reason == Reason.BUG.value] == []

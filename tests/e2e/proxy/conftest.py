@@ -41,6 +41,7 @@ from nodeagent.model.record import ConnectionRecord
 from nodeagent.model.workload import Service, ServicePort, TunnelProtocol, Vip, Workload
 from nodeagent.proxy.framing import FrameReader, encode_frame
 from nodeagent.proxy.handover import VERSION
+from nodeagent.proxy.kernel_trial import KernelTls
 from nodeagent.proxy.messages import (
     Applied,
     Apply,
@@ -98,6 +99,10 @@ class Namespace:
     def ip(self, *words: str) -> None:
         with enter_netns(self.fd):
             subprocess.run(["ip", *words], check=True)
+
+    def tc(self, *words: str) -> None:
+        with enter_netns(self.fd):
+            subprocess.run(["tc", *words], check=True)
 
     def sysctl(self, name: str, value: str) -> None:
         with enter_netns(self.fd):
@@ -427,6 +432,7 @@ class Running(Agent):
         config: WorkerConfig,
         rendezvous: str,
         version: Version = THIS_VERSION,
+        kernel_tls: KernelTls | None = None,
     ) -> None:
         control, theirs = socket.socketpair()
         report, theirs_too = socket.socketpair()
@@ -444,10 +450,9 @@ class Running(Agent):
         theirs_too.close()
         # A worker outlives its agent, so one that a killed test leaves behind must be killed by somebody else.
         self._watchdog = subprocess.Popen(["sh", "-c", f"read _; kill -9 {self.process.pid}"], stdin=subprocess.PIPE)
-        self.send(Start(config), *(listener.fileno() for listener in listeners))
-        self.eventually(lambda: bool(self.answers))
-        [ready] = self.answers
-        assert isinstance(ready, Ready)
+        self.send(Start(config, kernel_tls=kernel_tls), *(listener.fileno() for listener in listeners))
+        self.eventually(lambda: any(isinstance(answer, Ready) for answer in self.answers))
+        [ready] = [answer for answer in self.answers if isinstance(answer, Ready)]
         assert ready.pid == self.process.pid
         assert (ready.handover == VERSION) == (version is THIS_VERSION)
 
@@ -486,8 +491,11 @@ def workload(name: str, pod: Pod, identity: Identity, **more: Any) -> Workload:
 class Mesh:
     """The wires with a worker at each side, both knowing client and server."""
 
-    def __init__(self, wires: Wires, config: WorkerConfig, directory: Path) -> None:
+    def __init__(
+        self, wires: Wires, config: WorkerConfig, directory: Path, kernel_tls: KernelTls | None = None
+    ) -> None:
         self.wires, self.config, self._directory = wires, config, directory
+        self._kernel_tls = kernel_tls
         self.authority = Authority()
         self.client, self.server = workload("client", wires.client, CLIENT), workload("server", wires.server, SERVER)
         self.vip = Ip("10.9.0.1")
@@ -510,7 +518,7 @@ class Mesh:
         self, proxy: Proxy, pod: Pod, identity: Identity, *, certified: bool = True, version: Version = THIS_VERSION
     ) -> Running:
         rendezvous = str(self._directory / f"workers-{len(self.workers)}.sock")
-        worker = Running(proxy, self.listeners[proxy], self.config, rendezvous, version)
+        worker = Running(proxy, self.listeners[proxy], self.config, rendezvous, version, self._kernel_tls)
         self.workers.append(worker)
         if certified:
             worker.certify(identity, self.authority)
@@ -565,8 +573,17 @@ def config() -> WorkerConfig:
 
 
 @pytest.fixture
-def mesh(wires: Wires, config: WorkerConfig) -> Iterator[Mesh]:
-    with tempfile.TemporaryDirectory() as directory, contextlib.closing(Mesh(wires, config, Path(directory))) as made:
+def kernel_tls() -> KernelTls | None:
+    """What the workers are told of it: that it is not asked for."""
+    return None
+
+
+@pytest.fixture
+def mesh(wires: Wires, config: WorkerConfig, kernel_tls: KernelTls | None) -> Iterator[Mesh]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        contextlib.closing(Mesh(wires, config, Path(directory), kernel_tls)) as made,
+    ):
         Path(directory).chmod(0o755)  # unlike pytest's own, it lets the workers in
         yield made
         for worker in made.workers:

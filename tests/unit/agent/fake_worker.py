@@ -88,7 +88,9 @@ class FakeWorker:
         match message:
             case Start():
                 self.listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                self.send(Ready(os.getpid(), VERSION if (self.directory / "heirs").exists() else ""))
+                found = message.kernel_tls
+                handover = VERSION if (self.directory / "heirs").exists() else ""
+                self.send(Ready(os.getpid(), handover, found is not None and found.works, str(found or "")))
             case Apply(_, generation, is_last) if is_last:
                 self.send(Applied(generation))
             case Certificate(identity):

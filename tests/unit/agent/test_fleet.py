@@ -18,6 +18,7 @@ from nodeagent.agent import launch as launch_module
 from nodeagent.agent.fleet import KINDS, decide_slots
 from nodeagent.agent.roster import living_workers, write_roster
 from nodeagent.agent.worker import Worker
+from nodeagent.config import Config
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.maps import SLOTS
 from nodeagent.model.address import Ip
@@ -25,7 +26,9 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.record import PID_SHIFT
 from nodeagent.proxy.framing import encode_frame
+from nodeagent.proxy.kernel_trial import KernelTls
 from nodeagent.proxy.messages import Start, WorkerConfig
+from nodeagent.tls.key_schedule import Cipher
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 Node = Any
@@ -112,6 +115,25 @@ def test_a_kernel_that_refuses_a_listener_is_asked_again(
             assert await fleet.started(20)
             assert len(node.steering.table) == 3
             assert fleet.restarts.total() == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("setting", ["off", "auto"])
+def test_workers_are_told_what_was_found_of_the_kernels_tls(
+    node: Node, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    found = KernelTls(frozenset(Cipher))
+    monkeypatch.setattr(fleet_module, "load_module", lambda: None)
+    monkeypatch.setattr(fleet_module, "try_aside", lambda: found)
+    node.config = Config(**{**vars(node.config), "kernel_tls": setting})
+
+    async def scenario() -> None:
+        async with node.agent().running() as fleet:
+            assert await fleet.started(20)
+            worker = fleet.workers[0]
+            told = (worker.has_kernel_tls, worker.kernel_tls_found)
+            assert told == ((True, str(found)) if setting == "auto" else (False, ""))
 
     asyncio.run(scenario())
 

@@ -64,7 +64,7 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture
 def parts(kernel: FakeKernel) -> SimpleNamespace:
-    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9)
+    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9, has_kernel_tls=False)
     return SimpleNamespace(
         config=Config(node="node-a"),
         state=NodeState(),
@@ -253,6 +253,54 @@ def test_services(parts: SimpleNamespace, services: dict[str, object], state: He
     (found,) = [component for component in told.components if component.name == "services"]
     assert (found.state, found.detail) == (state, detail)
     assert told.drawn == {target}
+
+
+@pytest.mark.parametrize(
+    ("setting", "workers", "totals", "state", "detail"),
+    [
+        ("off", [(False, "")], {}, Health.OK, "off: the workers make the records of tunnels"),
+        (
+            "off",
+            [(True, "AES"), (False, "")],
+            {},
+            Health.OK,
+            "off: the workers make the records of tunnels, but for 1 workers of an agent that had said otherwise",
+        ),
+        ("auto", [], {}, Health.OK, "not known yet"),
+        ("auto", [(False, "")], {}, Health.OK, "not known yet"),
+        (
+            "auto",
+            [(True, "AES with new keys")] * 2,
+            {"kernel_tls_tunnels": 3, "kernel_tls_declined": 1, "kernel_tls_failed": 0},
+            Health.OK,
+            "AES with new keys, 3 tunnels so far, 1 stayed in the workers, since their keys may change",
+        ),
+        (
+            "auto",
+            [(True, "AES with new keys"), (False, "does not work: no such file")],
+            {},
+            Health.DEGRADED,
+            "the workers make the records of tunnels, the kernel's TLS does not work: no such file",
+        ),
+    ],
+)
+def test_kernel_tls(
+    parts: SimpleNamespace,
+    setting: str,
+    workers: list[tuple[bool, str]],
+    totals: dict[str, int],
+    state: Health,
+    detail: str,
+) -> None:
+    parts.config = Config(node="node-a", kernel_tls=setting)
+    template = parts.fleet.workers[0]
+    parts.fleet.workers = {
+        slot: SimpleNamespace(**{**vars(template), "has_kernel_tls": has, "kernel_tls_found": found})
+        for slot, (has, found) in enumerate(workers)
+    }
+    parts.totals.reported(70, totals)
+    (told,) = [one for one in picture(parts).agent_state().components if one.name == "kernel-tls"]
+    assert (told.state, told.detail) == (state, detail)
 
 
 def test_services_are_off_while_everything_is_tunnelled(parts: SimpleNamespace) -> None:

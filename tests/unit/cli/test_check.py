@@ -25,6 +25,7 @@ class Probe:
 
 _GOOD = Probe("kernel", ok=True, evidence="Linux 6.1", advice="Linux 5.10 or newer is needed.")
 _MISSING = Probe("bpffs", ok=False, evidence="no bpffs is mounted at /x", advice="mount -t bpf bpf /x")
+_TLS = Probe("ktls", ok=True, evidence="with new keys", is_needed=False)
 _USEFUL = Probe("cgroup2", ok=False, evidence="not mounted", advice="mount it", is_needed=False)
 
 
@@ -46,6 +47,8 @@ def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
 
     module = types.SimpleNamespace(probe_all=probe_all)
     monkeypatch.setitem(sys.modules, "nodeagent.kernel.survey", module)
+    tls = types.SimpleNamespace(kernel_tls=lambda: _TLS)
+    monkeypatch.setitem(sys.modules, "nodeagent.agent.tls_probe", tls)
     return found
 
 
@@ -58,6 +61,7 @@ def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
             "✓ kernel         Linux 6.1\n"
             "! cgroup2        not mounted\n"
             "                 mount it\n"
+            "✓ ktls           with new keys\n"
             "this machine can run the agent\n",
             id="able",
         ),
@@ -67,6 +71,7 @@ def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
             "✓ kernel         Linux 6.1\n"
             "✗ bpffs          no bpffs is mounted at /x\n"
             "                 mount -t bpf bpf /x\n"
+            "✓ ktls           with new keys\n"
             "this machine cannot run the agent as it is\n",
             id="not able",
         ),
@@ -106,6 +111,7 @@ def test_json(call: Call, probes: list[Probe]) -> None:
                 "evidence": "no bpffs is mounted at /x",
                 "advice": "mount -t bpf bpf /x",
                 "is_needed": True,
-            }
+            },
+            {"name": "ktls", "ok": True, "evidence": "with new keys", "advice": "", "is_needed": False},
         ],
     }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands on the wire, read by the h2 library, is what ztunnel announces."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from h2.config import H2Configuration
@@ -40,6 +40,6 @@ def test_a_client_lets_the_server_open_nothing() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"stream_window": 65534}, {"connection_window": 1 << 31}, {"max_frame": 16383}, {"max_frame": 1 << 24}]
 )
-def test_numbers_that_the_protocol_does_not_allow(wrong: dict[str, int]) -> None:
+def test_numbers_that_the_protocol_does_not_allow(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="bytes"):
         Limits(**wrong)

@@ -4,27 +4,11 @@
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from nodeagent.kernel import features, syscall, tcx
 from nodeagent.kernel.probe import Probe
-
-
-@pytest.mark.parametrize(
-    ("listed", "ok"), [("espintcp mptcp tls\n", True), ("mptcp\n", False), ("mptls\n", False), (None, False)]
-)
-def test_kernel_tls_is_read_from_the_list(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: str | None, *, ok: bool
-) -> None:
-    path = tmp_path / "tcp_available_ulp"
-    if listed is not None:
-        path.write_text(listed)
-    monkeypatch.setattr(features, "_ULP", path)
-    probe = features.kernel_tls()
-    assert (probe.ok, probe.is_needed) == (ok, False)
-    assert probe.evidence == f"tcp_available_ulp: {(listed or 'none').strip()}"
 
 
 def test_without_tcx_clsact_is_said_to_take_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from nodeagent.proxy.messages import WorkerConfig
+from tests.unit.proxy.emulated import emulate
 
 Issue = Callable[..., tuple[str, str]]
 
@@ -101,3 +102,9 @@ def authority() -> Iterator[Callable[[], Issue]]:
     yield make
     for fd in fds:
         os.close(fd)
+
+
+@pytest.fixture
+def emulation(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """When it is called, tests may use EmulatedSocket."""
+    return lambda: emulate(monkeypatch)

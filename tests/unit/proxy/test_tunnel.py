@@ -2,6 +2,7 @@
 """Two tunnels joined on loopback: handshake, streams, windows, PING, GOAWAY, and how each ends."""
 
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,10 @@ from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.backlog import HELD, MOST_HELD_BYTES
+from nodeagent.proxy.kernel_channel import LAST_RECORD
+from nodeagent.proxy.kernel_records import KernelRecords
+from nodeagent.proxy.kernel_tls import load_module, send_record
+from nodeagent.proxy.kernel_trial import KernelTls, try_kernel_tls
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.sockets import prepare
@@ -22,6 +27,11 @@ from nodeagent.proxy.tls import Handshake, make_context
 from nodeagent.proxy.tunnel import Tunnel
 from nodeagent.tls.alert import Alert
 from nodeagent.tls.channel import RecordChannel
+from nodeagent.tls.handshake import key_update
+from nodeagent.tls.key_schedule import Cipher
+from nodeagent.tls.record import HANDSHAKE
+from nodeagent.tls.traffic_key import RECORDS_PER_KEY
+from tests.unit.proxy.emulated import EmulatedSocket
 
 CLIENT, SERVER = Identity("cluster.local", "a", "client"), Identity("cluster.local", "a", "server")
 Issue = Callable[..., tuple[str, str]]
@@ -70,7 +80,8 @@ class Stream:
 
 
 class Owner:
-    def __init__(self) -> None:
+    def __init__(self, kernel_records: KernelRecords | None = None) -> None:
+        self.kernel_records = kernel_records or KernelRecords(None, Counter())
         self.peer: Identity | None = None
         self.refusal: PeerError | None = None
         self.streams: list[Stream] = []
@@ -101,16 +112,20 @@ class Owner:
 
 
 class Joined:
-    def __init__(self, issue: Issue, clock: Any, pipe: SecretsPipe | None) -> None:
+    def __init__(self, issue: Issue, clock: Any, pipe: SecretsPipe | None, found: KernelTls | None = None) -> None:
+        """`found`: of the kernel's TLS, which is wanted then."""
         self.loop, self.clock, self.pipe = Loop(clock), clock, pipe
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.near = socket.create_connection(listener.getsockname())
             self.far, _ = listener.accept()
+        if found is EMULATED:
+            self.near, self.far = EmulatedSocket(self.near), EmulatedSocket(self.far)
         for sock in (self.near, self.far):
             prepare(sock)
         self._contexts = [make_context(*issue(str(CLIENT)), is_server=False)]
         self._contexts.append(make_context(*issue(str(SERVER)), is_server=True))
-        self.client_owner, self.server_owner = Owner(), Owner()
+        self.counters: Counter[str] = Counter()
+        self.client_owner, self.server_owner = (Owner(KernelRecords(found, self.counters)) for _ in range(2))
 
     def start(self) -> None:
         """The server first, so that nothing is missed."""
@@ -148,12 +163,37 @@ class Joined:
         stream.tunnel.flush_later()
 
 
-@pytest.fixture(params=["our records", "records by OpenSSL"])
-def joined(request: pytest.FixtureRequest, authority: Callable[[], Issue], clock: Any) -> Iterator[Joined]:
-    pipe = SecretsPipe()
-    made = Joined(authority(), clock, pipe if request.param == "our records" else None)
+EMULATED = KernelTls(frozenset(Cipher))
+KERNEL = "records by the kernel"
+RECORDS = ["our records", "records by OpenSSL", "emulated kernel", pytest.param(KERNEL, marks=pytest.mark.vm)]
+
+
+def kernel_tls() -> KernelTls:
+    """Skips where there is none."""
+    load_module()
+    found = try_kernel_tls()
+    if not found.works:
+        pytest.skip(f"this kernel's TLS {found}")
+    return found
+
+
+@pytest.fixture(params=RECORDS)
+def joined(
+    request: pytest.FixtureRequest,
+    authority: Callable[[], Issue],
+    clock: Any,
+    emulation: Callable[[], None],
+) -> Iterator[Joined]:
+    pipe, found = SecretsPipe(), None
+    if request.param == "emulated kernel":
+        emulation()
+        found = EMULATED
+    elif request.param == KERNEL:
+        found = kernel_tls()
+    made = Joined(authority(), clock, pipe if request.param != "records by OpenSSL" else None, found)
     yield made
     pipe.close()
+    assert made.counters["kernel_tls_failed"] == 0
     for tunnel in (made.client, made.server):
         tunnel.fail(Reason.DRAINED, "")
     assert made.client_owner.end is not None
@@ -167,6 +207,89 @@ def test_both_owners_learn_who_the_other_is(joined: Joined) -> None:
     assert joined.server_owner.peer == joined.server.peer == CLIENT
     assert joined.client.can_open
     assert not joined.server.can_open
+
+
+def test_records_move_into_the_kernel_where_it_can(joined: Joined, request: pytest.FixtureRequest) -> None:
+    joined.establish()
+    joined.stream()
+    is_kernel = "kernel" in request.node.callspec.params["joined"]
+    assert [tunnel._kernel is not None for tunnel in (joined.client, joined.server)] == [is_kernel] * 2
+    assert joined.counters == ({"kernel_tls_tunnels": 2} if is_kernel else {})
+
+
+@pytest.mark.parametrize("refuses", [31, 1, 2], ids=["no module", "no key to send with", "no key to receive with"])
+def test_a_kernel_that_refuses_at_last(
+    authority: Callable[[], Issue], clock: Any, emulation: Callable[[], None], refuses: int
+) -> None:
+    """It had passed its trial. With one key of two the socket is lost, and that is told; else the tunnel goes on."""
+    emulation()
+    pipe = SecretsPipe()
+    joined = Joined(authority(), clock, pipe, EMULATED)
+    joined.near._refuses = refuses  # type: ignore[attr-defined]
+    joined.establish()
+    if refuses == 2:
+        joined.until(lambda: joined.client_owner.end is not None)
+        reason, words = joined.client_owner.end or (None, "")
+        assert reason is Reason.TLS_FAILED
+        assert "one key of two" in words
+    else:
+        near, far = joined.stream()
+        for _ in range(3):
+            joined.send(near, b"question")
+            joined.send(far, b"answer")
+            joined.until(lambda: bytes(far.received) == b"question" and bytes(near.received) == b"answer")
+            near.received.clear()
+            far.received.clear()
+        assert joined.client._kernel is None
+        assert isinstance(joined.client._channel, RecordChannel)
+    assert joined.counters["kernel_tls_failed"] == 1
+    for tunnel in (joined.client, joined.server):
+        tunnel.fail(Reason.DRAINED, "")
+    pipe.close()
+
+
+def test_a_tunnel_is_replaced_before_its_key_is_worn_and_cut_before_it_is_unsafe(
+    authority: Callable[[], Issue], clock: Any, emulation: Callable[[], None]
+) -> None:
+    emulation()
+    pipe = SecretsPipe()
+    joined = Joined(authority(), clock, pipe, EMULATED)
+    joined.establish()
+    near, far = joined.stream()
+    keys = joined.near.keys  # type: ignore[attr-defined]
+    for first, is_cut in ((RECORDS_PER_KEY, False), (LAST_RECORD, True)):
+        joined.until(lambda: joined.client._unanswered == 0)
+        # Both ends count alike, as if so many had passed.
+        keys[1].sequence = joined.far.keys[2].sequence = first  # type: ignore[attr-defined]
+        joined.clock.seconds += 10.1
+        joined.loop.turn(0)
+        assert not joined.client.can_open
+        assert (joined.client_owner.end is not None) is is_cut
+        if not is_cut:
+            joined.send(near, b"goes on")
+            joined.until(lambda: bytes(far.received) == b"goes on")
+    assert joined.client_owner.end is not None
+    assert joined.client_owner.end[0] is Reason.TLS_KEY_WORN
+    joined.server.fail(Reason.DRAINED, "")
+    pipe.close()
+
+
+def test_a_peers_key_update_ends_a_tunnel_that_keeps_its_keys(
+    authority: Callable[[], Issue], clock: Any, emulation: Callable[[], None]
+) -> None:
+    emulation()
+    pipe = SecretsPipe()
+    joined = Joined(authority(), clock, pipe, EMULATED)
+    joined.establish()
+    near, _ = joined.stream()
+    assert joined.server._kernel is not None
+    send_record(joined.far, HANDSHAKE, key_update(requested=True))
+    joined.until(lambda: joined.client_owner.end is not None)
+    assert joined.client_owner.end is not None
+    assert joined.client_owner.end[0] is Reason.TLS_KEY_CHANGED
+    assert near.heard == [200, Reason.TLS_KEY_CHANGED]
+    joined.until(lambda: joined.server_owner.end is not None)
+    pipe.close()
 
 
 def test_payload_arrives_in_both_directions(joined: Joined) -> None:
@@ -347,7 +470,11 @@ def test_a_closed_tunnel_is_no_error_for_its_peer(joined: Joined) -> None:
 def test_garbage_ends_the_tunnel_with_the_rule_that_it_broke(joined: Joined) -> None:
     joined.establish()
     near, far = joined.stream()
-    joined.client._sending.seal(memoryview(b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + b"x" * 8))  # PING on a stream
+    garbage = memoryview(b"\x00\x00\x08\x06\x00\x00\x00\x00\x01" + b"x" * 8)  # PING on a stream
+    if joined.client._kernel is not None:
+        joined.client._kernel.send(garbage)
+    if joined.client._sending is not None:
+        joined.client._sending.seal(garbage)
     joined.client.flush()
     joined.until(lambda: joined.server_owner.end is not None and joined.client_owner.end is not None)
     assert joined.server_owner.end is not None

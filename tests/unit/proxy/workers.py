@@ -27,6 +27,7 @@ from nodeagent.proxy.departure import Departure
 from nodeagent.proxy.guard import ConnectionGuard, OpenConnections
 from nodeagent.proxy.holds import Holds
 from nodeagent.proxy.inbound import Inbound
+from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.messages import Certificate, Closed, HandedOver, Opened, WorkerConfig
 from nodeagent.proxy.pool import Pool, PoolKey
@@ -71,7 +72,9 @@ class Worker:
             os.close(descriptor)
         self.connections = OpenConnections(self.emitted.append, lambda: self.loop.now, time.time, number * 1000)
         self.secrets = SecretsPipe()
-        self.shared = Shared(self.loop, self.state, self.connections, Holds(self.loop), self.secrets, Counter())
+        counters: Counter[str] = Counter()
+        records = KernelRecords(None, counters)
+        self.shared = Shared(self.loop, self.state, self.connections, Holds(self.loop), self.secrets, records, counters)
         self.authorizer = Authorizer(self.loop, self.state, self.connections)
         self.inbound, self.pool = Inbound(self.shared, self.authorizer), Pool(self.shared)
 

@@ -254,7 +254,12 @@ def test_one_that_was_shut_stays_shut() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("version", 2), ("cipher", "TLS_CHACHA20_POLY1305_SHA256"), ("cipher", "TLS_AES_256_GCM_SHA384")],
+    [
+        ("version", 1),
+        ("is_in_kernel", True),
+        ("cipher", "TLS_CHACHA20_POLY1305_SHA256"),
+        ("cipher", "TLS_AES_256_GCM_SHA384"),
+    ],
 )
 def test_a_state_that_is_not_understood_is_refused(field: str, value: object) -> None:
     client, _ = pair()

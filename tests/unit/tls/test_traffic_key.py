@@ -30,10 +30,10 @@ def test_the_next_generation_is_the_twins(cipher: Cipher) -> None:
 
 def test_what_can_be_overwritten_is() -> None:
     key = TrafficKey(Cipher.AES_256_GCM, secret_of(Cipher.AES_256_GCM))
-    former = key.secret, key._key
+    former = key.secret, key.key
     key.advance()
     assert former == (bytearray(48), bytearray(32))
-    latter = key.secret, key._key
+    latter = key.secret, key.key
     key.wipe()
     assert latter == (bytearray(48), bytearray(32))
     assert len(key.secret) == 48  # a state that is exported afterwards has the right shape, and nothing in it
@@ -41,7 +41,7 @@ def test_what_can_be_overwritten_is() -> None:
 
 def test_a_key_that_is_dropped_is_overwritten() -> None:
     key = TrafficKey(Cipher.AES_128_GCM, secret_of(Cipher.AES_128_GCM))
-    secret, written = key.secret, key._key
+    secret, written = key.secret, key.key
     del key
     assert (secret, written) == (bytearray(32), bytearray(16))
 

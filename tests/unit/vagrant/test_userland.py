@@ -17,6 +17,15 @@ def test_the_key_changes_with_packages_and_lock() -> None:
     assert key({"a": "1"}, b"") in keys
 
 
+def test_envoy_goes_along_where_the_tests_have_one(tmp_path: Path) -> None:
+    assert userland.envoy(tmp_path) is None
+    program = tmp_path / "build/envoy/lib/python3.13/site-packages/envoy/_bin/envoy"
+    program.parent.mkdir(parents=True)
+    program.write_bytes(b"an executable")
+    assert userland.envoy(tmp_path) == program
+    assert key({"a": "1"}, b"", program) != key({"a": "1"}, b"")
+
+
 def test_the_checkout_comes_without_what_was_made_in_it(tmp_path: Path) -> None:
     checkout, target = tmp_path / "checkout", tmp_path / "target"
     for name in ("nodeagent/a.py", ".git/x", ".venv/x", "build/x", "tests/__pycache__/x", ".mypy_cache/x"):
