@@ -44,9 +44,11 @@ class Mesh:
         self.workloads: dict[str, Workload] = {}
         self.services: dict[str, Service] = {}
         self.policies: dict[str, Policy] = {}
-        # Each inner dict is an ordered set: the last key is the workload that came last.
-        self._by_address: dict[tuple[str, Ip], dict[str, None]] = {}
-        self._by_vip: dict[tuple[str, Ip], dict[str, None]] = {}
+        # In the order of arrival. Of an address there is one, as a rule, and of addresses there are many: a tuple takes
+        # a quarter of the memory of a dict.
+        self._by_address: dict[tuple[str, Ip], tuple[str, ...]] = {}
+        self._by_vip: dict[tuple[str, Ip], tuple[str, ...]] = {}
+        # Each inner dict is an ordered set.
         self._blocks: dict[tuple[str, Cidr], dict[str, None]] = {}
         self._by_hostname: dict[str, dict[str, None]] = {}
         self._endpoints: dict[str, dict[str, None]] = {}
@@ -76,7 +78,7 @@ class Mesh:
     def workload_at(self, network: str, ip: Ip) -> Workload | None:
         """The workload that owns this address; host-network workloads share theirs and are never found."""
         uids = self._by_address.get((network, ip))
-        return self.workloads[next(reversed(uids))] if uids else None
+        return self.workloads[uids[-1]] if uids else None
 
     def services_at(self, network: str, ip: Ip) -> tuple[Service, ...]:
         """Services with this address: by exact address, else by the longest block that holds it."""
@@ -140,7 +142,7 @@ class Mesh:
         self.workloads[workload.uid] = workload
         if not workload.is_host_network:
             for ip in workload.addresses:
-                self._by_address.setdefault((workload.network, ip), {})[workload.uid] = None
+                _append(self._by_address, (workload.network, ip), workload.uid)
         for key in workload.services:
             self._endpoints.setdefault(key, {})[workload.uid] = None
             self._changed[key] = self.generation + 1
@@ -150,7 +152,7 @@ class Mesh:
         if workload is None:
             return
         for ip in workload.addresses:
-            _discard(self._by_address, (workload.network, ip), uid)
+            _take_out(self._by_address, (workload.network, ip), uid)
         for key in workload.services:
             _discard(self._endpoints, key, uid)
             if key in self.services or key in self._endpoints:
@@ -166,7 +168,7 @@ class Mesh:
             if vip.block is not None:
                 self._blocks.setdefault((vip.network, vip.block), {})[service.key] = None
             else:
-                self._by_vip.setdefault((vip.network, vip.ip), {})[service.key] = None
+                _append(self._by_vip, (vip.network, vip.ip), service.key)
 
     def _remove_service(self, key: str) -> None:
         service = self.services.pop(key, None)
@@ -178,7 +180,7 @@ class Mesh:
             if vip.block is not None:
                 _discard(self._blocks, (vip.network, vip.block), key)
             else:
-                _discard(self._by_vip, (vip.network, vip.ip), key)
+                _take_out(self._by_vip, (vip.network, vip.ip), key)
 
     def _remove_policy(self, key: str) -> None:
         policy = self.policies.pop(key, None)
@@ -189,6 +191,20 @@ class Mesh:
 def _scope_of(policy: Policy) -> str:
     """The namespace whose workloads it applies to; empty means all."""
     return "" if policy.scope is PolicyScope.GLOBAL else policy.namespace
+
+
+def _append(index: dict[_Key, tuple[str, ...]], key: _Key, member: str) -> None:
+    members = index.get(key, ())
+    if member not in members:
+        index[key] = (*members, member)
+
+
+def _take_out(index: dict[_Key, tuple[str, ...]], key: _Key, member: str) -> None:
+    left = tuple(one for one in index.get(key, ()) if one != member)
+    if left:
+        index[key] = left
+    else:
+        index.pop(key, None)
 
 
 def _discard(index: dict[_Key, dict[str, None]], key: _Key, member: str) -> None:

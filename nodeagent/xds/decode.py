@@ -45,7 +45,9 @@ def read_response(response: xds_pb2.DeltaDiscoveryResponse) -> Answer | None:
 def _read_resource(kind: Kind, message: xds_pb2.Resource) -> Resource:
     if message.resource.type_url != kind.value:
         raise BadResource(message.name, f"is of type {message.resource.type_url!r}")
-    return Resource(message.name, message.version, decode_resource(kind, message.name, message.resource.value))
+    decoded = decode_resource(kind, message.name, message.resource.value)
+    # The name of what is inside, not its equal from the message: one text less for each.
+    return Resource(_key_of(decoded), message.version, decoded)
 
 
 def decode_resource(kind: Kind, name: str, value: bytes) -> Workload | Service | Policy:
@@ -56,10 +58,14 @@ def decode_resource(kind: Kind, name: str, value: bytes) -> Workload | Service |
         raise BadResource(name, "cannot be parsed") from error
     except ValueError as error:
         raise BadResource(name, str(error)) from error
-    key = decoded.uid if isinstance(decoded, Workload) else decoded.key
+    key = _key_of(decoded)
     if key != name:
         raise BadResource(name, f"describes {key!r}")
     return decoded
+
+
+def _key_of(decoded: Workload | Service | Policy) -> str:
+    return decoded.uid if isinstance(decoded, Workload) else decoded.key
 
 
 def write_request(command: Subscribe | Acknowledge | Refuse, node: xds_pb2.Node) -> xds_pb2.DeltaDiscoveryRequest:
