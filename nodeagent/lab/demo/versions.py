@@ -40,7 +40,7 @@ OTHER_PACKAGE = (
 """Another release, whose workers are replaced by the next agent's and give them all that is open."""
 OTHER_HANDOVER = (
     *OTHER_PACKAGE,
-    Change("nodeagent/hbone/snapshot.py", "VERSION = 1\n", "VERSION = 2\n"),
+    Change("nodeagent/hbone/snapshot.py", "VERSION = 2\n", "VERSION = 99\n"),
     Change(
         "nodeagent/hbone/snapshot.py",
         "    id: int\n    receive_left",
