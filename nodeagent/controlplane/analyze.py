@@ -17,8 +17,11 @@ from nodeagent.controlplane.objects import (
     PeerAuthentication,
     Pod,
     PodPhase,
+    Service,
     Source,
 )
+from nodeagent.controlplane.services import hostname
+from nodeagent.controlplane.traffic import analyze_traffic
 from nodeagent.controlplane.translate import mesh_config, select
 from nodeagent.model.policy import MatchKind, StringMatch
 
@@ -36,7 +39,12 @@ def analyze(objects: Iterable[MeshObject]) -> list[Finding]:
         *_sources(policies, mesh, {value.meta.name for value in select(known, Namespace)}),
         *_levels(peers, mesh),
         *_second_mesh_configs(select(known, MeshConfig)),
+        *analyze_traffic(known, {_key(service.meta, mesh) for service in select(known, Service)}, mesh),
     ]
+
+
+def _key(meta: Meta, mesh: MeshConfig) -> str:
+    return f"{meta.namespace}/{hostname(meta.name, meta.namespace, mesh)}"
 
 
 def _finding(meta: Meta, code: str, message: str, check: str) -> Finding:

@@ -8,7 +8,7 @@
   `initial_resource_versions`; versions are content hashes, so a resume sends changes and removals alone.
 - Of one change, policies that come or change are sent before the workloads that name them, and policies that go after
   the workloads that named them: at no moment does a client hold a workload whose policy it lacks. (istiod sends
-  addresses first.)
+  addresses first.) The same holds of extensions, which are about Services and workloads.
 - A refused resource is not sent again until it changes.
 """
 
@@ -17,10 +17,12 @@ from collections.abc import Iterable
 
 from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.ondemand import expand, find_names
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, EXTENSION, Snapshot
 from nodeagent.proto import xds_pb2
 
 _ALL = "*"
+_ENCLOSING = (EXTENSION, AUTHORIZATION)
+"""What comes goes out before addresses, what goes after them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,15 +83,18 @@ class DeltaStream:
     def due(self, snapshot: Snapshot) -> list[xds_pb2.DeltaDiscoveryResponse]:
         """Everything to be sent now, in order; it counts as sent."""
         changes = {url: self._compare(url, snapshot) for url in self._subscriptions}
-        authorization = changes.pop(AUTHORIZATION, _Change())
-        responses: list[xds_pb2.DeltaDiscoveryResponse] = []
-        if authorization.upserts or authorization.is_first:
-            responses.append(self._respond(AUTHORIZATION, snapshot, authorization.upserts, ()))
+        enclosing = {url: changes.pop(url) for url in _ENCLOSING if url in changes}
+        responses = [
+            self._respond(url, snapshot, change.upserts, ())
+            for url, change in enclosing.items()
+            if change.upserts or change.is_first
+        ]
         responses.extend(
             self._respond(url, snapshot, change.upserts, change.removals) for url, change in changes.items() if change
         )
-        if authorization.removals:
-            responses.append(self._respond(AUTHORIZATION, snapshot, [], authorization.removals))
+        responses.extend(
+            self._respond(url, snapshot, [], change.removals) for url, change in enclosing.items() if change.removals
+        )
         return responses
 
     def _compare(self, type_url: str, snapshot: Snapshot) -> "_Change":

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 
 import msgspec
+from google.protobuf.message import Message
 
 from nodeagent.controlplane.services import AppProtocol, ServiceHints
 from nodeagent.model import policy as policies
@@ -22,7 +23,7 @@ _ELIDED_TRUST_DOMAIN = "cluster.local"
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """`value` is the serialized Address or Authorization."""
+    """`value` is the serialized Address, Authorization or Extension."""
 
     name: str
     version: str
@@ -64,7 +65,7 @@ def encode_workload(workload: workloads.Workload) -> Resource:
     if workload.capacity != 1:
         message.capacity.value = workload.capacity
     aliases = () if workload.is_host_network else tuple(f"{workload.network}/{ip}" for ip in workload.addresses)
-    return _resource(workload.uid, workload_pb2.Address(workload=message), aliases)
+    return make_resource(workload.uid, workload_pb2.Address(workload=message), aliases)
 
 
 def encode_service(service: workloads.Service, hints: ServiceHints) -> Resource:
@@ -88,7 +89,7 @@ def encode_service(service: workloads.Service, hints: ServiceHints) -> Resource:
         )
     if service.balancing != workloads.LoadBalancing():
         message.load_balancing.CopyFrom(_balancing(service.balancing))
-    return _resource(
+    return make_resource(
         service.key,
         workload_pb2.Address(service=message),
         tuple(f"{vip.network}/{vip.ip}" for vip in service.vips),
@@ -117,7 +118,7 @@ def encode_policy(policy: policies.Policy) -> Resource:
             matches = group.clauses.add().matches
             for match in clause.matches:
                 _encode_match(match, matches.add())
-    return _resource(policy.key, message)
+    return make_resource(policy.key, message)
 
 
 def _encode_match(match: policies.Match, message: authorization_pb2.Match) -> None:
@@ -158,8 +159,6 @@ def _packed(ip: Ip) -> bytes:
     return ipaddress.ip_address(ip).packed
 
 
-def _resource(
-    name: str, message: workload_pb2.Address | authorization_pb2.Authorization, aliases: tuple[str, ...] = ()
-) -> Resource:
+def make_resource(name: str, message: Message, aliases: tuple[str, ...] = ()) -> Resource:
     value = message.SerializeToString(deterministic=True)
     return Resource(name, hashlib.sha256(value).hexdigest()[:16], value, aliases)

@@ -53,6 +53,17 @@ class Fields:
         self.wrong(name, "true or false is expected")
         return False
 
+    def number(self, name: str, default: int = 0, most: int = 2**32 - 1) -> int:
+        """A whole number from 0 to `most`."""
+        value = self._value(name)
+        if value is None:
+            return default
+        number = value.value if isinstance(value, Scalar) else None
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= most:
+            return number
+        self.wrong(name, f"{_shown(value)} is not a whole number from 0 to {most}")
+        return default
+
     def port(self, name: str) -> Port | None:
         value = self._value(name)
         if value is None:

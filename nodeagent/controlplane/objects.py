@@ -12,6 +12,7 @@ import msgspec
 
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.policy import Action, ServiceAccountMatch, StringMatch
+from nodeagent.model.traffic import Subset, TcpMatch
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -182,6 +183,37 @@ class AuthorizationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[PolicyRule, ...] = ()
 
 
+class RouteDestination(msgspec.Struct, frozen=True, kw_only=True):
+    host: str
+    """As written: a short name is of the object's namespace."""
+    weight: int = 0
+    port: int = 0
+    subset: str = ""
+
+
+class WrittenRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `tcp`."""
+
+    matches: tuple[TcpMatch, ...] = ()
+    destinations: tuple[RouteDestination, ...] = ()
+
+
+class VirtualService(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    hosts: tuple[str, ...] = ()
+    """As written."""
+    is_for_mesh: bool = True
+    """False: it is for gateways only."""
+    routes: tuple[WrittenRoute, ...] = ()
+
+
+class DestinationRule(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    host: str
+    """As written."""
+    subsets: tuple[Subset, ...] = ()
+
+
 class MtlsMode(enum.StrEnum):
     UNSET = "UNSET"
     DISABLE = "DISABLE"
@@ -215,7 +247,16 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MeshObject: TypeAlias = (
-    Namespace | Node | Pod | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication | MeshConfig
+    Namespace
+    | Node
+    | Pod
+    | Service
+    | EndpointSlice
+    | AuthorizationPolicy
+    | PeerAuthentication
+    | VirtualService
+    | DestinationRule
+    | MeshConfig
 )
 """Each has `meta`; which one it is decides `meta.key.kind`."""
 

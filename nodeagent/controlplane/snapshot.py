@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from nodeagent.controlplane.encode import Resource, encode_policy, encode_service, encode_workload
+from nodeagent.controlplane.encode_extension import encode_extension
 from nodeagent.controlplane.translate import Translation
 
 ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
+EXTENSION = "type.googleapis.com/nodeagent.extension.v1.Extension"
 _Value = TypeVar("_Value")
 
 
@@ -21,7 +23,7 @@ class Snapshot:
     generation: int = 0
     translation: Translation = dataclasses.field(default_factory=Translation)
     resources: Mapping[str, Mapping[str, Resource]] = dataclasses.field(
-        default_factory=lambda: {ADDRESS: {}, AUTHORIZATION: {}}
+        default_factory=lambda: {EXTENSION: {}, ADDRESS: {}, AUTHORIZATION: {}}
     )
     """By type url, then name. Services stand before workloads."""
 
@@ -37,17 +39,19 @@ class Difference:
     workloads: int = 0
     services: int = 0
     policies: int = 0
+    extensions: int = 0
     identities: int = 0
     """Nodes whose set of identities changed: nothing to push, but the CA answers differently."""
 
     def __bool__(self) -> bool:
-        return bool(self.workloads or self.services or self.policies or self.identities)
+        return bool(self.workloads or self.services or self.policies or self.extensions or self.identities)
 
     def __str__(self) -> str:
         counts = (
             (self.policies, "policy", "policies"),
             (self.services, "service", "services"),
             (self.workloads, "workload", "workloads"),
+            (self.extensions, "extension", "extensions"),
         )
         told = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
         return ", ".join(told) or "identities"
@@ -62,6 +66,7 @@ def advance(previous: Snapshot, translation: Translation) -> tuple[Snapshot, Dif
             _differing(old.services, translation.services) | _differing(old.hints, translation.hints),
         ),
         policies=_count(old.policies, translation.policies),
+        extensions=_count(old.extensions, translation.extensions),
         identities=_count(old.identities, translation.identities),
     )
     if not difference and previous.generation:
@@ -93,7 +98,13 @@ def advance(previous: Snapshot, translation: Translation) -> tuple[Snapshot, Dif
         lambda key: old.policies.get(key) == translation.policies[key],
         lambda key: encode_policy(translation.policies[key]),
     )
-    resources = {ADDRESS: addresses, AUTHORIZATION: authorizations}
+    extensions = _encode(
+        translation.extensions,
+        previous.of_type(EXTENSION),
+        lambda name: old.extensions.get(name) == translation.extensions[name],
+        lambda name: encode_extension(translation.extensions[name]),
+    )
+    resources = {EXTENSION: extensions, ADDRESS: addresses, AUTHORIZATION: authorizations}
     return Snapshot(previous.generation + 1, translation, resources), difference
 
 

@@ -26,10 +26,12 @@ from nodeagent.controlplane.objects import (
 )
 from nodeagent.controlplane.peer_authentication import PeerAuthentications
 from nodeagent.controlplane.services import ServiceHints, translate_service
+from nodeagent.controlplane.traffic import translate_traffic
 from nodeagent.controlplane.workloads import Surroundings, translate_pod, translate_slice
 from nodeagent.model import workload as model
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Policy, PolicyScope
+from nodeagent.model.traffic import Extension
 
 _Kind = TypeVar("_Kind", bound=MeshObject)
 
@@ -44,6 +46,8 @@ class Translation:
     hints: Mapping[str, ServiceHints] = dataclasses.field(default_factory=dict)
     policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
     """By `namespace/name`."""
+    extensions: Mapping[str, Extension] = dataclasses.field(default_factory=dict)
+    """By name: what an istiod would not say."""
     identities: Mapping[str, frozenset[Identity]] = dataclasses.field(default_factory=dict)
     """By node: identities of the pods placed there that have not failed."""
 
@@ -72,11 +76,13 @@ def translate(objects: Iterable[MeshObject]) -> Translation:
         if policy.scope is PolicyScope.WORKLOAD_SELECTOR:
             selecting[policy.namespace].append(written)
     workloads: dict[str, model.Workload] = {}
+    labels: dict[str, Mapping[str, str]] = {}
     for pod in select(known, Pod):
         listed = _selected_by(pod, selecting, mesh) + peers.listed_by(pod.meta.namespace, pod.meta.labels)
         workload = translate_pod(pod, around, listed)
         if workload is not None:
             workloads[workload.uid] = workload
+            labels[workload.uid] = pod.meta.labels
     workloads.update(_sliced_workloads(known, around))
     annotations = {value.meta.name: value.meta.annotations for value in select(known, Namespace)}
     translated = [
@@ -90,6 +96,7 @@ def translate(objects: Iterable[MeshObject]) -> Translation:
         services={service.key: service for service, _ in translated},
         hints={service.key: hints for service, hints in translated},
         policies=policies,
+        extensions=translate_traffic(known, labels, {service.key for service, _ in translated}, mesh),
         identities=_identities(select(known, Pod), mesh),
     )
 

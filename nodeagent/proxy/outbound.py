@@ -36,7 +36,7 @@ from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.pool import Pool, PoolKey
 from nodeagent.proxy.relay import SocketRelay
-from nodeagent.proxy.shared import Shared, pick_workload
+from nodeagent.proxy.shared import Shared, pick_by_weight
 from nodeagent.proxy.sockets import local_address
 from nodeagent.proxy.stream import StreamRelay
 from nodeagent.proxy.tunnel import Tunnel
@@ -121,7 +121,7 @@ class OutboundConnection:
         if mesh.workload_at(source.network, ip) is None and not mesh.services_at(source.network, ip):
             return False
         target = Target(ip, self._record.original_port)
-        self._go(source, decide(target, source, mesh, pick_workload, self._outbound.balancer.candidates))
+        self._go(source, decide(target, source, mesh, pick_by_weight, self._outbound.balancer.candidates))
         return True
 
     def _go(self, source: Workload, route: Route) -> None:

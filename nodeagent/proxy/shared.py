@@ -5,8 +5,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from nodeagent.model.workload import Workload
 from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.holds import Holds
 from nodeagent.proxy.loop import Loop
@@ -15,6 +15,9 @@ from nodeagent.proxy.state import State
 
 _OWN_DESCRIPTORS = 8
 """Listeners, control, reports, signals."""
+
+
+_Option = TypeVar("_Option")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,6 @@ class Shared:
         return len(self.connections) >= most or self.loop.watched >= 2 * most + _OWN_DESCRIPTORS
 
 
-def pick_workload(workloads: Sequence[Workload], cumulative: Sequence[int]) -> Workload:
-    """By capacity; the `Pick` of routing."""
-    return random.choices(workloads, cum_weights=cumulative)[0]  # noqa: S311 - balancing, no secret
+def pick_by_weight(options: Sequence[_Option], cumulative: Sequence[int]) -> _Option:
+    """The `Pick` of routing."""
+    return random.choices(options, cum_weights=cumulative)[0]  # noqa: S311 - balancing, no secret

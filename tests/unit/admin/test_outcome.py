@@ -11,6 +11,7 @@ from nodeagent.admin.outcome import MAX_ENDPOINTS, Answer, Client, find_answers,
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.traffic import Destination, ServiceTraffic, Subset, TcpRoute, WorkloadLabels
 from nodeagent.model.workload import GatewayAddress, Service, TunnelProtocol, Workload
 from nodeagent.routing.route import Target
 
@@ -60,6 +61,26 @@ def test_a_service_of_many_is_asked_so_many_times_and_no_more(mesh: Mesh, ask: A
         )
     )
     assert len(ask("10.96.0.5", 5432)) == MAX_ENDPOINTS
+
+
+def test_every_destination_of_a_route_with_each_of_its_endpoints(mesh: Mesh, ask: Ask) -> None:
+    """For clients of the mesh: nobody routes others."""
+    destinations = (Destination(service=_DB, weight=9, subset="a"), Destination(service=_DB, weight=1))
+    traffic = ServiceTraffic(service=_DB, routes=(TcpRoute(destinations),), subsets=(Subset("a", {"x": "y"}),))
+    uid = _find(mesh, "db-1").uid
+    mesh.apply(Changes(extensions=(traffic, WorkloadLabels(uid=uid, labels={"x": "y"}))))
+
+    def names(**how: bool) -> list[str]:
+        return [answer.endpoint.split()[0] for answer in ask("10.96.0.5", 5432, **how)]
+
+    assert names() == ["shop/db-1", "shop/db-0", "shop/db-1"]
+    assert names(is_captured=False) == ["shop/db-0", "shop/db-1"]
+    mesh.apply(Changes(removed_extensions=(f"workload/{uid}",)))
+    assert [(answer.verdict, answer.reason) for answer in ask("10.96.0.5", 5432)] == [
+        ("REFUSED", "no_healthy_endpoint"),
+        ("ALLOWED", ""),
+        ("ALLOWED", ""),
+    ]
 
 
 def test_a_waypoint_decides_for_clients_of_the_mesh(mesh: Mesh, ask: Ask) -> None:

@@ -3,7 +3,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -32,11 +32,14 @@ VIP, VIP6 = Ip("10.9.0.1"), Ip("fd09::1")
 HTTP = (ServicePort(Port(80), 8080),)
 
 
-def first(workloads: Sequence[Workload], _: Sequence[int]) -> Workload:
-    return workloads[0]
+Option = TypeVar("Option")
 
 
-def never(_: Sequence[Workload], __: Sequence[int]) -> Workload:
+def first(options: Sequence[Option], _: Sequence[int]) -> Option:
+    return options[0]
+
+
+def never(_: Sequence[Option], __: Sequence[int]) -> Option:
     raise AssertionError("nothing is drawn here")
 
 

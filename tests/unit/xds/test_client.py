@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import TinyCa
     from tests.unit.xds.conftest import Serve, Stream, Until
 
-A, P = Kind.ADDRESS.value, Kind.AUTHORIZATION.value
+A, P, E = Kind.ADDRESS.value, Kind.AUTHORIZATION.value, Kind.EXTENSION.value
 NAME = "istiod.istio-system.svc"
 
 
@@ -128,8 +128,8 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
 
 
 async def opened(stream: "Stream") -> dict[str, xds_pb2.DeltaDiscoveryRequest]:
-    """The two subscriptions, by type."""
-    requests = [await stream.request(), await stream.request()]
+    """The subscriptions, by type."""
+    requests = [await stream.request() for _ in Kind]
     assert all(request.HasField("node") for request in requests)
     return {request.type_url: request for request in requests}
 
@@ -154,7 +154,7 @@ def test_it_subscribes_applies_acknowledges_and_is_synced(serve: "Serve", files:
         async with serve() as server, running(files.config(server.port), files.state) as agent:
             stream = await server.stream()
             subscriptions = await opened(stream)
-            assert set(subscriptions) == {A, P}
+            assert set(subscriptions) == {A, P, E}
             assert subscriptions[A].node.id.startswith("ztunnel~1.1.1.1~ztunnel-a.istio-system~")
             assert subscriptions[A].node.metadata["NODE_NAME"] == "node-a"
 

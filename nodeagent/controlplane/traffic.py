@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VirtualService and DestinationRule -> extensions of our own for agents. Pure.
+
+Istio's meaning, with what layer 4 and this mesh make of it:
+
+- Routes count for a host of the VirtualService's own namespace alone. Istio lets every namespace route every host, so
+  whoever may write one anywhere can lead everybody's connections to himself (ISTIO-SECURITY-2026-002).
+- Of several VirtualServices for one host the oldest counts; Istio does not merge those of the mesh either.
+- DestinationRules are looked for in the namespace of the Service, else in the root namespace; those of the client's
+  namespace would need an answer for each client, and are not used. Several of one namespace are merged, oldest first.
+- Hosts are exact: a wildcard means Services by a pattern, which nothing at layer 4 asks for.
+- Labels go to agents only as far as some subset or match asks for just this value.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+
+from nodeagent.controlplane.finding import Finding, Severity
+from nodeagent.controlplane.objects import (
+    DestinationRule,
+    MeshConfig,
+    MeshObject,
+    Meta,
+    VirtualService,
+    WrittenRoute,
+)
+from nodeagent.model.traffic import Destination, Extension, ServiceTraffic, Subset, TcpRoute, WorkloadLabels
+
+Labels = Mapping[str, Mapping[str, str]]
+"""Of workloads, by uid."""
+
+
+def translate_traffic(
+    objects: Iterable[MeshObject], labels: Labels, services: Collection[str], mesh: MeshConfig
+) -> dict[str, Extension]:
+    """By name.
+
+    Args:
+        objects: all that are in force.
+        labels: of every workload.
+        services: keys of every Service, `namespace/hostname`.
+        mesh: its names.
+    """
+    written = _Written.read(tuple(objects), services, mesh)
+    found: dict[str, Extension] = {}
+    for key in sorted(written.routes.keys() | written.subsets.keys()):
+        routes, subsets = written.routes.get(key, ()), written.subsets.get(key, ())
+        if routes or subsets:
+            traffic = ServiceTraffic(service=key, routes=routes, subsets=subsets)
+            found[traffic.name] = traffic
+    asked = written.labels()
+    for uid, every in labels.items():
+        told = dict(every.items() & asked)
+        if told:
+            workload = WorkloadLabels(uid=uid, labels=told)
+            found[workload.name] = workload
+    return found
+
+
+def analyze_traffic(objects: Iterable[MeshObject], services: Collection[str], mesh: MeshConfig) -> list[Finding]:
+    """What of these objects does not count or leads nowhere, seen together with all others; in no order."""
+    return _Written.read(tuple(objects), services, mesh).findings
+
+
+class _Hosts:
+    """Which Service a host means."""
+
+    def __init__(self, services: Collection[str], mesh: MeshConfig) -> None:
+        self._suffix = f".svc.{mesh.cluster_domain}"
+        self._known = services
+        self._by_hostname: dict[str, list[str]] = defaultdict(list)
+        for key in sorted(services):
+            self._by_hostname[key.partition("/")[2]].append(key)
+
+    def key_of(self, host: str, namespace: str) -> str:
+        """`namespace/hostname`, whether there is such a Service or not; empty for a wildcard.
+
+        A name without dots is of the object's namespace. One that is no name of the cluster is a hostname that somebody
+        has registered: its namespace is the object's own, if that has, else the first that has.
+        """
+        if "*" in host:
+            return ""
+        hostname = host if "." in host else f"{host}.{namespace}{self._suffix}"
+        if hostname.endswith(self._suffix):
+            name, _, owner = hostname.removesuffix(self._suffix).rpartition(".")
+            return f"{owner}/{hostname}" if name else ""
+        own = f"{namespace}/{hostname}"
+        return own if own in self._known else next(iter(self._by_hostname[hostname]), own)
+
+    def is_known(self, key: str) -> bool:
+        return key in self._known
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Written:
+    """By Service: what is in force."""
+
+    routes: dict[str, tuple[TcpRoute, ...]]
+    subsets: dict[str, tuple[Subset, ...]]
+    findings: list[Finding]
+
+    @classmethod
+    def read(cls, objects: tuple[MeshObject, ...], services: Collection[str], mesh: MeshConfig) -> "_Written":
+        hosts, written = _Hosts(services, mesh), cls({}, {}, [])
+        rules = [value for value in objects if isinstance(value, DestinationRule)]
+        written.add_rules(sorted(rules, key=lambda rule: rule.meta.age), hosts, mesh.root_namespace)
+        virtual = [value for value in objects if isinstance(value, VirtualService) and value.is_for_mesh]
+        for service in sorted(virtual, key=lambda service: service.meta.age):
+            written.add_routes(service, hosts)
+        return written
+
+    def add_rules(self, oldest_first: list[DestinationRule], hosts: _Hosts, root_namespace: str) -> None:
+        by_place: dict[tuple[str, str], dict[str, Subset]] = defaultdict(dict)
+        for rule in oldest_first:
+            namespace = rule.meta.namespace
+            key = hosts.key_of(rule.host, namespace)
+            if not key:
+                self.find(rule.meta, "MN0301", f"host {rule.host!r} is a pattern, which is not used", _EXACT)
+            elif namespace not in {key.partition("/")[0], root_namespace}:
+                self.find(rule.meta, "MN0302", f"{key} is of another namespace, so its clients do not use this", _MOVE)
+            else:
+                for subset in rule.subsets:
+                    by_place[key, namespace].setdefault(subset.name, subset)
+        for (key, namespace), subsets in by_place.items():
+            # The Service's own namespace goes before the root namespace, whole.
+            if namespace == key.partition("/")[0] or (key, key.partition("/")[0]) not in by_place:
+                self.subsets[key] = tuple(subsets.values())
+
+    def add_routes(self, service: VirtualService, hosts: _Hosts) -> None:
+        for host in service.hosts:
+            key = hosts.key_of(host, service.meta.namespace)
+            if not key:
+                self.find(service.meta, "MN0301", f"host {host!r} is a pattern, which is not used", _EXACT)
+            elif key.partition("/")[0] != service.meta.namespace:
+                self.find(service.meta, "MN0302", f"{key} is of another namespace, so it is not routed by this", _MOVE)
+            elif key in self.routes:
+                self.find(service.meta, "MN0217", f"not in force for {host}: an older one routes it", _KEEP_ONE)
+            else:
+                namespace = service.meta.namespace
+                self.routes[key] = tuple(
+                    TcpRoute(self._destinations(route, service.meta, hosts, namespace), route.matches)
+                    for route in service.routes
+                    if route.destinations
+                )
+
+    def _destinations(self, route: WrittenRoute, meta: Meta, hosts: _Hosts, namespace: str) -> tuple[Destination, ...]:
+        found = []
+        for destination in route.destinations:
+            key = hosts.key_of(destination.host, namespace)
+            if not hosts.is_known(key):
+                self.find(meta, "MN0303", f"destination {destination.host!r} is no Service", _REFUSED)
+            elif destination.subset and destination.subset not in {one.name for one in self.subsets.get(key, ())}:
+                self.find(meta, "MN0303", f"{key} has no subset {destination.subset!r}", _REFUSED)
+            weight = destination.weight if len(route.destinations) > 1 else 1
+            if weight:
+                found.append(
+                    Destination(
+                        service=key or destination.host, weight=weight, port=destination.port, subset=destination.subset
+                    )
+                )
+        return tuple(found)
+
+    def labels(self) -> set[tuple[str, str]]:
+        """All that some subset or match asks for."""
+        found = {pair for subsets in self.subsets.values() for subset in subsets for pair in subset.labels.items()}
+        for routes in self.routes.values():
+            found |= {pair for route in routes for match in route.matches for pair in match.source_labels.items()}
+        return found
+
+    def find(self, meta: Meta, code: str, message: str, check: str) -> None:
+        place = meta.origin
+        self.findings.append(Finding(place.file, place.line, Severity.WARNING, code, str(meta.key), message, check))
+
+
+_EXACT = "Name the Service."
+_MOVE = "Write it in the namespace of the Service."
+_KEEP_ONE = "Only one VirtualService per host counts."
+_REFUSED = "Connections that are routed there are refused."

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Extensions: each has a name that says what it is about, and travels to the workers as what it is."""
+
+import msgspec
+
+from nodeagent.model.mesh import Changes
+from nodeagent.model.traffic import Destination, ServiceTraffic, Subset, TcpMatch, TcpRoute, WorkloadLabels
+
+TRAFFIC = ServiceTraffic(
+    service="shop/db",
+    routes=(TcpRoute((Destination(service="shop/db", weight=1, subset="v1"),), (TcpMatch(port=80),)),),
+    subsets=(Subset("v1", {"version": "v1"}),),
+)
+LABELS = WorkloadLabels(uid="c//Pod/shop/db", labels={"version": "v1"})
+
+
+def test_names_tell_kinds_apart() -> None:
+    assert (TRAFFIC.name, LABELS.name) == ("service/shop/db", "workload/c//Pod/shop/db")
+
+
+def test_a_subset_is_found_by_its_name() -> None:
+    assert TRAFFIC.subset("v1") == Subset("v1", {"version": "v1"})
+    assert TRAFFIC.subset("v2") is None
+
+
+def test_a_change_arrives_as_it_was_sent() -> None:
+    changes = Changes(extensions=(TRAFFIC, LABELS), removed_extensions=("service/x",))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(changes), type=Changes) == changes
