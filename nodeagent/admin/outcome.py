@@ -88,9 +88,9 @@ def find_answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]
 
 
 def _answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
-    if not client.is_captured:  # then no agent of ours routes it
+    if not client.is_captured and mesh.workload_at(client.workload.network, target.ip) is None:
         service = find_service(mesh, client.workload.network, target.ip, client.workload.namespace)
-        if service is not None and mesh.traffic(service.key) is not None:
+        if service is None or mesh.traffic(service.key) is not None:  # what extensions say is for the captured
             yield from _as_kube_proxy(mesh, client, target, service)
             return
     for route in _routes(mesh, client.workload, target):

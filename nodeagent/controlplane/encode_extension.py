@@ -5,7 +5,7 @@ import ipaddress
 from typing import assert_never
 
 from nodeagent.controlplane.encode import Resource, make_resource
-from nodeagent.model.traffic import Destination, Extension, ServiceTraffic, TcpMatch, WorkloadLabels
+from nodeagent.model.traffic import Destination, Extension, MeshTraffic, ServiceTraffic, TcpMatch, WorkloadLabels
 from nodeagent.proto import extension_pb2 as pb
 
 
@@ -15,6 +15,8 @@ def encode_extension(extension: Extension) -> Resource:
             message = pb.Extension(service=_traffic(extension))
         case WorkloadLabels():
             message = pb.Extension(workload=pb.WorkloadLabels(uid=extension.uid, labels=extension.labels))
+        case MeshTraffic():
+            message = pb.Extension(mesh=pb.MeshTraffic(registry_only=extension.is_registry_only))
         case unreachable:
             assert_never(unreachable)
     return make_resource(extension.name, message)

@@ -214,6 +214,21 @@ class DestinationRule(msgspec.Struct, frozen=True, kw_only=True):
     subsets: tuple[Subset, ...] = ()
 
 
+class OutboundMode(enum.StrEnum):
+    """outboundTrafficPolicy.mode: what becomes of connections to addresses that the mesh does not know."""
+
+    ALLOW_ANY = "ALLOW_ANY"
+    REGISTRY_ONLY = "REGISTRY_ONLY"
+
+
+class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    is_selecting: bool = False
+    """It has a workloadSelector."""
+    outbound: OutboundMode | None = None
+    """None: not written."""
+
+
 class MtlsMode(enum.StrEnum):
     UNSET = "UNSET"
     DISABLE = "DISABLE"
@@ -244,6 +259,7 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     network: str = ""
     cluster: str = "Kubernetes"
     cluster_domain: str = "cluster.local"
+    outbound: OutboundMode = OutboundMode.ALLOW_ANY
 
 
 MeshObject: TypeAlias = (
@@ -256,6 +272,7 @@ MeshObject: TypeAlias = (
     | PeerAuthentication
     | VirtualService
     | DestinationRule
+    | Sidecar
     | MeshConfig
 )
 """Each has `meta`; which one it is decides `meta.key.kind`."""

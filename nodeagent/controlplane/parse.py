@@ -17,7 +17,7 @@ from nodeagent.controlplane.parse_mesh import parse_mesh_config
 from nodeagent.controlplane.parse_pod import parse_pod
 from nodeagent.controlplane.parse_policy import parse_authorization_policy, parse_peer_authentication
 from nodeagent.controlplane.parse_service import parse_endpoint_slice, parse_service
-from nodeagent.controlplane.parse_traffic import parse_destination_rule, parse_virtual_service
+from nodeagent.controlplane.parse_traffic import parse_destination_rule, parse_sidecar, parse_virtual_service
 
 _Reader = Callable[[Fields, Meta], MeshObject]
 
@@ -46,6 +46,7 @@ _READERS: dict[str, tuple[str, _Reader]] = {
     "PeerAuthentication": ("security.istio.io", parse_peer_authentication),
     "VirtualService": ("networking.istio.io", parse_virtual_service),
     "DestinationRule": ("networking.istio.io", parse_destination_rule),
+    "Sidecar": ("networking.istio.io", parse_sidecar),
 }
 """Kind -> API group and reader. A kind of another group (Knative's Service) is another kind."""
 _CLUSTER_WIDE = frozenset({"Namespace", "Node", "MeshConfig"})

@@ -4,12 +4,13 @@
 import re
 
 from nodeagent.controlplane.fields import Fields
-from nodeagent.controlplane.objects import Enrolment, MeshConfig, Meta
+from nodeagent.controlplane.objects import Enrolment, MeshConfig, Meta, OutboundMode
+from nodeagent.controlplane.parse_traffic import parse_outbound
 
 _DOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9._]{0,251}[a-z0-9])?", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251})?", re.ASCII)
-_KNOWN = "Fields: trustDomain, rootNamespace, enrolment, network, cluster, clusterDomain."
+_KNOWN = "Fields: trustDomain, rootNamespace, enrolment, network, cluster, clusterDomain, outboundTrafficPolicy."
 
 
 def parse_mesh_config(fields: Fields, meta: Meta) -> MeshConfig:
@@ -24,6 +25,7 @@ def parse_mesh_config(fields: Fields, meta: Meta) -> MeshConfig:
         network=_matching(spec, "network", _TOKEN, ""),
         cluster=_matching(spec, "cluster", _TOKEN, "Kubernetes"),
         cluster_domain=_matching(spec, "clusterDomain", _DOMAIN, "cluster.local"),
+        outbound=parse_outbound(spec) or OutboundMode.ALLOW_ANY,
     )
     spec.warn_others(_KNOWN)
     return mesh

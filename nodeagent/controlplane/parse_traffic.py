@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VirtualService and DestinationRule, as far as layer 4 goes, with the checks of Istio's admission webhook. Pure.
+"""VirtualService, DestinationRule and Sidecar, as far as layer 4 goes, with the checks of Istio's webhook. Pure.
 
 What only a layer 7 proxy can do is left out with a warning (MN0301), because the same objects may be there for sidecars
 or waypoints. A match that cannot be judged here rejects the object: without it the route would match more.
@@ -8,7 +8,15 @@ or waypoints. A match that cannot be judged here rejects the object: without it 
 import re
 
 from nodeagent.controlplane.fields import Fields, parse_block
-from nodeagent.controlplane.objects import DestinationRule, Meta, RouteDestination, VirtualService, WrittenRoute
+from nodeagent.controlplane.objects import (
+    DestinationRule,
+    Meta,
+    OutboundMode,
+    RouteDestination,
+    Sidecar,
+    VirtualService,
+    WrittenRoute,
+)
 from nodeagent.model.traffic import Subset, TcpMatch
 
 API = "See the Istio reference of this kind."
@@ -107,6 +115,30 @@ def _subset(entry: Fields) -> Subset:
         _leave_out(entry, "trafficPolicy", "only labels are used")
     entry.refuse_others(API)
     return Subset(name, labels)
+
+
+def parse_sidecar(fields: Fields, meta: Meta) -> Sidecar:
+    spec = fields.within("spec")
+    if spec is None:
+        return Sidecar(meta=meta)
+    sidecar = Sidecar(meta=meta, is_selecting=spec.has("workloadSelector"), outbound=parse_outbound(spec))
+    for name in ("ingress", "egress", "inboundConnectionPool"):
+        if spec.has(name):
+            _leave_out(spec, name, "it is about sidecars' listeners and what they are told")
+    spec.refuse_others(API)
+    return sidecar
+
+
+def parse_outbound(fields: Fields) -> OutboundMode | None:
+    """None when it is not written. As in Istio, a policy without mode is REGISTRY_ONLY."""
+    policy = fields.within("outboundTrafficPolicy")
+    if policy is None:
+        return None
+    mode = policy.choice("mode", {mode.value: mode for mode in OutboundMode}, OutboundMode.REGISTRY_ONLY)
+    if policy.has("egressProxy"):
+        _leave_out(policy, "egressProxy", "there is none")
+    policy.refuse_others(API)
+    return mode
 
 
 def _host(fields: Fields) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VirtualService and DestinationRule -> extensions of our own for agents. Pure.
+"""VirtualService, DestinationRule and outboundTrafficPolicy -> extensions of our own for agents. Pure.
 
 Istio's meaning, with what layer 4 and this mesh make of it:
 
@@ -9,6 +9,8 @@ Istio's meaning, with what layer 4 and this mesh make of it:
 - DestinationRules are looked for in the namespace of the Service, else in the root namespace; those of the client's
   namespace would need an answer for each client, and are not used. Several of one namespace are merged, oldest first.
 - Hosts are exact: a wildcard means Services by a pattern, which nothing at layer 4 asks for.
+- outboundTrafficPolicy is the whole mesh's: MeshConfig's, or that of a Sidecar in the root namespace without selector.
+  The kernel has one switch for all pods of a node.
 - Labels go to agents only as far as some subset or match asks for just this value.
 """
 
@@ -22,10 +24,20 @@ from nodeagent.controlplane.objects import (
     MeshConfig,
     MeshObject,
     Meta,
+    OutboundMode,
+    Sidecar,
     VirtualService,
     WrittenRoute,
 )
-from nodeagent.model.traffic import Destination, Extension, ServiceTraffic, Subset, TcpRoute, WorkloadLabels
+from nodeagent.model.traffic import (
+    Destination,
+    Extension,
+    MeshTraffic,
+    ServiceTraffic,
+    Subset,
+    TcpRoute,
+    WorkloadLabels,
+)
 
 Labels = Mapping[str, Mapping[str, str]]
 """Of workloads, by uid."""
@@ -42,13 +54,16 @@ def translate_traffic(
         services: keys of every Service, `namespace/hostname`.
         mesh: its names.
     """
-    written = _Written.read(tuple(objects), services, mesh)
+    known = tuple(objects)
+    written = _Written.read(known, services, mesh)
     found: dict[str, Extension] = {}
     for key in sorted(written.routes.keys() | written.subsets.keys()):
         routes, subsets = written.routes.get(key, ()), written.subsets.get(key, ())
         if routes or subsets:
             traffic = ServiceTraffic(service=key, routes=routes, subsets=subsets)
             found[traffic.name] = traffic
+    if outbound_mode(known, mesh) is OutboundMode.REGISTRY_ONLY:
+        found[MeshTraffic.NAME] = MeshTraffic(is_registry_only=True)
     asked = written.labels()
     for uid, every in labels.items():
         told = dict(every.items() & asked)
@@ -60,7 +75,23 @@ def translate_traffic(
 
 def analyze_traffic(objects: Iterable[MeshObject], services: Collection[str], mesh: MeshConfig) -> list[Finding]:
     """What of these objects does not count or leads nowhere, seen together with all others; in no order."""
-    return _Written.read(tuple(objects), services, mesh).findings
+    known = tuple(objects)
+    written = _Written.read(known, services, mesh)
+    for sidecar in known:
+        if isinstance(sidecar, Sidecar) and sidecar.outbound is not None and not _is_meshwide(sidecar, mesh):
+            written.find(sidecar.meta, "MN0301", "outboundTrafficPolicy is the whole mesh's and not applied", _MESHWIDE)
+    return written.findings
+
+
+def outbound_mode(objects: Iterable[MeshObject], mesh: MeshConfig) -> OutboundMode:
+    """Of the oldest Sidecar for the whole mesh that says one, else MeshConfig's."""
+    sidecars = [value for value in objects if isinstance(value, Sidecar) and _is_meshwide(value, mesh)]
+    written = (sidecar.outbound for sidecar in sorted(sidecars, key=lambda sidecar: sidecar.meta.age))
+    return next((mode for mode in written if mode is not None), mesh.outbound)
+
+
+def _is_meshwide(sidecar: Sidecar, mesh: MeshConfig) -> bool:
+    return sidecar.meta.namespace == mesh.root_namespace and not sidecar.is_selecting
 
 
 class _Hosts:
@@ -173,6 +204,7 @@ class _Written:
         self.findings.append(Finding(place.file, place.line, Severity.WARNING, code, str(meta.key), message, check))
 
 
+_MESHWIDE = "Write it in MeshConfig, or in a Sidecar of the root namespace without workloadSelector."
 _EXACT = "Name the Service."
 _MOVE = "Write it in the namespace of the Service."
 _KEEP_ONE = "Only one VirtualService per host counts."

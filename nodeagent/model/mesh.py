@@ -14,7 +14,7 @@ import msgspec
 
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.policy import Policy, PolicyScope
-from nodeagent.model.traffic import Extension, ServiceTraffic, WorkloadLabels
+from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels
 from nodeagent.model.workload import Service, Workload
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -139,6 +139,12 @@ class Mesh:
         found = self.extensions.get(WorkloadLabels.PREFIX + uid)
         return found.labels if isinstance(found, WorkloadLabels) else {}
 
+    @property
+    def is_registry_only(self) -> bool:
+        """Whether connections to addresses that nobody has registered are to be dropped."""
+        found = self.extensions.get(MeshTraffic.NAME)
+        return isinstance(found, MeshTraffic) and found.is_registry_only
+
     def changed(self, service_key: str) -> int:
         """Another number after each change of this Service, its endpoints, or what extensions say of either."""
         return self._changed.get(service_key, 0)
@@ -176,6 +182,8 @@ class Mesh:
             case WorkloadLabels():
                 workload = self.workloads.get(extension.uid)
                 keys = workload.services if workload is not None else ()
+            case MeshTraffic():
+                keys = ()
             case unreachable:
                 assert_never(unreachable)
         for key in keys:

@@ -77,5 +77,18 @@ class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, tag="workload", 
         return self.PREFIX + self.uid
 
 
-Extension: TypeAlias = ServiceTraffic | WorkloadLabels
+class MeshTraffic(msgspec.Struct, frozen=True, kw_only=True, tag="mesh", gc=False):
+    """What holds for every client of the mesh."""
+
+    NAME: ClassVar[str] = "mesh"
+
+    is_registry_only: bool = False
+    """Connections to addresses that the mesh does not know are dropped."""
+
+    @property
+    def name(self) -> str:
+        return self.NAME
+
+
+Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic
 """Each has a `name`, by which it is replaced and removed."""

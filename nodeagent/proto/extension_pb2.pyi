@@ -32,21 +32,25 @@ class Extension(_message.Message):
 
     SERVICE_FIELD_NUMBER: _builtins.int
     WORKLOAD_FIELD_NUMBER: _builtins.int
+    MESH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service(self) -> Global___ServiceTraffic: ...
     @_builtins.property
     def workload(self) -> Global___WorkloadLabels: ...
+    @_builtins.property
+    def mesh(self) -> Global___MeshTraffic: ...
     def __init__(
         self,
         *,
         service: Global___ServiceTraffic | None = ...,
         workload: Global___WorkloadLabels | None = ...,
+        mesh: Global___MeshTraffic | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
@@ -310,3 +314,25 @@ class WorkloadLabels(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkloadLabels: _TypeAlias = WorkloadLabels  # noqa: Y015
+
+@_typing.final
+class MeshTraffic(_message.Message):
+    """What holds for every client of the mesh. Named "mesh"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRY_ONLY_FIELD_NUMBER: _builtins.int
+    registry_only: _builtins.bool
+    """Connections to addresses that the mesh does not know are dropped."""
+    def __init__(
+        self,
+        *,
+        registry_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registry_only", b"registry_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshTraffic: _TypeAlias = MeshTraffic  # noqa: Y015

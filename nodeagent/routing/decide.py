@@ -8,7 +8,7 @@
    extension has a say (`legs.py`): it may lead to a subset of the endpoints, or to another Service.
 5. A workload that was addressed by its own address and has a waypoint: as in 3.
 6. An HBONE workload is reached by a tunnel to its port 15008, any other by plain TCP.
-7. What nobody knows goes where it was going.
+7. What nobody knows goes where it was going, unless an extension says that only what is registered may be reached.
 
 Waypoints are not sent through themselves. A destination in another network needs a tunnel within a tunnel through its
 gateway, which is not built: it is refused with NO_GATEWAY.
@@ -61,6 +61,12 @@ def decide(
     service = find_service(mesh, source.network, target.ip, source.namespace)
     if service is not None:
         return decision.to_service(service)
+    if mesh.is_registry_only:
+        return Refuse(
+            reason=Reason.UNKNOWN_DESTINATION,
+            detail=f"nobody has registered {_show(target)}, and nothing else may be reached (REGISTRY_ONLY): the "
+            "kernel drops it as NOT_REGISTERED, unless it is excluded or an address of the client's node",
+        )
     return Direct(ip=target.ip, port=target.port)
 
 

@@ -15,6 +15,7 @@ from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import (
     Destination,
     Extension,
+    MeshTraffic,
     ServiceTraffic,
     Subset,
     TcpMatch,
@@ -35,8 +36,10 @@ def decode_extension(value: bytes) -> Extension:
             if not message.workload.uid:
                 raise ValueError("labels of a workload without uid")
             return WorkloadLabels(uid=message.workload.uid, labels=dict(message.workload.labels))
+        case "mesh":
+            return MeshTraffic(is_registry_only=message.mesh.registry_only)
         case _:
-            raise ValueError("neither about a service nor about a workload")
+            raise ValueError("neither about a service, a workload nor the mesh")
 
 
 def _demand_known(message: Message) -> None:

@@ -124,6 +124,11 @@ def route(weights: dict[str, int], *, client_app: str = "") -> Object:
     return made
 
 
+def outbound(mode: str) -> Object:
+    """MeshConfig's outboundTrafficPolicy."""
+    return {"kind": "MeshConfig", "outboundTrafficPolicy": {"mode": mode}}
+
+
 def peer_authentication(name: str, namespace_name: str, mode: str) -> Object:
     return {
         "apiVersion": "security.istio.io/v1",

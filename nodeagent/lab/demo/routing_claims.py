@@ -5,13 +5,15 @@ from collections import Counter
 
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import demand, eventually
-from nodeagent.lab.demo.client import ask
-from nodeagent.lab.demo.stage import SERVICE_PORT, Stage
+from nodeagent.lab.demo.client import Fate, ask, fate, is_served
+from nodeagent.lab.demo.stage import PORT, SERVICE_PORT, Stage
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 
 ENFORCED_WITHIN_SECONDS = 5.0
 ROUTES = "50-routes.yaml"
+OUTBOUND = "51-outbound.yaml"
+_NOBODY_LISTENS = 4
 _DRAWS = 200
 _LEAST, _MOST = 20, 80
 """Of 200 draws with a chance of 1 in 4: fewer or more come about once in a million tours."""
@@ -38,6 +40,35 @@ def weighted(stage: Stage) -> str:
 
         eventually(is_gone, ENFORCED_WITHIN_SECONDS, f"{ip}: db alone again")
     return f"{'; '.join(told)} at 75:25; batch, which the route does not name, to db alone"
+
+
+def registry_only(stage: Stage) -> str:
+    """Under REGISTRY_ONLY the kernel drops what goes to an address that the mesh does not know, and nothing else."""
+    web, outside, told = stage.pod("web"), stage.lab.control, []
+    # Nobody listens there: a host that is reached refuses, and one that is not says nothing.
+    demand(all(_reaches(web, ip) for ip in outside.ips), f"{outside.ips} were out of reach before")
+    stage.write(OUTBOUND, [mesh.outbound("REGISTRY_ONLY")])
+    for ip in outside.ips:
+        eventually(lambda ip=ip: not _reaches(web, ip), ENFORCED_WITHIN_SECONDS, f"{ip}: out of reach")  # type: ignore[misc]
+        before = stage.packets("node-a").get("NOT_REGISTERED", 0)
+        demand(not _reaches(web, ip), f"{ip}: out of reach, and then not any more")
+        dropped = stage.packets("node-a").get("NOT_REGISTERED", 0) - before
+        demand(dropped > 0, f"{ip}: silent, but the kernel did not drop it as NOT_REGISTERED")
+        told.append(f"{ip}: NOT_REGISTERED +{dropped}")
+        demand(_reaches(stage.pod("legacy2"), ip), f"{ip}: a pod outside the mesh was restricted too")
+    registered = [*stage.service_ips, *stage.pod("legacy").ips]
+    for ip in registered:
+        port = SERVICE_PORT if ip in stage.service_ips else PORT
+        demand(is_served(web, ip, port), f"{ip}: registered, and not served")
+    stage.write(OUTBOUND, [])
+    for ip in outside.ips:
+        eventually(lambda ip=ip: _reaches(web, ip), ENFORCED_WITHIN_SECONDS, f"{ip}: within reach again")  # type: ignore[misc]
+    return f"{'; '.join(told)}; {', '.join(registered)} served; lifted: within reach again"
+
+
+def _reaches(client: Pod, ip: Ip) -> bool:
+    """Whether the host at `ip` says anything, and be it that nobody listens."""
+    return fate(client, ip, _NOBODY_LISTENS, seconds=0.5) is not Fate.SILENT
 
 
 def _server(stage: Stage, client: Pod, ip: Ip) -> str:

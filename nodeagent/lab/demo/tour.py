@@ -22,6 +22,7 @@ TOUR: tuple[Claim[Stage], ...] = (
     Claim("same node, revoked: an idle connection ends at both ends", policy_claims.flow_revoked),
     Claim("policy edit: in force for new connections, and an open one is cut", policy_claims.edit_enforced),
     Claim("invalid edit: refused with file and line, the old rule stays", policy_claims.invalid_refused),
+    Claim("REGISTRY_ONLY: what the mesh does not know is dropped in the kernel", routing_claims.registry_only),
     Claim(
         "weighted routes: connections to a Service shared out by weight, for the clients named", routing_claims.weighted
     ),

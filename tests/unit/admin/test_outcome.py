@@ -11,7 +11,7 @@ from nodeagent.admin.outcome import MAX_ENDPOINTS, Answer, Client, find_answers,
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
-from nodeagent.model.traffic import Destination, ServiceTraffic, Subset, TcpRoute, WorkloadLabels
+from nodeagent.model.traffic import Destination, MeshTraffic, ServiceTraffic, Subset, TcpRoute, WorkloadLabels
 from nodeagent.model.workload import GatewayAddress, Service, TunnelProtocol, Workload
 from nodeagent.routing.route import Target
 
@@ -81,6 +81,14 @@ def test_every_destination_of_a_route_with_each_of_its_endpoints(mesh: Mesh, ask
         ("ALLOWED", ""),
         ("ALLOWED", ""),
     ]
+
+
+def test_what_nobody_has_registered_is_refused_to_clients_of_the_mesh_alone(mesh: Mesh, ask: Ask) -> None:
+    assert [answer.verdict for answer in ask("192.0.2.1", 443)] == ["PASSES"]
+    mesh.apply(Changes(extensions=(MeshTraffic(is_registry_only=True),)))
+    assert [answer.verdict for answer in ask("192.0.2.1", 443)] == ["REFUSED"]
+    assert [answer.verdict for answer in ask("192.0.2.1", 443, is_captured=False)] == ["PASSES"]
+    assert {answer.verdict for answer in ask("10.96.0.5", 5432, is_captured=False)} <= {"ALLOWED", "DENIED"}
 
 
 def test_a_waypoint_decides_for_clients_of_the_mesh(mesh: Mesh, ask: Ask) -> None:

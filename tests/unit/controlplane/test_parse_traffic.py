@@ -3,7 +3,15 @@
 
 import pytest
 
-from nodeagent.controlplane.objects import DestinationRule, RouteDestination, VirtualService, WrittenRoute
+from nodeagent.controlplane.objects import (
+    DestinationRule,
+    MeshConfig,
+    OutboundMode,
+    RouteDestination,
+    Sidecar,
+    VirtualService,
+    WrittenRoute,
+)
 from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import Subset, TcpMatch
 from tests.unit.controlplane.conftest import Read
@@ -32,6 +40,13 @@ spec:
   subsets:
   - {name: v1, labels: {version: v1}}
   - {name: all}
+"""
+SIDECAR = """
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: istio-system}
+spec:
+  outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 """
 
 
@@ -96,6 +111,8 @@ def test_what_is_for_gateways_only_is_not_for_the_mesh(read: Read) -> None:
         (RULE, "host: db", "hots: db", 6, "spec.hots: there is no such field"),
         (RULE, "name: all", "name: v1", 7, "spec.subsets: 'v1' is defined twice"),
         (RULE, "name: all", "name: ''", 9, "spec.subsets[1].name: '' is no name of a subset"),
+        (SIDECAR, "REGISTRY_ONLY", "NOBODY", 6, "spec.outboundTrafficPolicy.mode: 'NOBODY' is not one of"),
+        (SIDECAR, "mode", "modus", 6, "spec.outboundTrafficPolicy.modus: there is no such field"),
         (RULE, "version: v1", "version: 1", 8, "spec.subsets[0].labels.version: a text is expected"),
     ],
 )
@@ -114,6 +131,30 @@ def test_weights_that_add_up_to_nothing_are_refused(read: Read) -> None:
     assert [finding.message for finding in findings] == ["spec.tcp[0].route: the weights add up to 0"]
 
 
+@pytest.mark.parametrize(
+    ("written", "mode"),
+    [
+        ("{mode: REGISTRY_ONLY}", OutboundMode.REGISTRY_ONLY),
+        ("{mode: ALLOW_ANY}", OutboundMode.ALLOW_ANY),
+        ("{}", OutboundMode.REGISTRY_ONLY),
+    ],
+)
+def test_an_outbound_policy_is_read(read: Read, written: str, mode: OutboundMode) -> None:
+    policy = f"outboundTrafficPolicy: {written}"
+    (sidecar, mesh), findings = read(
+        SIDECAR.replace("outboundTrafficPolicy: {mode: REGISTRY_ONLY}", policy) + f"---\nkind: MeshConfig\n{policy}\n"
+    )
+    assert isinstance(sidecar, Sidecar)
+    assert isinstance(mesh, MeshConfig)
+    assert (sidecar.outbound, mesh.outbound, findings) == (mode, mode, [])
+
+
+def test_without_an_outbound_policy_everything_may_be_reached(read: Read) -> None:
+    (mesh,), _ = read("kind: MeshConfig\n")
+    assert isinstance(mesh, MeshConfig)
+    assert mesh.outbound is OutboundMode.ALLOW_ANY
+
+
 @pytest.mark.parametrize("kind", ["VirtualService", "DestinationRule"])
 def test_an_object_without_a_spec_is_refused(read: Read, kind: str) -> None:
     found, findings = read(
@@ -129,6 +170,7 @@ def test_an_object_without_a_spec_is_refused(read: Read, kind: str) -> None:
         (ROUTED, "  http: [{route: []}]\n", "spec.http is not applied"),
         (ROUTED, "  exportTo: ['.']\n", "spec.exportTo is not applied"),
         (RULE, "  exportTo: ['.']\n", "spec.exportTo is not applied"),
+        (SIDECAR, "  egress: [{hosts: ['./*']}]\n", "spec.egress is not applied"),
         (RULE, "  workloadSelector: {matchLabels: {app: web}}\n", "spec.workloadSelector is not applied"),
     ],
 )

@@ -7,7 +7,16 @@ from nodeagent.controlplane.delta import DeltaStream
 from nodeagent.controlplane.snapshot import ADDRESS, EXTENSION, Snapshot, advance
 from nodeagent.controlplane.traffic import analyze_traffic, translate_traffic
 from nodeagent.controlplane.translate import mesh_config, translate
-from nodeagent.model.traffic import Destination, Extension, ServiceTraffic, Subset, TcpMatch, TcpRoute, WorkloadLabels
+from nodeagent.model.traffic import (
+    Destination,
+    Extension,
+    MeshTraffic,
+    ServiceTraffic,
+    Subset,
+    TcpMatch,
+    TcpRoute,
+    WorkloadLabels,
+)
 from nodeagent.proto import xds_pb2
 from tests.unit.controlplane.conftest import Read
 
@@ -140,6 +149,48 @@ def test_a_route_that_leads_nowhere_is_told_and_kept_so_that_agents_refuse(read:
         ("MN0303", f"{DB} has no subset 'v1'"),
     ]
     assert f"service/{DB}" in translated(read, text)
+
+
+SIDECAR = """
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: %s, namespace: %s, creationTimestamp: '%s'}
+spec: {outboundTrafficPolicy: {mode: %s}}
+"""
+RESTRICTED = "---\nkind: MeshConfig\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\n"
+OLD, YOUNG = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_registry_only"),
+    [
+        pytest.param(RESTRICTED, True, id="MeshConfig"),
+        pytest.param(RESTRICTED.replace("REGISTRY_ONLY", "ALLOW_ANY"), False, id="said and off"),
+        pytest.param(SIDECAR % ("a", "istio-system", OLD, "REGISTRY_ONLY"), True, id="a Sidecar of the root namespace"),
+        pytest.param(RESTRICTED + SIDECAR % ("a", "istio-system", OLD, "ALLOW_ANY"), False, id="it goes first"),
+        pytest.param(
+            SIDECAR % ("a", "istio-system", YOUNG, "ALLOW_ANY") + SIDECAR % ("b", "istio-system", OLD, "REGISTRY_ONLY"),
+            True,
+            id="the oldest",
+        ),
+        pytest.param(SIDECAR % ("a", "shop", OLD, "REGISTRY_ONLY"), False, id="another namespace's"),
+    ],
+)
+def test_only_what_is_registered_for_the_whole_mesh_or_not_at_all(
+    read: Read, text: str, *, is_registry_only: bool
+) -> None:
+    found = {"mesh": MeshTraffic(is_registry_only=True)} if is_registry_only else {}
+    assert translated(read, text) == found
+
+
+def test_a_namespaces_own_outbound_policy_is_told_not_to_be_applied(read: Read) -> None:
+    assert [code for code, _ in told(read, SIDECAR % ("a", "shop", OLD, "REGISTRY_ONLY"))] == ["MN0301"]
+    assert told(read, SIDECAR % ("a", "istio-system", OLD, "REGISTRY_ONLY")) == []
+    selecting = (SIDECAR % ("a", "istio-system", OLD, "REGISTRY_ONLY")).replace(
+        "spec: {", "spec: {workloadSelector: {labels: {a: b}}, "
+    )
+    assert [code for code, _ in told(read, selecting)] == ["MN0301"]
 
 
 # ---- on the wire ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.mesh import Changes, Mesh, split
 from nodeagent.model.policy import Action, Policy, PolicyScope
-from nodeagent.model.traffic import ServiceTraffic, Subset, WorkloadLabels
+from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, Subset, WorkloadLabels
 from nodeagent.model.workload import Service, Vip, Workload
 
 A, B, V = Ip("10.0.0.1"), Ip("fd00::2"), Ip("10.9.0.1")
@@ -380,6 +380,15 @@ def test_a_change_of_an_extension_is_one_of_its_service_and_of_no_other(change: 
     mesh.apply(change)
     assert mesh.changed("shop/s.example") != before[0]
     assert mesh.changed("shop/other.example") == before[1]
+
+
+def test_only_what_is_registered_if_the_mesh_says_so() -> None:
+    mesh = Mesh()
+    seen = [mesh.is_registry_only]
+    for extension in (MeshTraffic(is_registry_only=True), MeshTraffic()):
+        mesh.apply(Changes(extensions=(extension,)))
+        seen.append(mesh.is_registry_only)
+    assert seen == [False, True, False]
 
 
 def test_an_extension_about_nobody_leaves_no_trace() -> None:

@@ -4,7 +4,7 @@
 import msgspec
 
 from nodeagent.model.mesh import Changes
-from nodeagent.model.traffic import Destination, ServiceTraffic, Subset, TcpMatch, TcpRoute, WorkloadLabels
+from nodeagent.model.traffic import Destination, MeshTraffic, ServiceTraffic, Subset, TcpMatch, TcpRoute, WorkloadLabels
 
 TRAFFIC = ServiceTraffic(
     service="shop/db",
@@ -16,6 +16,7 @@ LABELS = WorkloadLabels(uid="c//Pod/shop/db", labels={"version": "v1"})
 
 def test_names_tell_kinds_apart() -> None:
     assert (TRAFFIC.name, LABELS.name) == ("service/shop/db", "workload/c//Pod/shop/db")
+    assert MeshTraffic().name == "mesh"
 
 
 def test_a_subset_is_found_by_its_name() -> None:
@@ -24,5 +25,7 @@ def test_a_subset_is_found_by_its_name() -> None:
 
 
 def test_a_change_arrives_as_it_was_sent() -> None:
-    changes = Changes(extensions=(TRAFFIC, LABELS), removed_extensions=("service/x",))
+    changes = Changes(
+        extensions=(TRAFFIC, LABELS, MeshTraffic(is_registry_only=True)), removed_extensions=("service/x",)
+    )
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(changes), type=Changes) == changes

@@ -14,6 +14,7 @@ from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import (
     Destination,
     Extension,
+    MeshTraffic,
     ServiceTraffic,
     Subset,
     TcpMatch,
@@ -49,6 +50,7 @@ SUBSETS = st.lists(st.builds(Subset, name=TEXTS, labels=LABELS), max_size=3, uni
 EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
     st.builds(ServiceTraffic, service=TEXTS, routes=st.lists(ROUTES, max_size=2).map(tuple), subsets=SUBSETS),
     st.builds(WorkloadLabels, uid=TEXTS, labels=LABELS),
+    st.builds(MeshTraffic, is_registry_only=st.booleans()),
 )
 
 
@@ -71,7 +73,7 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        (pb.Extension(), "neither about a service nor about a workload"),
+        (pb.Extension(), "neither about a service, a workload nor the mesh"),
         (traffic(service=""), "routes of a service without name"),
         (pb.Extension(workload=pb.WorkloadLabels(labels={"a": "b"})), "without uid"),
         (traffic(subsets=[pb.Subset(name="a"), pb.Subset(name="a")]), "without a name of their own"),
