@@ -2,10 +2,20 @@
 """Extensions -> protobuf resources, as nodeagent/xds/decode_extension.py reads them. Pure."""
 
 import ipaddress
+from collections.abc import Iterable
 from typing import assert_never
 
 from nodeagent.controlplane.encode import Resource, make_resource
-from nodeagent.model.traffic import Destination, Extension, MeshTraffic, ServiceTraffic, TcpMatch, WorkloadLabels
+from nodeagent.model.traffic import (
+    Destination,
+    Extension,
+    MeshTraffic,
+    PortPolicy,
+    ServiceTraffic,
+    TcpMatch,
+    TrafficPolicy,
+    WorkloadLabels,
+)
 from nodeagent.proto import extension_pb2 as pb
 
 
@@ -32,8 +42,47 @@ def _traffic(traffic: ServiceTraffic) -> pb.ServiceTraffic:
             )
             for route in traffic.routes
         ],
-        subsets=[pb.Subset(name=subset.name, labels=subset.labels) for subset in traffic.subsets],
+        subsets=[
+            pb.Subset(name=subset.name, labels=subset.labels, policies=_policies(subset.policies))
+            for subset in traffic.subsets
+        ],
+        policies=_policies(traffic.policies),
     )
+
+
+def _policies(policies: Iterable[PortPolicy]) -> list[pb.PortPolicy]:
+    return [pb.PortPolicy(port=entry.port, policy=_policy(entry.policy)) for entry in policies]
+
+
+def _policy(policy: TrafficPolicy) -> pb.TrafficPolicy:
+    message = pb.TrafficPolicy(
+        algorithm=pb.TrafficPolicy.Algorithm.Value(policy.algorithm) if policy.algorithm else 0,  # type: ignore[arg-type]
+        max_connections=policy.max_connections,
+        connect_milliseconds=_milliseconds(policy.connect_seconds),
+        idle_milliseconds=_milliseconds(policy.idle_seconds),
+    )
+    if policy.keepalive is not None:
+        message.keepalive.CopyFrom(
+            pb.Keepalive(
+                probes=policy.keepalive.probes,
+                idle_seconds=policy.keepalive.idle_seconds,
+                interval_seconds=policy.keepalive.interval_seconds,
+            )
+        )
+    if policy.outlier is not None:
+        message.outlier_detection.CopyFrom(
+            pb.OutlierDetection(
+                failures=policy.outlier.failures,
+                base_ejection_milliseconds=_milliseconds(policy.outlier.base_ejection_seconds),
+                max_ejection_percent=policy.outlier.max_ejection_percent,
+                interval_milliseconds=_milliseconds(policy.outlier.interval_seconds),
+            )
+        )
+    return message
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def _match(match: TcpMatch) -> pb.TcpMatch:

@@ -15,6 +15,9 @@ from nodeagent.model.address import Cidr, Ip, Port, parse_ip
 
 _Parsed = TypeVar("_Parsed")
 _PREFIX = re.compile(r"[^/%]+(?:/(?:0|[1-9]\d{0,2}))?", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)", re.ASCII)
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_LONGEST_SECONDS = 30 * 86400.0
 _PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
 
 
@@ -63,6 +66,20 @@ class Fields:
             return number
         self.wrong(name, f"{_shown(value)} is not a whole number from 0 to {most}")
         return default
+
+    def seconds(self, name: str, default: float = 0.0, least: float = 0.0) -> float:
+        """A duration as protobuf's JSON or Go has it, such as `1.5s`, `250ms` or `1h30m`."""
+        value = self._value(name)
+        if value is None:
+            return default
+        text = value.text if isinstance(value, Scalar) else ""
+        found = _duration(text)
+        if found is None or not least <= found <= _LONGEST_SECONDS:
+            self.wrong(
+                name, f"{_shown(value)} is not a duration of {least:g} s or more", check="Such as 1.5s or 1h30m."
+            )
+            return default
+        return found
 
     def port(self, name: str) -> Port | None:
         value = self._value(name)
@@ -163,6 +180,13 @@ class Fields:
 
 
 _SEE_API = "See the Kubernetes or Istio reference of this kind."
+
+
+def _duration(text: str) -> float | None:
+    parts = _DURATION_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def is_port(value: object) -> bool:

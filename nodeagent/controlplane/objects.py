@@ -12,7 +12,7 @@ import msgspec
 
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.policy import Action, ServiceAccountMatch, StringMatch
-from nodeagent.model.traffic import Subset, TcpMatch
+from nodeagent.model.traffic import PortPolicy, Subset, TcpMatch
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -212,6 +212,8 @@ class DestinationRule(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     """As written."""
     subsets: tuple[Subset, ...] = ()
+    """Their policies are merged with the rule's."""
+    policies: tuple[PortPolicy, ...] = ()
 
 
 class OutboundMode(enum.StrEnum):

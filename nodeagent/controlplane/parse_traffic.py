@@ -17,9 +17,9 @@ from nodeagent.controlplane.objects import (
     VirtualService,
     WrittenRoute,
 )
+from nodeagent.controlplane.parse_traffic_policy import API, leave_out, parse_policies
 from nodeagent.model.traffic import Subset, TcpMatch
 
-API = "See the Istio reference of this kind."
 _HOST = re.compile(r"(?:\*|[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LAYER_7 = {"http": "HTTP routes", "tls": "TLS routes"}
@@ -38,9 +38,9 @@ def parse_virtual_service(fields: Fields, meta: Meta) -> VirtualService:
     routes = tuple(_route(entry) for entry in spec.each("tcp"))
     for name, words in _LAYER_7.items():
         if spec.has(name) and is_for_mesh:
-            _leave_out(spec, name, f"{words} need a waypoint")
+            leave_out(spec, name, f"{words} need a waypoint")
     if spec.has("exportTo"):
-        _leave_out(spec, "exportTo", "a route is for every client of its hosts")
+        leave_out(spec, "exportTo", "a route is for every client of its hosts")
     spec.refuse_others(API)
     return VirtualService(meta=meta, hosts=hosts, is_for_mesh=is_for_mesh, routes=routes)
 
@@ -93,28 +93,26 @@ def parse_destination_rule(fields: Fields, meta: Meta) -> DestinationRule:
         fields.wrong("spec", "a host is missing")
         return DestinationRule(meta=meta, host="")
     host = _host(spec)
-    subsets = tuple(_subset(entry) for entry in spec.each("subsets"))
+    written = spec.within("trafficPolicy")
+    subsets = tuple(_subset(entry, written) for entry in spec.each("subsets"))
     names = [subset.name for subset in subsets]
     for name in sorted({name for name in names if names.count(name) > 1}):
         spec.wrong("subsets", f"{name!r} is defined twice")
-    if spec.has("trafficPolicy"):
-        _leave_out(spec, "trafficPolicy", "only subsets are used")
     for name in ("exportTo", "workloadSelector"):
         if spec.has(name):
-            _leave_out(spec, name, "a rule is for every client of its host")
+            leave_out(spec, name, "a rule is for every client of its host")
     spec.refuse_others(API)
-    return DestinationRule(meta=meta, host=host, subsets=subsets)
+    return DestinationRule(meta=meta, host=host, subsets=subsets, policies=parse_policies(written))
 
 
-def _subset(entry: Fields) -> Subset:
+def _subset(entry: Fields, of_rule: Fields | None) -> Subset:
     name = entry.text("name")
     if not _LABEL.fullmatch(name):
         entry.wrong("name", f"{name!r} is no name of a subset", check="Letters, digits and dashes.")
     labels = entry.texts("labels")
-    if entry.has("trafficPolicy"):
-        _leave_out(entry, "trafficPolicy", "only labels are used")
+    written = entry.within("trafficPolicy")
     entry.refuse_others(API)
-    return Subset(name, labels)
+    return Subset(name, labels, parse_policies(written, of_rule) if written is not None else ())
 
 
 def parse_sidecar(fields: Fields, meta: Meta) -> Sidecar:
@@ -124,7 +122,7 @@ def parse_sidecar(fields: Fields, meta: Meta) -> Sidecar:
     sidecar = Sidecar(meta=meta, is_selecting=spec.has("workloadSelector"), outbound=parse_outbound(spec))
     for name in ("ingress", "egress", "inboundConnectionPool"):
         if spec.has(name):
-            _leave_out(spec, name, "it is about sidecars' listeners and what they are told")
+            leave_out(spec, name, "it is about sidecars' listeners and what they are told")
     spec.refuse_others(API)
     return sidecar
 
@@ -136,7 +134,7 @@ def parse_outbound(fields: Fields) -> OutboundMode | None:
         return None
     mode = policy.choice("mode", {mode.value: mode for mode in OutboundMode}, OutboundMode.REGISTRY_ONLY)
     if policy.has("egressProxy"):
-        _leave_out(policy, "egressProxy", "there is none")
+        leave_out(policy, "egressProxy", "there is none")
     policy.refuse_others(API)
     return mode
 
@@ -154,12 +152,3 @@ def _parse_host(text: str) -> str:
     if not _HOST.fullmatch(text) or len(text) > 253:
         raise ValueError(f"{text!r} is not a host")
     return text
-
-
-def _leave_out(fields: Fields, name: str, why: str) -> None:
-    fields.report.warn(
-        fields.line(name),
-        f"{fields.path}.{name} is not applied by node agents: {why}",
-        "Nothing to do if a waypoint has it.",
-        "MN0301",
-    )

@@ -33,6 +33,7 @@ from nodeagent.model.traffic import (
     Destination,
     Extension,
     MeshTraffic,
+    PortPolicy,
     ServiceTraffic,
     Subset,
     TcpRoute,
@@ -57,10 +58,12 @@ def translate_traffic(
     known = tuple(objects)
     written = _Written.read(known, services, mesh)
     found: dict[str, Extension] = {}
-    for key in sorted(written.routes.keys() | written.subsets.keys()):
-        routes, subsets = written.routes.get(key, ()), written.subsets.get(key, ())
-        if routes or subsets:
-            traffic = ServiceTraffic(service=key, routes=routes, subsets=subsets)
+    for key in sorted(written.routes.keys() | written.rules.keys()):
+        rule = written.rules.get(key, _Rule())
+        traffic = ServiceTraffic(
+            service=key, routes=written.routes.get(key, ()), subsets=rule.subsets, policies=rule.policies
+        )
+        if traffic != ServiceTraffic(service=key):
             found[traffic.name] = traffic
     if outbound_mode(known, mesh) is OutboundMode.REGISTRY_ONLY:
         found[MeshTraffic.NAME] = MeshTraffic(is_registry_only=True)
@@ -124,11 +127,24 @@ class _Hosts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Rule:
+    """What the DestinationRules of one namespace say of one host, together."""
+
+    subsets: tuple[Subset, ...] = ()
+    policies: tuple[PortPolicy, ...] = ()
+
+    def and_then(self, younger: DestinationRule) -> "_Rule":
+        names = {subset.name for subset in self.subsets}
+        more = tuple(subset for subset in younger.subsets if subset.name not in names)
+        return _Rule(self.subsets + more, self.policies or younger.policies)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Written:
     """By Service: what is in force."""
 
     routes: dict[str, tuple[TcpRoute, ...]]
-    subsets: dict[str, tuple[Subset, ...]]
+    rules: dict[str, _Rule]
     findings: list[Finding]
 
     @classmethod
@@ -142,7 +158,7 @@ class _Written:
         return written
 
     def add_rules(self, oldest_first: list[DestinationRule], hosts: _Hosts, root_namespace: str) -> None:
-        by_place: dict[tuple[str, str], dict[str, Subset]] = defaultdict(dict)
+        by_place: dict[tuple[str, str], _Rule] = {}
         for rule in oldest_first:
             namespace = rule.meta.namespace
             key = hosts.key_of(rule.host, namespace)
@@ -151,12 +167,11 @@ class _Written:
             elif namespace not in {key.partition("/")[0], root_namespace}:
                 self.find(rule.meta, "MN0302", f"{key} is of another namespace, so its clients do not use this", _MOVE)
             else:
-                for subset in rule.subsets:
-                    by_place[key, namespace].setdefault(subset.name, subset)
-        for (key, namespace), subsets in by_place.items():
+                by_place[key, namespace] = by_place.get((key, namespace), _Rule()).and_then(rule)
+        for (key, namespace), merged in by_place.items():
             # The Service's own namespace goes before the root namespace, whole.
             if namespace == key.partition("/")[0] or (key, key.partition("/")[0]) not in by_place:
-                self.subsets[key] = tuple(subsets.values())
+                self.rules[key] = merged
 
     def add_routes(self, service: VirtualService, hosts: _Hosts) -> None:
         for host in service.hosts:
@@ -181,7 +196,7 @@ class _Written:
             key = hosts.key_of(destination.host, namespace)
             if not hosts.is_known(key):
                 self.find(meta, "MN0303", f"destination {destination.host!r} is no Service", _REFUSED)
-            elif destination.subset and destination.subset not in {one.name for one in self.subsets.get(key, ())}:
+            elif destination.subset and destination.subset not in self._subset_names(key):
                 self.find(meta, "MN0303", f"{key} has no subset {destination.subset!r}", _REFUSED)
             weight = destination.weight if len(route.destinations) > 1 else 1
             if weight:
@@ -192,9 +207,12 @@ class _Written:
                 )
         return tuple(found)
 
+    def _subset_names(self, key: str) -> set[str]:
+        return {subset.name for subset in self.rules.get(key, _Rule()).subsets}
+
     def labels(self) -> set[tuple[str, str]]:
         """All that some subset or match asks for."""
-        found = {pair for subsets in self.subsets.values() for subset in subsets for pair in subset.labels.items()}
+        found = {pair for rule in self.rules.values() for subset in rule.subsets for pair in subset.labels.items()}
         for routes in self.routes.values():
             found |= {pair for route in routes for match in route.matches for pair in match.source_labels.items()}
         return found

@@ -77,6 +77,8 @@ class Reason(enum.Enum):
         "CONNECT",
         "Peers send, applications do not read, and this worker holds all it may.",
     )
+    UPSTREAM_OVERFLOW = ("upstream_overflow", "UO", "A DestinationRule's maxConnections is reached at this worker.")
+    IDLE_TIMEOUT = ("idle_timeout", "-", "Not a byte for as long as a DestinationRule's idleTimeout.")
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")
     POD_REMOVED = ("pod_removed", "-", "The pod left this node or the mesh, and its connections with it.")
     WORKER_LOST = ("worker_lost", "CONNECT", "The worker died; its connections were reset.")

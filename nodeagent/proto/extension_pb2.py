@@ -26,7 +26,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnodeagent/proto/extension.proto\x12\x16nodeagent.extension.v1\"\xbf\x01\n\tExtension\x12\x39\n\x07service\x18\x01 \x01(\x0b\x32&.nodeagent.extension.v1.ServiceTrafficH\x00\x12:\n\x08workload\x18\x02 \x01(\x0b\x32&.nodeagent.extension.v1.WorkloadLabelsH\x00\x12\x33\n\x04mesh\x18\x03 \x01(\x0b\x32#.nodeagent.extension.v1.MeshTrafficH\x00\x42\x06\n\x04type\"\x88\x01\n\x0eServiceTraffic\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x34\n\ntcp_routes\x18\x02 \x03(\x0b\x32 .nodeagent.extension.v1.TcpRoute\x12/\n\x07subsets\x18\x03 \x03(\x0b\x32\x1e.nodeagent.extension.v1.Subset\"x\n\x08TcpRoute\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .nodeagent.extension.v1.TcpMatch\x12\x39\n\x0c\x64\x65stinations\x18\x02 \x03(\x0b\x32#.nodeagent.extension.v1.Destination\"\xed\x01\n\x08TcpMatch\x12\x39\n\x12\x64\x65stination_blocks\x18\x01 \x03(\x0b\x32\x1d.nodeagent.extension.v1.Block\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x18\n\x10source_namespace\x18\x03 \x01(\t\x12I\n\rsource_labels\x18\x04 \x03(\x0b\x32\x32.nodeagent.extension.v1.TcpMatch.SourceLabelsEntry\x1a\x33\n\x11SourceLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x05\x42lock\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"L\n\x0b\x44\x65stination\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06subset\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\r\"\x81\x01\n\x06Subset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x06labels\x18\x02 \x03(\x0b\x32*.nodeagent.extension.v1.Subset.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x01\n\x0eWorkloadLabels\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x42\n\x06labels\x18\x02 \x03(\x0b\x32\x32.nodeagent.extension.v1.WorkloadLabels.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x0bMeshTraffic\x12\x15\n\rregistry_only\x18\x01 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnodeagent/proto/extension.proto\x12\x16nodeagent.extension.v1\"\xbf\x01\n\tExtension\x12\x39\n\x07service\x18\x01 \x01(\x0b\x32&.nodeagent.extension.v1.ServiceTrafficH\x00\x12:\n\x08workload\x18\x02 \x01(\x0b\x32&.nodeagent.extension.v1.WorkloadLabelsH\x00\x12\x33\n\x04mesh\x18\x03 \x01(\x0b\x32#.nodeagent.extension.v1.MeshTrafficH\x00\x42\x06\n\x04type\"\xbe\x01\n\x0eServiceTraffic\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x34\n\ntcp_routes\x18\x02 \x03(\x0b\x32 .nodeagent.extension.v1.TcpRoute\x12/\n\x07subsets\x18\x03 \x03(\x0b\x32\x1e.nodeagent.extension.v1.Subset\x12\x34\n\x08policies\x18\x04 \x03(\x0b\x32\".nodeagent.extension.v1.PortPolicy\"x\n\x08TcpRoute\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .nodeagent.extension.v1.TcpMatch\x12\x39\n\x0c\x64\x65stinations\x18\x02 \x03(\x0b\x32#.nodeagent.extension.v1.Destination\"\xed\x01\n\x08TcpMatch\x12\x39\n\x12\x64\x65stination_blocks\x18\x01 \x03(\x0b\x32\x1d.nodeagent.extension.v1.Block\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x18\n\x10source_namespace\x18\x03 \x01(\t\x12I\n\rsource_labels\x18\x04 \x03(\x0b\x32\x32.nodeagent.extension.v1.TcpMatch.SourceLabelsEntry\x1a\x33\n\x11SourceLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x05\x42lock\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"L\n\x0b\x44\x65stination\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06subset\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\r\"\xb7\x01\n\x06Subset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x06labels\x18\x02 \x03(\x0b\x32*.nodeagent.extension.v1.Subset.LabelsEntry\x12\x34\n\x08policies\x18\x03 \x03(\x0b\x32\".nodeagent.extension.v1.PortPolicy\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\nPortPolicy\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x35\n\x06policy\x18\x02 \x01(\x0b\x32%.nodeagent.extension.v1.TrafficPolicy\"\xfd\x02\n\rTrafficPolicy\x12\x42\n\talgorithm\x18\x01 \x01(\x0e\x32/.nodeagent.extension.v1.TrafficPolicy.Algorithm\x12\x17\n\x0fmax_connections\x18\x02 \x01(\r\x12\x1c\n\x14\x63onnect_milliseconds\x18\x03 \x01(\r\x12\x19\n\x11idle_milliseconds\x18\x04 \x01(\r\x12\x34\n\tkeepalive\x18\x05 \x01(\x0b\x32!.nodeagent.extension.v1.Keepalive\x12\x43\n\x11outlier_detection\x18\x06 \x01(\x0b\x32(.nodeagent.extension.v1.OutlierDetection\"[\n\tAlgorithm\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\n\n\x06RANDOM\x10\x01\x12\x0f\n\x0bROUND_ROBIN\x10\x02\x12\x11\n\rLEAST_REQUEST\x10\x03\x12\r\n\tSOURCE_IP\x10\x04\"K\n\tKeepalive\x12\x0e\n\x06probes\x18\x01 \x01(\r\x12\x14\n\x0cidle_seconds\x18\x02 \x01(\r\x12\x18\n\x10interval_seconds\x18\x03 \x01(\r\"\x85\x01\n\x10OutlierDetection\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\x12\"\n\x1a\x62\x61se_ejection_milliseconds\x18\x02 \x01(\r\x12\x1c\n\x14max_ejection_percent\x18\x03 \x01(\r\x12\x1d\n\x15interval_milliseconds\x18\x04 \x01(\r\"\x90\x01\n\x0eWorkloadLabels\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x42\n\x06labels\x18\x02 \x03(\x0b\x32\x32.nodeagent.extension.v1.WorkloadLabels.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x0bMeshTraffic\x12\x15\n\rregistry_only\x18\x01 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,25 +42,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXTENSION']._serialized_start=60
   _globals['_EXTENSION']._serialized_end=251
   _globals['_SERVICETRAFFIC']._serialized_start=254
-  _globals['_SERVICETRAFFIC']._serialized_end=390
-  _globals['_TCPROUTE']._serialized_start=392
-  _globals['_TCPROUTE']._serialized_end=512
-  _globals['_TCPMATCH']._serialized_start=515
-  _globals['_TCPMATCH']._serialized_end=752
-  _globals['_TCPMATCH_SOURCELABELSENTRY']._serialized_start=701
-  _globals['_TCPMATCH_SOURCELABELSENTRY']._serialized_end=752
-  _globals['_BLOCK']._serialized_start=754
-  _globals['_BLOCK']._serialized_end=794
-  _globals['_DESTINATION']._serialized_start=796
-  _globals['_DESTINATION']._serialized_end=872
-  _globals['_SUBSET']._serialized_start=875
-  _globals['_SUBSET']._serialized_end=1004
-  _globals['_SUBSET_LABELSENTRY']._serialized_start=959
-  _globals['_SUBSET_LABELSENTRY']._serialized_end=1004
-  _globals['_WORKLOADLABELS']._serialized_start=1007
-  _globals['_WORKLOADLABELS']._serialized_end=1151
-  _globals['_WORKLOADLABELS_LABELSENTRY']._serialized_start=959
-  _globals['_WORKLOADLABELS_LABELSENTRY']._serialized_end=1004
-  _globals['_MESHTRAFFIC']._serialized_start=1153
-  _globals['_MESHTRAFFIC']._serialized_end=1189
+  _globals['_SERVICETRAFFIC']._serialized_end=444
+  _globals['_TCPROUTE']._serialized_start=446
+  _globals['_TCPROUTE']._serialized_end=566
+  _globals['_TCPMATCH']._serialized_start=569
+  _globals['_TCPMATCH']._serialized_end=806
+  _globals['_TCPMATCH_SOURCELABELSENTRY']._serialized_start=755
+  _globals['_TCPMATCH_SOURCELABELSENTRY']._serialized_end=806
+  _globals['_BLOCK']._serialized_start=808
+  _globals['_BLOCK']._serialized_end=848
+  _globals['_DESTINATION']._serialized_start=850
+  _globals['_DESTINATION']._serialized_end=926
+  _globals['_SUBSET']._serialized_start=929
+  _globals['_SUBSET']._serialized_end=1112
+  _globals['_SUBSET_LABELSENTRY']._serialized_start=1067
+  _globals['_SUBSET_LABELSENTRY']._serialized_end=1112
+  _globals['_PORTPOLICY']._serialized_start=1114
+  _globals['_PORTPOLICY']._serialized_end=1195
+  _globals['_TRAFFICPOLICY']._serialized_start=1198
+  _globals['_TRAFFICPOLICY']._serialized_end=1579
+  _globals['_TRAFFICPOLICY_ALGORITHM']._serialized_start=1488
+  _globals['_TRAFFICPOLICY_ALGORITHM']._serialized_end=1579
+  _globals['_KEEPALIVE']._serialized_start=1581
+  _globals['_KEEPALIVE']._serialized_end=1656
+  _globals['_OUTLIERDETECTION']._serialized_start=1659
+  _globals['_OUTLIERDETECTION']._serialized_end=1792
+  _globals['_WORKLOADLABELS']._serialized_start=1795
+  _globals['_WORKLOADLABELS']._serialized_end=1939
+  _globals['_WORKLOADLABELS_LABELSENTRY']._serialized_start=1067
+  _globals['_WORKLOADLABELS_LABELSENTRY']._serialized_end=1112
+  _globals['_MESHTRAFFIC']._serialized_start=1941
+  _globals['_MESHTRAFFIC']._serialized_end=1977
 # @@protoc_insertion_point(module_scope)

@@ -15,6 +15,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -65,6 +66,7 @@ class ServiceTraffic(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     TCP_ROUTES_FIELD_NUMBER: _builtins.int
     SUBSETS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """"namespace/hostname"."""
     @_builtins.property
@@ -73,16 +75,21 @@ class ServiceTraffic(_message.Message):
 
     @_builtins.property
     def subsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subset]: ...
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortPolicy]:
+        """For connections to every endpoint; of a subset without policies too."""
+
     def __init__(
         self,
         *,
         service: _builtins.str = ...,
         tcp_routes: _abc.Iterable[Global___TcpRoute] | None = ...,
         subsets: _abc.Iterable[Global___Subset] | None = ...,
+        policies: _abc.Iterable[Global___PortPolicy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "subsets", b"subsets", "tcp_routes", b"tcp_routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "service", b"service", "subsets", b"subsets", "tcp_routes", b"tcp_routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,22 +260,168 @@ class Subset(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortPolicy]:
+        """Instead of those of the Service."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        policies: _abc.Iterable[Global___PortPolicy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "policies", b"policies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subset: _TypeAlias = Subset  # noqa: Y015
+
+@_typing.final
+class PortPolicy(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    port: _builtins.int
+    """Of the Service; 0: every port that has none of its own."""
+    @_builtins.property
+    def policy(self) -> Global___TrafficPolicy: ...
+    def __init__(
+        self,
+        *,
+        port: _builtins.int = ...,
+        policy: Global___TrafficPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortPolicy: _TypeAlias = PortPolicy  # noqa: Y015
+
+@_typing.final
+class TrafficPolicy(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Algorithm:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AlgorithmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TrafficPolicy._Algorithm.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: TrafficPolicy._Algorithm.ValueType  # 0
+        """By weight, at random."""
+        RANDOM: TrafficPolicy._Algorithm.ValueType  # 1
+        ROUND_ROBIN: TrafficPolicy._Algorithm.ValueType  # 2
+        LEAST_REQUEST: TrafficPolicy._Algorithm.ValueType  # 3
+        SOURCE_IP: TrafficPolicy._Algorithm.ValueType  # 4
+
+    class Algorithm(_Algorithm, metaclass=_AlgorithmEnumTypeWrapper): ...
+    UNSPECIFIED: TrafficPolicy.Algorithm.ValueType  # 0
+    """By weight, at random."""
+    RANDOM: TrafficPolicy.Algorithm.ValueType  # 1
+    ROUND_ROBIN: TrafficPolicy.Algorithm.ValueType  # 2
+    LEAST_REQUEST: TrafficPolicy.Algorithm.ValueType  # 3
+    SOURCE_IP: TrafficPolicy.Algorithm.ValueType  # 4
+
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    CONNECT_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    IDLE_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    KEEPALIVE_FIELD_NUMBER: _builtins.int
+    OUTLIER_DETECTION_FIELD_NUMBER: _builtins.int
+    algorithm: Global___TrafficPolicy.Algorithm.ValueType
+    max_connections: _builtins.int
+    """0: any number."""
+    connect_milliseconds: _builtins.int
+    """From the decision to the application's answer; 0: as the agent is set."""
+    idle_milliseconds: _builtins.int
+    """Without a byte in either direction; 0: for ever."""
+    @_builtins.property
+    def keepalive(self) -> Global___Keepalive: ...
+    @_builtins.property
+    def outlier_detection(self) -> Global___OutlierDetection: ...
+    def __init__(
+        self,
+        *,
+        algorithm: Global___TrafficPolicy.Algorithm.ValueType = ...,
+        max_connections: _builtins.int = ...,
+        connect_milliseconds: _builtins.int = ...,
+        idle_milliseconds: _builtins.int = ...,
+        keepalive: Global___Keepalive | None = ...,
+        outlier_detection: Global___OutlierDetection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keepalive", b"keepalive", "outlier_detection", b"outlier_detection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "connect_milliseconds", b"connect_milliseconds", "idle_milliseconds", b"idle_milliseconds", "keepalive", b"keepalive", "max_connections", b"max_connections", "outlier_detection", b"outlier_detection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficPolicy: _TypeAlias = TrafficPolicy  # noqa: Y015
+
+@_typing.final
+class Keepalive(_message.Message):
+    """TCP's; what is 0 is the kernel's default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBES_FIELD_NUMBER: _builtins.int
+    IDLE_SECONDS_FIELD_NUMBER: _builtins.int
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    probes: _builtins.int
+    idle_seconds: _builtins.int
+    interval_seconds: _builtins.int
+    def __init__(
+        self,
+        *,
+        probes: _builtins.int = ...,
+        idle_seconds: _builtins.int = ...,
+        interval_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_seconds", b"idle_seconds", "interval_seconds", b"interval_seconds", "probes", b"probes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keepalive: _TypeAlias = Keepalive  # noqa: Y015
+
+@_typing.final
+class OutlierDetection(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILURES_FIELD_NUMBER: _builtins.int
+    BASE_EJECTION_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    MAX_EJECTION_PERCENT_FIELD_NUMBER: _builtins.int
+    INTERVAL_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    failures: _builtins.int
+    """Connections in a row that were not made; above 0."""
+    base_ejection_milliseconds: _builtins.int
+    max_ejection_percent: _builtins.int
+    interval_milliseconds: _builtins.int
+    def __init__(
+        self,
+        *,
+        failures: _builtins.int = ...,
+        base_ejection_milliseconds: _builtins.int = ...,
+        max_ejection_percent: _builtins.int = ...,
+        interval_milliseconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_ejection_milliseconds", b"base_ejection_milliseconds", "failures", b"failures", "interval_milliseconds", b"interval_milliseconds", "max_ejection_percent", b"max_ejection_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutlierDetection: _TypeAlias = OutlierDetection  # noqa: Y015
 
 @_typing.final
 class WorkloadLabels(_message.Message):

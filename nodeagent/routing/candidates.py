@@ -13,13 +13,26 @@ import msgspec
 
 from nodeagent.model.address import Ip, is_ipv6
 from nodeagent.model.mesh import Mesh
+from nodeagent.model.traffic import TrafficPolicy
 from nodeagent.model.workload import BalancingMode, Scope, Service, ServicePort, Workload
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """A policy, and what it is about."""
+
+    policy: TrafficPolicy
+    service: str
+    """Its key."""
+    port: int
+    subset: str = ""
 
 
 class Candidates(msgspec.Struct, frozen=True):
     endpoints: tuple[Workload, ...]
     cumulative: tuple[int, ...]
     """Sums of the endpoints' capacities up to each, so that drawing one is a bisection."""
+    terms: Terms | None = None
+    """None: an endpoint is drawn by weight, and that is all."""
 
 
 _Option = TypeVar("_Option")
@@ -47,7 +60,13 @@ def candidates(service: Service, port: int, source: Workload, mesh: Mesh, subset
     ]
     if service.balancing.mode in {BalancingMode.STRICT, BalancingMode.FAILOVER}:
         usable = _nearest(service, source, usable)
-    return Candidates(tuple(usable), tuple(accumulate(endpoint.capacity for endpoint in usable)))
+    traffic = mesh.traffic(service.key)
+    policy = traffic.policy(port, subset) if traffic is not None else None
+    return Candidates(
+        tuple(usable),
+        tuple(accumulate(endpoint.capacity for endpoint in usable)),
+        Terms(policy, service.key, port, subset) if policy is not None else None,
+    )
 
 
 def in_subset(service: Service, subset: str, mesh: Mesh) -> Iterable[Workload]:

@@ -15,8 +15,8 @@ gateway, which is not built: it is refused with NO_GATEWAY.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TypeVar, assert_never
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -26,8 +26,10 @@ from nodeagent.model.mesh import Mesh
 from nodeagent.model.reason import Reason
 from nodeagent.model.workload import BalancingMode, GatewayAddress, Service, TunnelProtocol, Workload
 from nodeagent.routing.candidates import (
+    Candidates,
     FindCandidates,
     Pick,
+    Terms,
     candidates,
     in_subset,
     lists_port,
@@ -39,9 +41,17 @@ from nodeagent.routing.legs import Leg, choose_leg
 from nodeagent.routing.lookup import find_gateway, find_service
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
+Choose: TypeAlias = Callable[[Candidates], Workload | None]
+"""None: there is none to choose at the moment."""
+
 
 def decide(
-    target: Target, source: Workload, mesh: Mesh, pick: Pick, find_candidates: FindCandidates = candidates
+    target: Target,
+    source: Workload,
+    mesh: Mesh,
+    pick: Pick,
+    find_candidates: FindCandidates = candidates,
+    choose: Choose | None = None,
 ) -> Route:
     """Total: every input has a Route, and a refusal says why.
 
@@ -51,10 +61,11 @@ def decide(
         mesh: what is known at this moment.
         pick: draws an endpoint; see Pick.
         find_candidates: `candidates`, or a Balancer's, which remembers.
+        choose: an endpoint where a policy says how; None: `pick` draws it there too.
     """
     if target.port in PROXY_PORTS and (target.ip.startswith("127.") or target.ip == "::1"):
         return Refuse(reason=Reason.SELF_CALL, detail=f"{_show(target)} is a listener of the proxy")
-    decision = _Decision(target, source, mesh, pick, find_candidates)
+    decision = _Decision(target, source, mesh, pick, find_candidates, choose)
     workload = mesh.workload_at(source.network, target.ip)
     if workload is not None:
         return decision.to_workload(workload)
@@ -97,10 +108,18 @@ class _Decision:
     """The steps of one decision; holds its arguments, so that they are not passed through every step."""
 
     def __init__(
-        self, target: Target, source: Workload, mesh: Mesh, pick: Pick, find_candidates: FindCandidates
+        self,
+        target: Target,
+        source: Workload,
+        mesh: Mesh,
+        pick: Pick,
+        find_candidates: FindCandidates,
+        choose: Choose | None,
     ) -> None:
         self._target, self._source, self._mesh = target, source, mesh
-        self._pick, self._find_candidates = pick, find_candidates
+        self._pick, self._find_candidates, self._choose = pick, find_candidates, choose
+        self._terms: Terms | None = None
+        """Of the endpoint that was drawn."""
 
     def to_workload(self, workload: Workload) -> Route:
         """The client named the workload by its own address."""
@@ -139,7 +158,7 @@ class _Decision:
 
     def _to_endpoint(self, endpoint: Workload, ip: Ip, port: int, service: Service | None) -> Route:
         if endpoint.protocol is TunnelProtocol.TCP:
-            return Direct(ip=ip, port=port, destination=endpoint, service=service)
+            return Direct(ip=ip, port=port, destination=endpoint, service=service, terms=self._terms)
         return Tunnel(
             ip=ip,
             authority=join_host_port(ip, port),
@@ -148,6 +167,7 @@ class _Decision:
             service=service,
             port_at_destination=port,
             host=service.hostname if service else "",
+            terms=self._terms,
         )
 
     def _to_waypoint(self, gateway: GatewayAddress, addressed: Service | None, dialled: Target) -> Route:
@@ -189,7 +209,14 @@ class _Decision:
     def _drawn(self, service: Service, port: int, subset: str = "") -> Workload | Refuse:
         found = self._find_candidates(service, port, self._source, self._mesh, subset)
         if found.endpoints:
-            return self._pick(found.endpoints, found.cumulative)
+            self._terms = found.terms
+            if found.terms is None or self._choose is None:
+                return self._pick(found.endpoints, found.cumulative)
+            chosen = self._choose(found)
+            if chosen is not None:
+                return chosen
+            detail = f"{Leg(service, port, subset)}: every endpoint for port {port} is ejected (outlierDetection)"
+            return Refuse(reason=Reason.NO_HEALTHY_ENDPOINT, detail=detail, service=service)
         return _refusal(Leg(service, port, subset), self._source, self._mesh)
 
     def _is_from(self, gateway: GatewayAddress) -> bool:

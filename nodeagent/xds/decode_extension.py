@@ -13,16 +13,29 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import (
+    Algorithm,
     Destination,
     Extension,
+    Keepalive,
     MeshTraffic,
+    OutlierDetection,
+    PortPolicy,
     ServiceTraffic,
     Subset,
     TcpMatch,
     TcpRoute,
+    TrafficPolicy,
     WorkloadLabels,
 )
 from nodeagent.proto import extension_pb2 as pb
+
+_ALGORITHMS: dict[int, Algorithm | None] = {
+    pb.TrafficPolicy.UNSPECIFIED: None,
+    pb.TrafficPolicy.RANDOM: Algorithm.RANDOM,
+    pb.TrafficPolicy.ROUND_ROBIN: Algorithm.ROUND_ROBIN,
+    pb.TrafficPolicy.LEAST_REQUEST: Algorithm.LEAST_REQUEST,
+    pb.TrafficPolicy.SOURCE_IP: Algorithm.SOURCE_IP,
+}
 
 
 def decode_extension(value: bytes) -> Extension:
@@ -55,11 +68,50 @@ def _demand_known(message: Message) -> None:
 def _traffic(message: pb.ServiceTraffic) -> ServiceTraffic:
     if not message.service:
         raise ValueError("routes of a service without name")
-    subsets = tuple(Subset(subset.name, dict(subset.labels)) for subset in message.subsets)
+    subsets = tuple(Subset(subset.name, dict(subset.labels), _policies(subset.policies)) for subset in message.subsets)
     if len({subset.name for subset in subsets}) < len(subsets) or any(not subset.name for subset in subsets):
         raise ValueError("subsets without a name of their own")
     return ServiceTraffic(
-        service=message.service, routes=tuple(_route(route) for route in message.tcp_routes), subsets=subsets
+        service=message.service,
+        routes=tuple(_route(route) for route in message.tcp_routes),
+        subsets=subsets,
+        policies=_policies(message.policies),
+    )
+
+
+def _policies(messages: Iterable[pb.PortPolicy]) -> tuple[PortPolicy, ...]:
+    found = tuple(PortPolicy(_port(message.port), _policy(message.policy)) for message in messages)
+    if len({entry.port for entry in found}) < len(found):
+        raise ValueError("two policies for one port")
+    return found
+
+
+def _policy(message: pb.TrafficPolicy) -> TrafficPolicy:
+    if message.algorithm not in _ALGORITHMS:
+        raise ValueError(f"unknown algorithm {message.algorithm}")
+    keepalive = message.keepalive
+    return TrafficPolicy(
+        algorithm=_ALGORITHMS[message.algorithm],
+        max_connections=message.max_connections,
+        connect_seconds=message.connect_milliseconds / 1000,
+        idle_seconds=message.idle_milliseconds / 1000,
+        keepalive=Keepalive(
+            probes=keepalive.probes, idle_seconds=keepalive.idle_seconds, interval_seconds=keepalive.interval_seconds
+        )
+        if message.HasField("keepalive")
+        else None,
+        outlier=_outlier(message.outlier_detection) if message.HasField("outlier_detection") else None,
+    )
+
+
+def _outlier(message: pb.OutlierDetection) -> OutlierDetection:
+    if not message.failures:
+        raise ValueError("outlier detection without a number of failures")
+    return OutlierDetection(
+        failures=message.failures,
+        base_ejection_seconds=message.base_ejection_milliseconds / 1000,
+        max_ejection_percent=message.max_ejection_percent,
+        interval_seconds=message.interval_milliseconds / 1000,
     )
 
 

@@ -124,6 +124,15 @@ def route(weights: dict[str, int], *, client_app: str = "") -> Object:
     return made
 
 
+def destination_rule(host: str, namespace_name: str, policy: Object) -> Object:
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule",
+        "metadata": _metadata(host, namespace_name),
+        "spec": {"host": host, "trafficPolicy": policy},
+    }
+
+
 def outbound(mode: str) -> Object:
     """MeshConfig's outboundTrafficPolicy."""
     return {"kind": "MeshConfig", "outboundTrafficPolicy": {"mode": mode}}

@@ -13,7 +13,10 @@ from nodeagent.model.address import Ip
 ENFORCED_WITHIN_SECONDS = 5.0
 ROUTES = "50-routes.yaml"
 OUTBOUND = "51-outbound.yaml"
+BOTH = "52-both.yaml"
+BOTH_SERVICE_IPS = ("10.96.0.12", "fd00:96::12")
 _NOBODY_LISTENS = 4
+_ONE_LISTENS = 7070
 _DRAWS = 200
 _LEAST, _MOST = 20, 80
 """Of 200 draws with a chance of 1 in 4: fewer or more come about once in a million tours."""
@@ -40,6 +43,44 @@ def weighted(stage: Stage) -> str:
 
         eventually(is_gone, ENFORCED_WITHIN_SECONDS, f"{ip}: db alone again")
     return f"{'; '.join(told)} at 75:25; batch, which the route does not name, to db alone"
+
+
+def outlier_ejected(stage: Stage) -> str:
+    """An endpoint to which connections fail gets none for a while: its clients stop meeting it."""
+    web, told = stage.pod("web"), []
+    both = mesh.service("both", "shop", {"tier": "backend"}, BOTH_SERVICE_IPS, {SERVICE_PORT: _ONE_LISTENS})
+    policy: mesh.Object = {
+        "outlierDetection": {"consecutive5xxErrors": 3, "baseEjectionTime": "300s", "maxEjectionPercent": 50}
+    }
+    application = stage.start_application(stage.pod("api"), _ONE_LISTENS)
+    try:
+        stage.write(BOTH, [both])
+        ip, other_ip = (Ip(ip) for ip in BOTH_SERVICE_IPS)
+        eventually(lambda: is_served(web, ip, SERVICE_PORT), ENFORCED_WITHIN_SECONDS, "the Service is known")
+        before = _fates(web, ip, 40)
+        demand(before[Fate.SERVED] and before[Fate.REFUSED], f"nobody listens at db, and the fates were {before}")
+        stage.write(BOTH, [both, mesh.destination_rule("both", "shop", policy)])
+
+        def is_ejected() -> bool:
+            """That 20 of 20 meet api comes about once in a million times by chance."""
+            return _fates(web, ip, 20)[Fate.REFUSED] == 0
+
+        eventually(is_ejected, ENFORCED_WITHIN_SECONDS, "db, where nobody listens, is not drawn any more")
+        for address in (ip, other_ip):
+            after = _fates(web, address, 50)
+            demand(after == {Fate.SERVED: 50}, f"{address}: with db ejected the fates were {after}")
+            told.append(f"{address}: 50 of 50 served")
+        stage.write(BOTH, [both])
+        eventually(lambda: not is_ejected(), ENFORCED_WITHIN_SECONDS, "without the rule db is drawn again")
+    finally:
+        application.kill()
+        application.wait()
+        stage.write(BOTH, [])
+    return f"before, {before[Fate.REFUSED]} of 40 refused, since nobody listens at db; ejected: {', '.join(told)}"
+
+
+def _fates(client: Pod, ip: Ip, times: int) -> Counter[Fate]:
+    return Counter(fate(client, ip, SERVICE_PORT) for _ in range(times))
 
 
 def registry_only(stage: Stage) -> str:

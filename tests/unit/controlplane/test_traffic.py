@@ -11,10 +11,12 @@ from nodeagent.model.traffic import (
     Destination,
     Extension,
     MeshTraffic,
+    PortPolicy,
     ServiceTraffic,
     Subset,
     TcpMatch,
     TcpRoute,
+    TrafficPolicy,
     WorkloadLabels,
 )
 from nodeagent.proto import xds_pb2
@@ -138,6 +140,22 @@ def test_subsets_of_one_namespace_are_merged_and_go_before_those_of_the_root(rea
     assert names(root) == {"v3": {"version": "v3"}}
     assert names(other) == {}
     assert [code for code, _ in told(read, other)] == ["MN0302"]
+
+
+def test_the_policy_of_the_oldest_rule_that_has_one(read: Read) -> None:
+    def policy(most: int, name: str, created: str, subsets: str = "[]") -> str:
+        pool = f"{{connectionPool: {{tcp: {{maxConnections: {most}}}}}}}"
+        return rule(f"{{host: db, trafficPolicy: {pool}, subsets: {subsets}}}", name, created=created)
+
+    old, young = policy(5, "b", "2026-01-01T00:00:00Z"), policy(9, "a", "2026-02-01T00:00:00Z", "[{name: all}]")
+    assert translated(read, young + old) == {
+        f"service/{DB}": ServiceTraffic(
+            service=DB, subsets=(Subset("all"),), policies=(PortPolicy(0, TrafficPolicy(max_connections=5)),)
+        )
+    }
+    empty = rule("{host: db}", "c", created="2025-01-01T00:00:00Z")
+    assert translated(read, empty) == {}
+    assert translated(read, empty + old) == translated(read, old)
 
 
 def test_a_route_that_leads_nowhere_is_told_and_kept_so_that_agents_refuse(read: Read) -> None:

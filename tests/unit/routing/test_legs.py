@@ -10,7 +10,16 @@ import pytest
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.reason import Reason
-from nodeagent.model.traffic import Destination, ServiceTraffic, Subset, TcpMatch, TcpRoute, WorkloadLabels
+from nodeagent.model.traffic import (
+    Destination,
+    PortPolicy,
+    ServiceTraffic,
+    Subset,
+    TcpMatch,
+    TcpRoute,
+    TrafficPolicy,
+    WorkloadLabels,
+)
 from nodeagent.model.workload import (
     BalancingMode,
     GatewayAddress,
@@ -21,7 +30,7 @@ from nodeagent.model.workload import (
     Vip,
     Workload,
 )
-from nodeagent.routing.candidates import Balancer, candidates
+from nodeagent.routing.candidates import Balancer, Candidates, Terms, candidates
 from nodeagent.routing.decide import decide
 from nodeagent.routing.draws import service_lots
 from nodeagent.routing.legs import matches
@@ -241,6 +250,49 @@ def test_where_no_route_can_lead(canary: Service, words: str) -> None:
 def test_a_passthrough_service_stays_one() -> None:
     passing = service("db", VIP, balancing=LoadBalancing(mode=BalancingMode.PASSTHROUGH))
     assert route(TcpRoute((to(),)), db=passing) == Direct(ip=VIP, port=80, service=passing)
+
+
+# ---- policies ------------------------------------------------------------------------------------------------------
+
+
+def limited(port: int, policy: TrafficPolicy, subset: str = "") -> Mesh:
+    mesh = mesh_of()
+    subsets = (Subset("v1", {"version": "v1"}, (PortPolicy(0, policy),)),) if subset else ()
+    policies = () if subset else (PortPolicy(port, policy),)
+    mesh.apply(Changes(extensions=(ServiceTraffic(service="shop/db", subsets=subsets, policies=policies),)))
+    return mesh
+
+
+def test_an_endpoint_is_chosen_as_the_policy_of_its_port_says_and_the_route_carries_it() -> None:
+    policy = TrafficPolicy(max_connections=1)
+    mesh, asked = limited(80, policy), []
+
+    def choose(found: Candidates) -> Workload | None:
+        asked.append(found.terms)
+        return found.endpoints[-1]
+
+    terms = Terms(policy, "shop/db", 80)
+    found = decide(Target(VIP, 80), CLIENT, mesh, first, candidates, choose)
+    assert isinstance(found, Tunnel)
+    assert (reached(found), found.terms, asked) == (("v2", 8080), terms, [terms])
+    other = decide(Target(VIP, 90), CLIENT, mesh, first, candidates, choose)
+    assert isinstance(other, Tunnel)
+    assert (reached(other), other.terms, len(asked)) == (("v1", 9090), None, 1)
+
+
+def test_when_nobody_can_be_chosen_the_words_say_why() -> None:
+    mesh = limited(0, TrafficPolicy(max_connections=1))
+    found = decide(Target(VIP, 80), CLIENT, mesh, first, candidates, lambda _: None)
+    assert isinstance(found, Refuse)
+    assert found.reason is Reason.NO_HEALTHY_ENDPOINT
+    assert "ejected (outlierDetection)" in found.detail
+
+
+def test_a_subset_has_terms_of_its_own() -> None:
+    policy = TrafficPolicy(max_connections=1)
+    mesh = limited(0, policy, "v1")
+    assert candidates(DB, 80, CLIENT, mesh, "v1").terms == Terms(policy, "shop/db", 80, "v1")
+    assert candidates(DB, 80, CLIENT, mesh).terms is None
 
 
 # ---- what is drawn in the kernel -----------------------------------------------------------------------------------

@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 from nodeagent.controlplane.encode_extension import encode_extension
 from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import (
+    Algorithm,
     Destination,
     Extension,
+    Keepalive,
     MeshTraffic,
+    OutlierDetection,
+    PortPolicy,
     ServiceTraffic,
     Subset,
     TcpMatch,
     TcpRoute,
+    TrafficPolicy,
     WorkloadLabels,
 )
 from nodeagent.proto import extension_pb2 as pb
@@ -46,9 +51,40 @@ ROUTES = st.builds(
     destinations=st.lists(DESTINATIONS, min_size=1, max_size=3).map(tuple),
     matches=st.lists(MATCHES, max_size=2).map(tuple),
 )
-SUBSETS = st.lists(st.builds(Subset, name=TEXTS, labels=LABELS), max_size=3, unique_by=lambda one: one.name).map(tuple)
+SECONDS = st.integers(0, 2**31).map(lambda milliseconds: milliseconds / 1000)
+POLICIES = st.builds(
+    TrafficPolicy,
+    algorithm=st.sampled_from([None, *Algorithm]),
+    max_connections=st.integers(0, 2**32 - 1),
+    connect_seconds=SECONDS,
+    idle_seconds=SECONDS,
+    keepalive=st.none()
+    | st.builds(
+        Keepalive, probes=st.integers(0, 127), idle_seconds=st.integers(0, 9999), interval_seconds=st.integers(0, 9999)
+    ),
+    outlier=st.none()
+    | st.builds(
+        OutlierDetection,
+        failures=st.integers(1, 99),
+        base_ejection_seconds=SECONDS,
+        max_ejection_percent=st.integers(0, 100),
+        interval_seconds=SECONDS,
+    ),
+)
+BY_PORT = st.lists(st.builds(PortPolicy, port=PORTS, policy=POLICIES), max_size=2, unique_by=lambda one: one.port).map(
+    tuple
+)
+SUBSETS = st.lists(
+    st.builds(Subset, name=TEXTS, labels=LABELS, policies=BY_PORT), max_size=3, unique_by=lambda one: one.name
+).map(tuple)
 EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
-    st.builds(ServiceTraffic, service=TEXTS, routes=st.lists(ROUTES, max_size=2).map(tuple), subsets=SUBSETS),
+    st.builds(
+        ServiceTraffic,
+        service=TEXTS,
+        routes=st.lists(ROUTES, max_size=2).map(tuple),
+        subsets=SUBSETS,
+        policies=BY_PORT,
+    ),
     st.builds(WorkloadLabels, uid=TEXTS, labels=LABELS),
     st.builds(MeshTraffic, is_registry_only=st.booleans()),
 )
@@ -79,6 +115,13 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
         (traffic(subsets=[pb.Subset(name="a"), pb.Subset(name="a")]), "without a name of their own"),
         (traffic(subsets=[pb.Subset()]), "without a name of their own"),
         (traffic(tcp_routes=[pb.TcpRoute()]), "without a destination"),
+        (traffic(policies=[pb.PortPolicy(), pb.PortPolicy()]), "two policies for one port"),
+        (traffic(policies=[pb.PortPolicy(port=65536)]), "port 65536"),
+        (traffic(policies=[pb.PortPolicy(policy=pb.TrafficPolicy(algorithm=9))]), "unknown algorithm 9"),  # type: ignore[arg-type]
+        (
+            traffic(policies=[pb.PortPolicy(policy=pb.TrafficPolicy(outlier_detection=pb.OutlierDetection()))]),
+            "without a number of failures",
+        ),
         (routed(weight=0), "without service or weight"),
         (routed(service=""), "without service or weight"),
         (routed(port=65536), "port 65536"),
