@@ -175,7 +175,7 @@ def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target, *, is_di
         return Answer("REFUSED", Reason.SELF_CALL.value, words, "TCP", (_start(client), "refused"), endpoint)
     by_worker = ("worker of this node: policy", "application")
     answer = _judged(mesh, client, route.destination, at, "TCP", (_start(client), *by_worker))
-    if answer.verdict != "ALLOWED" or not is_direct:
+    if answer.verdict != "ALLOWED" or not is_direct or mesh.limits(route.destination.uid) is not None:
         return answer
     return replace(answer, path=("pod", "from_pod: the kernel's table of verdicts", "application"))
 

@@ -39,12 +39,13 @@ def analyze(objects: Iterable[MeshObject]) -> list[Finding]:
         *_sources(policies, mesh, {value.meta.name for value in select(known, Namespace)}),
         *_levels(peers, mesh),
         *_second_mesh_configs(select(known, MeshConfig)),
-        *analyze_traffic(known, {_key(service.meta, mesh) for service in select(known, Service)}, mesh),
+        *analyze_traffic(known, _service_keys(known, mesh), mesh),
     ]
 
 
-def _key(meta: Meta, mesh: MeshConfig) -> str:
-    return f"{meta.namespace}/{hostname(meta.name, meta.namespace, mesh)}"
+def _service_keys(objects: tuple[MeshObject, ...], mesh: MeshConfig) -> set[str]:
+    metas = [service.meta for service in select(objects, Service) if not service.is_external_name]
+    return {f"{meta.namespace}/{hostname(meta.name, meta.namespace, mesh)}" for meta in metas}
 
 
 def _finding(meta: Meta, code: str, message: str, check: str) -> Finding:

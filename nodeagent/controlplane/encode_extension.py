@@ -15,6 +15,7 @@ from nodeagent.model.traffic import (
     TcpMatch,
     TrafficPolicy,
     WorkloadLabels,
+    WorkloadLimits,
 )
 from nodeagent.proto import extension_pb2 as pb
 
@@ -27,6 +28,15 @@ def encode_extension(extension: Extension) -> Resource:
             message = pb.Extension(workload=pb.WorkloadLabels(uid=extension.uid, labels=extension.labels))
         case MeshTraffic():
             message = pb.Extension(mesh=pb.MeshTraffic(registry_only=extension.is_registry_only))
+        case WorkloadLimits():
+            message = pb.Extension(
+                limits=pb.WorkloadLimits(
+                    uid=extension.uid,
+                    per_thousand_seconds=round(extension.per_second * 1000),
+                    burst=extension.burst,
+                    concurrent=extension.concurrent,
+                )
+            )
         case unreachable:
             assert_never(unreachable)
     return make_resource(extension.name, message)

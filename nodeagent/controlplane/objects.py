@@ -231,6 +231,17 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     """None: not written."""
 
 
+class ConnectionLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of our own."""
+
+    meta: Meta
+    selector: dict[str, str] = {}
+    """Empty: the whole namespace."""
+    per_second: float = 0.0
+    burst: int = 0
+    concurrent: int = 0
+
+
 class MtlsMode(enum.StrEnum):
     UNSET = "UNSET"
     DISABLE = "DISABLE"
@@ -275,6 +286,7 @@ MeshObject: TypeAlias = (
     | VirtualService
     | DestinationRule
     | Sidecar
+    | ConnectionLimit
     | MeshConfig
 )
 """Each has `meta`; which one it is decides `meta.key.kind`."""

@@ -13,6 +13,7 @@ from nodeagent.controlplane.documents import Document, Mapping, Sequence, Value
 from nodeagent.controlplane.fields import Fields
 from nodeagent.controlplane.finding import Finding, Report
 from nodeagent.controlplane.objects import Key, MeshObject, Meta, Namespace, Node, Origin
+from nodeagent.controlplane.parse_limit import parse_connection_limit
 from nodeagent.controlplane.parse_mesh import parse_mesh_config
 from nodeagent.controlplane.parse_pod import parse_pod
 from nodeagent.controlplane.parse_policy import parse_authorization_policy, parse_peer_authentication
@@ -46,6 +47,7 @@ _READERS: dict[str, tuple[str, _Reader]] = {
     "PeerAuthentication": ("security.istio.io", parse_peer_authentication),
     "VirtualService": ("networking.istio.io", parse_virtual_service),
     "DestinationRule": ("networking.istio.io", parse_destination_rule),
+    "ConnectionLimit": ("nodeagent", parse_connection_limit),
     "Sidecar": ("networking.istio.io", parse_sidecar),
 }
 """Kind -> API group and reader. A kind of another group (Knative's Service) is another kind."""

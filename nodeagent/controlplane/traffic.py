@@ -11,6 +11,7 @@ Istio's meaning, with what layer 4 and this mesh make of it:
 - Hosts are exact: a wildcard means Services by a pattern, which nothing at layer 4 asks for.
 - outboundTrafficPolicy is the whole mesh's: MeshConfig's, or that of a Sidecar in the root namespace without selector.
   The kernel has one switch for all pods of a node.
+- Of several ConnectionLimits for a workload the oldest with a selector counts, else the oldest without.
 - Labels go to agents only as far as some subset or match asks for just this value.
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import (
+    ConnectionLimit,
     DestinationRule,
     MeshConfig,
     MeshObject,
@@ -38,6 +40,7 @@ from nodeagent.model.traffic import (
     Subset,
     TcpRoute,
     WorkloadLabels,
+    WorkloadLimits,
 )
 
 Labels = Mapping[str, Mapping[str, str]]
@@ -45,13 +48,18 @@ Labels = Mapping[str, Mapping[str, str]]
 
 
 def translate_traffic(
-    objects: Iterable[MeshObject], labels: Labels, services: Collection[str], mesh: MeshConfig
+    objects: Iterable[MeshObject],
+    labels: Labels,
+    namespaces: Mapping[str, str],
+    services: Collection[str],
+    mesh: MeshConfig,
 ) -> dict[str, Extension]:
     """By name.
 
     Args:
         objects: all that are in force.
-        labels: of every workload.
+        labels: of every workload, by uid.
+        namespaces: of each of them.
         services: keys of every Service, `namespace/hostname`.
         mesh: its names.
     """
@@ -67,13 +75,33 @@ def translate_traffic(
             found[traffic.name] = traffic
     if outbound_mode(known, mesh) is OutboundMode.REGISTRY_ONLY:
         found[MeshTraffic.NAME] = MeshTraffic(is_registry_only=True)
+    limits = _limits(known)
     asked = written.labels()
     for uid, every in labels.items():
         told = dict(every.items() & asked)
         if told:
             workload = WorkloadLabels(uid=uid, labels=told)
             found[workload.name] = workload
+        limit = _limit_of(limits.get(namespaces[uid], ()), every)
+        if limit is not None:
+            limited = WorkloadLimits(
+                uid=uid, per_second=limit.per_second, burst=limit.burst, concurrent=limit.concurrent
+            )
+            found[limited.name] = limited
     return found
+
+
+def _limits(objects: Iterable[MeshObject]) -> dict[str, list[ConnectionLimit]]:
+    """By namespace; first those with a selector, and of each the oldest first."""
+    found: dict[str, list[ConnectionLimit]] = defaultdict(list)
+    limits = [value for value in objects if isinstance(value, ConnectionLimit)]
+    for limit in sorted(limits, key=lambda limit: (not limit.selector, limit.meta.age)):
+        found[limit.meta.namespace].append(limit)
+    return found
+
+
+def _limit_of(limits: Iterable[ConnectionLimit], labels: Mapping[str, str]) -> ConnectionLimit | None:
+    return next((limit for limit in limits if limit.selector.items() <= labels.items()), None)
 
 
 def analyze_traffic(objects: Iterable[MeshObject], services: Collection[str], mesh: MeshConfig) -> list[Finding]:

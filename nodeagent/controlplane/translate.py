@@ -96,7 +96,13 @@ def translate(objects: Iterable[MeshObject]) -> Translation:
         services={service.key: service for service, _ in translated},
         hints={service.key: hints for service, hints in translated},
         policies=policies,
-        extensions=translate_traffic(known, labels, {service.key for service, _ in translated}, mesh),
+        extensions=translate_traffic(
+            known,
+            labels,
+            {uid: workload.namespace for uid, workload in workloads.items()},
+            {service.key for service, _ in translated},
+            mesh,
+        ),
         identities=_identities(select(known, Pod), mesh),
     )
 

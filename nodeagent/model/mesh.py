@@ -14,7 +14,7 @@ import msgspec
 
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.policy import Policy, PolicyScope
-from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels
+from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 from nodeagent.model.workload import Service, Workload
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -139,6 +139,11 @@ class Mesh:
         found = self.extensions.get(WorkloadLabels.PREFIX + uid)
         return found.labels if isinstance(found, WorkloadLabels) else {}
 
+    def limits(self, uid: str) -> WorkloadLimits | None:
+        """What one source may open to this workload, if anything is said about it."""
+        found = self.extensions.get(WorkloadLimits.PREFIX + uid)
+        return found if isinstance(found, WorkloadLimits) else None
+
     @property
     def is_registry_only(self) -> bool:
         """Whether connections to addresses that nobody has registered are to be dropped."""
@@ -182,7 +187,7 @@ class Mesh:
             case WorkloadLabels():
                 workload = self.workloads.get(extension.uid)
                 keys = workload.services if workload is not None else ()
-            case MeshTraffic():
+            case MeshTraffic() | WorkloadLimits():
                 keys = ()
             case unreachable:
                 assert_never(unreachable)

@@ -149,5 +149,23 @@ class MeshTraffic(msgspec.Struct, frozen=True, kw_only=True, tag="mesh", gc=Fals
         return self.NAME
 
 
-Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic
+class WorkloadLimits(msgspec.Struct, frozen=True, kw_only=True, tag="limits", gc=False):
+    """What one source may open to a workload; each identity has its own account."""
+
+    PREFIX: ClassVar[str] = "limits/"
+
+    uid: str
+    per_second: float = 0.0
+    """Connections; 0: any number."""
+    burst: int = 0
+    """That may come at once; above 0 where there is a rate."""
+    concurrent: int = 0
+    """Open at the same time; 0: any number."""
+
+    @property
+    def name(self) -> str:
+        return self.PREFIX + self.uid
+
+
+Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic | WorkloadLimits
 """Each has a `name`, by which it is replaced and removed."""

@@ -34,24 +34,28 @@ class Extension(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     WORKLOAD_FIELD_NUMBER: _builtins.int
     MESH_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service(self) -> Global___ServiceTraffic: ...
     @_builtins.property
     def workload(self) -> Global___WorkloadLabels: ...
     @_builtins.property
     def mesh(self) -> Global___MeshTraffic: ...
+    @_builtins.property
+    def limits(self) -> Global___WorkloadLimits: ...
     def __init__(
         self,
         *,
         service: Global___ServiceTraffic | None = ...,
         workload: Global___WorkloadLabels | None = ...,
         mesh: Global___MeshTraffic | None = ...,
+        limits: Global___WorkloadLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh", "limits"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
@@ -489,3 +493,36 @@ class MeshTraffic(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeshTraffic: _TypeAlias = MeshTraffic  # noqa: Y015
+
+@_typing.final
+class WorkloadLimits(_message.Message):
+    """What one source may open to a workload; each identity has its own account. Named "limits/<uid>"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    PER_THOUSAND_SECONDS_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    CONCURRENT_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    per_thousand_seconds: _builtins.int
+    """Connections in a thousand seconds; 0: any number."""
+    burst: _builtins.int
+    """That may come at once; above 0 where there is a rate."""
+    concurrent: _builtins.int
+    """Open at the same time; 0: any number."""
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        per_thousand_seconds: _builtins.int = ...,
+        burst: _builtins.int = ...,
+        concurrent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "concurrent", b"concurrent", "per_thousand_seconds", b"per_thousand_seconds", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkloadLimits: _TypeAlias = WorkloadLimits  # noqa: Y015

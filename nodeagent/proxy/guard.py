@@ -31,7 +31,7 @@ class Movable(Protocol):
 
 
 class Releasable(Protocol):
-    """Of terms.py."""
+    """Of terms.py, or of policy/limits.py."""
 
     def release(self) -> None: ...
 
@@ -40,7 +40,7 @@ class ConnectionGuard:
     """Made at accept, before anything is known; `record` is written to while it lives."""
 
     __slots__ = (
-        "__weakref__", "_opened", "_table", "basis", "ender", "facts", "is_established", "is_open", "lease", "pair",
+        "__weakref__", "_opened", "_table", "basis", "ender", "facts", "is_established", "is_open", "leases", "pair",
         "record",
     )  # fmt: skip
 
@@ -55,8 +55,8 @@ class ConnectionGuard:
         """What policy allowed it by, once it did; only such connections are judged again."""
         self.basis: object = None
         """The policies that it was judged by."""
-        self.lease: Releasable | None = None
-        """Something counted that it holds as long as it is here."""
+        self.leases: tuple[Releasable, ...] = ()
+        """What is counted that it holds as long as it is here."""
         self.pair: Movable | None = None
         """Two sockets that could go to another process as they are."""
 
@@ -99,8 +99,8 @@ class ConnectionGuard:
         return GuardState(self.record, self.age, self.facts, self.is_established)
 
     def _release(self) -> None:
-        lease, self.lease = self.lease, None
-        if lease is not None:
+        leases, self.leases = self.leases, ()
+        for lease in leases:
             lease.release()
 
     def __del__(self) -> None:

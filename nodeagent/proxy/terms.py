@@ -38,7 +38,7 @@ class Terms:
         self._loop, self._guard, self._lease, self._policy = loop, guard, lease, policy
         self._timer: Timer | None = None
         self._seen, self._since = -1, 0.0
-        guard.lease = self
+        guard.leases = (*guard.leases, self)
         if policy.connect_seconds:
             self._timer = loop.after(policy.connect_seconds, self, self._too_late)
 

@@ -26,6 +26,7 @@ from nodeagent.model.traffic import (
     TcpRoute,
     TrafficPolicy,
     WorkloadLabels,
+    WorkloadLimits,
 )
 from nodeagent.proto import extension_pb2 as pb
 
@@ -51,8 +52,23 @@ def decode_extension(value: bytes) -> Extension:
             return WorkloadLabels(uid=message.workload.uid, labels=dict(message.workload.labels))
         case "mesh":
             return MeshTraffic(is_registry_only=message.mesh.registry_only)
+        case "limits":
+            return _limits(message.limits)
         case _:
             raise ValueError("neither about a service, a workload nor the mesh")
+
+
+def _limits(message: pb.WorkloadLimits) -> WorkloadLimits:
+    if not message.uid:
+        raise ValueError("limits of a workload without uid")
+    if message.per_thousand_seconds and not message.burst:
+        raise ValueError("a rate with a burst of 0 lets nobody in")
+    return WorkloadLimits(
+        uid=message.uid,
+        per_second=message.per_thousand_seconds / 1000,
+        burst=message.burst,
+        concurrent=message.concurrent,
+    )
 
 
 def _demand_known(message: Message) -> None:

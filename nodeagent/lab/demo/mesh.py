@@ -133,6 +133,16 @@ def destination_rule(host: str, namespace_name: str, policy: Object) -> Object:
     }
 
 
+def connection_limit(name: str, namespace_name: str, per_source: Object) -> Object:
+    """For every workload of the namespace."""
+    return {
+        "apiVersion": "nodeagent/v1",
+        "kind": "ConnectionLimit",
+        "metadata": _metadata(name, namespace_name),
+        "spec": {"perSource": per_source},
+    }
+
+
 def outbound(mode: str) -> Object:
     """MeshConfig's outboundTrafficPolicy."""
     return {"kind": "MeshConfig", "outboundTrafficPolicy": {"mode": mode}}

@@ -15,6 +15,8 @@ ROUTES = "50-routes.yaml"
 OUTBOUND = "51-outbound.yaml"
 BOTH = "52-both.yaml"
 BOTH_SERVICE_IPS = ("10.96.0.12", "fd00:96::12")
+LIMIT = "53-limit.yaml"
+_BURST = 5
 _NOBODY_LISTENS = 4
 _ONE_LISTENS = 7070
 _DRAWS = 200
@@ -81,6 +83,35 @@ def outlier_ejected(stage: Stage) -> str:
 
 def _fates(client: Pod, ip: Ip, times: int) -> Counter[Fate]:
     return Counter(fate(client, ip, SERVICE_PORT) for _ in range(times))
+
+
+def rate_limited(stage: Stage) -> str:
+    """One identity opens so many connections to a workload and no more; another identity has an account of its own."""
+    web, batch, told = stage.pod("web"), stage.pod("batch"), []
+    stage.write(LIMIT, [mesh.connection_limit("all", "shop", {"connectionsPerSecond": 0.01, "burst": _BURST})])
+    for name, node in (("db", "node-b"), ("api", "node-a")):
+        ips = stage.pod(name).ips
+        for ip in ips:  # web uses up what it may open, and so sees that the limit is there
+            eventually(lambda ip=ip: not is_served(web, ip, PORT), ENFORCED_WITHIN_SECONDS, f"{ip}: web has enough")  # type: ignore[misc]
+        fates = Counter(fate(batch, ips[attempt % 2], PORT) for attempt in range(3 * _BURST))
+        # One more if the tour was that slow: a connection in a hundred seconds.
+        demand(_BURST <= fates[Fate.SERVED] <= _BURST + 1, f"{name}: of a burst of {_BURST} the fates were {fates}")
+        demand(fates[Fate.SERVED] + fates[Fate.REFUSED] == 3 * _BURST, f"{name}: the fates were {fates}")
+        eventually(lambda node=node: _has_recorded(stage, node), ENFORCED_WITHIN_SECONDS, f"{node} records source_rate")  # type: ignore[misc]
+        told.append(f"{name}: {fates[Fate.SERVED]} of {3 * _BURST} served, the rest reset")
+    stage.write(LIMIT, [])
+    for name in ("db", "api"):
+        for ip in stage.pod(name).ips:
+            eventually(lambda ip=ip: is_served(web, ip, PORT), ENFORCED_WITHIN_SECONDS, f"{ip}: without a limit")  # type: ignore[misc]
+    return (
+        f"burst of {_BURST}, used up by web: {'; '.join(told)} (batch, whose account is its own, both families "
+        "together); recorded as source_rate on the destination's node"
+    )
+
+
+def _has_recorded(stage: Stage, node: str) -> bool:
+    lines = stage.access_lines(node)
+    return any(line.get("reason") == "source_rate" and "/sa/batch" in str(line.get("src.identity")) for line in lines)
 
 
 def registry_only(stage: Stage) -> str:

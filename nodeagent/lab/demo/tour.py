@@ -27,6 +27,7 @@ TOUR: tuple[Claim[Stage], ...] = (
         "weighted routes: connections to a Service shared out by weight, for the clients named", routing_claims.weighted
     ),
     Claim("outlier: an endpoint to which connections fail is drawn no more", routing_claims.outlier_ejected),
+    Claim("rate limit: an identity opens so many connections and no more", routing_claims.rate_limited),
     Claim("spoofed source: dropped and counted by name", machine_claims.spoofing_dropped),
     Claim("node untouched: no firewall rule, ip rule, route or sysctl of ours", machine_claims.node_untouched),
     Claim("worker confined: no capability, no way into the node's namespace", machine_claims.worker_confined),

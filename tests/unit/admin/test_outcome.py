@@ -11,7 +11,15 @@ from nodeagent.admin.outcome import MAX_ENDPOINTS, Answer, Client, find_answers,
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
-from nodeagent.model.traffic import Destination, MeshTraffic, ServiceTraffic, Subset, TcpRoute, WorkloadLabels
+from nodeagent.model.traffic import (
+    Destination,
+    MeshTraffic,
+    ServiceTraffic,
+    Subset,
+    TcpRoute,
+    WorkloadLabels,
+    WorkloadLimits,
+)
 from nodeagent.model.workload import GatewayAddress, Service, TunnelProtocol, Workload
 from nodeagent.routing.route import Target
 
@@ -213,3 +221,11 @@ def test_a_service_that_is_drawn_in_the_kernel_goes_as_its_endpoints_do(mesh: Me
 def test_the_proxys_ports_are_nobodys_on_one_node_too(ask_here: Ask) -> None:
     (answer,) = ask_here("10.242.0.1", 15008)
     assert (answer.verdict, answer.reason) == ("REFUSED", "self_call")
+
+
+def test_a_destination_whose_connections_are_counted_goes_by_the_worker(mesh: Mesh, ask_here: Ask) -> None:
+    (direct,) = ask_here("10.242.0.1", 5432)
+    assert direct.path[1] == "from_pod: the kernel's table of verdicts"
+    mesh.apply(Changes(extensions=(WorkloadLimits(uid=_find(mesh, "db-0").uid, concurrent=1),)))
+    (counted,) = ask_here("10.242.0.1", 5432)
+    assert counted.path[1] == "worker of this node: policy"

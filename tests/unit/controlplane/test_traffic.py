@@ -18,6 +18,7 @@ from nodeagent.model.traffic import (
     TcpRoute,
     TrafficPolicy,
     WorkloadLabels,
+    WorkloadLimits,
 )
 from nodeagent.proto import xds_pb2
 from tests.unit.controlplane.conftest import Read
@@ -46,7 +47,7 @@ def rule(spec: str, name: str = "db", namespace: str = "shop", created: str = ""
 def translated(read: Read, text: str) -> dict[str, Extension]:
     objects, findings = read(text)
     assert not findings
-    return translate_traffic(objects, LABELS, SERVICES, mesh_config(objects))
+    return translate_traffic(objects, LABELS, dict.fromkeys(LABELS, "shop"), SERVICES, mesh_config(objects))
 
 
 def told(read: Read, text: str) -> list[tuple[str, str]]:
@@ -209,6 +210,29 @@ def test_a_namespaces_own_outbound_policy_is_told_not_to_be_applied(read: Read) 
         "spec: {", "spec: {workloadSelector: {labels: {a: b}}, "
     )
     assert [code for code, _ in told(read, selecting)] == ["MN0301"]
+
+
+def limit(spec: str, name: str, namespace: str = "shop", created: str = "") -> str:
+    return f"""
+---
+apiVersion: nodeagent/v1
+kind: ConnectionLimit
+metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: '{created}'}}
+spec: {spec}
+"""
+
+
+def test_a_workload_has_the_limit_that_selects_it_else_the_namespaces(read: Read) -> None:
+    text = (
+        limit("{perSource: {concurrent: 1}}", "a", created=OLD)
+        + limit("{perSource: {concurrent: 2}, selector: {matchLabels: {app: db}}}", "b", created=YOUNG)
+        + limit("{perSource: {concurrent: 3}, selector: {matchLabels: {version: v1}}}", "c", created=OLD)
+        + limit("{perSource: {connectionsPerSecond: 4}}", "d", namespace="office")
+    )
+    found = translated(read, text)
+    assert found == {
+        f"limits/u{n}": WorkloadLimits(uid=f"u{n}", concurrent=most) for n, most in ((1, 3), (2, 2), (3, 1))
+    }
 
 
 # ---- on the wire ---------------------------------------------------------------------------------------------------

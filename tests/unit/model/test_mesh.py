@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.mesh import Changes, Mesh, split
 from nodeagent.model.policy import Action, Policy, PolicyScope
-from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, Subset, WorkloadLabels
+from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, Subset, WorkloadLabels, WorkloadLimits
 from nodeagent.model.workload import Service, Vip, Workload
 
 A, B, V = Ip("10.0.0.1"), Ip("fd00::2"), Ip("10.9.0.1")
@@ -389,6 +389,12 @@ def test_only_what_is_registered_if_the_mesh_says_so() -> None:
         mesh.apply(Changes(extensions=(extension,)))
         seen.append(mesh.is_registry_only)
     assert seen == [False, True, False]
+
+
+def test_the_limits_of_a_workload() -> None:
+    mesh, limits = Mesh(), WorkloadLimits(uid="a", concurrent=1)
+    mesh.apply(Changes(extensions=(limits,)))
+    assert (mesh.limits("a"), mesh.limits("b")) == (limits, None)
 
 
 def test_an_extension_about_nobody_leaves_no_trace() -> None:

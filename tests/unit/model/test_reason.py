@@ -8,7 +8,7 @@ import pytest
 
 from nodeagent.model.reason import Reason
 
-ISTIO_FLAGS = {"-", "UO", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "IDENTITY_ERROR"}
+ISTIO_FLAGS = {"-", "UO", "RL", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "IDENTITY_ERROR"}
 
 
 @pytest.mark.parametrize("reason", list(Reason))

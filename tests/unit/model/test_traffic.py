@@ -14,6 +14,7 @@ from nodeagent.model.traffic import (
     TcpRoute,
     TrafficPolicy,
     WorkloadLabels,
+    WorkloadLimits,
 )
 
 TRAFFIC = ServiceTraffic(
@@ -27,6 +28,7 @@ LABELS = WorkloadLabels(uid="c//Pod/shop/db", labels={"version": "v1"})
 def test_names_tell_kinds_apart() -> None:
     assert (TRAFFIC.name, LABELS.name) == ("service/shop/db", "workload/c//Pod/shop/db")
     assert MeshTraffic().name == "mesh"
+    assert WorkloadLimits(uid="c//Pod/shop/db").name == "limits/c//Pod/shop/db"
 
 
 def test_a_subset_is_found_by_its_name() -> None:
@@ -48,6 +50,12 @@ def test_a_policy_is_the_subsets_if_it_has_any_and_the_ports_before_the_rest() -
 
 def test_a_change_arrives_as_it_was_sent() -> None:
     changes = Changes(
-        extensions=(TRAFFIC, LABELS, MeshTraffic(is_registry_only=True)), removed_extensions=("service/x",)
+        extensions=(
+            TRAFFIC,
+            LABELS,
+            MeshTraffic(is_registry_only=True),
+            WorkloadLimits(uid="a", per_second=0.5, burst=1),
+        ),
+        removed_extensions=("service/x",),
     )
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(changes), type=Changes) == changes

@@ -25,6 +25,7 @@ from nodeagent.model.traffic import (
     TcpRoute,
     TrafficPolicy,
     WorkloadLabels,
+    WorkloadLimits,
 )
 from nodeagent.proto import extension_pb2 as pb
 from nodeagent.xds.bad_resource import BadResource
@@ -86,6 +87,13 @@ EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
         policies=BY_PORT,
     ),
     st.builds(WorkloadLabels, uid=TEXTS, labels=LABELS),
+    st.builds(
+        WorkloadLimits,
+        uid=TEXTS,
+        per_second=st.integers(0, 10**9).map(lambda number: number / 1000),
+        burst=st.integers(1, 9999),
+        concurrent=st.integers(0, 9999),
+    ),
     st.builds(MeshTraffic, is_registry_only=st.booleans()),
 )
 
@@ -122,6 +130,8 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
             traffic(policies=[pb.PortPolicy(policy=pb.TrafficPolicy(outlier_detection=pb.OutlierDetection()))]),
             "without a number of failures",
         ),
+        (pb.Extension(limits=pb.WorkloadLimits(concurrent=1)), "limits of a workload without uid"),
+        (pb.Extension(limits=pb.WorkloadLimits(uid="a", per_thousand_seconds=1)), "a burst of 0 lets nobody in"),
         (routed(weight=0), "without service or weight"),
         (routed(service=""), "without service or weight"),
         (routed(port=65536), "port 65536"),

@@ -63,6 +63,7 @@ def whole() -> list[mesh.Object]:
         mesh.virtual_service("db", "shop", [mesh.route({"db": 75, "api": 25}, client_app="web")]),
         mesh.destination_rule("db", "shop", {"outlierDetection": {"consecutive5xxErrors": 3}}),
         mesh.outbound("REGISTRY_ONLY"),
+        mesh.connection_limit("all", "shop", {"connectionsPerSecond": 0.01, "burst": 5}),
     ]
 
 
