@@ -11,7 +11,8 @@ The rules:
 - What an answer repeats without a change is not reported as a change.
 - Synced is who has acknowledged an answer of each type (an empty one too). A first answer with a refused resource does
   not count: the control plane is to be heard once without an error before anybody relies on the state. Extensions are
-  ours alone: an istiod need not answer about them. They are asked for first, so that whoever has any tells them first.
+  ours alone: an istiod need not answer about them, and one that ends the stream because of them is asked without them
+  next time. They are asked for first, so that whoever has any tells them first.
 
 An empty first answer is not an order to delete everything. On a resumed stream
 - an answer without resources and without removals means "nothing has changed";
@@ -140,6 +141,7 @@ class Delta:
     def __init__(self) -> None:
         self._held: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
         self._acknowledged: set[Kind] = set()
+        self._asks_for_extensions = True
         # Of the current stream:
         self._unanswered: set[Kind] = set()
         self._waiting: list[Answer] = []
@@ -183,9 +185,18 @@ class Delta:
             self._held[Kind.EXTENSION][extension.name] = Resource(extension.name, version, extension)
 
     def stream_opened(self) -> list[Command]:
-        self._unanswered = set(Kind)
+        asked = [kind for kind in Kind if kind is not Kind.EXTENSION or self._asks_for_extensions]
+        self._asks_for_extensions = True  # on the next stream again: it may be another control plane's
+        self._unanswered = set(asked)
         self._waiting = []
-        return [Subscribe(kind, self._versions(kind)) for kind in Kind]
+        return [Subscribe(kind, self._versions(kind)) for kind in asked]
+
+    def extensions_refused(self) -> bool:
+        """The stream has ended, as if it were for asking for them. Whether that can be: then the next does not ask."""
+        if Kind.EXTENSION not in self._unanswered:
+            return False
+        self._asks_for_extensions = False
+        return True
 
     def answered(self, answer: Answer) -> list[Command]:
         if answer.kind is Kind.ADDRESS:

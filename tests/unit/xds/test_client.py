@@ -442,6 +442,37 @@ def test_failures_in_a_row_count_and_a_lasting_stream_begins_anew(
     assert failures == [1, 2, 3, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.PERMISSION_DENIED, "the api generator is restricted to the control-plane (root) namespace"),
+        (grpc.StatusCode.UNAUTHENTICATED, "the api generator requires an authenticated control-plane identity"),
+    ],
+)
+def test_an_istiod_that_ends_the_stream_over_extensions_is_followed_without_them(
+    serve: "Serve", files: Files, code: grpc.StatusCode, details: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        async with serve() as server, running(files.config(server.port), files.state) as agent:
+            for version in ("1", "2"):  # whenever a stream begins anew: it may be another control plane's
+                asking = await server.stream()
+                assert set(await opened(asking)) == {A, P, E}
+                asking.end(code, details)
+                stream = await server.stream()
+                requests = [await stream.request() for _ in range(2)]
+                assert {request.type_url for request in requests} == {A, P}
+                for type_url, resources in ((A, [workload("web", version)]), (P, [])):
+                    await stream.send(type_url=type_url, nonce=type_url, resources=resources)
+                    await acknowledged(stream, type_url, type_url)
+                assert agent.client.is_synced
+                assert agent.client.status.last_error == ""
+                stream.end(grpc.StatusCode.UNAVAILABLE)
+
+    with caplog.at_level(logging.INFO):
+        play(scene())
+    assert [record.levelno for record in caplog.records if details in record.getMessage()] == [logging.INFO] * 2
+
+
 def test_a_large_answer_in_one_message(serve: "Serve", files: Files) -> None:
     """Beyond gRPC's usual 4 MiB, and with more resources than are decoded in the loop."""
     count = DECODE_INLINE + 1

@@ -128,6 +128,17 @@ def test_an_istiod_that_does_not_answer_about_extensions_is_enough() -> None:
     assert delta.is_synced
 
 
+def test_who_ends_the_stream_over_extensions_is_asked_without_them_once() -> None:
+    delta = Delta()
+    delta.stream_opened()
+    assert delta.extensions_refused()
+    assert delta.stream_opened() == [Subscribe(A, {}), Subscribe(P, {})]
+    assert not delta.extensions_refused(), "they were not asked for, so it must be something else"
+    assert delta.stream_opened()[0] == Subscribe(E, {})
+    delta.answered(answer(E))
+    assert not delta.extensions_refused(), "they were answered"
+
+
 def test_extensions_come_and_go_as_changes() -> None:
     delta = Delta()
     delta.stream_opened()
