@@ -30,6 +30,9 @@ _FAILURES = frozenset(
 _LOOKS = 4
 """In the time that a connection may be idle."""
 
+_MOST_PROBES, _LONGEST_KEEPALIVE_SECONDS = 127, 32767
+"""MAX_TCP_KEEPCNT, MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL of Linux (include/net/tcp.h)."""
+
 
 class Terms:
     """Held by the connection until it is established or refused, and by its guard until it ends."""
@@ -83,12 +86,12 @@ class Terms:
 
 
 def keep_alive(sock: socket.socket, keepalive: Keepalive) -> None:
-    """tcp(7); what is 0 stays the kernel's default."""
+    """tcp(7); what is 0 stays the kernel's default, and what is more than it takes is the most that it does."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (socket.TCP_KEEPCNT, keepalive.probes),
-        (socket.TCP_KEEPIDLE, keepalive.idle_seconds),
-        (socket.TCP_KEEPINTVL, keepalive.interval_seconds),
+    for option, value, most in (
+        (socket.TCP_KEEPCNT, keepalive.probes, _MOST_PROBES),
+        (socket.TCP_KEEPIDLE, keepalive.idle_seconds, _LONGEST_KEEPALIVE_SECONDS),
+        (socket.TCP_KEEPINTVL, keepalive.interval_seconds, _LONGEST_KEEPALIVE_SECONDS),
     ):
         if value:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            sock.setsockopt(socket.IPPROTO_TCP, option, min(value, most))

@@ -185,6 +185,12 @@ def test_what_keepalive_leaves_open_is_the_kernels(sock: socket.socket) -> None:
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
+def test_a_day_is_more_than_the_kernel_takes(sock: socket.socket) -> None:
+    keep_alive(sock, Keepalive(probes=999, idle_seconds=86400, interval_seconds=86400))
+    options = (socket.TCP_KEEPCNT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+    assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [127, 32767, 32767]
+
+
 def test_a_defect_of_ours_ends_the_connection(scene: Scene) -> None:
     _, terms = scene.begin()
     terms.crashed()
