@@ -2,11 +2,12 @@
 """Every way in which one connection may go, each with its verdict, for `explain`. Pure.
 
 routing.decide says where, policy.judge says whether, both as for the proxy; a Service is asked once for each endpoint
-that could be drawn. Nothing here has an opinion of its own.
+that could be drawn, of each destination of its routes. Nothing here has an opinion of its own.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, is_ipv6, join_host_port
@@ -19,10 +20,13 @@ from nodeagent.policy.judge import Judgement, judge_for, verdict_words
 from nodeagent.routing.candidates import candidates, target_port
 from nodeagent.routing.decide import decide
 from nodeagent.routing.inbound import resolve_inbound
+from nodeagent.routing.lookup import find_service
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
 MAX_ENDPOINTS = 256
-"""Asked of one Service: each costs a fraction of a millisecond of the agent's loop, and answers repeat."""
+"""Asked of one address: each costs a fraction of a millisecond of the agent's loop, and answers repeat."""
+
+_Option = TypeVar("_Option")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ def find_answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]
 
 
 def _answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
+    if not client.is_captured and mesh.workload_at(client.workload.network, target.ip) is None:
+        service = find_service(mesh, client.workload.network, target.ip, client.workload.namespace)
+        if service is None or mesh.traffic(service.key) is not None:  # what extensions say is for the captured
+            yield from _as_kube_proxy(mesh, client, target, service)
+            return
     for route in _routes(mesh, client.workload, target):
         match route:
             case Refuse():
@@ -91,8 +100,7 @@ def _answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
             case Tunnel() if client.is_captured:
                 yield _tunnelled(mesh, client, route, is_drawn=target in client.drawn)
             case Tunnel(is_to_waypoint=True):
-                reached = _past_waypoint(mesh, client, target, route.service)
-                yield from [_plain(mesh, client, endpoint, at) for endpoint, at in reached] or [_nobody(client)]
+                yield from _as_kube_proxy(mesh, client, target, route.service)
             case Tunnel():
                 yield _plain(mesh, client, route.destination, Target(route.ip, route.port_at_destination))
             case Direct():
@@ -100,22 +108,41 @@ def _answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
 
 
 def _routes(mesh: Mesh, source: Workload, target: Target) -> Iterator[Route]:
-    """decide() once for each endpoint that it might draw."""
-    draw = _EachInTurn()
-    while draw.number < min(draw.count, MAX_ENDPOINTS):
+    """decide() once for each way in which it might draw."""
+    draw = _EveryWay()
+    for _ in range(MAX_ENDPOINTS):
         yield decide(target, source, mesh, draw)
-        draw.number += 1
+        if not draw.turn():
+            return
 
 
-class _EachInTurn:
-    """A Pick that takes the endpoint of its number; how many there are it learns when it is first asked."""
+class _EveryWay:
+    """A Pick that goes through all that may be drawn: destinations of a route, and the endpoints of each.
+
+    It learns how many there are when it is asked, and turns as an odometer does: the last wheel first.
+    """
 
     def __init__(self) -> None:
-        self.number, self.count = 0, 1
+        self._wheels: list[tuple[int, int]] = []
+        """What was drawn in this decision, in order: its number, and of how many."""
+        self._asked = 0
 
-    def __call__(self, endpoints: Sequence[Workload], _weights: Sequence[int]) -> Workload:
-        self.count = len(endpoints)
-        return endpoints[self.number]
+    def __call__(self, options: Sequence[_Option], _weights: Sequence[int]) -> _Option:
+        if self._asked == len(self._wheels):
+            self._wheels.append((0, len(options)))
+        number, _ = self._wheels[self._asked]
+        self._asked += 1
+        return options[number]
+
+    def turn(self) -> bool:
+        """To the next way; False after the last."""
+        self._asked = 0
+        while self._wheels:
+            number, count = self._wheels.pop()
+            if number + 1 < count:
+                self._wheels.append((number + 1, count))
+                return True
+        return False
 
 
 def _tunnelled(mesh: Mesh, client: Client, route: Tunnel, *, is_drawn: bool) -> Answer:
@@ -148,7 +175,7 @@ def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target, *, is_di
         return Answer("REFUSED", Reason.SELF_CALL.value, words, "TCP", (_start(client), "refused"), endpoint)
     by_worker = ("worker of this node: policy", "application")
     answer = _judged(mesh, client, route.destination, at, "TCP", (_start(client), *by_worker))
-    if answer.verdict != "ALLOWED" or not is_direct:
+    if answer.verdict != "ALLOWED" or not is_direct or mesh.limits(route.destination.uid) is not None:
         return answer
     return replace(answer, path=("pod", "from_pod: the kernel's table of verdicts", "application"))
 
@@ -166,10 +193,16 @@ def _plain(mesh: Mesh, client: Client, destination: Workload | None, at: Target)
     return _judged(mesh, client, destination, at, "TCP", (*path, steered, "application"))
 
 
-def _past_waypoint(
+def _as_kube_proxy(mesh: Mesh, client: Client, target: Target, service: Service | None) -> list[Answer]:
+    """A client outside the mesh knows no waypoint and no routes."""
+    reached = _past_the_mesh(mesh, client, target, service)
+    return [_plain(mesh, client, endpoint, at) for endpoint, at in reached] or [_nobody(client)]
+
+
+def _past_the_mesh(
     mesh: Mesh, client: Client, target: Target, service: Service | None
 ) -> Iterator[tuple[Workload | None, Target]]:
-    """A client outside the mesh knows no waypoint: it reaches the workload, or any endpoint of the Service."""
+    """The workload itself, or any endpoint of the Service."""
     if service is None:
         yield mesh.workload_at(client.workload.network, target.ip), target
         return

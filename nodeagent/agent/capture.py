@@ -169,6 +169,7 @@ class Capture:
             known=frozenset(self._state.mesh.known_addresses(self._config.network)),
             adoption_seconds=self._config.adoption_seconds,
             excluded=self._config.exclusions,
+            registry_only=self._state.mesh.is_registry_only,
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)

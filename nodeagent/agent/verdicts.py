@@ -144,7 +144,8 @@ def find_members(
                 workload.addresses,
                 policies,
                 missing,
-                is_destination=is_reached_directly(workload, mesh),
+                # Whose connections are counted, a worker must see them.
+                is_destination=is_reached_directly(workload, mesh) and mesh.limits(workload.uid) is None,
             )
 
 

@@ -2,7 +2,8 @@
 """Findings that only show when objects are seen together: selectors without pods, unknown namespaces, shared addresses.
 
 None of them rejects anything. Pure. Policies are judged in `analyze_policies.py`, what Kubernetes' objects say of the
-mesh in `analyze_kubernetes.py`. What is judged as it is written has files of its own, see `analyze_written`.
+mesh in `analyze_kubernetes.py`, which routes count in `traffic.py`. What is judged as it is written has files of its
+own, see `analyze_written`.
 """
 
 from collections import defaultdict
@@ -16,6 +17,7 @@ from nodeagent.controlplane.analyze_sidecars import analyze_sidecars
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import Key, PeerAuthentication, Pod
 from nodeagent.controlplane.parse import Parsed
+from nodeagent.controlplane.traffic import analyze_traffic
 from nodeagent.controlplane.view import View, warn
 from nodeagent.controlplane.written import read_written
 
@@ -28,6 +30,7 @@ def analyze(view: View) -> list[Finding]:
         *_second_mesh_configs(view),
         *analyze_policies(view),
         *analyze_kubernetes(view),
+        *analyze_traffic(view.routing, view.service_keys, view.mesh),
     ]
 
 

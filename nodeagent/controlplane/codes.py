@@ -151,6 +151,28 @@ PAGES: dict[str, Page] = {
         "Is that meant? Else judge it at a waypoint.",
         "spec:\n  action: DENY\n  rules:\n  - to:\n    - operation: {methods: [POST], ports: ['80']}",
     ),
+    "MN0301": Page(
+        "Agents route connections, not requests: routes of HTTP and TLS, settings of layer 7, hosts by pattern and "
+        "what only a sidecar has are left out, and the rest of the object is in force. docs/traffic.md lists what is "
+        "applied.",
+        "Nothing, if it is for a waypoint or for sidecars. Else say it with tcp routes, or for the whole mesh.",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: shop}\n"
+        "spec:\n  hosts: [web]\n  http:\n  - route: [{destination: {host: web}}]",
+    ),
+    "MN0302": Page(
+        "Whoever may write a route anywhere could lead everybody's connections to himself. Routes count only for "
+        "Services of the VirtualService's own namespace, DestinationRules in the Service's or in the root namespace.",
+        "Move the object to the namespace of the Service.",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: shop}\n"
+        "spec:\n  hosts: [db.office.svc.cluster.local]\n  tcp:\n  - route: [{destination: {host: web}}]",
+    ),
+    "MN0303": Page(
+        "The name exists, and agents know no Service by it (an ExternalName, a ServiceEntry's pattern) or no "
+        "DestinationRule that counts for it has the subset. Connections that are routed there are refused. What nobody "
+        "has at all is told as IST0101.",
+        "Name a Service or a ServiceEntry's host, and a subset of a DestinationRule in its namespace.",
+        "tcp:\n- route: [{destination: {host: mirror}}] # a Service of type ExternalName",
+    ),
 }
 
 

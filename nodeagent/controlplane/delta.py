@@ -6,7 +6,7 @@
   resume sends changes and removals alone.
 - Of one change, policies that come or change are sent before the workloads that name them, and policies that go after
   the workloads that named them: at no moment does a client hold a workload whose policy it lacks. (istiod sends
-  addresses first.)
+  addresses first.) Extensions come before both and go after both.
 - A refused resource is not sent again until it changes; that it was refused stays to be seen (`answers.py`).
 - Flow control: a client that leaves a window of responses unanswered gets no more until it answers; what changes
   meanwhile is sent as one change then. Who never answers gets that every `PATIENCE_SECONDS`: stale policies are worse.

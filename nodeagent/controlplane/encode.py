@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import msgspec
+from google.protobuf.message import Message
 
 from nodeagent.controlplane.hints import AppProtocol, ServiceHints, WorkloadHints
 from nodeagent.model import policy as policies
@@ -23,7 +24,7 @@ _ELIDED_TRUST_DOMAIN = "cluster.local"
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """`value` is the serialized Address or Authorization."""
+    """`value` is the serialized Address, Authorization or Extension."""
 
     name: str
     version: str
@@ -85,7 +86,7 @@ def encode_workload(workload: workloads.Workload, hints: WorkloadHints = _NO_HIN
             )
         )
     aliases = () if workload.is_host_network else tuple(f"{workload.network}/{ip}" for ip in workload.addresses)
-    return _resource(workload.uid, workload_pb2.Address(workload=message), aliases)
+    return make_resource(workload.uid, workload_pb2.Address(workload=message), aliases)
 
 
 def encode_service(service: workloads.Service, hints: ServiceHints) -> Resource:
@@ -114,7 +115,7 @@ def encode_service(service: workloads.Service, hints: ServiceHints) -> Resource:
         )
     if service.balancing != workloads.LoadBalancing():
         message.load_balancing.CopyFrom(_balancing(service.balancing))
-    return _resource(
+    return make_resource(
         service.key,
         workload_pb2.Address(service=message),
         tuple(f"{vip.network}/{vip.ip or vip.block}" for vip in service.vips),
@@ -163,7 +164,7 @@ def encode_policy(policy: policies.Policy, written_blocks: Mapping[str, str] = M
             matches = group.clauses.add().matches
             for match in clause.matches:
                 _encode_match(match, matches.add(), written_blocks)
-    return _resource(policy.key, message)
+    return make_resource(policy.key, message)
 
 
 def _encode_match(match: policies.Match, message: authorization_pb2.Match, written_blocks: Mapping[str, str]) -> None:
@@ -205,8 +206,6 @@ def _packed(ip: Ip) -> bytes:
     return ipaddress.ip_address(ip).packed
 
 
-def _resource(
-    name: str, message: workload_pb2.Address | authorization_pb2.Authorization, aliases: tuple[str, ...] = ()
-) -> Resource:
+def make_resource(name: str, message: Message, aliases: tuple[str, ...] = ()) -> Resource:
     value = message.SerializeToString(deterministic=True)
     return Resource(name, hashlib.sha256(value).hexdigest()[:16], value, aliases)

@@ -60,8 +60,10 @@ def translate_workload_entry(entry: WorkloadEntry, around: Surroundings) -> Tran
     return _translate(common, around)
 
 
-def translate_endpoints(entry: ServiceEntry, around: Surroundings) -> Iterator[Translated]:
-    """None when each of its hosts is beaten by another object of the same namespace and name."""
+def translate_endpoints(
+    entry: ServiceEntry, around: Surroundings
+) -> Iterator[tuple[Workload, WorkloadHints, Mapping[str, str]]]:
+    """With their labels. None when each of its hosts is beaten by another object of the same namespace and name."""
     meta, waypoints = entry.meta, around.waypoints
     network = around.mesh.network
     for spec, services in _endpoints(entry, around.by_source.get(meta.key, [])):
@@ -81,7 +83,7 @@ def translate_endpoints(entry: ServiceEntry, around: Surroundings) -> Iterator[T
             instance=instance,
             waypoint=waypoints.of_workload(meta.namespace, spec.labels) if stands_alone else None,
         )
-        yield _translate(common, around)
+        yield *_translate(common, around), spec.labels
 
 
 def _endpoints(entry: ServiceEntry, services: list[MeshService]) -> Iterator[tuple[EntrySpec, list[MeshService]]]:

@@ -15,6 +15,9 @@ from nodeagent.model.address import Cidr, Ip, Port, parse_ip
 
 _Parsed = TypeVar("_Parsed")
 _PREFIX = re.compile(r"[^/%]+(?:/(?:0|[1-9]\d{0,2}))?", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)", re.ASCII)
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_LONGEST_SECONDS = 30 * 86400.0
 _PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
 
 
@@ -62,6 +65,31 @@ class Fields:
         self.wrong(name, "true or false is expected")
         return False
 
+    def number(self, name: str, default: int = 0, most: int = 2**32 - 1) -> int:
+        """A whole number from 0 to `most`."""
+        value = self._value(name)
+        if value is None:
+            return default
+        number = value.value if isinstance(value, Scalar) else None
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= most:
+            return number
+        self.wrong(name, f"{_shown(value)} is not a whole number from 0 to {most}")
+        return default
+
+    def seconds(self, name: str, default: float = 0.0, least: float = 0.0) -> float:
+        """A duration as protobuf's JSON or Go has it, such as `1.5s`, `250ms` or `1h30m`."""
+        value = self._value(name)
+        if value is None:
+            return default
+        text = value.text if isinstance(value, Scalar) else ""
+        found = _duration(text)
+        if found is None or not least <= found <= _LONGEST_SECONDS:
+            self.wrong(
+                name, f"{_shown(value)} is not a duration of {least:g} s or more", check="Such as 1.5s or 1h30m."
+            )
+            return default
+        return found
+
     def port(self, name: str) -> Port | None:
         value = self._value(name)
         if value is None:
@@ -76,17 +104,6 @@ class Fields:
         if isinstance(value, Scalar) and isinstance(value.value, str) and value.value:
             return value.value
         return self.port(name)
-
-    def number(self, name: str, highest: int, default: int = 0) -> int:
-        """A whole number from 0 to `highest`."""
-        value = self._value(name)
-        if value is None:
-            return default
-        number = value.value if isinstance(value, Scalar) else None
-        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= highest:
-            return number
-        self.wrong(name, f"{_shown(value)} is not a whole number from 0 to {highest}")
-        return default
 
     def choice(self, name: str, choices: dict[str, _Parsed], default: _Parsed) -> _Parsed:
         text = self.text(name)
@@ -188,6 +205,13 @@ def join_field(path: str, name: str) -> str:
     """The path of a field below `path`; YAML allows an empty name."""
     shown = name or '""'
     return f"{path}.{shown}" if path else shown
+
+
+def _duration(text: str) -> float | None:
+    parts = _DURATION_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def is_port(value: object) -> bool:

@@ -16,6 +16,7 @@ from nodeagent.controlplane.gateway_spec import GatewayStatusAddress, Listener
 from nodeagent.controlplane.label_selector import LabelSelector
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.policy import Action, ServiceAccountMatch, StringMatch
+from nodeagent.model.traffic import PortPolicy, Subset, TcpMatch
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -239,6 +240,65 @@ class AuthorizationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """By block: how it is written where the address has bits behind the prefix, such as 10.0.0.5/16."""
 
 
+class RouteDestination(msgspec.Struct, frozen=True, kw_only=True):
+    host: str
+    """As written: a short name is of the object's namespace."""
+    weight: int = 0
+    port: int = 0
+    subset: str = ""
+
+
+class WrittenRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `tcp`."""
+
+    matches: tuple[TcpMatch, ...] = ()
+    destinations: tuple[RouteDestination, ...] = ()
+
+
+class VirtualService(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    hosts: tuple[str, ...] = ()
+    """As written."""
+    is_for_mesh: bool = True
+    """False: it is for gateways only."""
+    routes: tuple[WrittenRoute, ...] = ()
+
+
+class DestinationRule(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    host: str
+    """As written."""
+    subsets: tuple[Subset, ...] = ()
+    """Their policies are merged with the rule's."""
+    policies: tuple[PortPolicy, ...] = ()
+
+
+class OutboundMode(enum.StrEnum):
+    """outboundTrafficPolicy.mode: what becomes of connections to addresses that the mesh does not know."""
+
+    ALLOW_ANY = "ALLOW_ANY"
+    REGISTRY_ONLY = "REGISTRY_ONLY"
+
+
+class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
+    meta: Meta
+    is_selecting: bool = False
+    """It has a workloadSelector."""
+    outbound: OutboundMode | None = None
+    """None: not written."""
+
+
+class ConnectionLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of our own."""
+
+    meta: Meta
+    selector: dict[str, str] = {}
+    """Empty: the whole namespace."""
+    per_second: float = 0.0
+    burst: int = 0
+    concurrent: int = 0
+
+
 class MtlsMode(enum.StrEnum):
     UNSET = "UNSET"
     DISABLE = "DISABLE"
@@ -288,6 +348,7 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     default_visibility: Visibility = Visibility.PUBLIC
     visibility_policies: tuple[VisibilityPolicy, ...] = ()
     """serviceEntryVisibility: the first that matches counts."""
+    outbound: OutboundMode = OutboundMode.ALLOW_ANY
 
     def knows(self, namespace_labels: Mapping[str, str]) -> bool:
         return not self.discovery or any(selector.selects(namespace_labels) for selector in self.discovery)
@@ -312,6 +373,10 @@ MeshObject: TypeAlias = (
     | GatewayClass
     | AuthorizationPolicy
     | PeerAuthentication
+    | VirtualService
+    | DestinationRule
+    | Sidecar
+    | ConnectionLimit
     | MeshConfig
 )
 """Each has `meta`; which one it is decides `meta.key.kind`."""

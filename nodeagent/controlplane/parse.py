@@ -16,10 +16,12 @@ from nodeagent.controlplane.objects import GatewayClass, Key, MeshObject, Meta, 
 from nodeagent.controlplane.parse_config_map import is_mesh_config_map, read_config_map
 from nodeagent.controlplane.parse_entry import parse_service_entry, parse_workload_entry, parse_workload_group
 from nodeagent.controlplane.parse_gateway import parse_gateway
+from nodeagent.controlplane.parse_limit import parse_connection_limit
 from nodeagent.controlplane.parse_mesh import parse_mesh_config
 from nodeagent.controlplane.parse_pod import parse_pod
 from nodeagent.controlplane.parse_policy import parse_authorization_policy, parse_peer_authentication
 from nodeagent.controlplane.parse_service import parse_endpoint_slice, parse_service
+from nodeagent.controlplane.parse_traffic import parse_destination_rule, parse_sidecar, parse_virtual_service
 from nodeagent.controlplane.schema import check_fields
 
 _Reader = Callable[[Fields, Meta], MeshObject]
@@ -57,6 +59,10 @@ _READERS: dict[str, tuple[str, _Reader]] = {
     "GatewayClass": ("gateway.networking.k8s.io", lambda _fields, meta: GatewayClass(meta=meta)),
     "AuthorizationPolicy": ("security.istio.io", parse_authorization_policy),
     "PeerAuthentication": ("security.istio.io", parse_peer_authentication),
+    "VirtualService": ("networking.istio.io", parse_virtual_service),
+    "DestinationRule": ("networking.istio.io", parse_destination_rule),
+    "ConnectionLimit": ("nodeagent", parse_connection_limit),
+    "Sidecar": ("networking.istio.io", parse_sidecar),
 }
 """Kind -> API group and reader. A kind of another group (Knative's Service) is another kind."""
 _POLICIES = frozenset({"AuthorizationPolicy", "PeerAuthentication"})

@@ -85,7 +85,7 @@ def _entry(fields: Fields, port_names: Collection[str] | None = None, *, is_temp
         labels=fields.texts("labels"),
         network=network,
         locality=(locality[0], locality[1], locality[2]),
-        weight=fields.number("weight", _MAX_WEIGHT),
+        weight=fields.number("weight", most=_MAX_WEIGHT),
         service_account=fields.text("serviceAccount"),
     )
     fields.refuse_others(_API)

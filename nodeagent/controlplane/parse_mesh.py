@@ -5,15 +5,16 @@ import re
 
 from nodeagent.controlplane.fields import Fields
 from nodeagent.controlplane.label_selector import LabelSelector
-from nodeagent.controlplane.objects import Enrolment, MeshConfig, Meta, Visibility, VisibilityPolicy
+from nodeagent.controlplane.objects import Enrolment, MeshConfig, Meta, OutboundMode, Visibility, VisibilityPolicy
 from nodeagent.controlplane.parse_selector import parse_label_selector
+from nodeagent.controlplane.parse_traffic import parse_outbound
 
 _DOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9._]{0,251}[a-z0-9])?", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251})?", re.ASCII)
 _KNOWN = (
-    "Used are trustDomain, rootNamespace, discoverySelectors, serviceEntryVisibility, and our own enrolment, network, "
-    "cluster, clusterDomain."
+    "Used are trustDomain, rootNamespace, discoverySelectors, serviceEntryVisibility, outboundTrafficPolicy, and our "
+    "own enrolment, network, cluster, clusterDomain."
 )
 _VISIBILITIES = {
     "VISIBILITY_UNSPECIFIED": Visibility.PUBLIC,
@@ -42,6 +43,7 @@ def parse_mesh_config(fields: Fields, meta: Meta) -> MeshConfig:
         visibility_policies=tuple(_visibility_policy(entry) for entry in visibility.each("policies"))
         if visibility is not None
         else (),
+        outbound=parse_outbound(spec) or OutboundMode.ALLOW_ANY,
     )
     spec.warn_others(_KNOWN)
     return mesh

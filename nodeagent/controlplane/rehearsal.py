@@ -17,7 +17,7 @@ from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.files import read_directory, read_file
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import Enrolment, Key, MeshObject
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot, advance
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, EXTENSION, Snapshot, advance
 from nodeagent.controlplane.translate import enrolled_by, translate
 from nodeagent.errors import ConfigError
 
@@ -93,7 +93,7 @@ def _aged(catalog: Catalog, before: Mapping[Key, MeshObject], number: int) -> It
 def _change(name: str, before: Snapshot, after: Snapshot, findings: tuple[Finding, ...]) -> Change:
     changed: list[tuple[str, Resource]] = []
     removed: list[str] = []
-    for type_url in (ADDRESS, AUTHORIZATION):
+    for type_url in (ADDRESS, AUTHORIZATION, EXTENSION):
         old, new = before.of_type(type_url), after.of_type(type_url)
         changed.extend((type_url, new[key]) for key in sorted(new) if key not in old or old[key] != new[key])
         removed.extend(sorted(old.keys() - new.keys()))

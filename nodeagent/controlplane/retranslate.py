@@ -2,23 +2,27 @@
 """A change within one namespace is translated with that namespace alone. Pure.
 
 What agents are told of a namespace depends on its own objects, on those of the whole cluster (nodes, namespaces, the
-mesh's configuration), on the root namespace's, and on gateways, ServiceEntries and PeerAuthentications wherever they
-stand. So `translate` is given just these, and only the namespace's own part of its answer is taken: the cost of a
-change is that of its namespace, whatever the size of the mesh. When something that others depend on changes,
-everything is translated. The answer is the same either way, which a test compares over random changes.
+mesh's configuration), on the root namespace's, and on gateways, ServiceEntries, PeerAuthentications and routing rules
+wherever they stand (a rule asks for labels of workloads of any namespace). So `translate` is given just these, and only
+the namespace's own part of its answer is taken: the cost of a change is that of its namespace, whatever the size of the
+mesh. When something that others depend on changes, everything is translated. The answer is the same either way, which a
+test compares over random changes.
 """
 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from nodeagent.controlplane.catalog import Catalog
 from nodeagent.controlplane.objects import Enrolment, Key, MeshObject, ServiceEntry
 from nodeagent.controlplane.translate import Touched, Translation, enrolled_by, select, translate
 from nodeagent.model.identity import Identity
+from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
-_SHARED_KINDS = frozenset({"Gateway", "GatewayClass", "PeerAuthentication", "ServiceEntry"})
+_SHARED_KINDS = frozenset(
+    {"Gateway", "GatewayClass", "PeerAuthentication", "ServiceEntry", "VirtualService", "DestinationRule"}
+)
 _Value = TypeVar("_Value")
 _Objects = Mapping[Key, MeshObject]
 
@@ -70,7 +74,7 @@ def _wholly(previous: Meshed | None, catalog: Catalog, enrolment: Enrolment | No
 
 def _partly(previous: Meshed, catalog: Catalog, changed: frozenset[Key], enrolment: Enrolment | None) -> Meshed:
     objects, parts, translation = dict(previous.objects), dict(previous.parts), previous.translation
-    touched = Touched(frozenset(), frozenset(), frozenset(), frozenset())
+    touched = Touched(*([frozenset[str]()] * len(Touched._fields)))
     for namespace in sorted({key.namespace for key in changed}):
         own = dict(objects.get(namespace, {}))
         for key in changed:
@@ -109,6 +113,8 @@ def _parts(whole: Translation) -> Mapping[str, Translation]:
         made[policy.namespace]["policies"][key] = policy
     for key, blocks in whole.written_blocks.items():
         made[key.partition("/")[0]]["written_blocks"][key] = blocks
+    for name, extension in whole.extensions.items():
+        made[_namespace(extension, whole)]["extensions"][name] = extension
     for node, identities in whole.identities.items():
         of_namespace: defaultdict[str, set[Identity]] = defaultdict(set)
         for identity in identities:
@@ -118,11 +124,25 @@ def _parts(whole: Translation) -> Mapping[str, Translation]:
     return {namespace: Translation(**fields) for namespace, fields in made.items()}  # type: ignore[arg-type]
 
 
+def _namespace(extension: Extension, whole: Translation) -> str:
+    """Whose part it is; none's, if it is about the mesh."""
+    match extension:
+        case ServiceTraffic():
+            return extension.service.partition("/")[0]
+        case WorkloadLabels() | WorkloadLimits():
+            return whole.workloads[extension.uid].namespace
+        case MeshTraffic():
+            return ""
+        case unreachable:
+            assert_never(unreachable)
+
+
 def _touched(former: Translation, latter: Translation) -> Touched:
     return Touched(
         frozenset(former.workloads.keys() | latter.workloads.keys()),
         frozenset(former.services.keys() | latter.services.keys()),
         frozenset(former.policies.keys() | latter.policies.keys()),
+        frozenset(former.extensions.keys() | latter.extensions.keys()),
         frozenset(former.identities.keys() | latter.identities.keys()),
     )
 
@@ -151,6 +171,7 @@ def _replaced(
         hints=_with(whole.hints, former.hints, latter.hints),
         policies=_with(whole.policies, former.policies, latter.policies),
         written_blocks=_with(whole.written_blocks, former.written_blocks, latter.written_blocks),
+        extensions=_with(whole.extensions, former.extensions, latter.extensions),
         identities=identities,
     )
 

@@ -35,7 +35,11 @@ def review(
 def see_together(catalog: Catalog, objects: tuple[MeshObject, ...], translation: Translation) -> tuple[Finding, ...]:
     """What the objects say only all together, suppressed or not. It takes a look at each of them."""
     view = View(objects, translation)
-    return (*_placed(analyze(view), catalog.objects), *analyze_written(view, _written(catalog)))
+    written = analyze_written(view, _written(catalog))
+    # What does not exist at all needs no second word about not being there for a route.
+    missing = {(one.subject, one.field) for one in written if one.code == "IST0101"}
+    together = [one for one in analyze(view) if one.code != "MN0303" or (one.subject, one.field) not in missing]
+    return (*_placed(together, catalog.objects), *written)
 
 
 def _placed(findings: Iterable[Finding], accepted: Mapping[Key, Accepted]) -> Iterator[Finding]:

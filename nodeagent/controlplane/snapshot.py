@@ -9,21 +9,27 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from nodeagent.controlplane.encode import Resource, encode_policy, encode_service, encode_workload
+from nodeagent.controlplane.encode_extension import encode_extension
 from nodeagent.controlplane.hints import WorkloadHints
 from nodeagent.controlplane.translate import Touched, Translation
-from nodeagent.proto import authorization_pb2, workload_pb2
+from nodeagent.proto import authorization_pb2, extension_pb2, workload_pb2
 
 ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
-MESSAGES: Mapping[str, type[workload_pb2.Address] | type[authorization_pb2.Authorization]] = {
+EXTENSION = "type.googleapis.com/nodeagent.extension.v1.Extension"
+"""Of our own: what Istio's types have no words for."""
+MESSAGES: Mapping[
+    str, type[workload_pb2.Address] | type[authorization_pb2.Authorization] | type[extension_pb2.Extension]
+] = {
+    EXTENSION: extension_pb2.Extension,
     ADDRESS: workload_pb2.Address,
     AUTHORIZATION: authorization_pb2.Authorization,
 }
 """By type url: what a resource's value is."""
-SENDING_ORDER = (AUTHORIZATION, ADDRESS)
+SENDING_ORDER = (EXTENSION, AUTHORIZATION, ADDRESS)
 """Of one change, what comes is sent in this order, and what goes is sent after all that comes, in the reverse one: what
-the last type refers to is there before it, and goes after it. A type that is not named here comes last. A resource type
-of our own takes its place here, and in what `advance` encodes."""
+the last type refers to is there before it, and goes after it; as do extensions, which are about Services and workloads.
+A type that is not named here comes last."""
 _HISTORY = 64
 """Generations whose changes are remembered. A client that is further behind is compared with everything."""
 _NO_HINTS = WorkloadHints()
@@ -35,7 +41,7 @@ class Snapshot:
     generation: int = 0
     translation: Translation = dataclasses.field(default_factory=Translation)
     resources: Mapping[str, Mapping[str, Resource]] = dataclasses.field(
-        default_factory=lambda: {ADDRESS: {}, AUTHORIZATION: {}}
+        default_factory=lambda: {EXTENSION: {}, ADDRESS: {}, AUTHORIZATION: {}}
     )
     """By type url, then name."""
     history: tuple[Mapping[str, frozenset[str]], ...] = ()
@@ -65,17 +71,19 @@ class Difference:
     workloads: int = 0
     services: int = 0
     policies: int = 0
+    extensions: int = 0
     identities: int = 0
     """Nodes whose set of identities changed: nothing to push, but the CA answers differently."""
 
     def __bool__(self) -> bool:
-        return bool(self.workloads or self.services or self.policies or self.identities)
+        return bool(self.workloads or self.services or self.policies or self.extensions or self.identities)
 
     def __str__(self) -> str:
         counts = (
             (self.policies, "policy", "policies"),
             (self.services, "service", "services"),
             (self.workloads, "workload", "workloads"),
+            (self.extensions, "extension", "extensions"),
         )
         told = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
         return ", ".join(told) or "identities"
@@ -97,8 +105,9 @@ def advance(
     policies = _differing(
         names.policies, (old.policies, translation.policies), (old.written_blocks, translation.written_blocks)
     )
+    extensions = _differing(names.extensions, (old.extensions, translation.extensions))
     nodes = _differing(names.nodes, (old.identities, translation.identities))
-    difference = Difference(len(workloads), len(services), len(policies), len(nodes))
+    difference = Difference(len(workloads), len(services), len(policies), len(extensions), len(nodes))
     if not difference and previous.generation:
         # The mesh's names may have changed while it has no pods: nothing to push, but the CA compares with them.
         is_same = old.mesh == translation.mesh and old.allocated == translation.allocated
@@ -121,8 +130,15 @@ def advance(
             translation.policies,
             lambda key, value: encode_policy(value, translation.written_blocks.get(key, {})),
         )
-    resources = {ADDRESS: addresses, AUTHORIZATION: authorizations}
-    changes = {ADDRESS: frozenset(services | workloads), AUTHORIZATION: frozenset(policies)}
+    extended = dict(previous.of_type(EXTENSION))
+    for name in sorted(extensions):
+        _put(extended, name, translation.extensions, lambda _, value: encode_extension(value))
+    resources = {EXTENSION: extended, ADDRESS: addresses, AUTHORIZATION: authorizations}
+    changes = {
+        EXTENSION: frozenset(extensions),
+        ADDRESS: frozenset(services | workloads),
+        AUTHORIZATION: frozenset(policies),
+    }
     history = (*previous.history, changes)[-_HISTORY:]
     return Snapshot(previous.generation + 1, translation, resources, history), difference
 
@@ -132,6 +148,7 @@ def _all_names(old: Translation, translation: Translation) -> Touched:
         frozenset(old.workloads.keys() | translation.workloads.keys()),
         frozenset(old.services.keys() | translation.services.keys()),
         frozenset(old.policies.keys() | translation.policies.keys()),
+        frozenset(old.extensions.keys() | translation.extensions.keys()),
         frozenset(old.identities.keys() | translation.identities.keys()),
     )
 

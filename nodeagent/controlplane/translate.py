@@ -9,6 +9,7 @@ to the same objects, but for what docs/istiod.md lists.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -42,14 +43,17 @@ from nodeagent.controlplane.peer_authentication import PeerAuthentications
 from nodeagent.controlplane.service_entries import Allocated, allocate, translate_service_entry
 from nodeagent.controlplane.services import translate_service
 from nodeagent.controlplane.surroundings import Surroundings
+from nodeagent.controlplane.traffic import translate_traffic
 from nodeagent.controlplane.waypoints import Waypoints, build_waypoints
 from nodeagent.controlplane.workloads import translate_pod, translate_slice
 from nodeagent.model import workload as model
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Policy
+from nodeagent.model.traffic import Extension
 
 _Kind = TypeVar("_Kind", bound=MeshObject)
 _NO_HINTS = WorkloadHints()
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Translation:
     """By `namespace/name`."""
     written_blocks: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     """By the same: how blocks are written, where it matters."""
+    extensions: Mapping[str, Extension] = dataclasses.field(default_factory=dict)
+    """By name: what an istiod would not say."""
     identities: Mapping[str, frozenset[Identity]] = dataclasses.field(default_factory=dict)
     """By node: identities of the pods placed there that have not failed."""
     allocated: Allocated = dataclasses.field(default_factory=dict)
@@ -78,6 +84,7 @@ class Touched(NamedTuple):
     workloads: frozenset[str]
     services: frozenset[str]
     policies: frozenset[str]
+    extensions: frozenset[str]
     nodes: frozenset[str]
 
 
@@ -113,8 +120,8 @@ def translate(objects: Iterable[MeshObject], kept: Allocated | None = None) -> T
     workloads = list(_workloads(known, around))
     return Translation(
         mesh=mesh,
-        workloads={workload.uid: workload for workload, _ in workloads},
-        workload_hints={workload.uid: hints for workload, hints in workloads if hints != _NO_HINTS},
+        workloads={workload.uid: workload for workload, _, _ in workloads},
+        workload_hints={workload.uid: hints for workload, hints, _ in workloads if hints != _NO_HINTS},
         services={one.service.key: one.service for one in services},
         hints={one.service.key: one.hints for one in services},
         policies={**{policy.key: policy for policy in around.peers.policies()}, **policies},
@@ -123,6 +130,13 @@ def translate(objects: Iterable[MeshObject], kept: Allocated | None = None) -> T
             for one in select(known, AuthorizationPolicy)
             if one.written_blocks
         },
+        extensions=translate_traffic(
+            known,
+            {workload.uid: labels for workload, _, labels in workloads},
+            {workload.uid: workload.namespace for workload, _, _ in workloads},
+            {one.service.key for one in services},
+            mesh,
+        ),
         identities=_identities(select(known, Pod), mesh),
         allocated=allocated,
     )
@@ -195,17 +209,23 @@ def _surroundings(
     )
 
 
-def _workloads(objects: tuple[MeshObject, ...], around: Surroundings) -> Iterator[tuple[model.Workload, WorkloadHints]]:
-    pods = (translate_pod(pod, around) for pod in select(objects, Pod))
-    yield from (translated for translated in pods if translated is not None)
-    yield from (translate_workload_entry(entry, around) for entry in select(objects, WorkloadEntry))
-    for entry in select(objects, ServiceEntry):
-        yield from translate_endpoints(entry, around)
+def _workloads(
+    objects: tuple[MeshObject, ...], around: Surroundings
+) -> Iterator[tuple[model.Workload, WorkloadHints, Mapping[str, str]]]:
+    """With their labels."""
+    for pod in select(objects, Pod):
+        translated = translate_pod(pod, around)
+        if translated is not None:
+            yield *translated, pod.meta.labels
+    for entry in select(objects, WorkloadEntry):
+        yield *translate_workload_entry(entry, around), entry.labels
+    for service_entry in select(objects, ServiceEntry):
+        yield from translate_endpoints(service_entry, around)
     for piece in select(objects, EndpointSlice):
         for service in around.by_source.get(Key("Service", piece.meta.namespace, piece.service), ()):
-            yield from ((workload, _NO_HINTS) for workload in translate_slice(piece, service, around.mesh))
+            yield from ((one, _NO_HINTS, _NO_LABELS) for one in translate_slice(piece, service, around.mesh))
     gateways = (gateway for same in around.gateways.values() for gateway in same)
-    yield from ((gateway.as_workload(around.mesh), _NO_HINTS) for gateway in gateways)
+    yield from ((gateway.as_workload(around.mesh), _NO_HINTS, _NO_LABELS) for gateway in gateways)
 
 
 def _identities(pods: list[Pod], mesh: MeshConfig) -> dict[str, frozenset[Identity]]:

@@ -11,6 +11,7 @@ from functools import cached_property
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import (
     AuthorizationPolicy,
+    DestinationRule,
     MeshConfig,
     MeshObject,
     Meta,
@@ -19,6 +20,8 @@ from nodeagent.controlplane.objects import (
     Pod,
     PodPhase,
     Service,
+    Sidecar,
+    VirtualService,
 )
 from nodeagent.controlplane.translate import Translation, mesh_config, select
 from nodeagent.model.identity import Identity
@@ -39,6 +42,9 @@ class View:
         self.services = select(known, Service)
         self.policies = select(known, AuthorizationPolicy)
         self.peers = select(known, PeerAuthentication)
+        self.routing = [one for one in known if isinstance(one, VirtualService | DestinationRule | Sidecar)]
+        self.service_keys = translation.services.keys()
+        """`namespace/hostname`, those of ServiceEntries too."""
         self._workloads = translation.workloads
         self._reached: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[Pod]] = {}
         self._by_namespace: dict[str, list[Pod]] = defaultdict(list)

@@ -7,13 +7,14 @@ policy that has not come yet, and one address may belong to two workloads while 
 that came is found, and the removal of the older one does not hide it).
 """
 
-from collections.abc import Hashable, Iterator
-from typing import TypeVar
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TypeVar, assert_never
 
 import msgspec
 
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.policy import Policy, PolicyScope
+from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 from nodeagent.model.workload import Service, Workload
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -22,14 +23,17 @@ _Key = TypeVar("_Key", bound=Hashable)
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one xDS response did, in the order in which it must be applied.
 
-    Policies first, so that no workload is seen with a policy list it cannot resolve although both came together.
+    Policies first, so that no workload is seen with a policy list it cannot resolve although both came together; then
+    extensions, so that no client is seen without the labels that a route asks for.
     """
 
     policies: tuple[Policy, ...] = ()
+    extensions: tuple[Extension, ...] = ()
     services: tuple[Service, ...] = ()
     workloads: tuple[Workload, ...] = ()
     removed_workloads: tuple[str, ...] = ()
     removed_services: tuple[str, ...] = ()
+    removed_extensions: tuple[str, ...] = ()
     removed_policies: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -37,13 +41,14 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Mesh:
-    """Indexes over the three kinds of resource. `generation` grows with each applied change."""
+    """Indexes over the kinds of resource. `generation` grows with each applied change."""
 
     def __init__(self) -> None:
         self.generation = 0
         self.workloads: dict[str, Workload] = {}
         self.services: dict[str, Service] = {}
         self.policies: dict[str, Policy] = {}
+        self.extensions: dict[str, Extension] = {}
         # In the order of arrival. Of an address there is one, as a rule, and of addresses there are many: a tuple takes
         # a quarter of the memory of a dict.
         self._by_address: dict[tuple[str, Ip], tuple[str, ...]] = {}
@@ -61,6 +66,8 @@ class Mesh:
             self.policies[policy.key] = policy
             if policy.scope is not PolicyScope.WORKLOAD_SELECTOR:
                 self._by_scope.setdefault(_scope_of(policy), {})[policy.key] = policy
+        for extension in changes.extensions:
+            self._add_extension(extension)
         for service in changes.services:
             self._remove_service(service.key)
             self._add_service(service)
@@ -71,6 +78,8 @@ class Mesh:
             self._remove_workload(key)
         for key in changes.removed_services:
             self._remove_service(key)
+        for name in changes.removed_extensions:
+            self._remove_extension(name)
         for key in changes.removed_policies:
             self._remove_policy(key)
         self.generation += 1
@@ -122,8 +131,29 @@ class Mesh:
                 found.append(policy)  # named is enough, whatever its scope; the others are in the list already
         return tuple(found), tuple(missing)
 
+    def traffic(self, service_key: str) -> ServiceTraffic | None:
+        """How connections to this Service are routed, if anything is said about it."""
+        found = self.extensions.get(ServiceTraffic.PREFIX + service_key)
+        return found if isinstance(found, ServiceTraffic) else None
+
+    def labels(self, uid: str) -> dict[str, str]:
+        """Of this workload, those that some route or subset asks for."""
+        found = self.extensions.get(WorkloadLabels.PREFIX + uid)
+        return found.labels if isinstance(found, WorkloadLabels) else {}
+
+    def limits(self, uid: str) -> WorkloadLimits | None:
+        """What one source may open to this workload, if anything is said about it."""
+        found = self.extensions.get(WorkloadLimits.PREFIX + uid)
+        return found if isinstance(found, WorkloadLimits) else None
+
+    @property
+    def is_registry_only(self) -> bool:
+        """Whether connections to addresses that nobody has registered are to be dropped."""
+        found = self.extensions.get(MeshTraffic.NAME)
+        return isinstance(found, MeshTraffic) and found.is_registry_only
+
     def changed(self, service_key: str) -> int:
-        """Another number after each change of this Service or its endpoints: what was derived of them is outdated."""
+        """Another number after each change of this Service, its endpoints, or what extensions say of either."""
         return self._changed.get(service_key, 0)
 
     def workloads_on(self, node: str) -> Iterator[Workload]:
@@ -136,7 +166,36 @@ class Mesh:
 
     def everything(self) -> Changes:
         """The whole state as one change, for a worker that starts."""
-        return Changes(tuple(self.policies.values()), tuple(self.services.values()), tuple(self.workloads.values()))
+        return Changes(
+            policies=tuple(self.policies.values()),
+            extensions=tuple(self.extensions.values()),
+            services=tuple(self.services.values()),
+            workloads=tuple(self.workloads.values()),
+        )
+
+    def _add_extension(self, extension: Extension) -> None:
+        self.extensions[extension.name] = extension
+        self._note_extension(extension)
+
+    def _remove_extension(self, name: str) -> None:
+        extension = self.extensions.pop(name, None)
+        if extension is not None:
+            self._note_extension(extension)
+
+    def _note_extension(self, extension: Extension) -> None:
+        match extension:
+            case ServiceTraffic():
+                keys: Iterable[str] = (extension.service,)
+            case WorkloadLabels():
+                workload = self.workloads.get(extension.uid)
+                keys = workload.services if workload is not None else ()
+            case MeshTraffic() | WorkloadLimits():
+                keys = ()
+            case unreachable:
+                assert_never(unreachable)
+        for key in keys:
+            if key in self.services or key in self._endpoints:
+                self._changed[key] = self.generation + 1
 
     def _add_workload(self, workload: Workload) -> None:
         self.workloads[workload.uid] = workload

@@ -87,6 +87,14 @@ class Reason(enum.Enum):
         "CONNECT",
         "Peers send, applications do not read, and this worker holds all it may.",
     )
+    UPSTREAM_OVERFLOW = ("upstream_overflow", "UO", "A DestinationRule's maxConnections is reached at this worker.")
+    SOURCE_RATE = ("source_rate", "RL", "This source connects faster than a ConnectionLimit lets it.")
+    SOURCE_CONNECTIONS = (
+        "source_connections",
+        "RL",
+        "This source has as many connections as a ConnectionLimit lets it.",
+    )
+    IDLE_TIMEOUT = ("idle_timeout", "-", "Not a byte for as long as a DestinationRule's idleTimeout.")
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")
     POD_REMOVED = ("pod_removed", "-", "The pod left this node or the mesh, and its connections with it.")
     WORKER_LOST = ("worker_lost", "CONNECT", "The worker died; its connections were reset.")

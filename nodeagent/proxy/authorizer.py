@@ -15,6 +15,7 @@ from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
 from nodeagent.model.workload import Workload
 from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending, Verdict, evaluate
+from nodeagent.policy.limits import SourceLimits
 from nodeagent.proxy.guard import ConnectionGuard, OpenConnections
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.state import State
@@ -31,6 +32,7 @@ class Authorizer:
         self._reviewed_local: frozenset[Ip] = frozenset()
         self._review: Iterator[ConnectionGuard] | None = None
         self._bases: dict[Ip, _Basis] = {}
+        self._limits = SourceLimits()
 
     def judge(self, guard: ConnectionGuard, workload: Workload, facts: ConnectionFacts) -> Verdict:
         """The verdict at this moment. An allowed connection is reviewed from now on, also while it is being dialled."""
@@ -53,7 +55,11 @@ class Authorizer:
         verdict = self.judge(guard, workload, facts)
         match verdict:
             case Allow():
-                allowed()
+                reason = self._limited(guard, workload, facts)
+                if reason is None:
+                    allowed()
+                else:
+                    refused(reason)
             case Deny(policy, reason):
                 guard.record.policy = policy or ""
                 refused(reason)
@@ -62,6 +68,17 @@ class Authorizer:
             case unreachable:
                 assert_never(unreachable)
         return True
+
+    def _limited(self, guard: ConnectionGuard, workload: Workload, facts: ConnectionFacts) -> Reason | None:
+        """Why an allowed connection is one too many of its source; None when it has its place, held by the guard."""
+        limits = self._state.mesh.limits(workload.uid)
+        if limits is None:
+            return None
+        place = self._limits.admit(limits, facts.source_identity or facts.source_ip, self._loop.now)
+        if isinstance(place, Reason):
+            return place
+        guard.leases = (*guard.leases, place)
+        return None
 
     def state_changed(self) -> None:
         if self._review is None and self._is_stale:

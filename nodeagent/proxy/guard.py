@@ -30,11 +30,18 @@ class Movable(Protocol):
     def surrender(self) -> tuple[PairState, list[socket.socket]]: ...
 
 
+class Releasable(Protocol):
+    """Of terms.py, or of policy/limits.py."""
+
+    def release(self) -> None: ...
+
+
 class ConnectionGuard:
     """Made at accept, before anything is known; `record` is written to while it lives."""
 
     __slots__ = (
-        "__weakref__", "_opened", "_table", "basis", "ender", "facts", "is_established", "is_open", "pair", "record",
+        "__weakref__", "_opened", "_table", "basis", "ender", "facts", "is_established", "is_open", "leases", "pair",
+        "record",
     )  # fmt: skip
 
     def __init__(self, table: "OpenConnections", record: ConnectionRecord, opened: float) -> None:
@@ -48,6 +55,8 @@ class ConnectionGuard:
         """What policy allowed it by, once it did; only such connections are judged again."""
         self.basis: object = None
         """The policies that it was judged by."""
+        self.leases: tuple[Releasable, ...] = ()
+        """What is counted that it holds as long as it is here."""
         self.pair: Movable | None = None
         """Two sockets that could go to another process as they are."""
 
@@ -78,14 +87,21 @@ class ConnectionGuard:
     def discard(self) -> None:
         """For a tunnel that has carried streams: each has its own record, so the tunnel leaves none."""
         self.is_open = False
+        self._release()
         self.ender = self.pair = None  # and with them the circle of references
         self._table.guards.pop(self.record.id, None)
 
     def leave(self) -> GuardState:
         """It is on its way to another process: nobody ends it any more but who sent it, by `close` or `discard`."""
+        self._release()
         self.ender = self.pair = None
         self._table.guards.pop(self.record.id, None)
         return GuardState(self.record, self.age, self.facts, self.is_established)
+
+    def _release(self) -> None:
+        leases, self.leases = self.leases, ()
+        for lease in leases:
+            lease.release()
 
     def __del__(self) -> None:
         if self.is_open:  # a defect, and still one record; the tests turn the warning into a failure

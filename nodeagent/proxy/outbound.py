@@ -36,11 +36,14 @@ from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.pool import Pool, PoolKey
 from nodeagent.proxy.relay import SocketRelay
-from nodeagent.proxy.shared import Shared, pick_workload
+from nodeagent.proxy.shared import Shared, pick_by_weight
 from nodeagent.proxy.sockets import local_address
 from nodeagent.proxy.stream import StreamRelay
+from nodeagent.proxy.terms import Terms
 from nodeagent.proxy.tunnel import Tunnel
+from nodeagent.routing.balancing import Chooser
 from nodeagent.routing.candidates import Balancer
+from nodeagent.routing.candidates import Terms as WrittenTerms
 from nodeagent.routing.decide import decide
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target
 from nodeagent.routing.route import Tunnel as ToTunnel
@@ -60,6 +63,7 @@ class Outbound:
         self.shared, self.authorizer = shared, authorizer
         self.pool = Pool(shared)
         self.balancer = Balancer()
+        self.chooser = Chooser(pick_by_weight, lambda: shared.loop.now)
 
     def accepted(self, sock: socket.socket, client: tuple[Ip, int]) -> None:
         is_full = self.shared.is_full
@@ -90,6 +94,7 @@ class OutboundConnection:
         self._is_boarding = False
         """The pool has been asked and has not answered."""
         self._hold: Hold | None = None
+        self._terms: Terms | None = None
         self._dial: Dial | None = None
         self._timer: Timer | None = None
         guard.ender = self.refuse
@@ -121,10 +126,13 @@ class OutboundConnection:
         if mesh.workload_at(source.network, ip) is None and not mesh.services_at(source.network, ip):
             return False
         target = Target(ip, self._record.original_port)
-        self._go(source, decide(target, source, mesh, pick_workload, self._outbound.balancer.candidates))
+        choose = functools.partial(self._outbound.chooser.choose, self._record.source_ip)
+        self._go(source, decide(target, source, mesh, pick_by_weight, self._outbound.balancer.candidates, choose))
         return True
 
     def _go(self, source: Workload, route: Route) -> None:
+        if not isinstance(route, Refuse) and route.terms is not None and not self._accepts(route, route.terms):
+            return
         match route:
             case Refuse():
                 self._describe(None, route.service)
@@ -145,6 +153,18 @@ class OutboundConnection:
                     self._go_locally(source, (route.ip, route.port_at_destination))
             case unreachable:
                 assert_never(unreachable)
+
+    def _accepts(self, route: Direct | ToTunnel, terms: WrittenTerms) -> bool:
+        """False when there are as many connections as may be: then this one was refused."""
+        if route.destination is None:
+            return True
+        lease = self._outbound.chooser.take(terms, route.destination.uid)
+        if lease is None:
+            self._describe(route.destination, route.service)
+            self.refuse(Reason.UPSTREAM_OVERFLOW, f"maxConnections is {terms.policy.max_connections}")
+            return False
+        self._terms = Terms(self._shared.loop, self._guard, lease, terms.policy)
+        return True
 
     def _describe(self, destination: Workload | None, service: Service | None) -> None:
         if destination is not None:
@@ -255,6 +275,13 @@ class OutboundConnection:
         self._shared.loop.forget(client.fileno())
         SocketRelay(self._shared.loop, client, sock, self._guard)
         self._guard.established()
+        self._connected(sock)
+
+    def _connected(self, sock: socket.socket | None = None) -> None:
+        """Its guard holds the terms from now on."""
+        terms, self._terms = self._terms, None
+        if terms is not None:
+            terms.connected(sock)
 
     def not_connected(self, reason: Reason, error: str) -> None:
         self.refuse(reason, error)
@@ -277,6 +304,7 @@ class OutboundConnection:
         )
         tunnel.adopt(stream_id, relay)
         self._guard.established()
+        self._connected()
 
     def payload(self, views: list[memoryview]) -> None:
         """Only after an answer, and then the relay has taken over, or the connection was refused."""
@@ -318,6 +346,9 @@ class OutboundConnection:
             sock, self._socket = self._socket, None
             self._shared.loop.forget(sock.fileno())
             sock.close()
+        terms, self._terms = self._terms, None
+        if terms is not None:
+            terms.refused(reason)
         self._guard.close(reason, error)
 
     def _try_again(self, reason: Reason) -> bool:

@@ -275,6 +275,7 @@ class _Running:
         totals["bugs"] = self._loop.bugs
         totals["accept_failures"] = sum(listener.failures for listener in self.listeners)
         totals["certificates_refused"] = self.state.certificates.refused
+        totals["endpoints_ejected"] = self._outbound.chooser.ejections
         if totals != self._told:
             self._told = totals
             self._reports.emit(Counters(totals))

@@ -4,10 +4,10 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from nodeagent.model.workload import Workload
 from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.holds import Holds
 from nodeagent.proxy.kernel_records import KernelRecords
@@ -17,6 +17,9 @@ from nodeagent.proxy.state import State
 
 _OWN_DESCRIPTORS = 8
 """Listeners, control, reports, signals."""
+
+
+_Option = TypeVar("_Option")
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -38,6 +41,6 @@ class Shared(msgspec.Struct, frozen=True):
         return len(self.connections) >= most or self.loop.watched >= 2 * most + _OWN_DESCRIPTORS
 
 
-def pick_workload(workloads: Sequence[Workload], cumulative: Sequence[int]) -> Workload:
-    """By capacity; the `Pick` of routing."""
-    return random.choices(workloads, cum_weights=cumulative)[0]  # noqa: S311 - balancing, no secret
+def pick_by_weight(options: Sequence[_Option], cumulative: Sequence[int]) -> _Option:
+    """The `Pick` of routing."""
+    return random.choices(options, cum_weights=cumulative)[0]  # noqa: S311 - balancing, no secret

@@ -145,15 +145,18 @@ class _Unseen:
 
     def __init__(self, mesh: Mesh) -> None:
         self._policies, self._services, self._workloads = set(mesh.policies), set(mesh.services), set(mesh.workloads)
+        self._extensions = set(mesh.extensions)
 
     def came(self, changes: Changes) -> None:
         self._policies.difference_update(policy.key for policy in changes.policies)
+        self._extensions.difference_update(extension.name for extension in changes.extensions)
         self._services.difference_update(service.key for service in changes.services)
         self._workloads.difference_update(workload.uid for workload in changes.workloads)
 
     def removal(self) -> Changes:
         return Changes(
             removed_policies=tuple(self._policies),
+            removed_extensions=tuple(self._extensions),
             removed_services=tuple(self._services),
             removed_workloads=tuple(self._workloads),
         )

@@ -5,36 +5,84 @@ Scopes and modes as in ztunnel (src/state.rs: load_balance), except that what th
 an endpoint known only by a DNS name) is left out before ranking instead of failing when it is drawn.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import TypeAlias
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from nodeagent.model.address import Ip, is_ipv6
 from nodeagent.model.mesh import Mesh
+from nodeagent.model.traffic import TrafficPolicy
 from nodeagent.model.workload import BalancingMode, Scope, Service, ServicePort, Workload
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """A policy, and what it is about."""
+
+    policy: TrafficPolicy
+    service: str
+    """Its key."""
+    port: int
+    subset: str = ""
 
 
 class Candidates(msgspec.Struct, frozen=True):
     endpoints: tuple[Workload, ...]
     cumulative: tuple[int, ...]
     """Sums of the endpoints' capacities up to each, so that drawing one is a bisection."""
+    terms: Terms | None = None
+    """None: an endpoint is drawn by weight, and that is all."""
 
 
-Pick: TypeAlias = Callable[[Sequence[Workload], Sequence[int]], Workload]
-"""Draws one of the workloads by the cumulative weights of `Candidates`; never called without any. The worker's is
-`lambda workloads, cumulative: random.choices(workloads, cum_weights=cumulative)[0]`."""
-
-FindCandidates: TypeAlias = Callable[[Service, int, Workload, Mesh], Candidates]
+_Option = TypeVar("_Option")
 
 
-def candidates(service: Service, port: int, source: Workload, mesh: Mesh) -> Candidates:
-    """Endpoints of `service` that a connection from `source` to its port `port` may be sent to, perhaps none."""
-    usable = [endpoint for endpoint in mesh.endpoints(service.key) if obstacle(service, port, source, endpoint) is None]
+class Pick(Protocol):
+    """Draws an endpoint, or a destination of a route. The worker's is random.choices()."""
+
+    def __call__(self, options: Sequence[_Option], cumulative: Sequence[int], /) -> _Option:
+        """One of `options`, by their cumulative weights; never asked without any."""
+
+
+class FindCandidates(Protocol):
+    def __call__(self, service: Service, port: int, source: Workload, mesh: Mesh, subset: str = "") -> Candidates:
+        """As `candidates`."""
+
+
+def candidates(service: Service, port: int, source: Workload, mesh: Mesh, subset: str = "") -> Candidates:
+    """Endpoints of `service` that a connection from `source` to its port `port` may be sent to, perhaps none.
+
+    Of its `subset` only, if that is named; one that nobody has defined is empty.
+    """
+    usable = [
+        endpoint for endpoint in in_subset(service, subset, mesh) if obstacle(service, port, source, endpoint) is None
+    ]
     if service.balancing.mode in {BalancingMode.STRICT, BalancingMode.FAILOVER}:
         usable = _nearest(service, source, usable)
-    return Candidates(tuple(usable), tuple(accumulate(endpoint.capacity for endpoint in usable)))
+    traffic = mesh.traffic(service.key)
+    policy = traffic.policy(port, subset) if traffic is not None else None
+    return Candidates(
+        tuple(usable),
+        tuple(accumulate(endpoint.capacity for endpoint in usable)),
+        Terms(policy, service.key, port, subset) if policy is not None else None,
+    )
+
+
+def in_subset(service: Service, subset: str, mesh: Mesh) -> Iterable[Workload]:
+    """Every endpoint of the subset, healthy or not; without a name, of the Service."""
+    endpoints = mesh.endpoints(service.key)
+    if not subset:
+        return endpoints
+    traffic = mesh.traffic(service.key)
+    defined = traffic.subset(subset) if traffic is not None else None
+    if defined is None:
+        return ()
+    return (endpoint for endpoint in endpoints if has_labels(mesh.labels(endpoint.uid), defined.labels))
+
+
+def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(labels.get(name) == value for name, value in wanted.items())
 
 
 def obstacle(service: Service, port: int, source: Workload, endpoint: Workload) -> str | None:
@@ -124,15 +172,15 @@ class Balancer:
     def __init__(self) -> None:
         self._known: dict[tuple[str | int, ...], tuple[int, Candidates]] = {}
 
-    def candidates(self, service: Service, port: int, source: Workload, mesh: Mesh) -> Candidates:
+    def candidates(self, service: Service, port: int, source: Workload, mesh: Mesh, subset: str = "") -> Candidates:
         """The same as the function of this name, for every input of one mesh."""
         changed = mesh.changed(service.key)
-        key = (service.key, port, *(getattr(source, attribute) for attribute in _ATTRIBUTES.values()))
+        key = (service.key, port, subset, *(getattr(source, attribute) for attribute in _ATTRIBUTES.values()))
         known = self._known.get(key)
         if known is not None and known[0] == changed:
             return known[1]
         if len(self._known) >= self._LIMIT:
             self._known.clear()
-        found = candidates(service, port, source, mesh)
+        found = candidates(service, port, source, mesh, subset)
         self._known[key] = changed, found
         return found

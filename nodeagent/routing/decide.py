@@ -4,18 +4,19 @@
 1. A port of the proxy itself on loopback is refused.
 2. The target is a workload's address, else a Service's: by exact address, else by the best block.
 3. A Service with a waypoint: a tunnel to the waypoint, which learns the client's own target.
-4. A Service without: one endpoint is drawn; PASSTHROUGH keeps the target; no endpoint is a refusal.
+4. A Service without: one endpoint is drawn; PASSTHROUGH keeps the target; no endpoint is a refusal. Here alone an
+   extension has a say (`legs.py`): it may lead to a subset of the endpoints, or to another Service.
 5. A workload that was addressed by its own address and has a waypoint: as in 3.
 6. An HBONE workload is reached by a tunnel to its port 15008, any other by plain TCP.
-7. What nobody knows goes where it was going.
+7. What nobody knows goes where it was going, unless an extension says that only what is registered may be reached.
 
 Waypoints are not sent through themselves. A destination in another network needs a tunnel within a tunnel through its
 gateway, which is not built: it is refused with NO_GATEWAY.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -25,20 +26,32 @@ from nodeagent.model.mesh import Mesh
 from nodeagent.model.reason import Reason
 from nodeagent.model.workload import BalancingMode, GatewayAddress, Service, TunnelProtocol, Workload
 from nodeagent.routing.candidates import (
+    Candidates,
     FindCandidates,
     Pick,
+    Terms,
     candidates,
+    in_subset,
     lists_port,
     obstacle,
     target_port,
     usable_addresses,
 )
+from nodeagent.routing.legs import Leg, choose_leg
 from nodeagent.routing.lookup import find_gateway, find_service
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
+Choose: TypeAlias = Callable[[Candidates], Workload | None]
+"""None: there is none to choose at the moment."""
+
 
 def decide(
-    target: Target, source: Workload, mesh: Mesh, pick: Pick, find_candidates: FindCandidates = candidates
+    target: Target,
+    source: Workload,
+    mesh: Mesh,
+    pick: Pick,
+    find_candidates: FindCandidates = candidates,
+    choose: Choose | None = None,
 ) -> Route:
     """Total: every input has a Route, and a refusal says why.
 
@@ -48,16 +61,23 @@ def decide(
         mesh: what is known at this moment.
         pick: draws an endpoint; see Pick.
         find_candidates: `candidates`, or a Balancer's, which remembers.
+        choose: an endpoint where a policy says how; None: `pick` draws it there too.
     """
     if target.port in PROXY_PORTS and (target.ip.startswith("127.") or target.ip == "::1"):
         return Refuse(reason=Reason.SELF_CALL, detail=f"{_show(target)} is a listener of the proxy")
-    decision = _Decision(target, source, mesh, pick, find_candidates)
+    decision = _Decision(target, source, mesh, pick, find_candidates, choose)
     workload = mesh.workload_at(source.network, target.ip)
     if workload is not None:
         return decision.to_workload(workload)
     service = find_service(mesh, source.network, target.ip, source.namespace)
     if service is not None:
         return decision.to_service(service)
+    if mesh.is_registry_only:
+        return Refuse(
+            reason=Reason.UNKNOWN_DESTINATION,
+            detail=f"nobody has registered {_show(target)}, and nothing else may be reached (REGISTRY_ONLY): the "
+            "kernel drops it as NOT_REGISTERED, unless it is excluded or an address of the client's node",
+        )
     return Direct(ip=target.ip, port=target.port)
 
 
@@ -76,48 +96,69 @@ def is_reached_directly(workload: Workload, mesh: Mesh) -> bool:
 
 
 _ANY_PORT = 1
+_Option = TypeVar("_Option")
 
 
-def _nobody(endpoints: Sequence[Workload], _weights: Sequence[int]) -> Workload:
+def _nobody(options: Sequence[_Option], _weights: Sequence[int]) -> _Option:
     """The Pick for an address that is no Service's: what it draws is not the workload that was asked about."""
-    return endpoints[0]
+    return options[0]
 
 
 class _Decision:
     """The steps of one decision; holds its arguments, so that they are not passed through every step."""
 
     def __init__(
-        self, target: Target, source: Workload, mesh: Mesh, pick: Pick, find_candidates: FindCandidates
+        self,
+        target: Target,
+        source: Workload,
+        mesh: Mesh,
+        pick: Pick,
+        find_candidates: FindCandidates,
+        choose: Choose | None,
     ) -> None:
         self._target, self._source, self._mesh = target, source, mesh
-        self._pick, self._find_candidates = pick, find_candidates
+        self._pick, self._find_candidates, self._choose = pick, find_candidates, choose
+        self._terms: Terms | None = None
+        """Of the endpoint that was drawn."""
 
     def to_workload(self, workload: Workload) -> Route:
         """The client named the workload by its own address."""
         if workload.waypoint is not None and not self._is_from(workload.waypoint):
-            return self._to_waypoint(workload.waypoint, None)
+            return self._to_waypoint(workload.waypoint, None, self._target)
         return self._to_endpoint(workload, self._target.ip, self._target.port, None)
 
     def to_service(self, service: Service) -> Route:
+        traffic = self._mesh.traffic(service.key)
+        # A waypoint has the routes of its Services itself.
+        if traffic is None or not traffic.routes or service.waypoint is not None:
+            return self._to_leg(Leg(service, self._target.port), self._target)
+        if not lists_port(service, self._target.port):
+            return _no_port(service, self._target.port)
+        leg = choose_leg(service, traffic.routes, self._target, self._source, self._mesh, self._pick)
+        if isinstance(leg, str):
+            return Refuse(reason=Reason.NO_HEALTHY_ENDPOINT, detail=leg, service=service)
+        if leg.service is service:
+            return self._to_leg(leg, self._target)
+        # What a waypoint of that Service is to be told: as if the client had dialled it.
+        return self._to_leg(leg, Target(_vip_of(leg.service, self._target.ip), leg.port))
+
+    def _to_leg(self, leg: Leg, dialled: Target) -> Route:
+        service = leg.service
         if service.waypoint is not None and not self._is_from(service.waypoint):
-            return self._to_waypoint(service.waypoint, service)
+            return self._to_waypoint(service.waypoint, service, dialled)
         if service.balancing.mode is BalancingMode.PASSTHROUGH:
             return Direct(ip=self._target.ip, port=self._target.port, service=service)
-        if not lists_port(service, self._target.port):
-            return Refuse(
-                reason=Reason.NO_SERVICE_PORT,
-                detail=f"service {service.key} has no port {self._target.port}",
-                service=service,
-            )
-        endpoint = self._drawn(service, self._target.port)
+        if not lists_port(service, leg.port):
+            return _no_port(service, leg.port)
+        endpoint = self._drawn(service, leg.port, leg.subset)
         if isinstance(endpoint, Refuse):
             return endpoint
-        port = target_port(service, self._target.port, endpoint)
+        port = target_port(service, leg.port, endpoint)
         return self._to_endpoint(endpoint, _address_of(endpoint, service, self._target.ip), port, service)
 
     def _to_endpoint(self, endpoint: Workload, ip: Ip, port: int, service: Service | None) -> Route:
         if endpoint.protocol is TunnelProtocol.TCP:
-            return Direct(ip=ip, port=port, destination=endpoint, service=service)
+            return Direct(ip=ip, port=port, destination=endpoint, service=service, terms=self._terms)
         return Tunnel(
             ip=ip,
             authority=join_host_port(ip, port),
@@ -126,9 +167,10 @@ class _Decision:
             service=service,
             port_at_destination=port,
             host=service.hostname if service else "",
+            terms=self._terms,
         )
 
-    def _to_waypoint(self, gateway: GatewayAddress, addressed: Service | None) -> Route:
+    def _to_waypoint(self, gateway: GatewayAddress, addressed: Service | None, dialled: Target) -> Route:
         """To a waypoint it is always HBONE, whatever protocol its workloads state: its GatewayAddress has the port."""
         hop = self._instance_of(gateway)
         if isinstance(hop, Refuse):
@@ -136,11 +178,11 @@ class _Decision:
         return Tunnel(
             ip=hop.ip,
             port=hop.port,
-            authority=_show(self._target),
+            authority=_show(dialled),
             expected=hop.expected,
             destination=hop.workload,
             service=addressed,
-            port_at_destination=self._target.port,
+            port_at_destination=dialled.port,
             host=addressed.hostname if addressed else "",
             is_to_waypoint=True,
         )
@@ -164,11 +206,18 @@ class _Decision:
             case unreachable:
                 assert_never(unreachable)
 
-    def _drawn(self, service: Service, port: int) -> Workload | Refuse:
-        found = self._find_candidates(service, port, self._source, self._mesh)
+    def _drawn(self, service: Service, port: int, subset: str = "") -> Workload | Refuse:
+        found = self._find_candidates(service, port, self._source, self._mesh, subset)
         if found.endpoints:
-            return self._pick(found.endpoints, found.cumulative)
-        return _refusal(service, port, self._source, self._mesh)
+            self._terms = found.terms
+            if found.terms is None or self._choose is None:
+                return self._pick(found.endpoints, found.cumulative)
+            chosen = self._choose(found)
+            if chosen is not None:
+                return chosen
+            detail = f"{Leg(service, port, subset)}: every endpoint for port {port} is ejected (outlierDetection)"
+            return Refuse(reason=Reason.NO_HEALTHY_ENDPOINT, detail=detail, service=service)
+        return _refusal(Leg(service, port, subset), self._source, self._mesh)
 
     def _is_from(self, gateway: GatewayAddress) -> bool:
         """True when the source is an instance of this waypoint: sent to itself, its traffic would never arrive."""
@@ -206,16 +255,28 @@ def _parse_identity(name: str) -> Identity | None:
         return None
 
 
-def _refusal(service: Service, port: int, source: Workload, mesh: Mesh) -> Refuse:
+def _vip_of(service: Service, like: Ip) -> Ip:
+    """Its address of the family of `like`, else its first; `like` where it has none, and no waypoint that asks."""
+    addresses = [vip.ip for vip in service.vips if vip.ip]
+    return min(addresses, key=lambda ip: is_ipv6(ip) is not is_ipv6(like), default=like)
+
+
+def _no_port(service: Service, port: int) -> Refuse:
+    detail = f"service {service.key} has no port {port}"
+    return Refuse(reason=Reason.NO_SERVICE_PORT, detail=detail, service=service)
+
+
+def _refusal(leg: Leg, source: Workload, mesh: Mesh) -> Refuse:
     """Counts why each endpoint was left out, since "no healthy endpoint" alone sends the reader looking."""
+    service, port = leg.service, leg.port
     obstacles = Counter(
-        obstacle(service, port, source, endpoint) or "too far" for endpoint in mesh.endpoints(service.key)
+        obstacle(service, port, source, endpoint) or "too far" for endpoint in in_subset(service, leg.subset, mesh)
     )
     told = ", ".join(f"{count} {words}" for words, count in sorted(obstacles.items())) or "it has none"
     is_remote = bool(obstacles) and all("needs a gateway" in words for words in obstacles)
     return Refuse(
         reason=Reason.NO_GATEWAY if is_remote else Reason.NO_HEALTHY_ENDPOINT,
-        detail=f"service {service.key} has no endpoint for port {port}: {told}",
+        detail=f"{leg} has no endpoint for port {port}: {told}",
         service=service,
     )
 

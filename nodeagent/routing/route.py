@@ -9,6 +9,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.workload import Service, Workload
+from nodeagent.routing.candidates import Terms
 
 HBONE_PORT = 15008
 PROXY_PORTS = frozenset({15001, 15006, 15008})
@@ -39,6 +40,8 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     """`host=` of the `forwarded` header: the hostname of `service`, or empty."""
     is_to_waypoint: bool = False
+    terms: Terms | None = None
+    """What a policy asks of the connection."""
 
 
 class Direct(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +51,7 @@ class Direct(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     destination: Workload | None = None
     service: Service | None = None
+    terms: Terms | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True, kw_only=True):

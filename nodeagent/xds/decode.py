@@ -3,8 +3,8 @@
 
 A resource is decoded whole or rejected by name with a reason; it is never half used. The strictness is deliberate
 where ztunnel is lenient: what it drops silently (a StringMatch without a type, an impossible block) widens a policy.
-The rules are in decode_address.py and decode_policy.py, the common ones here: the bytes parse, the type is the one
-asked for, and the name is the key of what is inside, because a removal will carry nothing but the name.
+The rules are in decode_address.py, decode_policy.py and decode_extension.py, the common ones here: the bytes parse, the
+type is the one asked for, and the name is the key of what is inside, because a removal will carry nothing but the name.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,12 @@ from nodeagent.model.workload import Service, Workload
 from nodeagent.proto import xds_pb2
 from nodeagent.xds.bad_resource import BadResource
 from nodeagent.xds.decode_address import decode_address
+from nodeagent.xds.decode_extension import decode_extension
 from nodeagent.xds.decode_policy import decode_policy
-from nodeagent.xds.delta import Acknowledge, Answer, Kind, Refuse, Rejected, Resource, Subscribe
+from nodeagent.xds.delta import Acknowledge, Answer, Kind, Refuse, Rejected, Resource, Subscribe, Value
 
-_DECODERS: dict[Kind, Callable[[bytes], Workload | Service | Policy]] = {
+_DECODERS: dict[Kind, Callable[[bytes], Value]] = {
+    Kind.EXTENSION: decode_extension,
     Kind.ADDRESS: decode_address,
     Kind.AUTHORIZATION: decode_policy,
 }
@@ -50,7 +52,7 @@ def _read_resource(kind: Kind, message: xds_pb2.Resource) -> Resource:
     return Resource(_key_of(decoded), message.version, decoded)
 
 
-def decode_resource(kind: Kind, name: str, value: bytes) -> Workload | Service | Policy:
+def decode_resource(kind: Kind, name: str, value: bytes) -> Value:
     """Raises BadResource, with `name`, for bytes that are not a usable resource of this kind and name."""
     try:
         decoded = _DECODERS[kind](value)
@@ -64,8 +66,14 @@ def decode_resource(kind: Kind, name: str, value: bytes) -> Workload | Service |
     return decoded
 
 
-def _key_of(decoded: Workload | Service | Policy) -> str:
-    return decoded.uid if isinstance(decoded, Workload) else decoded.key
+def _key_of(decoded: Value) -> str:
+    match decoded:
+        case Workload():
+            return decoded.uid
+        case Service() | Policy():
+            return decoded.key
+        case _:
+            return decoded.name
 
 
 def write_request(command: Subscribe | Acknowledge | Refuse, node: xds_pb2.Node) -> xds_pb2.DeltaDiscoveryRequest:

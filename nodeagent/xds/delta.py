@@ -10,7 +10,9 @@ The rules:
 - A removal carries only a name: it removes what was held under that name, be it a workload or a service.
 - What an answer repeats without a change is not reported as a change.
 - Synced is who has acknowledged an answer of each type (an empty one too). A first answer with a refused resource does
-  not count: the control plane is to be heard once without an error before anybody relies on the state.
+  not count: the control plane is to be heard once without an error before anybody relies on the state. Extensions are
+  ours alone: an istiod need not answer about them, and one that ends the stream because of them is asked without them
+  next time. They are asked for first, so that whoever has any tells them first.
 
 An empty first answer is not an order to delete everything. On a resumed stream
 - an answer without resources and without removals means "nothing has changed";
@@ -20,8 +22,8 @@ An empty first answer is not an order to delete everything. On a resumed stream
   of it is applied, and the next stream asks again with the same names, so that a control plane which has found its
   state answers with the exact difference. A mesh that really was emptied while we were away is therefore served from
   the last good state until anything is in it again;
-- policies alone may well be emptied: the last one was deleted. Such an answer waits for the judgement about the
-  addresses of its stream.
+- policies or extensions alone may well be emptied: the last one was deleted. Such an answer waits for the judgement
+  about the addresses of its stream.
 Removals later on a stream are believed: they are about what this control plane itself has sent or confirmed.
 """
 
@@ -29,11 +31,13 @@ import enum
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
 from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Policy
+from nodeagent.model.traffic import Extension
 from nodeagent.model.workload import Service, Workload
 
 MAX_REASON_TEXT = 4096
@@ -41,10 +45,16 @@ MAX_REASON_TEXT = 4096
 
 
 class Kind(enum.Enum):
-    """A subscribed type; the value is its type URL."""
+    """A subscribed type; the value is its type URL. In the order of subscription."""
 
+    EXTENSION = "type.googleapis.com/nodeagent.extension.v1.Extension"
     ADDRESS = "type.googleapis.com/istio.workload.Address"
     AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
+
+
+_INDISPENSABLE = frozenset({Kind.ADDRESS, Kind.AUTHORIZATION})
+
+Value: TypeAlias = Workload | Service | Policy | Extension
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ class Resource:
 
     name: str
     version: str
-    value: Workload | Service | Policy
+    value: Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,7 @@ class LastGood(msgspec.Struct, frozen=True):
     everything: Changes
     address_versions: dict[str, str]
     policy_versions: dict[str, str]
+    extension_versions: dict[str, str] = {}
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------
@@ -130,15 +141,16 @@ class Delta:
     def __init__(self) -> None:
         self._held: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
         self._acknowledged: set[Kind] = set()
+        self._asks_for_extensions = True
         # Of the current stream:
         self._unanswered: set[Kind] = set()
         self._waiting: list[Answer] = []
-        """Answers about policies that wait for the judgement about addresses, in order."""
+        """Answers about policies and extensions that wait for the judgement about addresses, in order."""
 
     @property
     def is_synced(self) -> bool:
-        """An answer of each type was acknowledged since the start of this process; never taken back."""
-        return len(self._acknowledged) == len(Kind)
+        """An answer of each indispensable type was acknowledged since this process began; never taken back."""
+        return self._acknowledged >= _INDISPENSABLE
 
     def count(self, kind: Kind) -> int:
         return len(self._held[kind])
@@ -146,14 +158,17 @@ class Delta:
     def last_good(self) -> LastGood:
         addresses = [resource.value for resource in self._held[Kind.ADDRESS].values()]
         policies = [resource.value for resource in self._held[Kind.AUTHORIZATION].values()]
+        extensions = [resource.value for resource in self._held[Kind.EXTENSION].values()]
         return LastGood(
             Changes(
                 policies=tuple(value for value in policies if isinstance(value, Policy)),
+                extensions=tuple(value for value in extensions if isinstance(value, Extension)),
                 services=tuple(value for value in addresses if isinstance(value, Service)),
                 workloads=tuple(value for value in addresses if isinstance(value, Workload)),
             ),
             address_versions=self._versions(Kind.ADDRESS),
             policy_versions=self._versions(Kind.AUTHORIZATION),
+            extension_versions=self._versions(Kind.EXTENSION),
         )
 
     def restored(self, held: LastGood) -> None:
@@ -165,11 +180,23 @@ class Delta:
             addresses[service.key] = Resource(service.key, held.address_versions.get(service.key, ""), service)
         for policy in held.everything.policies:
             policies[policy.key] = Resource(policy.key, held.policy_versions.get(policy.key, ""), policy)
+        for extension in held.everything.extensions:
+            version = held.extension_versions.get(extension.name, "")
+            self._held[Kind.EXTENSION][extension.name] = Resource(extension.name, version, extension)
 
     def stream_opened(self) -> list[Command]:
-        self._unanswered = set(Kind)
+        asked = [kind for kind in Kind if kind is not Kind.EXTENSION or self._asks_for_extensions]
+        self._asks_for_extensions = True  # on the next stream again: it may be another control plane's
+        self._unanswered = set(asked)
         self._waiting = []
-        return [Subscribe(kind, self._versions(kind)) for kind in Kind]
+        return [Subscribe(kind, self._versions(kind)) for kind in asked]
+
+    def extensions_refused(self) -> bool:
+        """The stream has ended, as if it were for asking for them. Whether that can be: then the next does not ask."""
+        if Kind.EXTENSION not in self._unanswered:
+            return False
+        self._asks_for_extensions = False
+        return True
 
     def answered(self, answer: Answer) -> list[Command]:
         if answer.kind is Kind.ADDRESS:
@@ -213,7 +240,7 @@ class Delta:
 
     def _update(self, answer: Answer, left_out: set[str]) -> Changes:
         held = self._held[answer.kind]
-        added: list[Workload | Service | Policy] = []
+        added: list[Value] = []
         gone: list[Resource] = []
         for resource in answer.resources:
             if resource.name in left_out:
@@ -228,9 +255,11 @@ class Delta:
         gone += [held.pop(name) for name in sorted(set(answer.removed) - left_out) if name in held]
         return Changes(
             policies=tuple(value for value in added if isinstance(value, Policy)),
+            extensions=tuple(value for value in added if isinstance(value, Extension)),
             services=tuple(value for value in added if isinstance(value, Service)),
             workloads=tuple(value for value in added if isinstance(value, Workload)),
             removed_policies=tuple(one.name for one in gone if isinstance(one.value, Policy)),
+            removed_extensions=tuple(one.name for one in gone if isinstance(one.value, Extension)),
             removed_services=tuple(one.name for one in gone if isinstance(one.value, Service)),
             removed_workloads=tuple(one.name for one in gone if isinstance(one.value, Workload)),
         )

@@ -257,6 +257,7 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
                 "filters",
                 "machine_claims",
                 "policy_claims",
+                "routing_claims",
                 "processes",
                 "stage",
                 "stranger",

@@ -106,6 +106,48 @@ def rule(
     return made
 
 
+def virtual_service(host: str, namespace_name: str, routes: list[Object]) -> Object:
+    """Its `tcp` routes, as Istio writes them."""
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": _metadata(host, namespace_name),
+        "spec": {"hosts": [host], "tcp": routes},
+    }
+
+
+def route(weights: dict[str, int], *, client_app: str = "") -> Object:
+    """One route of a VirtualService: weights of destinations by host, for clients with the label `app`."""
+    made: Object = {"route": [{"destination": {"host": host}, "weight": weight} for host, weight in weights.items()]}
+    if client_app:
+        made["match"] = [{"sourceLabels": {"app": client_app}}]
+    return made
+
+
+def destination_rule(host: str, namespace_name: str, policy: Object) -> Object:
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule",
+        "metadata": _metadata(host, namespace_name),
+        "spec": {"host": host, "trafficPolicy": policy},
+    }
+
+
+def connection_limit(name: str, namespace_name: str, per_source: Object) -> Object:
+    """For every workload of the namespace."""
+    return {
+        "apiVersion": "nodeagent/v1",
+        "kind": "ConnectionLimit",
+        "metadata": _metadata(name, namespace_name),
+        "spec": {"perSource": per_source},
+    }
+
+
+def outbound(mode: str) -> Object:
+    """MeshConfig's outboundTrafficPolicy."""
+    return {"kind": "MeshConfig", "outboundTrafficPolicy": {"mode": mode}}
+
+
 def peer_authentication(name: str, namespace_name: str, mode: str) -> Object:
     return {
         "apiVersion": "security.istio.io/v1",

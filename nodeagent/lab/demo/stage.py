@@ -57,11 +57,19 @@ _PODS = (
     ("legacy", "legacy", "default", "node-b"),
     ("legacy2", "legacy", "default", "node-a"),
 )
+_BACKEND = frozenset({"api", "db"})
+"""On a node each, for a Service with endpoints on both."""
 
 
 def topology() -> Topology:
     pods = [
-        PodSpec(name=name, node=node, namespace=namespace, service_account=account, labels={"app": name})
+        PodSpec(
+            name=name,
+            node=node,
+            namespace=namespace,
+            service_account=account,
+            labels={"app": name} | ({"tier": "backend"} if name in _BACKEND else {}),
+        )
         for name, namespace, account, node in _PODS
     ]
     return Topology.of(NODES, pods)
@@ -99,7 +107,7 @@ class Stage:
             ],
         )
         for pod in self.lab.pods.values():
-            self._start_application(pod)
+            self.start_application(pod, PORT, OTHER_PORT)
         for name in NODES:
             self._nodes_before[name] = self.lab.nodes[name].call(network_state)
 
@@ -170,16 +178,18 @@ class Stage:
         nodes = [mesh.node(name, f"zone-{name[-1]}") for name in NODES]
         return [*(mesh.namespace(name, ambient=ambient) for name, ambient in _AMBIENT.items()), *nodes]
 
-    def _start_application(self, pod: Pod) -> None:
+    def start_application(self, pod: Pod, *ports: int) -> "subprocess.Popen[bytes]":
+        """It listens when this returns. Raises NotPossible."""
         script = Path(__file__).with_name("application.py")
         process = pod.spawn(
-            [sys.executable, "-S", "-E", script, str(PORT), str(OTHER_PORT)],
+            [sys.executable, "-S", "-E", script, *map(str, ports)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
         if not select.select([process.stdout], [], [], START_SECONDS)[0] or process.stdout.readline() != b"ready\n":
             raise NotPossible(f"the application of pod {pod.name} did not start")
+        return process
 
     def _accepts(self) -> bool:
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tour: every promise of the product as a claim, in the order in which they are shown."""
 
-from nodeagent.lab.demo import failure_claims, machine_claims, policy_claims, traffic_claims
+from nodeagent.lab.demo import failure_claims, machine_claims, policy_claims, routing_claims, traffic_claims
 from nodeagent.lab.demo.claims import Claim
 from nodeagent.lab.demo.stage import Stage
 
@@ -22,6 +22,12 @@ TOUR: tuple[Claim[Stage], ...] = (
     Claim("same node, revoked: an idle connection ends at both ends", policy_claims.flow_revoked),
     Claim("policy edit: in force for new connections, and an open one is cut", policy_claims.edit_enforced),
     Claim("invalid edit: refused with file and line, the old rule stays", policy_claims.invalid_refused),
+    Claim("REGISTRY_ONLY: what the mesh does not know is dropped in the kernel", routing_claims.registry_only),
+    Claim(
+        "weighted routes: connections to a Service shared out by weight, for the clients named", routing_claims.weighted
+    ),
+    Claim("outlier: an endpoint to which connections fail is drawn no more", routing_claims.outlier_ejected),
+    Claim("rate limit: an identity opens so many connections and no more", routing_claims.rate_limited),
     Claim("spoofed source: dropped and counted by name", machine_claims.spoofing_dropped),
     Claim("node untouched: no firewall rule, ip rule, route or sysctl of ours", machine_claims.node_untouched),
     Claim("worker confined: no capability, no way into the node's namespace", machine_claims.worker_confined),

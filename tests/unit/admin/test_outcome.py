@@ -11,6 +11,15 @@ from nodeagent.admin.outcome import MAX_ENDPOINTS, Answer, Client, find_answers,
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.traffic import (
+    Destination,
+    MeshTraffic,
+    ServiceTraffic,
+    Subset,
+    TcpRoute,
+    WorkloadLabels,
+    WorkloadLimits,
+)
 from nodeagent.model.workload import GatewayAddress, Service, TunnelProtocol, Workload
 from nodeagent.routing.route import Target
 
@@ -60,6 +69,34 @@ def test_a_service_of_many_is_asked_so_many_times_and_no_more(mesh: Mesh, ask: A
         )
     )
     assert len(ask("10.96.0.5", 5432)) == MAX_ENDPOINTS
+
+
+def test_every_destination_of_a_route_with_each_of_its_endpoints(mesh: Mesh, ask: Ask) -> None:
+    """For clients of the mesh: nobody routes others."""
+    destinations = (Destination(service=_DB, weight=9, subset="a"), Destination(service=_DB, weight=1))
+    traffic = ServiceTraffic(service=_DB, routes=(TcpRoute(destinations),), subsets=(Subset("a", {"x": "y"}),))
+    uid = _find(mesh, "db-1").uid
+    mesh.apply(Changes(extensions=(traffic, WorkloadLabels(uid=uid, labels={"x": "y"}))))
+
+    def names(**how: bool) -> list[str]:
+        return [answer.endpoint.split()[0] for answer in ask("10.96.0.5", 5432, **how)]
+
+    assert names() == ["shop/db-1", "shop/db-0", "shop/db-1"]
+    assert names(is_captured=False) == ["shop/db-0", "shop/db-1"]
+    mesh.apply(Changes(removed_extensions=(f"workload/{uid}",)))
+    assert [(answer.verdict, answer.reason) for answer in ask("10.96.0.5", 5432)] == [
+        ("REFUSED", "no_healthy_endpoint"),
+        ("ALLOWED", ""),
+        ("ALLOWED", ""),
+    ]
+
+
+def test_what_nobody_has_registered_is_refused_to_clients_of_the_mesh_alone(mesh: Mesh, ask: Ask) -> None:
+    assert [answer.verdict for answer in ask("192.0.2.1", 443)] == ["PASSES"]
+    mesh.apply(Changes(extensions=(MeshTraffic(is_registry_only=True),)))
+    assert [answer.verdict for answer in ask("192.0.2.1", 443)] == ["REFUSED"]
+    assert [answer.verdict for answer in ask("192.0.2.1", 443, is_captured=False)] == ["PASSES"]
+    assert {answer.verdict for answer in ask("10.96.0.5", 5432, is_captured=False)} <= {"ALLOWED", "DENIED"}
 
 
 def test_a_waypoint_decides_for_clients_of_the_mesh(mesh: Mesh, ask: Ask) -> None:
@@ -184,3 +221,11 @@ def test_a_service_that_is_drawn_in_the_kernel_goes_as_its_endpoints_do(mesh: Me
 def test_the_proxys_ports_are_nobodys_on_one_node_too(ask_here: Ask) -> None:
     (answer,) = ask_here("10.242.0.1", 15008)
     assert (answer.verdict, answer.reason) == ("REFUSED", "self_call")
+
+
+def test_a_destination_whose_connections_are_counted_goes_by_the_worker(mesh: Mesh, ask_here: Ask) -> None:
+    (direct,) = ask_here("10.242.0.1", 5432)
+    assert direct.path[1] == "from_pod: the kernel's table of verdicts"
+    mesh.apply(Changes(extensions=(WorkloadLimits(uid=_find(mesh, "db-0").uid, concurrent=1),)))
+    (counted,) = ask_here("10.242.0.1", 5432)
+    assert counted.path[1] == "worker of this node: policy"

@@ -22,6 +22,7 @@ from nodeagent.kernel.steering import Steering, Wanted
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
+from nodeagent.model.traffic import MeshTraffic
 from nodeagent.model.workload import TunnelProtocol, Workload
 from nodeagent.proxy.messages import LocalPods, ToWorker
 
@@ -390,6 +391,7 @@ def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Even
 
     def note(wanted: Wanted) -> list[str]:
         known.append(wanted.known)
+        assert not wanted.registry_only
         assert wanted.adoption_seconds == node.config.adoption_seconds
         return reconcile(wanted)
 
@@ -402,3 +404,26 @@ def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Even
 
     asyncio.run(scenario())
     assert known == [{"10.0.0.1", "10.1.0.1"}]
+
+
+def test_the_kernel_drops_what_nobody_has_registered_as_soon_as_the_mesh_says_so(
+    node: Node, eventually: Eventually
+) -> None:
+    told: list[bool] = []
+    reconcile = node.reconcile
+
+    def note(wanted: Wanted) -> list[str]:
+        told.append(wanted.registry_only)
+        return reconcile(wanted)
+
+    node.reconcile = note  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        async with node.running():
+            await node.settled(eventually)
+            for is_on in (True, False):
+                node.change(Changes(extensions=(MeshTraffic(is_registry_only=is_on),)))
+                await eventually(lambda is_on=is_on: told[-1] is is_on)  # type: ignore[misc]
+
+    asyncio.run(scenario())
+    assert told[0] is False

@@ -23,6 +23,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.pod import LocalPod
 from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
+from nodeagent.model.traffic import WorkloadLimits
 from nodeagent.model.workload import GatewayAddress, TunnelProtocol, Workload
 from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
 from nodeagent.routing.route import PROXY_PORTS
@@ -307,3 +308,13 @@ def test_an_end_that_cannot_be_reached_is_left_to_the_kernel(
 
 def test_a_pod_that_left_has_no_end() -> None:
     assert find_ends([OPEN], {DB: "/netns/db"}) == {"/netns/db": [End(DB, 80, WEB, 40000)]}
+
+
+def test_a_pod_whose_connections_are_counted_is_the_workers() -> None:
+    node = Node()
+    node.update()
+    limited = Changes(extensions=(WorkloadLimits(uid="db", concurrent=1),))
+    node.state.apply(limited)
+    members = find_members(node.state.mesh, node.enrolment.enrolled, node.numbers(), ())
+    assert {member.identity.service_account: member.is_destination for member in members} == {"web": True, "db": False}
+    assert node.suspended == 1, "nobody new by the former table"

@@ -55,11 +55,9 @@ RULE = written("DestinationRule", "{host: web, subsets: [{name: v1, labels: {ver
         route("{host: web}"),
         route("{host: web.shop.svc.cluster.local, port: {number: 80}}"),
         route("{host: api.example.org}"),
-        route("{host: any.example.com}"),
         route("{host: web}", "match: [{port: 80}], "),
         RULE,
         f"{RULE}---\n" + route("{host: web, subset: v1}"),
-        written("DestinationRule", "{host: '*.example.com'}"),
         written("DestinationRule", "{host: api.example.org, subsets: [{name: x, labels: {a: b}}]}"),
         written("Sidecar", "{workloadSelector: {labels: {app: web}}, egress: [{hosts: ['./*']}]}"),
         written("VirtualService", "{hosts: [web], gateways: [mesh, elsewhere], tcp: []}"),
@@ -73,6 +71,9 @@ def test_nothing_to_say(codes: Codes, more: str) -> None:
     ("more", "code"),
     [
         (route("{host: example.com}"), "IST0101"),
+        (route("{host: any.example.com}"), "MN0303"),
+        (written("DestinationRule", "{host: '*.example.com'}"), "MN0301"),
+        (written("Sidecar", "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"), "MN0301"),
         (route("{host: api.example.org, port: {number: 80}}"), "IST0101"),
         (route("{host: web, subset: v1}"), "IST0101"),
         (
@@ -102,6 +103,36 @@ def test_nothing_to_say(codes: Codes, more: str) -> None:
 )
 def test_something_to_say(codes: Codes, more: str, code: str) -> None:
     assert code in codes(more)
+
+
+@pytest.mark.parametrize("destination", ["{host: nobody}", "{host: web, subset: v1}"])
+def test_what_does_not_exist_is_told_once(codes: Codes, destination: str) -> None:
+    assert codes(route(destination)) == {"IST0101"}
+
+
+CAPTURED = """
+{apiVersion: v1, kind: Namespace, metadata: {name: istio-system, labels: {istio.io/dataplane-mode: ambient}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: istio-system, labels: {app: a}}, status: {podIP: 10.0.0.9}}
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}", set[str]()),
+        ("{egress: [{hosts: ['./*']}]}", {"IST0167"}),
+        (
+            "{workloadSelector: {labels: {app: a}}, outboundTrafficPolicy: {mode: REGISTRY_ONLY}}",
+            {"IST0167", "MN0301"},
+        ),
+    ],
+)
+def test_a_sidecar_of_captured_pods_counts_only_for_what_the_whole_mesh_may_reach(
+    codes: Codes, spec: str, found: set[str]
+) -> None:
+    assert codes(CAPTURED + written("Sidecar", spec).replace("shop", "istio-system")) == found
 
 
 @pytest.mark.parametrize("kind", ["VirtualService", "DestinationRule", "Sidecar", "ServiceEntry", "Gateway"])

@@ -2,6 +2,7 @@
 """A change that is translated alone gives what everything together gives, whatever came before."""
 
 import random
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nodeagent.controlplane.objects import Enrolment
 from nodeagent.controlplane.retranslate import Meshed, retranslate
 from nodeagent.controlplane.snapshot import Snapshot, advance
 from nodeagent.controlplane.translate import enrolled_by, translate
+from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 RECORDINGS = Path(__file__).parents[2] / "data" / "istiod"
 STEPS = 40
@@ -28,7 +30,56 @@ def read_documents() -> list[str]:
     return [yaml.safe_dump(document) for document in found if document.get("metadata", {}).get("name")]
 
 
-DOCUMENTS = read_documents()
+def make_traffic(documents: list[str]) -> list[str]:
+    """Routes, subsets, limits and Sidecars about the hosts and labels that are there; of each two versions."""
+    parsed = [yaml.safe_load(text) for text in documents]
+    labels, hosts = defaultdict[str, set[tuple[str, str]]](set), set[tuple[str, str]]()
+    for one in parsed:
+        meta, namespace = one["metadata"], one["metadata"].get("namespace", "default")
+        match one["kind"]:
+            case "Pod" | "WorkloadEntry":
+                labels[namespace].update(meta.get("labels", {}).items())
+            case "Service":
+                hosts.add((namespace, f"{meta['name']}.{namespace}.svc.cluster.local"))
+            case "ServiceEntry":
+                hosts.update((namespace, host) for host in one["spec"]["hosts"])
+            case _:
+                pass
+    everywhere = sorted(set[tuple[str, str]]().union(*labels.values()))
+    made = []
+    for number, (namespace, host) in enumerate(sorted(hosts)):
+        near = sorted(labels[namespace]) or everywhere
+        for version, namespace_of_rule in enumerate((namespace, "istio-system" if number % 4 == 0 else namespace)):
+            own, any_other = near[(number + version) % len(near)], everywhere[(7 * number + version) % len(everywhere)]
+            destinations = [{"destination": {"host": host}, "weight": version + 1}]
+            destinations.append({"destination": {"host": host, "subset": "v1"}, "weight": 1})
+            route = {"match": [{"sourceLabels": dict([any_other])}, {"port": 80}], "route": destinations}
+            selector = {"selector": {"matchLabels": dict([own])}} if version else {}
+            made += [
+                traffic("VirtualService", namespace, number, {"hosts": [host], "tcp": [route]}),
+                traffic(
+                    "DestinationRule",
+                    namespace_of_rule,
+                    number,
+                    {"host": host, "subsets": [{"name": f"v{version}", "labels": dict([own])}]},
+                ),
+                traffic("ConnectionLimit", namespace, number, {**selector, "perSource": {"concurrent": 1 + version}}),
+            ]
+    for version, mode in enumerate(("ALLOW_ANY", "REGISTRY_ONLY", "REGISTRY_ONLY")):
+        place = ("istio-system", "istio-system", "default")[version]
+        made.append(traffic("Sidecar", place, 0, {"outboundTrafficPolicy": {"mode": mode}}))
+    return made
+
+
+def traffic(kind: str, namespace: str, number: int, spec: dict[str, Any]) -> str:
+    group = "nodeagent" if kind == "ConnectionLimit" else "networking.istio.io"
+    meta = {"name": f"about-{number}", "namespace": namespace}
+    return yaml.safe_dump({"apiVersion": f"{group}/v1", "kind": kind, "metadata": meta, "spec": spec})
+
+
+RECORDED = read_documents()
+TRAFFIC = make_traffic(RECORDED)
+DOCUMENTS = RECORDED + TRAFFIC
 ALONE = [text for text in DOCUMENTS if "kind: ServiceEntry" not in text or ".svc.cluster.local" not in text]
 """Without entries that have the name of a Service: where there is one, nothing is translated alone."""
 
@@ -69,6 +120,15 @@ def test_a_change_alone_gives_what_everything_gives(documents: list[str], enrolm
             else:
                 texts[name_of(text)] = text
     assert alone or documents is DOCUMENTS, "no step was of one namespace"
+
+
+def test_routes_and_limits_are_read_from_the_documents() -> None:
+    contents = {name_of(text): Content(name_of(text), text) for text in DOCUMENTS}
+    catalog = admit(Catalog(), contents)
+    assert {key.kind for key in catalog.objects} >= {"VirtualService", "DestinationRule", "ConnectionLimit", "Sidecar"}
+    assert not [finding for finding in catalog.findings if finding.is_rejected and "about-" in finding.subject]
+    told = {type(extension) for extension in translate(catalog.values).extensions.values()}
+    assert told == {ServiceTraffic, WorkloadLabels, WorkloadLimits, MeshTraffic}
 
 
 def test_only_the_namespace_that_changed_is_looked_at() -> None:

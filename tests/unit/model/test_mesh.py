@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.mesh import Changes, Mesh, split
 from nodeagent.model.policy import Action, Policy, PolicyScope
+from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, Subset, WorkloadLabels, WorkloadLimits
 from nodeagent.model.workload import Service, Vip, Workload
 
 A, B, V = Ip("10.0.0.1"), Ip("fd00::2"), Ip("10.9.0.1")
@@ -341,3 +342,62 @@ def test_only_a_change_with_something_in_it_is_true() -> None:
 def test_a_change_survives_its_way_to_the_worker(rng: random.Random) -> None:
     change = random_changes(rng)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(change), type=Changes) == change
+
+
+# ---- extensions ----------------------------------------------------------------------------------------------------
+
+
+def test_what_extensions_say_is_found_until_it_is_removed() -> None:
+    mesh = Mesh()
+    traffic = ServiceTraffic(service="shop/s.example", subsets=(Subset("v1", {"version": "v1"}),))
+    mesh.apply(Changes(extensions=(traffic, WorkloadLabels(uid="a", labels={"version": "v1"}))))
+    assert (mesh.traffic("shop/s.example"), mesh.labels("a")) == (traffic, {"version": "v1"})
+    assert (mesh.traffic("shop/other"), mesh.labels("b")) == (None, {})
+    assert mesh.everything().extensions == tuple(mesh.extensions.values())
+
+    mesh.apply(Changes(removed_extensions=(traffic.name, "workload/a", "workload/nobody")))
+    assert (mesh.traffic("shop/s.example"), mesh.labels("a"), mesh.extensions) == (None, {}, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Changes(extensions=(ServiceTraffic(service="shop/s.example"),)),
+        Changes(extensions=(WorkloadLabels(uid="a", labels={"version": "v2"}),)),
+        Changes(removed_extensions=("workload/a",)),
+    ],
+)
+def test_a_change_of_an_extension_is_one_of_its_service_and_of_no_other(change: Changes) -> None:
+    mesh = Mesh()
+    mesh.apply(
+        Changes(
+            extensions=(WorkloadLabels(uid="a", labels={"version": "v1"}),),
+            services=(service("s", Vip("", V)), service("other")),
+            workloads=(workload("a", A, services=("shop/s.example",)),),
+        )
+    )
+    before = mesh.changed("shop/s.example"), mesh.changed("shop/other.example")
+    mesh.apply(change)
+    assert mesh.changed("shop/s.example") != before[0]
+    assert mesh.changed("shop/other.example") == before[1]
+
+
+def test_only_what_is_registered_if_the_mesh_says_so() -> None:
+    mesh = Mesh()
+    seen = [mesh.is_registry_only]
+    for extension in (MeshTraffic(is_registry_only=True), MeshTraffic()):
+        mesh.apply(Changes(extensions=(extension,)))
+        seen.append(mesh.is_registry_only)
+    assert seen == [False, True, False]
+
+
+def test_the_limits_of_a_workload() -> None:
+    mesh, limits = Mesh(), WorkloadLimits(uid="a", concurrent=1)
+    mesh.apply(Changes(extensions=(limits,)))
+    assert (mesh.limits("a"), mesh.limits("b")) == (limits, None)
+
+
+def test_an_extension_about_nobody_leaves_no_trace() -> None:
+    mesh = Mesh()
+    mesh.apply(Changes(extensions=(ServiceTraffic(service="shop/s.example"),)))
+    assert mesh.changed("shop/s.example") == 0

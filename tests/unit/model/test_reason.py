@@ -8,7 +8,7 @@ import pytest
 
 from nodeagent.model.reason import Reason
 
-ISTIO_FLAGS = {"-", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "IDENTITY_ERROR"}
+ISTIO_FLAGS = {"-", "UO", "RL", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "IDENTITY_ERROR"}
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -26,6 +26,7 @@ def test_only_an_ordinary_end_has_no_flag() -> None:
         Reason.DRAINED,
         Reason.POD_REMOVED,
         Reason.END_UNSEEN,
+        Reason.IDLE_TIMEOUT,
     }
 
 

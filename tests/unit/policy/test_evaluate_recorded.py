@@ -55,7 +55,7 @@ def replay() -> Replay:
     def replayed(folder: str, steps: int) -> Mesh:
         messages = [
             (message["seq"], kind, message)
-            for kind in Kind
+            for kind in (Kind.ADDRESS, Kind.AUTHORIZATION)
             for line in (DATA / folder / f"{kind.name.lower()}.jsonl").read_text(encoding="utf-8").splitlines()
             if (message := json.loads(line))["dir"] == "res"
         ]

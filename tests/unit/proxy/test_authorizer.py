@@ -12,6 +12,7 @@ from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
+from nodeagent.model.traffic import WorkloadLimits
 from nodeagent.model.workload import Workload
 from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending, Verdict
 from nodeagent.proxy.authorizer import Authorizer
@@ -154,3 +155,27 @@ def test_one_that_breaks_does_not_save_the_others(judging: Judging, caplog: pyte
     assert judging.loop.bugs == 1
     assert "ZeroDivisionError" in caplog.text
     judging.loop.bugs = 0
+
+
+def test_an_allowed_connection_that_is_one_too_many_of_its_source_is_refused(judging: Judging) -> None:
+    """Whoever has a place holds it as long as the connection lives; a source without identity is its address."""
+    judging.state.mesh.apply(Changes(extensions=(WorkloadLimits(uid="server", concurrent=1),)))
+    outcomes: list[str] = []
+
+    def settle(who: Identity | None) -> ConnectionGuard:
+        guard = judging.connections.begin(Direction.INBOUND, (PEER, 40000), (POD, 15008))
+        judging.guards.append(guard)
+        facts = ConnectionFacts(who, PEER, POD, Port(80))
+        refused = lambda reason: outcomes.append(reason.value)  # noqa: E731 - one line
+        assert judging.authorizer.settle(guard, SERVER, facts, lambda: outcomes.append("allowed"), refused)
+        return guard
+
+    first = settle(WEB)
+    settle(WEB)
+    settle(DB)
+    settle(None)
+    settle(None)
+    assert outcomes == ["allowed", "source_connections", "allowed", "allowed", "source_connections"]
+    first.close(Reason.CLOSED)
+    settle(WEB)
+    assert outcomes[-1] == "allowed"

@@ -12,6 +12,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Action, Policy, PolicyScope
+from nodeagent.model.traffic import WorkloadLabels
 from nodeagent.model.workload import Service, Workload
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.messages import (
@@ -107,7 +108,12 @@ def test_local_pods_decide_who_is_found(learner: Learner) -> None:
 
 
 def test_a_resync_removes_what_it_does_not_name(learner: Learner, config: WorkerConfig) -> None:
-    before = Changes((policy("old"), policy("kept")), (SERVICE,), (workload(1), workload(2, B)))
+    before = Changes(
+        policies=(policy("old"), policy("kept")),
+        extensions=(WorkloadLabels(uid="w1", labels={}),),
+        services=(SERVICE,),
+        workloads=(workload(1), workload(2, B)),
+    )
     learner.state.submit(Apply(before, 1, is_last=True), [])
     learner.state.submit(Resync(config), [])
     learner.state.submit(Apply(Changes(policies=(policy("kept"), policy("added"))), 2, is_last=False), [])
@@ -116,6 +122,7 @@ def test_a_resync_removes_what_it_does_not_name(learner: Learner, config: Worker
     mesh = learner.state.mesh
     assert set(mesh.policies) == {"apps/kept", "apps/added"}
     assert set(mesh.services) == set()
+    assert set(mesh.extensions) == set()
     assert set(mesh.workloads) == {"w2"}
     assert learner.answers == [Applied(1), Applied(2)]
     learner.state.submit(Apply(Changes(workloads=(workload(3),)), 3, is_last=True), [])

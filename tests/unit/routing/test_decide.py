@@ -3,7 +3,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from nodeagent.model.address import Cidr, Ip, Port, is_ipv6
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.reason import Reason
+from nodeagent.model.traffic import MeshTraffic
 from nodeagent.model.workload import (
     BalancingMode,
     GatewayAddress,
@@ -32,11 +33,14 @@ VIP, VIP6 = Ip("10.9.0.1"), Ip("fd09::1")
 HTTP = (ServicePort(Port(80), 8080),)
 
 
-def first(workloads: Sequence[Workload], _: Sequence[int]) -> Workload:
-    return workloads[0]
+Option = TypeVar("Option")
 
 
-def never(_: Sequence[Workload], __: Sequence[int]) -> Workload:
+def first(options: Sequence[Option], _: Sequence[int]) -> Option:
+    return options[0]
+
+
+def never(_: Sequence[Option], __: Sequence[int]) -> Option:
     raise AssertionError("nothing is drawn here")
 
 
@@ -85,6 +89,21 @@ def refusal(*args: Any, **kwargs: Any) -> tuple[Reason, str]:
     found = route(*args, **kwargs)
     assert isinstance(found, Refuse), found
     return found.reason, found.detail
+
+
+# ---- 7: what nobody knows, where only what is registered may be reached --------------------------------------------
+
+
+def test_what_nobody_has_registered_is_refused_if_an_extension_says_so() -> None:
+    mesh = mesh_of(CLIENT, DB, service())
+    mesh.apply(Changes(extensions=(MeshTraffic(is_registry_only=True),)))
+    found = decide(Target(Ip("192.0.2.1"), 443), CLIENT, mesh, first)
+    assert isinstance(found, Refuse)
+    assert (found.reason, "REGISTRY_ONLY" in found.detail) == (Reason.UNKNOWN_DESTINATION, True)
+    assert isinstance(decide(Target(DB.addresses[0], 80), CLIENT, mesh, first), Tunnel)
+    assert is_reached_directly(DB, mesh)
+    mesh.apply(Changes(extensions=(MeshTraffic(),)))
+    assert decide(Target(Ip("192.0.2.1"), 443), CLIENT, mesh, first) == Direct(ip=Ip("192.0.2.1"), port=443)
 
 
 # ---- 1: the proxy's own ports ------------------------------------------------------------------------------------

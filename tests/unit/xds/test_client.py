@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import TinyCa
     from tests.unit.xds.conftest import Serve, Stream, Until
 
-A, P = Kind.ADDRESS.value, Kind.AUTHORIZATION.value
+A, P, E = Kind.ADDRESS.value, Kind.AUTHORIZATION.value, Kind.EXTENSION.value
 NAME = "istiod.istio-system.svc"
 
 
@@ -130,8 +130,8 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
 
 
 async def opened(stream: "Stream") -> dict[str, xds_pb2.DeltaDiscoveryRequest]:
-    """The two subscriptions, by type."""
-    requests = [await stream.request(), await stream.request()]
+    """The subscriptions, by type."""
+    requests = [await stream.request() for _ in Kind]
     assert all(request.HasField("node") for request in requests)
     return {request.type_url: request for request in requests}
 
@@ -156,7 +156,7 @@ def test_it_subscribes_applies_acknowledges_and_is_synced(serve: "Serve", files:
         async with serve() as server, running(files.config(server.port), files.state) as agent:
             stream = await server.stream()
             subscriptions = await opened(stream)
-            assert set(subscriptions) == {A, P}
+            assert set(subscriptions) == {A, P, E}
             assert subscriptions[A].node.id.startswith("ztunnel~1.1.1.1~ztunnel-a.istio-system~")
             assert subscriptions[A].node.metadata["NODE_NAME"] == "node-a"
 
@@ -473,6 +473,37 @@ def test_failures_in_a_row_count_and_a_lasting_stream_begins_anew(
 
     play(scene())
     assert failures == [1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.PERMISSION_DENIED, "the api generator is restricted to the control-plane (root) namespace"),
+        (grpc.StatusCode.UNAUTHENTICATED, "the api generator requires an authenticated control-plane identity"),
+    ],
+)
+def test_an_istiod_that_ends_the_stream_over_extensions_is_followed_without_them(
+    serve: "Serve", files: Files, code: grpc.StatusCode, details: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        async with serve() as server, running(files.config(server.port), files.state) as agent:
+            for version in ("1", "2"):  # whenever a stream begins anew: it may be another control plane's
+                asking = await server.stream()
+                assert set(await opened(asking)) == {A, P, E}
+                asking.end(code, details)
+                stream = await server.stream()
+                requests = [await stream.request() for _ in range(2)]
+                assert {request.type_url for request in requests} == {A, P}
+                for type_url, resources in ((A, [workload("web", version)]), (P, [])):
+                    await stream.send(type_url=type_url, nonce=type_url, resources=resources)
+                    await acknowledged(stream, type_url, type_url)
+                assert agent.client.is_synced
+                assert agent.client.status.last_error == ""
+                stream.end(grpc.StatusCode.UNAVAILABLE)
+
+    with caplog.at_level(logging.INFO):
+        play(scene())
+    assert [record.levelno for record in caplog.records if details in record.getMessage()] == [logging.INFO] * 2
 
 
 def test_a_large_answer_in_one_message(serve: "Serve", files: Files) -> None:

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import Action, Policy, PolicyScope
+from nodeagent.model.traffic import Extension, ServiceTraffic, Subset
 from nodeagent.model.workload import Service, Workload
 from nodeagent.xds.delta import (
     MAX_REASON_TEXT,
@@ -25,9 +26,10 @@ from nodeagent.xds.delta import (
     Rejected,
     Resource,
     Subscribe,
+    Value,
 )
 
-A, P = Kind.ADDRESS, Kind.AUTHORIZATION
+A, P, E = Kind.ADDRESS, Kind.AUTHORIZATION, Kind.EXTENSION
 
 
 def workload(name: str, revision: str = "") -> Workload:
@@ -42,14 +44,17 @@ def policy(name: str, action: Action = Action.ALLOW) -> Policy:
     return Policy(name=name, namespace="shop", scope=PolicyScope.NAMESPACE, action=action)
 
 
-def resource(value: Workload | Service | Policy, version: str = "1") -> Resource:
+def resource(value: Value, version: str = "1") -> Resource:
+    if isinstance(value, Extension):
+        return Resource(value.name, version, value)
     return Resource(value.uid if isinstance(value, Workload) else value.key, version, value)
 
 
+ROUTES = ServiceTraffic(service="shop/cart", subsets=(Subset("v1", {"version": "v1"}),))
 WEB, DB, CART, ALLOW, DENY = workload("web"), workload("db"), service("cart"), policy("allow"), policy("deny")
 
 
-def held(*values: Workload | Service | Policy) -> LastGood:
+def held(*values: Value) -> LastGood:
     delta = Delta()
     delta.stream_opened()
     delta.answered(answer(A, *(value for value in values if not isinstance(value, Policy))))
@@ -57,7 +62,7 @@ def held(*values: Workload | Service | Policy) -> LastGood:
     return delta.last_good()
 
 
-def answer(kind: Kind, *values: Workload | Service | Policy, removed: Iterable[str] = ()) -> Answer:
+def answer(kind: Kind, *values: Value, removed: Iterable[str] = ()) -> Answer:
     return Answer(kind, f"nonce-{kind.name}", tuple(resource(value) for value in values), removed=tuple(removed))
 
 
@@ -65,7 +70,7 @@ def ack(kind: Kind) -> Acknowledge:
     return Acknowledge(kind, f"nonce-{kind.name}")
 
 
-def resumed(*values: Workload | Service | Policy) -> Delta:
+def resumed(*values: Value) -> Delta:
     delta = Delta()
     delta.restored(held(*values))
     delta.stream_opened()
@@ -75,8 +80,9 @@ def resumed(*values: Workload | Service | Policy) -> Delta:
 # ---- one stream ---------------------------------------------------------------------------------------------------
 
 
-def test_a_new_client_subscribes_to_both_types_and_holds_nothing() -> None:
-    assert Delta().stream_opened() == [Subscribe(A, {}), Subscribe(P, {})]
+def test_a_new_client_subscribes_to_every_type_and_holds_nothing() -> None:
+    """Extensions first: a control plane that has any tells them before what they are about."""
+    assert Delta().stream_opened() == [Subscribe(E, {}), Subscribe(A, {}), Subscribe(P, {})]
 
 
 def test_what_is_held_is_told_with_its_versions_when_the_stream_is_resumed() -> None:
@@ -84,8 +90,13 @@ def test_what_is_held_is_told_with_its_versions_when_the_stream_is_resumed() -> 
     delta.stream_opened()
     delta.answered(Answer(A, "1", (resource(WEB, "v7"), resource(CART, "v8"))))
     delta.answered(Answer(P, "2", (resource(ALLOW, ""),)))
+    delta.answered(Answer(E, "3", (resource(ROUTES, "v9"),)))
 
-    assert delta.stream_opened() == [Subscribe(A, {"web": "v7", "shop/cart": "v8"}), Subscribe(P, {"shop/allow": ""})]
+    assert delta.stream_opened() == [
+        Subscribe(E, {"service/shop/cart": "v9"}),
+        Subscribe(A, {"web": "v7", "shop/cart": "v8"}),
+        Subscribe(P, {"shop/allow": ""}),
+    ]
 
 
 def test_an_answer_is_applied_before_it_is_acknowledged() -> None:
@@ -105,7 +116,36 @@ def test_synced_after_an_acknowledged_answer_of_each_type_even_an_empty_one() ->
         seen.append(delta.is_synced)
     delta.stream_opened()
 
-    assert [*seen, delta.is_synced] == [False, False, True, True]
+    assert [*seen, delta.is_synced] == [False, False, False, True, True]
+
+
+def test_an_istiod_that_does_not_answer_about_extensions_is_enough() -> None:
+    delta = Delta()
+    delta.stream_opened()
+    delta.answered(answer(A, WEB))
+    delta.answered(answer(P))
+
+    assert delta.is_synced
+
+
+def test_who_ends_the_stream_over_extensions_is_asked_without_them_once() -> None:
+    delta = Delta()
+    delta.stream_opened()
+    assert delta.extensions_refused()
+    assert delta.stream_opened() == [Subscribe(A, {}), Subscribe(P, {})]
+    assert not delta.extensions_refused(), "they were not asked for, so it must be something else"
+    assert delta.stream_opened()[0] == Subscribe(E, {})
+    delta.answered(answer(E))
+    assert not delta.extensions_refused(), "they were answered"
+
+
+def test_extensions_come_and_go_as_changes() -> None:
+    delta = Delta()
+    delta.stream_opened()
+
+    assert delta.answered(answer(E, ROUTES)) == [Apply(Changes(extensions=(ROUTES,))), ack(E)]
+    gone = delta.answered(answer(E, removed=["service/shop/cart"]))
+    assert gone == [Apply(Changes(removed_extensions=("service/shop/cart",))), ack(E)]
 
 
 def test_a_refused_answer_does_not_sync() -> None:
@@ -128,7 +168,7 @@ def test_bad_resources_are_refused_by_name_good_ones_applied_and_the_old_kept() 
     )
 
     assert commands == [Apply(Changes(workloads=(newer,))), Refuse(A, "n", "web: port 0; x: cannot be parsed")]
-    assert delta.stream_opened()[0] == Subscribe(A, {"web": "1", "db": "2"})
+    assert delta.stream_opened()[1] == Subscribe(A, {"web": "1", "db": "2"})
 
 
 def test_a_long_refusal_is_cut_at_a_whole_reason() -> None:
@@ -177,7 +217,7 @@ def test_what_is_repeated_unchanged_is_no_change() -> None:
 
     assert delta.answered(answer(P, policy("allow"))) == [ack(P)]
     assert delta.answered(Answer(A, "n", (resource(WEB, "another version"),))) == [Acknowledge(A, "n")]
-    assert delta.stream_opened()[0] == Subscribe(A, {"web": "another version"})
+    assert delta.stream_opened()[1] == Subscribe(A, {"web": "another version"})
 
 
 @pytest.mark.parametrize(
@@ -221,7 +261,11 @@ def test_a_first_answer_that_removes_every_address_is_refused_and_the_stream_aba
     assert abandon == Abandon(refuse.reason)
     assert not delta.is_synced
     # The next stream asks for the difference to the same state.
-    assert delta.stream_opened() == [Subscribe(A, {"web": "1", "shop/cart": "1"}), Subscribe(P, {"shop/allow": "1"})]
+    assert delta.stream_opened() == [
+        Subscribe(E, {}),
+        Subscribe(A, {"web": "1", "shop/cart": "1"}),
+        Subscribe(P, {"shop/allow": "1"}),
+    ]
 
 
 def test_it_is_refused_too_when_all_that_replaces_it_is_unusable() -> None:
@@ -300,6 +344,7 @@ def test_what_was_saved_is_what_is_restored() -> None:
     delta.stream_opened()
     delta.answered(Answer(A, "1", (resource(WEB, "v7"), resource(CART, "v8"))))
     delta.answered(Answer(P, "2", (resource(policy("cart"), "v9"),)))
+    delta.answered(Answer(E, "3", (resource(ROUTES, "v3"),)))
     saved = delta.last_good()
 
     successor = Delta()
@@ -309,6 +354,7 @@ def test_what_was_saved_is_what_is_restored() -> None:
     assert not successor.is_synced
     # A service and a policy may have the same name, and different versions.
     assert successor.stream_opened() == [
+        Subscribe(E, {"service/shop/cart": "v3"}),
         Subscribe(A, {"web": "v7", "shop/cart": "v8"}),
         Subscribe(P, {"shop/cart": "v9"}),
     ]
@@ -375,10 +421,17 @@ class WhateverHappens(RuleBasedStateMachine):
         self.server.now[P][f"shop/{name}"] = Resource(f"shop/{name}", "", policy(name, action))
 
     @rule(name=NAMES)
+    def routes_change(self, name: str) -> None:
+        version = self.server.next_version()
+        traffic = ServiceTraffic(service=f"shop/{name}", subsets=(Subset(version),))
+        self.server.now[E][traffic.name] = Resource(traffic.name, version, traffic)
+
+    @rule(name=NAMES)
     def removed(self, name: str) -> None:
         for kind in Kind:
             self.server.now[kind].pop(name, None)
             self.server.now[kind].pop(f"shop/{name}", None)
+            self.server.now[kind].pop(f"service/shop/{name}", None)
 
     @rule(order=ORDERS)
     def pushed(self, order: Sequence[Kind]) -> None:
@@ -448,8 +501,8 @@ TestWhateverHappens.settings = settings(max_examples=150, stateful_step_count=25
 
 
 def _values(everything: Changes) -> list[object]:
-    return [*everything.workloads, *everything.services, *everything.policies]
+    return [*everything.workloads, *everything.services, *everything.policies, *everything.extensions]
 
 
-def _texts(values: list[object] | list[Workload | Service | Policy]) -> list[str]:
+def _texts(values: list[object] | list[Value]) -> list[str]:
     return sorted(map(repr, values))

@@ -11,12 +11,23 @@ import yaml
 from nodeagent.controlplane.analyze import analyze
 from nodeagent.controlplane.documents import parse_documents
 from nodeagent.controlplane.finding import Finding
-from nodeagent.controlplane.objects import AuthorizationPolicy, MeshObject, PeerAuthentication, Pod, Service
+from nodeagent.controlplane.objects import (
+    AuthorizationPolicy,
+    DestinationRule,
+    MeshConfig,
+    MeshObject,
+    OutboundMode,
+    PeerAuthentication,
+    Pod,
+    Service,
+    VirtualService,
+)
 from nodeagent.controlplane.parse import parse_document
 from nodeagent.controlplane.translate import translate
 from nodeagent.controlplane.view import View
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.stage import NODES, topology
+from nodeagent.model.traffic import TcpMatch
 
 
 def read(path: Path) -> tuple[list[MeshObject], list[Finding]]:
@@ -50,6 +61,11 @@ def whole() -> list[mesh.Object]:
         ),
         mesh.authorization("by-port", "shop", "db", "DENY", [mesh.rule(namespaces=["backoffice"], ports=[8080])]),
         mesh.peer_authentication("strict", "shop", "STRICT"),
+        mesh.service("api", "shop", {"app": "api"}, ("10.96.0.11", "fd00:96::11"), {80: 8080}),
+        mesh.virtual_service("db", "shop", [mesh.route({"db": 75, "api": 25}, client_app="web")]),
+        mesh.destination_rule("db", "shop", {"outlierDetection": {"consecutive5xxErrors": 3}}),
+        mesh.outbound("REGISTRY_ONLY"),
+        mesh.connection_limit("all", "shop", {"connectionsPerSecond": 0.01, "burst": 5}),
     ]
 
 
@@ -68,7 +84,12 @@ def test_they_mean_what_they_say(whole: list[mesh.Object], tmp_path: Path) -> No
     for place in topology().pods:
         pod = pods[place.spec.name]
         assert (pod.meta.namespace, pod.node, tuple(pod.ips)) == (place.spec.namespace, place.spec.node, place.ips)
-    assert [one.meta.name for one in objects if isinstance(one, Service)] == ["db"]
+    assert [one.meta.name for one in objects if isinstance(one, Service)] == ["db", "api"]
+    (routed,) = (one for one in objects if isinstance(one, VirtualService))
+    assert routed.routes[0].matches == (TcpMatch(source_labels={"app": "web"}),)
+    assert [(to.host, to.weight) for to in routed.routes[0].destinations] == [("db", 75), ("api", 25)]
+    assert [bool(one.policies[0].policy.outlier) for one in objects if isinstance(one, DestinationRule)] == [True]
+    assert [one.outbound for one in objects if isinstance(one, MeshConfig)] == [OutboundMode.REGISTRY_ONLY]
     assert len([one for one in objects if isinstance(one, AuthorizationPolicy)]) == 3
     assert len([one for one in objects if isinstance(one, PeerAuthentication)]) == 1
 

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VirtualService, DestinationRule and Sidecar, as far as layer 4 goes, with the checks of Istio's webhook. Pure.
+
+What only a layer 7 proxy can do is left out with a warning (MN0301), because the same objects may be there for sidecars
+or waypoints. A match that cannot be judged here rejects the object: without it the route would match more.
+"""
+
+import re
+
+from nodeagent.controlplane.fields import Fields, parse_block
+from nodeagent.controlplane.objects import (
+    DestinationRule,
+    Meta,
+    OutboundMode,
+    RouteDestination,
+    Sidecar,
+    VirtualService,
+    WrittenRoute,
+)
+from nodeagent.controlplane.parse_traffic_policy import API, leave_out, parse_policies
+from nodeagent.model.traffic import Subset, TcpMatch
+
+_HOST = re.compile(r"(?:\*|[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_LAYER_7 = {"http": "HTTP routes", "tls": "TLS routes"}
+
+
+def parse_virtual_service(fields: Fields, meta: Meta) -> VirtualService:
+    spec = fields.within("spec")
+    if spec is None:
+        fields.wrong("spec", "hosts are missing")
+        return VirtualService(meta=meta)
+    hosts = spec.parsed("hosts", _parse_host)
+    if not hosts and not spec.report.is_rejected:
+        spec.wrong("hosts", "at least one is needed")
+    gateways = spec.parsed("gateways", str)
+    is_for_mesh = not gateways or "mesh" in gateways
+    routes = tuple(_route(entry) for entry in spec.each("tcp"))
+    for name, words in _LAYER_7.items():
+        if spec.has(name) and is_for_mesh:
+            leave_out(spec, name, f"{words} need a waypoint")
+    if spec.has("exportTo"):
+        leave_out(spec, "exportTo", "a route is for every client of its hosts")
+    spec.refuse_others(API)
+    return VirtualService(meta=meta, hosts=hosts, is_for_mesh=is_for_mesh, routes=routes)
+
+
+def _route(route: Fields) -> WrittenRoute:
+    matches = tuple(found for entry in route.each("match") if (found := _match(entry)) is not None)
+    is_never = route.has("match") and not matches and not route.report.is_rejected
+    destinations = tuple(_destination(entry) for entry in route.each("route"))
+    if not destinations:
+        route.wrong("route", "at least one destination is needed")
+    if len(destinations) > 1 and not any(destination.weight for destination in destinations):
+        route.wrong("route", "the weights add up to 0")
+    route.refuse_others(API)
+    return WrittenRoute(matches=matches, destinations=() if is_never else destinations)
+
+
+def _match(match: Fields) -> TcpMatch | None:
+    """None for one that no client of the mesh can meet."""
+    gateways = match.parsed("gateways", str)
+    found = TcpMatch(
+        destination_blocks=match.parsed("destinationSubnets", parse_block),
+        port=match.port("port") or 0,
+        source_namespace=match.text("sourceNamespace"),
+        source_labels=match.texts("sourceLabels"),
+    )
+    match.refuse_others(API)
+    return None if gateways and "mesh" not in gateways else found
+
+
+def _destination(entry: Fields) -> RouteDestination:
+    weight = entry.number("weight")
+    destination = entry.within("destination")
+    entry.refuse_others(API)
+    if destination is None:
+        entry.wrong("destination", "is missing")
+        return RouteDestination(host="")
+    port = destination.within("port")
+    number = port.port("number") if port is not None else None
+    if port is not None:
+        port.refuse_others(API)
+    host = _host(destination)
+    subset = destination.text("subset")
+    destination.refuse_others(API)
+    return RouteDestination(host=host, weight=weight, port=number or 0, subset=subset)
+
+
+def parse_destination_rule(fields: Fields, meta: Meta) -> DestinationRule:
+    spec = fields.within("spec")
+    if spec is None:
+        fields.wrong("spec", "a host is missing")
+        return DestinationRule(meta=meta, host="")
+    host = _host(spec)
+    written = spec.within("trafficPolicy")
+    subsets = tuple(_subset(entry, written) for entry in spec.each("subsets"))
+    names = [subset.name for subset in subsets]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        spec.wrong("subsets", f"{name!r} is defined twice")
+    for name in ("exportTo", "workloadSelector"):
+        if spec.has(name):
+            leave_out(spec, name, "a rule is for every client of its host")
+    spec.refuse_others(API)
+    return DestinationRule(meta=meta, host=host, subsets=subsets, policies=parse_policies(written))
+
+
+def _subset(entry: Fields, of_rule: Fields | None) -> Subset:
+    name = entry.text("name")
+    if not _LABEL.fullmatch(name):
+        entry.wrong("name", f"{name!r} is no name of a subset", check="Letters, digits and dashes.")
+    labels = entry.texts("labels")
+    written = entry.within("trafficPolicy")
+    entry.refuse_others(API)
+    return Subset(name, labels, parse_policies(written, of_rule) if written is not None else ())
+
+
+def parse_sidecar(fields: Fields, meta: Meta) -> Sidecar:
+    spec = fields.within("spec")
+    if spec is None:
+        return Sidecar(meta=meta)
+    sidecar = Sidecar(meta=meta, is_selecting=spec.has("workloadSelector"), outbound=parse_outbound(spec))
+    for name in ("ingress", "egress", "inboundConnectionPool"):
+        spec.has(name)  # for sidecars; where nothing else is written and no pod has one, `analyze_sidecars.py` says so
+    spec.refuse_others(API)
+    return sidecar
+
+
+def parse_outbound(fields: Fields) -> OutboundMode | None:
+    """None when it is not written. As in Istio, a policy without mode is REGISTRY_ONLY."""
+    policy = fields.within("outboundTrafficPolicy")
+    if policy is None:
+        return None
+    mode = policy.choice("mode", {mode.value: mode for mode in OutboundMode}, OutboundMode.REGISTRY_ONLY)
+    if policy.has("egressProxy"):
+        leave_out(policy, "egressProxy", "there is none")
+    policy.refuse_others(API)
+    return mode
+
+
+def _host(fields: Fields) -> str:
+    text = fields.text("host")
+    try:
+        return _parse_host(text)
+    except ValueError as error:
+        fields.wrong("host", str(error), check="A host is `name`, or `name.namespace.svc.cluster.local`.")
+    return ""
+
+
+def _parse_host(text: str) -> str:
+    if not _HOST.fullmatch(text) or len(text) > 253:
+        raise ValueError(f"{text!r} is not a host")
+    return text

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VirtualService, DestinationRule and outboundTrafficPolicy -> extensions of our own for agents. Pure.
+
+Istio's meaning, with what layer 4 and this mesh make of it:
+
+- Routes count for a host of the VirtualService's own namespace alone. Istio lets every namespace route every host, so
+  whoever may write one anywhere can lead everybody's connections to himself (ISTIO-SECURITY-2026-002).
+- Of several VirtualServices for one host the oldest counts; Istio does not merge those of the mesh either.
+- DestinationRules are looked for in the namespace of the Service, else in the root namespace; those of the client's
+  namespace would need an answer for each client, and are not used. Several of one namespace are merged, oldest first.
+- Hosts are exact: a wildcard means Services by a pattern, which nothing at layer 4 asks for.
+- outboundTrafficPolicy is the whole mesh's: MeshConfig's, or that of a Sidecar in the root namespace without selector.
+  The kernel has one switch for all pods of a node.
+- Of several ConnectionLimits for a workload the oldest with a selector counts, else the oldest without.
+- Labels go to agents only as far as some subset or match asks for just this value.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+
+from nodeagent.controlplane.finding import Finding, Severity
+from nodeagent.controlplane.objects import (
+    ConnectionLimit,
+    DestinationRule,
+    MeshConfig,
+    MeshObject,
+    Meta,
+    OutboundMode,
+    Sidecar,
+    VirtualService,
+    WrittenRoute,
+)
+from nodeagent.model.traffic import (
+    Destination,
+    Extension,
+    MeshTraffic,
+    PortPolicy,
+    ServiceTraffic,
+    Subset,
+    TcpRoute,
+    WorkloadLabels,
+    WorkloadLimits,
+)
+
+Labels = Mapping[str, Mapping[str, str]]
+"""Of workloads, by uid."""
+
+
+def translate_traffic(
+    objects: Iterable[MeshObject],
+    labels: Labels,
+    namespaces: Mapping[str, str],
+    services: Collection[str],
+    mesh: MeshConfig,
+) -> dict[str, Extension]:
+    """By name.
+
+    Args:
+        objects: all that are in force.
+        labels: of every workload, by uid.
+        namespaces: of each of them.
+        services: keys of every Service, `namespace/hostname`.
+        mesh: its names.
+    """
+    known = tuple(objects)
+    written = _Written.read(known, services, mesh)
+    found: dict[str, Extension] = {}
+    for key in sorted(written.routes.keys() | written.rules.keys()):
+        rule = written.rules.get(key, _Rule())
+        traffic = ServiceTraffic(
+            service=key, routes=written.routes.get(key, ()), subsets=rule.subsets, policies=rule.policies
+        )
+        if traffic != ServiceTraffic(service=key):
+            found[traffic.name] = traffic
+    if outbound_mode(known, mesh) is OutboundMode.REGISTRY_ONLY:
+        found[MeshTraffic.NAME] = MeshTraffic(is_registry_only=True)
+    limits = _limits(known)
+    asked = written.labels()
+    for uid, every in labels.items():
+        told = dict(every.items() & asked)
+        if told:
+            workload = WorkloadLabels(uid=uid, labels=told)
+            found[workload.name] = workload
+        limit = _limit_of(limits.get(namespaces[uid], ()), every)
+        if limit is not None:
+            limited = WorkloadLimits(
+                uid=uid, per_second=limit.per_second, burst=limit.burst, concurrent=limit.concurrent
+            )
+            found[limited.name] = limited
+    return found
+
+
+def _limits(objects: Iterable[MeshObject]) -> dict[str, list[ConnectionLimit]]:
+    """By namespace; first those with a selector, and of each the oldest first."""
+    found: dict[str, list[ConnectionLimit]] = defaultdict(list)
+    limits = [value for value in objects if isinstance(value, ConnectionLimit)]
+    for limit in sorted(limits, key=lambda limit: (not limit.selector, limit.meta.age)):
+        found[limit.meta.namespace].append(limit)
+    return found
+
+
+def _limit_of(limits: Iterable[ConnectionLimit], labels: Mapping[str, str]) -> ConnectionLimit | None:
+    return next((limit for limit in limits if limit.selector.items() <= labels.items()), None)
+
+
+def analyze_traffic(objects: Iterable[MeshObject], services: Collection[str], mesh: MeshConfig) -> list[Finding]:
+    """What of these objects does not count or leads nowhere, seen together with all others; in no order."""
+    known = tuple(objects)
+    written = _Written.read(known, services, mesh)
+    for sidecar in known:
+        if isinstance(sidecar, Sidecar) and sidecar.outbound is not None and not _is_meshwide(sidecar, mesh):
+            words = "outboundTrafficPolicy is the whole mesh's and not applied by node agents"
+            written.find(sidecar.meta, "MN0301", words, _MESHWIDE, "spec.outboundTrafficPolicy")
+    return written.findings
+
+
+def outbound_mode(objects: Iterable[MeshObject], mesh: MeshConfig) -> OutboundMode:
+    """Of the oldest Sidecar for the whole mesh that says one, else MeshConfig's."""
+    sidecars = [value for value in objects if isinstance(value, Sidecar) and _is_meshwide(value, mesh)]
+    written = (sidecar.outbound for sidecar in sorted(sidecars, key=lambda sidecar: sidecar.meta.age))
+    return next((mode for mode in written if mode is not None), mesh.outbound)
+
+
+def _is_meshwide(sidecar: Sidecar, mesh: MeshConfig) -> bool:
+    return sidecar.meta.namespace == mesh.root_namespace and not sidecar.is_selecting
+
+
+class _Hosts:
+    """Which Service a host means."""
+
+    def __init__(self, services: Collection[str], mesh: MeshConfig) -> None:
+        self._suffix = f".svc.{mesh.cluster_domain}"
+        self._known = services
+        self._by_hostname: dict[str, list[str]] = defaultdict(list)
+        for key in sorted(services):
+            self._by_hostname[key.partition("/")[2]].append(key)
+
+    def key_of(self, host: str, namespace: str) -> str:
+        """`namespace/hostname`, whether there is such a Service or not; empty for a wildcard.
+
+        A name without dots is of the object's namespace. One that is no name of the cluster is a hostname that somebody
+        has registered: its namespace is the object's own, if that has, else the first that has.
+        """
+        if "*" in host:
+            return ""
+        hostname = host if "." in host else f"{host}.{namespace}{self._suffix}"
+        if hostname.endswith(self._suffix):
+            name, _, owner = hostname.removesuffix(self._suffix).rpartition(".")
+            return f"{owner}/{hostname}" if name else ""
+        own = f"{namespace}/{hostname}"
+        return own if own in self._known else next(iter(self._by_hostname[hostname]), own)
+
+    def is_known(self, key: str) -> bool:
+        return key in self._known
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rule:
+    """What the DestinationRules of one namespace say of one host, together."""
+
+    subsets: tuple[Subset, ...] = ()
+    policies: tuple[PortPolicy, ...] = ()
+
+    def and_then(self, younger: DestinationRule) -> "_Rule":
+        names = {subset.name for subset in self.subsets}
+        more = tuple(subset for subset in younger.subsets if subset.name not in names)
+        return _Rule(self.subsets + more, self.policies or younger.policies)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Written:
+    """By Service: what is in force."""
+
+    routes: dict[str, tuple[TcpRoute, ...]]
+    rules: dict[str, _Rule]
+    findings: list[Finding]
+
+    @classmethod
+    def read(cls, objects: tuple[MeshObject, ...], services: Collection[str], mesh: MeshConfig) -> "_Written":
+        hosts, written = _Hosts(services, mesh), cls({}, {}, [])
+        rules = [value for value in objects if isinstance(value, DestinationRule)]
+        written.add_rules(sorted(rules, key=lambda rule: rule.meta.age), hosts, mesh.root_namespace)
+        virtual = [value for value in objects if isinstance(value, VirtualService) and value.is_for_mesh]
+        for service in sorted(virtual, key=lambda service: service.meta.age):
+            written.add_routes(service, hosts)
+        return written
+
+    def add_rules(self, oldest_first: list[DestinationRule], hosts: _Hosts, root_namespace: str) -> None:
+        by_place: dict[tuple[str, str], _Rule] = {}
+        for rule in oldest_first:
+            namespace = rule.meta.namespace
+            key = hosts.key_of(rule.host, namespace)
+            if not key:
+                words = f"host {rule.host!r} is a pattern, which is not used"
+                self.find(rule.meta, "MN0301", words, _EXACT, "spec.host")
+            elif namespace not in {key.partition("/")[0], root_namespace}:
+                words = f"{key} is of another namespace, so its clients do not use this"
+                self.find(rule.meta, "MN0302", words, _MOVE, "spec.host")
+            else:
+                by_place[key, namespace] = by_place.get((key, namespace), _Rule()).and_then(rule)
+        for (key, namespace), merged in by_place.items():
+            # The Service's own namespace goes before the root namespace, whole.
+            if namespace == key.partition("/")[0] or (key, key.partition("/")[0]) not in by_place:
+                self.rules[key] = merged
+
+    def add_routes(self, service: VirtualService, hosts: _Hosts) -> None:
+        for at, host in enumerate(service.hosts):
+            field = f"spec.hosts[{at}]"
+            key = hosts.key_of(host, service.meta.namespace)
+            if not key:
+                self.find(service.meta, "MN0301", f"host {host!r} is a pattern, which is not used", _EXACT, field)
+            elif key.partition("/")[0] != service.meta.namespace:
+                words = f"{key} is of another namespace, so it is not routed by this"
+                self.find(service.meta, "MN0302", words, _MOVE, field)
+            elif key in self.routes:
+                words = f"not in force for {host}: an older one routes it"
+                self.find(service.meta, "MN0217", words, _KEEP_ONE, field)
+            else:
+                self.routes[key] = tuple(
+                    TcpRoute(self._destinations(route, service.meta, hosts, f"spec.tcp[{number}]"), route.matches)
+                    for number, route in enumerate(service.routes)
+                    if route.destinations
+                )
+
+    def _destinations(self, route: WrittenRoute, meta: Meta, hosts: _Hosts, path: str) -> tuple[Destination, ...]:
+        found = []
+        for at, destination in enumerate(route.destinations):
+            key, field = hosts.key_of(destination.host, meta.namespace), f"{path}.route[{at}].destination"
+            if not hosts.is_known(key):
+                words = f"destination {destination.host!r} is no Service"
+                self.find(meta, "MN0303", words, _REFUSED, f"{field}.host")
+            elif destination.subset and destination.subset not in self._subset_names(key):
+                words = f"{key} has no subset {destination.subset!r}"
+                self.find(meta, "MN0303", words, _REFUSED, f"{field}.subset")
+            weight = destination.weight if len(route.destinations) > 1 else 1
+            if weight:
+                found.append(
+                    Destination(
+                        service=key or destination.host, weight=weight, port=destination.port, subset=destination.subset
+                    )
+                )
+        return tuple(found)
+
+    def _subset_names(self, key: str) -> set[str]:
+        return {subset.name for subset in self.rules.get(key, _Rule()).subsets}
+
+    def labels(self) -> set[tuple[str, str]]:
+        """All that some subset or match asks for."""
+        found = {pair for rule in self.rules.values() for subset in rule.subsets for pair in subset.labels.items()}
+        for routes in self.routes.values():
+            found |= {pair for route in routes for match in route.matches for pair in match.source_labels.items()}
+        return found
+
+    def find(self, meta: Meta, code: str, message: str, check: str, field: str) -> None:
+        place, subject = meta.origin, str(meta.key)
+        found = Finding(place.file, place.line, Severity.WARNING, code, subject, message, check, field=field)
+        self.findings.append(found)
+
+
+_MESHWIDE = "Write it in MeshConfig, or in a Sidecar of the root namespace without workloadSelector."
+_EXACT = "Name the Service."
+_MOVE = "Write it in the namespace of the Service."
+_KEEP_ONE = "Only one VirtualService per host counts."
+_REFUSED = "Connections that are routed there are refused."

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nodeagent.extension.v1.Extension -> values of model/traffic.py.
+
+As strict as the decoder of policies, since a match that is not understood matches more than was meant. What a newer
+control plane says and this agent does not know refuses the resource.
+"""
+
+from collections.abc import Iterable
+
+from google.protobuf.internal.containers import MessageMap
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from nodeagent.model.address import Cidr
+from nodeagent.model.traffic import (
+    Algorithm,
+    Destination,
+    Extension,
+    Keepalive,
+    MeshTraffic,
+    OutlierDetection,
+    PortPolicy,
+    ServiceTraffic,
+    Subset,
+    TcpMatch,
+    TcpRoute,
+    TrafficPolicy,
+    WorkloadLabels,
+    WorkloadLimits,
+)
+from nodeagent.proto import extension_pb2 as pb
+
+_ALGORITHMS: dict[int, Algorithm | None] = {
+    pb.TrafficPolicy.UNSPECIFIED: None,
+    pb.TrafficPolicy.RANDOM: Algorithm.RANDOM,
+    pb.TrafficPolicy.ROUND_ROBIN: Algorithm.ROUND_ROBIN,
+    pb.TrafficPolicy.LEAST_REQUEST: Algorithm.LEAST_REQUEST,
+    pb.TrafficPolicy.SOURCE_IP: Algorithm.SOURCE_IP,
+}
+
+
+def decode_extension(value: bytes) -> Extension:
+    """Raises DecodeError for bytes that are no Extension, ValueError for one that cannot be used."""
+    message = pb.Extension.FromString(value)
+    _demand_known(message)
+    match message.WhichOneof("type"):
+        case "service":
+            return _traffic(message.service)
+        case "workload":
+            if not message.workload.uid:
+                raise ValueError("labels of a workload without uid")
+            return WorkloadLabels(uid=message.workload.uid, labels=dict(message.workload.labels))
+        case "mesh":
+            return MeshTraffic(is_registry_only=message.mesh.registry_only)
+        case "limits":
+            return _limits(message.limits)
+        case _:
+            raise ValueError("neither about a service, a workload nor the mesh")
+
+
+def _limits(message: pb.WorkloadLimits) -> WorkloadLimits:
+    if not message.uid:
+        raise ValueError("limits of a workload without uid")
+    if message.per_thousand_seconds and not message.burst:
+        raise ValueError("a rate with a burst of 0 lets nobody in")
+    return WorkloadLimits(
+        uid=message.uid,
+        per_second=message.per_thousand_seconds / 1000,
+        burst=message.burst,
+        concurrent=message.concurrent,
+    )
+
+
+def _demand_known(message: Message) -> None:
+    if len(UnknownFieldSet(message)):
+        raise ValueError(f"a field of {message.DESCRIPTOR.name} that this agent does not know")
+    for field, found in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue  # the maps are of texts
+        for part in found if isinstance(found, Iterable) and not isinstance(found, MessageMap) else (found,):
+            _demand_known(part)
+
+
+def _traffic(message: pb.ServiceTraffic) -> ServiceTraffic:
+    if not message.service:
+        raise ValueError("routes of a service without name")
+    subsets = tuple(Subset(subset.name, dict(subset.labels), _policies(subset.policies)) for subset in message.subsets)
+    if len({subset.name for subset in subsets}) < len(subsets) or any(not subset.name for subset in subsets):
+        raise ValueError("subsets without a name of their own")
+    return ServiceTraffic(
+        service=message.service,
+        routes=tuple(_route(route) for route in message.tcp_routes),
+        subsets=subsets,
+        policies=_policies(message.policies),
+    )
+
+
+def _policies(messages: Iterable[pb.PortPolicy]) -> tuple[PortPolicy, ...]:
+    found = tuple(PortPolicy(_port(message.port), _policy(message.policy)) for message in messages)
+    if len({entry.port for entry in found}) < len(found):
+        raise ValueError("two policies for one port")
+    return found
+
+
+def _policy(message: pb.TrafficPolicy) -> TrafficPolicy:
+    if message.algorithm not in _ALGORITHMS:
+        raise ValueError(f"unknown algorithm {message.algorithm}")
+    keepalive = message.keepalive
+    return TrafficPolicy(
+        algorithm=_ALGORITHMS[message.algorithm],
+        max_connections=message.max_connections,
+        connect_seconds=message.connect_milliseconds / 1000,
+        idle_seconds=message.idle_milliseconds / 1000,
+        keepalive=Keepalive(
+            probes=keepalive.probes, idle_seconds=keepalive.idle_seconds, interval_seconds=keepalive.interval_seconds
+        )
+        if message.HasField("keepalive")
+        else None,
+        outlier=_outlier(message.outlier_detection) if message.HasField("outlier_detection") else None,
+    )
+
+
+def _outlier(message: pb.OutlierDetection) -> OutlierDetection:
+    if not message.failures:
+        raise ValueError("outlier detection without a number of failures")
+    return OutlierDetection(
+        failures=message.failures,
+        base_ejection_seconds=message.base_ejection_milliseconds / 1000,
+        max_ejection_percent=message.max_ejection_percent,
+        interval_seconds=message.interval_milliseconds / 1000,
+    )
+
+
+def _route(message: pb.TcpRoute) -> TcpRoute:
+    if not message.destinations:
+        raise ValueError("a route without a destination")
+    return TcpRoute(
+        destinations=tuple(_destination(destination) for destination in message.destinations),
+        matches=tuple(_match(match) for match in message.matches),
+    )
+
+
+def _destination(message: pb.Destination) -> Destination:
+    if not message.service or not message.weight:
+        raise ValueError("a destination without service or weight")
+    return Destination(service=message.service, weight=message.weight, port=_port(message.port), subset=message.subset)
+
+
+def _match(message: pb.TcpMatch) -> TcpMatch:
+    return TcpMatch(
+        destination_blocks=tuple(Cidr.unpack(block.address, block.length) for block in message.destination_blocks),
+        port=_port(message.port),
+        source_namespace=message.source_namespace,
+        source_labels=dict(message.source_labels),
+    )
+
+
+def _port(number: int) -> int:
+    if number > 65535:
+        raise ValueError(f"port {number}")
+    return number
