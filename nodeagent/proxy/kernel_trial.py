@@ -10,8 +10,9 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from socket import create_connection
+
+import msgspec
 
 from nodeagent.errors import PeerError
 from nodeagent.proxy.kernel_tls import TLS_RX, TLS_TX, attach, install, receive_records, send_record, sequence
@@ -34,8 +35,7 @@ class _Wrong(Exception):
     """It was tried, and something else came out."""
 
 
-@dataclass(frozen=True, slots=True)
-class KernelTls:
+class KernelTls(msgspec.Struct, frozen=True):
     """What was found out."""
 
     ciphers: frozenset[Cipher] = frozenset()
