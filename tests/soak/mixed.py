@@ -41,13 +41,14 @@ GROWTH_BYTES = 1 << 20
 """Per minute. Python takes memory by the MiB: one more in the middle of four minutes is a slope of a third of this. Of
 a connection that is forgotten at least 1 KiB stays, at 50 a second three times this."""
 WITHIN_SECONDS = 60.0
+_LOOKS, _BETWEEN_LOOKS_SECONDS = 20, 2.0
 UNDONE = (ClaimFalse, OSError, NodeagentError)
 """What keeps a change from being made: a promise that does not hold, like what a connection suffers."""
 
 
 def run(options: Options, tell: Tell) -> Outcome:
     with prepared() as stage:
-        before, changes = descriptors(stage), Changes(stage)
+        before, changes = _steady(stage), Changes(stage)
         db, api = stage.pod("db"), stage.pod("api")
         places = [(ip, load.PORT) for ip in (*db.ips, *api.ips)]
         work = Work(places=places, bulk_places=places, streams=STREAMS, rate=options.rate, pause=PAUSE_SECONDS)
@@ -120,6 +121,18 @@ def _progress(seconds: float, kind: str, report: Report, changes: Changes) -> st
         f"{seconds:6.0f} s  {changes.made.total()} changes, the last: {kind}; {report.served} of {report.opened} "
         f"served, {report.bytes >> 20} MiB back, {len(report.failures) + len(report.broken)} connections failed"
     )
+
+
+def _steady(stage: Stage) -> dict[str, int]:
+    """An agent opens its tables of the kernel's connections a moment after it is ready."""
+    former: dict[str, int] = {}
+    for _ in range(_LOOKS):
+        now = descriptors(stage)
+        if now == former:
+            break
+        former = now
+        time.sleep(_BETWEEN_LOOKS_SECONDS)
+    return former
 
 
 def _settled(stage: Stage, before: Mapping[str, int]) -> dict[str, int]:
