@@ -296,7 +296,7 @@ def test_a_stop_tells_the_clients(play: Callable[[Story], None], caplog: pytest.
 
     with caplog.at_level(logging.ERROR):
         play(story)
-    assert caplog.text == ""
+    assert told(caplog) == []
 
 
 def test_beyond_the_limit_of_all_newcomers_are_refused(play: Callable[[Story], None]) -> None:
@@ -355,6 +355,12 @@ def test_a_request_that_is_too_large_is_refused_by_grpc(play: Callable[[Story], 
     play(story)
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Without what gRPC's poller says of the loop of an earlier test in this process, which is closed."""
+    texts = [record.getMessage() for record in caplog.records]
+    return [text for text in texts if "PollerCompletionQueue._handle_events" not in text]
+
+
 def test_a_stream_that_is_cut_is_forgotten(play: Callable[[Story], None], caplog: pytest.LogCaptureFixture) -> None:
     async def story(stage: Running) -> None:
         calls = [stage.stream(bearer()) for _ in range(3)]
@@ -369,7 +375,7 @@ def test_a_stream_that_is_cut_is_forgotten(play: Callable[[Story], None], caplog
 
     with caplog.at_level(logging.ERROR):
         play(story)
-    assert caplog.text == ""
+    assert told(caplog) == []
 
 
 def test_a_node_gets_the_certificates_of_its_pods(play: Callable[[Story], None], csr: str) -> None:
