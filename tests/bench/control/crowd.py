@@ -5,6 +5,7 @@ They decode nothing but the message itself. One process, which is told what to d
 line with a JSON object on standard output:
     synced   once all of them have had both types
     told     once something has come to all of them since the last order
+    forget   at once
 with when the last of it came, and how many bytes most of them got since the last order.
 Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share.
 """
@@ -107,7 +108,13 @@ async def run(address: str, state_directory: Path, nodes: Sequence[str]) -> None
 
 
 def _is_done(order: str, member: Member) -> bool:
-    return member.answered >= set(TYPES) if order == "synced" else member.received_bytes > 0
+    match order:
+        case "synced":
+            return member.answered >= set(TYPES)
+        case "told":
+            return member.received_bytes > 0
+        case _:
+            return True
 
 
 def _take(members: Sequence[Member]) -> dict[str, float]:

@@ -87,11 +87,14 @@ def measure(stage: Stage, workloads: int, changes: int, progress: Callable[[str]
         progress(f"199 agents have everything after {crowd:.1f} s")
         enforced, told = [], []
         for _ in range(changes):
+            _rest(ask)
             seconds, at = _deny(stage)
             enforced.append(seconds)
             told.append(ask("told")["last"] - at)
+            _rest(ask)
             _allow(stage)
             ask("told")
+        _rest(ask)
         progress(f"{changes} policies changed")
         pod_told, before, sizes = list[float](), _spent(pid, agent, worker), 0
         for number in range(changes):
@@ -101,7 +104,7 @@ def measure(stage: Stage, workloads: int, changes: int, progress: Callable[[str]
             found = ask("told")
             pod_told.append(found["last"] - at)
             sizes += found["bytes"]
-            time.sleep(_REST_SECONDS)
+            _rest(ask)
         plane_cpu, agent_cpu = (
             (after - former) / changes for former, after in zip(before, _spent(pid, agent, worker), strict=True)
         )
@@ -123,6 +126,12 @@ def measure(stage: Stage, workloads: int, changes: int, progress: Callable[[str]
         pod_agent_cpu=agent_cpu,
         pod_bytes=round(sizes / changes),
     )
+
+
+def _rest(ask: Callable[[str], dict[str, Any]]) -> None:
+    """A change may come in several messages: the last ones must not be taken for the next change's."""
+    time.sleep(_REST_SECONDS)
+    ask("forget")
 
 
 def _spent(plane: int, agent: int, worker: int) -> tuple[float, float]:
