@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import TypeAlias
 
 import grpc
@@ -37,21 +37,22 @@ class Publisher:
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: dict[asyncio.Event, str] = {}
 
-    def publish(self, snapshot: Snapshot) -> None:
+    def publish(self, snapshot: Snapshot, first: Collection[str] = ()) -> None:
+        """Streams are served in the order in which they are woken: those of the nodes in `first` before the others."""
         self.snapshot = snapshot
-        for listener in self._listeners:
+        for listener in sorted(self._listeners, key=lambda listener: self._listeners[listener] not in first):
             listener.set()
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[asyncio.Event]:
+    def listening(self, node: str) -> Iterator[asyncio.Event]:
         changed = asyncio.Event()
-        self._listeners.add(changed)
+        self._listeners[changed] = node
         try:
             yield changed
         finally:
-            self._listeners.discard(changed)
+            del self._listeners[changed]
 
     @property
     def streams(self) -> int:
@@ -144,7 +145,7 @@ class _Conversation:
     async def _talk(self, first: _Request, requests: AsyncIterator[_Request], tasks: asyncio.TaskGroup) -> None:
         _log.info("node %s connected from %s", self.stream.node, self._context.peer())
         try:
-            with self._publisher.listening() as woken:
+            with self._publisher.listening(self.stream.node) as woken:
                 self._hear(first)
                 woken.set()
                 pushing = tasks.create_task(self._push(woken))

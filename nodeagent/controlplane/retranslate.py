@@ -16,8 +16,10 @@ from typing import TypeVar, assert_never
 
 from nodeagent.controlplane.catalog import Catalog
 from nodeagent.controlplane.objects import Enrolment, Key, MeshObject, ServiceEntry
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION
 from nodeagent.controlplane.translate import Touched, Translation, enrolled_by, select, translate
 from nodeagent.model.identity import Identity
+from nodeagent.model.policy import PolicyScope
 from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 _SHARED_KINDS = frozenset(
@@ -46,6 +48,20 @@ def retranslate(previous: Meshed | None, catalog: Catalog, enrolment: Enrolment 
         if not any(_is_shared(key, root) for key in catalog.changed) and not _reaches_services(previous):
             return _partly(previous, catalog, catalog.changed, enrolment)
     return _wholly(previous, catalog, enrolment)
+
+
+def concerned_nodes(meshed: Meshed, changed: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Where a change is enforced: nodes of the workloads among these names (by type url) or under these policies.
+
+    What the root namespace says concerns everybody, and nobody first.
+    """
+    workloads = meshed.translation.workloads
+    nodes = {workloads[name].node for name in changed.get(ADDRESS, ()) if name in workloads}
+    for key in changed.get(AUTHORIZATION, ()):
+        policy, part = meshed.translation.policies.get(key), meshed.parts.get(key.partition("/")[0], Translation())
+        is_named = policy is None or policy.scope is PolicyScope.WORKLOAD_SELECTOR
+        nodes.update(workload.node for workload in part.workloads.values() if not is_named or key in workload.policies)
+    return frozenset(nodes)
 
 
 def _is_shared(key: Key, root_namespace: str) -> bool:

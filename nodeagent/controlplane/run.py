@@ -25,7 +25,7 @@ from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key
-from nodeagent.controlplane.retranslate import Meshed, retranslate
+from nodeagent.controlplane.retranslate import Meshed, concerned_nodes, retranslate
 from nodeagent.controlplane.review import see_together
 from nodeagent.controlplane.revocation import RevocationList
 from nodeagent.controlplane.rotation import Ledger
@@ -256,7 +256,8 @@ class MeshDirectory:
         ]
         self._contents, self._catalog, self._meshed = step.contents, step.catalog, step.meshed
         self._silence = _silence(self._silence, step.catalog)
-        self.publisher.publish(step.snapshot)
+        changed_names = step.snapshot.history[-1] if step.difference else {}
+        self.publisher.publish(step.snapshot, concerned_nodes(step.meshed, changed_names))
         if began is None:
             self._seen = self._see(step.catalog, step.meshed.translation)
         self._tell()

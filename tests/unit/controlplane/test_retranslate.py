@@ -11,7 +11,7 @@ import yaml
 
 from nodeagent.controlplane.catalog import Catalog, Content, admit
 from nodeagent.controlplane.objects import Enrolment
-from nodeagent.controlplane.retranslate import Meshed, retranslate
+from nodeagent.controlplane.retranslate import Meshed, concerned_nodes, retranslate
 from nodeagent.controlplane.snapshot import Snapshot, advance
 from nodeagent.controlplane.translate import enrolled_by, translate
 from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
@@ -149,3 +149,42 @@ def test_only_the_namespace_that_changed_is_looked_at() -> None:
     assert uid not in later.translation.workloads
     assert later.touched is not None
     assert {name.split("/")[3] for name in later.touched.workloads if "/Pod/" in name} == {workload.namespace}
+
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: rule, namespace: shop}
+spec: {%s action: DENY, rules: [{from: [{source: {namespaces: [other]}}]}]}
+"""
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: %s, labels: {app: %s, istio.io/dataplane-mode: ambient}}
+spec: {nodeName: on-%s}
+status: {phase: Running, podIP: 10.0.0.%d}
+"""
+PODS = "---".join(
+    POD % (name, namespace, name, name, number)
+    for number, (name, namespace) in enumerate([("web", "shop"), ("db", "shop"), ("far", "other")], 1)
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "nodes"),
+    [
+        pytest.param(POLICY % "selector: {matchLabels: {app: db}},", {"on-db"}, id="a policy of one workload"),
+        pytest.param(POLICY % "", {"on-web", "on-db"}, id="of a namespace"),
+        pytest.param(POD % ("new", "other", "new", "new", 9), {"on-new"}, id="a pod"),
+        pytest.param("apiVersion: v1\nkind: Node\nmetadata: {name: on-db}\n", set(), id="nothing that is told"),
+    ],
+)
+def test_a_change_concerns_the_nodes_where_it_is_enforced(written: str, nodes: set[str]) -> None:
+    contents = {"pods.yaml": Content("pods.yaml", PODS)}
+    catalog = admit(Catalog(), contents)
+    meshed = retranslate(None, catalog, None)
+    snapshot, _ = advance(Snapshot(), meshed.translation)
+    catalog = admit(catalog, contents | {"new.yaml": Content("new.yaml", written)})
+    meshed = retranslate(meshed, catalog, None)
+    following, difference = advance(snapshot, meshed.translation, meshed.touched)
+    assert concerned_nodes(meshed, following.history[-1] if difference else {}) == nodes

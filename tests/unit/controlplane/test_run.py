@@ -38,7 +38,7 @@ class Stage:
 
     async def edited(self, change: Callable[[], object]) -> Snapshot:
         """The snapshot after `change`, whatever it did to the directory."""
-        with self.mesh.publisher.listening() as published:
+        with self.mesh.publisher.listening("node-a") as published:
             change()
             await published.wait()
         return self.snapshot
