@@ -8,14 +8,25 @@ from typing import TypeAlias
 
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.server import Route
-from nodeagent.admin.state import AgentState, FetchConnections, ReadState, ReplacedWorker
+from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ReadState, ReplacedWorker
 from nodeagent.admin.status import status
-from nodeagent.admin.views import certificates, connections, pods, policies, policy_in_words, services, workloads
+from nodeagent.admin.views import (
+    certificates,
+    connections,
+    flows,
+    pods,
+    policies,
+    policy_in_words,
+    services,
+    workloads,
+)
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 
+LONGEST_WAIT_SECONDS = 30.0
 
-def make_routes(read: ReadState, fetch_connections: FetchConnections) -> Mapping[str, Route]:
+
+def make_routes(read: ReadState, fetch_connections: FetchConnections, history: FlowSource) -> Mapping[str, Route]:
     """`read` makes a snapshot for each question; `fetch_connections` asks the workers."""
 
     def answered_by(view: Callable[[AgentState], Mapping[str, object]]) -> Route:
@@ -31,6 +42,13 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections) -> Mapping
     async def of_connections(_query: Mapping[str, str]) -> Mapping[str, object]:
         return connections(await fetch_connections(), read().now)
 
+    async def of_flows(query: Mapping[str, str]) -> Mapping[str, object]:
+        cursor, wait = query.get("after"), _seconds(query.get("wait", "0"))
+        if cursor is None:
+            last = query.get("last")
+            return flows(history.newest(None if last is None else _count(last)))
+        return flows(await history.follow(cursor, min(wait, LONGEST_WAIT_SECONDS)))
+
     async def of_explain(query: Mapping[str, str]) -> Mapping[str, object]:
         return explain(read(), parse_question(query))
 
@@ -43,6 +61,7 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections) -> Mapping
         "/policies": of_policies,
         "/certs": answered_by(certificates),
         "/connections": of_connections,
+        "/flows": of_flows,
         "/explain": of_explain,
     }
 
@@ -73,6 +92,12 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise ConfigError(f"{text!r} is not a number of seconds", check="Expected: 0 or more.")
     return seconds
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"{text!r} is not a number of flows", check="Expected: 0 or more.")
+    return int(text)
 
 
 def parse_question(query: Mapping[str, str]) -> Question:

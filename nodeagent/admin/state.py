@@ -4,12 +4,12 @@
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
-from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.record import ConnectionRecord, FlowPage
 from nodeagent.routing.route import Target
 
 
@@ -158,3 +158,11 @@ class AgentState:
 
 ReadState: TypeAlias = Callable[[], AgentState]
 FetchConnections: TypeAlias = Callable[[], Awaitable[Sequence[OpenConnection]]]
+
+
+class FlowSource(Protocol):
+    """Connections that are over; `follow` waits for the next if there is none after the cursor."""
+
+    def newest(self, count: int | None = None) -> FlowPage: ...
+
+    async def follow(self, cursor: str, wait_seconds: float) -> FlowPage: ...

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from nodeagent.admin.state import AgentState, OpenConnection
 from nodeagent.errors import ConfigError
+from nodeagent.logs.moment import timestamp
 from nodeagent.model.address import join_host_port
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
 from nodeagent.model.policy import Policy, PolicyScope
-from nodeagent.model.record import Party, Transport
+from nodeagent.model.record import ConnectionRecord, FlowPage, Party, Transport, reason_of
 from nodeagent.model.workload import GatewayAddress, Service, Workload
 from nodeagent.policy.sentences import cautions, headline, origin, rule_sentences
 
@@ -112,6 +113,16 @@ def connections(found: Sequence[OpenConnection], now: float) -> dict[str, object
     return {"connections": [_connection(connection, now) for connection in by_age]}
 
 
+def flows(page: FlowPage) -> dict[str, object]:
+    """Connections that ended or were refused, the latest last."""
+    return {
+        "flows": [_flow(record) for record in page.records],
+        "cursor": page.cursor,
+        "has_more": page.has_more,
+        "lost": page.lost,
+    }
+
+
 def show_identity(identity: Identity | None) -> str:
     return str(identity) if identity is not None else ""
 
@@ -191,11 +202,35 @@ def _attached(policy: Policy, everyone: int, by_namespace: Counter[str], by_poli
 
 def _connection(connection: OpenConnection, now: float) -> dict[str, object]:
     record = connection.record
-    peer = record.source_identity if record.direction == "inbound" else record.destination_identity
     return {
         "id": f"{'kernel' if connection.worker is None else connection.worker}-{record.id}",
         "started": moment(record.started),
         "age_seconds": max(0.0, round(now - record.started, 1)),
+        **_told(record),
+        "worker": connection.worker,
+    }
+
+
+def _flow(record: ConnectionRecord) -> dict[str, object]:
+    reason = reason_of(record)
+    return {
+        "ended": timestamp(record.started + record.seconds),
+        "started": timestamp(record.started),
+        "seconds": round(record.seconds, 3),
+        **_told(record),
+        "source_identity": show_identity(record.source_identity),
+        "destination_identity": show_identity(record.destination_identity),
+        "verdict": record.verdict,
+        "reason": record.reason,
+        "error": record.error,
+        "check": reason.check if reason is not None else "",
+    }
+
+
+def _told(record: ConnectionRecord) -> dict[str, object]:
+    """What an open connection and one that is over have in common."""
+    peer = record.source_identity if record.direction == "inbound" else record.destination_identity
+    return {
         "direction": record.direction,
         "source": _party(record.source, record.source_ip, record.source_port),
         "destination": _party(
@@ -214,7 +249,6 @@ def _connection(connection: OpenConnection, now: float) -> dict[str, object]:
         "received_bytes": record.received_bytes,
         "round_trip_us": record.round_trip_us,
         "retransmissions": record.retransmissions,
-        "worker": connection.worker,
     }
 
 

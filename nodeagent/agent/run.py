@@ -174,7 +174,7 @@ class Agent:
 
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
-        routes = make_routes(picture.agent_state, picture.connections)
+        routes = make_routes(picture.agent_state, picture.connections, self._connections.history)
         yield AdminServer(config.admin_socket, routes, make_orders(self._keeper.renew, self._replace_workers))
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)

@@ -25,6 +25,7 @@ COMMANDS = {
     "policies": ("queries", "Lists the authorization policies, or reads one back in words."),
     "certs": ("queries", "Lists the certificates of this node's identities."),
     "connections": ("queries", "Lists the open connections of this node's pods."),
+    "flows": ("flows", "Lists connections that ended or were refused; filters, and follows."),
     "workers": ("workers", "Replaces this node's tunnel workers without cutting a connection."),
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "check": ("check", "Checks whether this machine can run the agent."),

@@ -13,7 +13,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import click
 
 from nodeagent.admin.client import AdminClient
-from nodeagent.cli.table import render
+from nodeagent.admin.schema import SCHEMA
+from nodeagent.cli.table import render, widths
 
 Row = Mapping[str, Any]
 _Parameters = ParamSpec("_Parameters")
@@ -31,7 +32,7 @@ class Table:
 @dataclass(frozen=True)
 class Output:
     form: str
-    """`table`, `json` or `yaml`."""
+    """`table`, `json`, `jsonl` (one row a line) or `yaml`."""
     with_headers: bool = True
 
     @property
@@ -40,6 +41,10 @@ class Output:
 
     def show(self, answer: Mapping[str, Any], *tables: Table) -> None:
         """The whole answer as JSON or YAML, or its named lists as tables; of empty ones only the first is shown."""
+        if self.form == "jsonl":
+            for table in tables:
+                Listing(self, table).show(answer[table.member])
+            return
         if not self.is_table:
             self.show_whole(answer)
             return
@@ -55,16 +60,51 @@ class Output:
 
             click.echo(yaml.safe_dump(dict(answer), sort_keys=False), nl=False)
         else:
-            click.echo(json.dumps(answer, indent=2))
+            click.echo(json.dumps(answer, indent=2 if self.form == "json" else None))
 
     def _render(self, table: Table, rows: Sequence[Row]) -> str:
         return render(
             [header for header, _ in table.columns],
-            [[str(cell(row)) for _, cell in table.columns] for row in rows],
+            _cells(table, rows),
             with_headers=self.with_headers,
             width=shutil.get_terminal_size().columns if is_terminal() else None,
             with_colour=has_colour(),
         )
+
+
+class Listing:
+    """A list that is shown bit by bit as it comes: lines of one table, or a document for each row."""
+
+    def __init__(self, output: Output, table: Table) -> None:
+        self._output, self._table = output, table
+        self._widths: tuple[int, ...] = ()
+        """Columns only grow, so that lines stand below each other as long as they can."""
+
+    def show(self, rows: Sequence[Row]) -> None:
+        output, table = self._output, self._table
+        if output.is_table:
+            with_headers, headers = output.with_headers and not self._widths, [header for header, _ in table.columns]
+            cells = _cells(table, rows)
+            self._widths = widths([headers, *cells], self._widths)
+            width = shutil.get_terminal_size().columns if is_terminal() else None
+            colour = has_colour()
+            text = render(
+                headers, cells, with_headers=with_headers, width=width, with_colour=colour, floor=self._widths
+            )
+            click.echo(text, nl=False)
+        elif output.form == "yaml":
+            import yaml
+
+            for row in rows:
+                click.echo(yaml.safe_dump(dict(row), sort_keys=False, explicit_start=True), nl=False)
+        else:
+            for row in rows:
+                click.echo(json.dumps({"schema": SCHEMA, "kind": table.member, **row}))
+        sys.stdout.flush()
+
+
+def _cells(table: Table, rows: Sequence[Row]) -> list[list[str]]:
+    return [[str(cell(row)) for _, cell in table.columns] for row in rows]
 
 
 def is_terminal() -> bool:
@@ -87,7 +127,7 @@ def shows(command: Callable[Concatenate[Output, _Parameters], _Result]) -> Calla
         "-o",
         "--output",
         "form",
-        type=click.Choice(["table", "json", "yaml"]),
+        type=click.Choice(["table", "json", "jsonl", "yaml"]),
         default="table",
         help="How to show the answer.",
         show_default=True,

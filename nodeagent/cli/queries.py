@@ -144,7 +144,7 @@ CERTIFICATES = Table(
 )
 
 
-def _end(name: str) -> Callable[[Row], object]:
+def end_of(name: str) -> Callable[[Row], object]:
     """`ns/workload:port`, or the address of what has no name."""
 
     def cell(row: Row) -> object:
@@ -160,8 +160,8 @@ CONNECTIONS = Table(
     (
         ("AGE", lambda row: duration(row["age_seconds"])),
         ("DIR", _field("direction")),
-        ("SRC", _end("source")),
-        ("DST", _end("destination")),
+        ("SRC", end_of("source")),
+        ("DST", end_of("destination")),
         ("SERVICE", lambda row: row["service"].rpartition("/")[2]),
         ("PROTO", _field("protocol")),
         ("PATH", _field("path")),

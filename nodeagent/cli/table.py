@@ -40,14 +40,29 @@ def render(
     with_headers: bool = True,
     width: int | None = None,
     with_colour: bool = False,
+    floor: Sequence[int] = (),
 ) -> str:
-    """Lines with their newlines. `width` is that of the terminal; None for a pipe or file."""
-    cells = [[one_line(cell) or "-" for cell in row] for row in rows]
+    """Lines with their newlines. `width` is that of the terminal; None for a pipe or file.
+
+    `floor` is what each column has at least: the `widths` of lines that stand above already.
+    """
+    cells = [_shown(row) for row in rows]
     lines = [list(headers), *cells] if with_headers else cells
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    fitted = list(widths(lines, floor))
     if width is not None:
-        widths = _fitted(widths, width)
-    return "".join(_line(line, widths, with_colour=with_colour) for line in lines)
+        fitted = _fitted(fitted, width)
+    return "".join(_line(line, fitted, with_colour=with_colour) for line in lines)
+
+
+def widths(rows: Sequence[Sequence[str]], floor: Sequence[int] = ()) -> tuple[int, ...]:
+    """Of each column, in characters, and at least the floor's."""
+    columns = zip(*(map(len, _shown(row)) for row in rows), strict=True)
+    found = tuple(max(column) for column in columns)
+    return tuple(map(max, found, floor)) if found and floor else found or tuple(floor)
+
+
+def _shown(row: Sequence[str]) -> list[str]:
+    return [one_line(cell) or "-" for cell in row]
 
 
 def _fitted(widths: list[int], width: int) -> list[int]:

@@ -2,12 +2,13 @@
 """What one connection leaves behind: the single source of metrics, access log, open-connections table."""
 
 import enum
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
+from nodeagent.model.reason import Reason
 from nodeagent.model.workload import Workload
 
 
@@ -32,6 +33,16 @@ class Path(enum.StrEnum):
     """The proxy, as plain TCP: between two pods of this node, or where one end speaks no HBONE."""
     KERNEL = "kernel"
     """The kernel alone, between two pods of this node."""
+
+
+class Verdict(enum.StrEnum):
+    """What a connection came to, in one word."""
+
+    ALLOWED = "allowed"
+    """Also one that an application or a drain ended."""
+    DENIED = "denied"
+    """By a policy or a limit that somebody has written for this source."""
+    FAILED = "failed"
 
 
 class Party(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -118,3 +129,40 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
         if self.is_in_kernel:
             return Path.KERNEL
         return Path.TUNNEL if self.transport is Transport.HBONE else Path.PROXY
+
+    @property
+    def verdict(self) -> Verdict:
+        reason = reason_of(self)
+        match OPEN_FLAG if reason is None else reason.flag:
+            case "-":
+                return Verdict.ALLOWED
+            case "DENY" | "RL":
+                return Verdict.DENIED
+            case _:
+                return Verdict.FAILED
+
+
+class FlowPage(NamedTuple):
+    """Some of the connections that are over."""
+
+    records: tuple[ConnectionRecord, ...]
+    """In the order in which they ended."""
+    cursor: str
+    """For what comes after these."""
+    has_more: bool
+    """Whether something is there already."""
+    lost: int
+    """Records behind the cursor that was given which are not kept any more."""
+
+
+OPEN_FLAG = "-"
+"""Istio's response_flags of a connection that did not fail (yet)."""
+
+_REASONS: dict[str, Reason] = {reason.value: reason for reason in Reason}
+
+
+def reason_of(record: ConnectionRecord) -> Reason | None:
+    """None while the connection is open. A name that this release does not know (a worker of another one) is a bug."""
+    if not record.reason:
+        return None
+    return _REASONS.get(record.reason, Reason.BUG)

@@ -13,8 +13,7 @@ from nodeagent.logs.escape import bare, bounded, quoted
 from nodeagent.logs.moment import LAST_SECOND, timestamp
 from nodeagent.model.address import join_host_port
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import ConnectionRecord, Direction, Party, Path
-from nodeagent.telemetry.labels import OPEN_FLAG, reason_of
+from nodeagent.model.record import OPEN_FLAG, ConnectionRecord, Direction, Party, Path, reason_of
 
 _BARE_FIELDS = frozenset({"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent", "bytes_recv", "retransmissions"})
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from nodeagent.logs.escape import MAX_CHARACTERS, bounded
 from nodeagent.model.identity import Identity
-from nodeagent.model.reason import Reason
-from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
+from nodeagent.model.record import OPEN_FLAG, ConnectionRecord, Direction, Party, Transport, reason_of
 
 UNKNOWN = "unknown"
 
@@ -40,11 +39,6 @@ TRAFFIC_LABELS = (
     "connection_security_policy",
 )
 LOCALITY_LABELS = ("source_region", "source_zone", "destination_region", "destination_zone")
-
-OPEN_FLAG = "-"
-"""response_flags of a connection that did not fail (yet)."""
-
-_REASONS: dict[str, Reason] = {reason.value: reason for reason in Reason}
 
 
 class TrafficLabels(NamedTuple):
@@ -94,13 +88,6 @@ def reporter_of(record: ConnectionRecord) -> str:
 def flag_of(record: ConnectionRecord) -> str:
     reason = reason_of(record)
     return reason.flag if reason is not None else OPEN_FLAG
-
-
-def reason_of(record: ConnectionRecord) -> Reason | None:
-    """None while the connection is open. A name that this release does not know (a worker of another one) is a bug."""
-    if not record.reason:
-        return None
-    return _REASONS.get(record.reason, Reason.BUG)
 
 
 def _party(party: Party, identity: Identity | None) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where reports become metrics and log lines, so that each connection is told exactly once.
+"""The one place where reports become metrics, log lines and history, so that each connection is told exactly once.
 
 Reports may be lost (a worker never waits for the agent) and workers may die; the table keeps what was opened, so that
 every opening gets its end: by its own report, by the worker's death, or because the worker no longer knows it. The
@@ -18,6 +18,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import PID_SHIFT, ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
+from nodeagent.telemetry.flow_history import FlowHistory
 from nodeagent.telemetry.traffic import TrafficMetrics
 
 KERNEL = 0
@@ -82,6 +83,7 @@ class OpenConnections:
     def __init__(self, metrics: TrafficMetrics, access_log: AccessLog) -> None:
         self.dialled: DialledServices = NothingDialled()
         """Asked once for each connection."""
+        self.history = FlowHistory()
         self._metrics, self._access_log = metrics, access_log
         self._workers: dict[int, dict[int, _Entry]] = {}
         self._former: set[int] = set()
@@ -235,6 +237,7 @@ class OpenConnections:
         self._progress(entry, record)
         self._metrics.closed(record)
         self._access_log.closed(record)
+        self.history.ended(record)
 
 
 def opening(record: ConnectionRecord) -> ConnectionRecord:

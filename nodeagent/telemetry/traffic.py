@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from nodeagent.model.record import ConnectionRecord, Direction
-from nodeagent.telemetry.labels import OPEN_FLAG, TrafficLabels, anonymous, labels_of, reason_of
+from nodeagent.model.record import OPEN_FLAG, ConnectionRecord, Direction, reason_of
+from nodeagent.telemetry.labels import TrafficLabels, anonymous, labels_of
 
 MAX_SERIES = 20_000
 """Label sets kept apart; beyond them connections are counted without names. About 2 KiB each, 5 samples a scrape."""

@@ -156,6 +156,19 @@ def test_a_revoked_connection_says_by_which_policy(stage: Stage) -> None:
     eventually(lambda: _is_direct(stage), 10, "web reaches api directly again")
 
 
+def test_who_asks_later_is_told_too(stage: Stage) -> None:
+    def listed() -> list[dict[str, Any]]:
+        found = stage.ask(NODE, "flows", "--from", "shop/web*", "--to", "shop/api*", "--path", "kernel")["flows"]
+        return [flow for flow in found if flow["source"]["address"].endswith(f":{client.port}")]
+
+    with connected(stage, stage.pod("api").ips[0], sent=SENT) as client:
+        pass
+    eventually(lambda: bool(listed()), 10, "the flow is listed")
+    (flow,) = listed()
+    assert (flow["verdict"], flow["reason"], flow["sent_bytes"]) == ("allowed", "closed", len("DIGEST\n") + SENT)
+    assert not stage.ask(NODE, "flows", "--from", "shop/api*", "--path", "kernel", "--since", "0s")["flows"]
+
+
 def test_status_says_where_they_are_seen(stage: Stage) -> None:
     def is_seen() -> bool:  # an agent that has just taken over has not looked yet
         (component,) = [one for one in stage.ask(NODE, "status")["components"] if one["component"] == "flows"]

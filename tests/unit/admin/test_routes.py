@@ -13,6 +13,7 @@ from nodeagent.admin.routes import make_orders, make_routes, parse_question
 from nodeagent.admin.state import AgentState, OpenConnection, ReplacedWorker
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
+from nodeagent.telemetry.flow_history import FlowHistory
 
 StateOf = Callable[..., AgentState]
 
@@ -29,6 +30,9 @@ StateOf = Callable[..., AgentState]
         ("/policies", {"name": "shop/db-allow"}, "policy"),
         ("/certs", {}, "certificates"),
         ("/connections", {}, "connections"),
+        ("/flows", {}, "flows"),
+        ("/flows", {"last": "1"}, "flows"),
+        ("/flows", {"after": "former-0", "wait": "60"}, "flows"),
         ("/explain", {"source": "web", "destination": "db", "port": "5432"}, "verdict"),
     ],
 )
@@ -39,10 +43,24 @@ def test_every_route_answers(
         return [connection]
 
     async def ask() -> Any:
-        return await make_routes(state_of, fetch)[path](query)
+        history = FlowHistory()
+        history.ended(connection.record)
+        return await make_routes(state_of, fetch, history)[path](query)
 
     answer = msgspec.json.decode(msgspec.json.encode(asyncio.run(ask())))
     assert answer[member]
+
+
+@pytest.mark.parametrize("query", [{"last": "-1"}, {"last": "all"}, {"after": "x"}, {"after": "a-1", "wait": "soon"}])
+def test_questions_about_flows_are_read_strictly(state_of: StateOf, query: dict[str, str]) -> None:
+    async def fetch() -> Sequence[OpenConnection]:
+        return []
+
+    async def ask() -> Any:
+        return await make_routes(state_of, fetch, FlowHistory())["/flows"](query)
+
+    with pytest.raises(ConfigError):
+        asyncio.run(ask())
 
 
 REPLACED = ReplacedWorker(slot=0, former_pid=1, pid=2, handed_over=3, drained=4, cut=5, left=6, seconds=7.5)

@@ -12,7 +12,8 @@ from nodeagent.admin.state import AgentState, CertificateState, CertificateView,
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
-from nodeagent.model.record import Transport
+from nodeagent.model.reason import Reason
+from nodeagent.model.record import FlowPage, Transport
 
 StateOf = Callable[..., AgentState]
 
@@ -149,3 +150,26 @@ def test_a_connection_in_the_kernel_has_no_worker(connection: OpenConnection) ->
     assert [one["id"] for one in told] == ["kernel-9", "kernel-9", "1-9"]
     assert (told[1]["path"], told[1]["protocol"], told[1]["worker"]) == ("kernel", "PLAIN", None)
     assert (told[1]["round_trip_us"], told[1]["retransmissions"]) == (70, 2)
+
+
+def test_flows(connection: OpenConnection) -> None:
+    record = msgspec.structs.replace(
+        connection.record, seconds=1.25, reason="policy_not_allowed", policy="shop/db-allow", error="no rule fits"
+    )
+    told = _json(views.flows(FlowPage((record,), "run-7", has_more=True, lost=3)))
+    assert (told["cursor"], told["has_more"], told["lost"]) == ("run-7", True, 3)
+    (flow,) = told["flows"]
+    expected = {
+        "started": "2026-08-20T13:45:40.500000Z",
+        "ended": "2026-08-20T13:45:41.750000Z",
+        "seconds": 1.25,
+        "verdict": "denied",
+        "reason": "policy_not_allowed",
+        "policy": "shop/db-allow",
+        "error": "no rule fits",
+        "check": Reason.POLICY_NOT_ALLOWED.check,
+        "source_identity": str(record.source_identity or ""),
+        "destination_identity": "spiffe://cluster.local/ns/shop/sa/db",
+    }
+    assert {name: flow[name] for name in expected} == expected
+    assert (flow["path"], flow["original"]) == ("tunnel", "10.96.0.5:5432")

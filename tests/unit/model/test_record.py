@@ -2,10 +2,12 @@
 """The record: what one end is called, and its way from the worker."""
 
 import msgspec
+import pytest
 
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
-from nodeagent.model.record import ConnectionRecord, Direction, Party
+from nodeagent.model.reason import Reason
+from nodeagent.model.record import ConnectionRecord, Direction, Party, Verdict
 from nodeagent.model.workload import Workload
 
 
@@ -28,3 +30,31 @@ def test_a_record_begins_open_and_survives_its_way_from_the_worker() -> None:
     assert record.reason == ""
     record.source_identity = Identity("td", "a", "b")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(record), type=ConnectionRecord) == record
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        ("", Verdict.ALLOWED),
+        (Reason.CLOSED.value, Verdict.ALLOWED),
+        (Reason.DRAINED.value, Verdict.ALLOWED),
+        (Reason.POLICY_CHANGED.value, Verdict.DENIED),
+        (Reason.HBONE_DENIED.value, Verdict.DENIED),
+        (Reason.SOURCE_RATE.value, Verdict.DENIED),
+        (Reason.CONNECT_REFUSED.value, Verdict.FAILED),
+        (Reason.UPSTREAM_OVERFLOW.value, Verdict.FAILED),
+        ("of another release", Verdict.FAILED),
+    ],
+)
+def test_what_a_connection_came_to(reason: str, verdict: Verdict) -> None:
+    record = ConnectionRecord(
+        id=1,
+        direction=Direction.OUTBOUND,
+        started=0.0,
+        source_ip=Ip("10.0.0.1"),
+        source_port=1,
+        original_ip=Ip("10.0.0.2"),
+        original_port=2,
+        reason=reason,
+    )
+    assert record.verdict is verdict
