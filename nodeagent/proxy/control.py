@@ -15,6 +15,7 @@ from typing import Protocol
 from nodeagent.proxy.framing import MAX_DESCRIPTORS, FrameBroken, FrameReader, encode_frame
 from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
 from nodeagent.proxy.messages import FromWorker, Hello, ToWorker
+from nodeagent.proxy.sockets import receive_with_descriptors
 
 _READ_BYTES = 64 << 10
 """Per turn, so that a large update is decoded between connections and not instead of them."""
@@ -88,16 +89,11 @@ class Control:
         if self._socket is None:
             return
         try:
-            payload, descriptors, _, _ = socket.recv_fds(
-                self._socket, _READ_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            payload, descriptors = receive_with_descriptors(self._socket, _READ_BYTES, MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(str(error))
-            return
-        if not payload:
-            self._lost("the agent closed it")
+            self._lost(error.strerror or str(error))
             return
         try:
             for message, owned in self._reader.received(payload, descriptors):

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
+from nodeagent.proxy.sockets import receive_with_descriptors
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -119,18 +120,13 @@ class HandoverSocket(Generic[M]):
         if self._socket is None:
             return False
         try:
-            payload, descriptors, flags, _ = socket.recv_fds(
-                self._socket, _READ_BYTES, _DESCRIPTORS_AT_ONCE, socket.MSG_CMSG_CLOEXEC
-            )
+            payload, descriptors = receive_with_descriptors(self._socket, _READ_BYTES, _DESCRIPTORS_AT_ONCE)
         except BlockingIOError:
             return False
         except OSError as error:
             self._lose(error.strerror or str(error))
             return False
         self._descriptors.extend(descriptors)
-        if not payload or flags & socket.MSG_CTRUNC:
-            self._lose("out of descriptors" if payload else "the other end is gone")
-            return False
         self._bytes += payload
         try:
             while (found := self._next()) is not None:

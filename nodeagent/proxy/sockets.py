@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the proxy's TCP sockets are set up: everything that must be the same for every one of them, and the accepting.
+"""How the proxy's sockets are set up: everything that must be the same for every one of them, and the accepting.
 
 SO_LINGER (1, 0) stands from the first moment until a connection has ended as TCP means it: whatever ends it earlier,
 also a kill -9 of this process, the other end reads as a reset and never as a clean end of file in mid-stream.
 """
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -95,6 +96,28 @@ def local_address(sock: socket.socket) -> tuple[Ip, int]:
     """Of an accepted socket: where its client connected to, since steering leaves addresses untouched."""
     name = sock.getsockname()
     return socket_ip(name[0]), name[1]
+
+
+def receive_with_descriptors(sock: socket.socket, most_bytes: int, most_descriptors: int) -> tuple[bytes, list[int]]:
+    """Of a Unix socket that does not wait. The descriptors are the caller's, and closed on exec.
+
+    Raises BlockingIOError when nothing is there, and another OSError when nothing more can be understood: the other end
+    is gone, or there was no room for a descriptor that came.
+    """
+    # Not socket.recv_fds, which forgets its flags (seen in CPython 3.11).
+    room = socket.CMSG_LEN(most_descriptors * struct.calcsize("i"))
+    payload, ancillary, flags, _ = sock.recvmsg(most_bytes, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors: list[int] = []
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors += memoryview(content).cast("i")
+    if payload and not flags & socket.MSG_CTRUNC:
+        return payload, descriptors
+    for descriptor in descriptors:
+        os.close(descriptor)
+    if payload:
+        raise OSError(errno.EMFILE, "out of descriptors")
+    raise ConnectionResetError(errno.ECONNRESET, "the other end is gone")
 
 
 class Listener:

@@ -24,6 +24,7 @@ from nodeagent.proxy.carried import Carried, CarriedSocket, TunnelOwner
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import AcceptedState, DialledState, TunnelState
 from nodeagent.proxy.kernel_channel import CannotMove, KernelChannel, Wear
+from nodeagent.proxy.kernel_move import KernelMove
 from nodeagent.proxy.loop import READ, WRITE, Loop, Timer
 from nodeagent.proxy.sockets import close_cleanly
 from nodeagent.proxy.tls import RECORD_BYTES, Channel, Handshake, Sending
@@ -74,10 +75,8 @@ class Tunnel:
         """One of the two."""
         self._kernel: KernelChannel | None = begin if isinstance(begin, KernelChannel) else None
         """In place of these, once the socket makes the records."""
-        self._is_moving = not isinstance(begin, KernelChannel) and owner.kernel_records.is_wanted
-        """Into the kernel, as soon as it is known whether it may and nothing has begun."""
-        self._read_at_most = 0
-        """Bytes of one read; 0: all that the buffer holds. Ends a read with a record, when it is to be the last one."""
+        is_ahead = self._kernel is None and owner.kernel_records.is_wanted
+        self._move = KernelMove(owner.kernel_records, self.connection, is_ahead=is_ahead)
         self._socket: socket.socket | None = sock
         self._is_dirty = False
         self._stalled: dict[Carried, None] = {}
@@ -275,7 +274,7 @@ class Tunnel:
         while True:
             unsent = sending.unsent
             if not unsent:
-                if self._is_moving and self._has_moved(sock):
+                if self._move.is_ahead and self._has_moved(sock):
                     return
                 plain = _NOTHING if self._channel is None else connection.pending()
                 if not plain and not sending.has_control:
@@ -317,44 +316,20 @@ class Tunnel:
 
     # ---- into the kernel -------------------------------------------------------------------------------------------
 
-    def _head_for_the_kernel(self, channel: Channel) -> None:
-        """Reads up to the end of the record that has begun, and not beyond: what is behind it is the kernel's to open.
-
-        But only once the peer has said whether its keys change, since this kernel may not be able to follow.
-        """
-        keeps_keys, records = self.connection.both_keep_keys, self._owner.kernel_records
-        if keeps_keys is None:
-            return
-        if isinstance(channel, RecordChannel) and records.takes(channel.cipher, keeps_keys=keeps_keys):
-            self._read_at_most = channel.missing
-        else:
-            self._stay()
-
     def _has_moved(self, sock: socket.socket) -> bool:
-        """Tries to; True: nothing is to be sealed by what has sealed until now, see `flush`.
-
-        What the kernel does not take goes on in a channel of its own at the next flush, with the same keys.
-        """
-        channel, keeps_keys = self._channel, self.connection.both_keep_keys
-        if keeps_keys is None or not isinstance(channel, RecordChannel) or not channel.is_between_records:
-            return False
-        records = self._owner.kernel_records
-        self._stay()
-        if not records.takes(channel.cipher, keeps_keys=keeps_keys):
-            return False
+        """Tries to; True: nothing is to be sealed by what has sealed until now, see `flush`."""
         try:
-            self._kernel = records.move(sock, channel, keeps_keys=keeps_keys)
+            self._kernel = self._move.make(sock, self._channel)
         except CannotMove as error:
             self._channel = self._sending = error.channel
             if error.channel is None:
                 self.fail(Reason.TLS_FAILED, f"tunnel: the kernel took one key of two: {error}")
             self.flush_later()
             return True
+        if self._kernel is None:
+            return False
         self._channel = self._sending = None
         return True
-
-    def _stay(self) -> None:
-        self._is_moving, self._read_at_most = False, 0
 
     def _look_at_keys(self, kernel: KernelChannel) -> None:
         try:
@@ -377,7 +352,7 @@ class Tunnel:
             self._receive_from(self._kernel)
             return
         try:
-            size = self._socket.recv_into(_CIPHERTEXT, self._read_at_most)
+            size = self._socket.recv_into(_CIPHERTEXT, self._move.read_at_most)
         except BlockingIOError:
             return
         except OSError as error:
@@ -449,8 +424,8 @@ class Tunnel:
                 break
         if channel.is_closed:
             self._lost("tunnel: the peer closed it")
-        elif self._is_moving:
-            self._head_for_the_kernel(channel)
+        elif self._move.is_ahead:
+            self._move.head_for_it(channel)
         self.flush_later()
 
     def _opened(self, size: int) -> None:

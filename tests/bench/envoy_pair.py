@@ -15,7 +15,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from tests.bench import load
 from tests.bench.ground import await_listener, envoy_binary
-from tests.e2e.proxy.conftest import Authority
+from tests.e2e.proxy.authority import Authority
 from tests.interop.configuration import HBONE, Credentials, Gate, Way, bootstrap
 
 PORT = 7002

@@ -21,7 +21,9 @@ from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip
 from nodeagent.proxy.messages import WorkerConfig
 from tests.bench import proxies
-from tests.e2e.proxy.conftest import PORT, Mesh, Namespace, Pod, Proxy, Running, Wires
+from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.running import Running
+from tests.e2e.proxy.wires import PORT, Namespace, Pod, Proxy, Wires
 
 _MACS = {"far": "02:00:00:00:01:01", "near": "02:00:00:00:01:02"}
 """Of the two devices, by their names: `far` is the near proxy's."""

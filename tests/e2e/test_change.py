@@ -192,7 +192,7 @@ def test_without_a_worker_connections_wait_and_those_in_the_kernel_do_not_notice
         _kill_workers(scene, node)
         served = load.wait_for_more(10, direct).served
         eventually(lambda: stage.packets(node)["PROXY_AWAY"] > before + 10, WITHIN_SECONDS, "SYNs are dropped")
-        assert {ip: served[ip] for ip in tunnelled} == {ip: load.report().served[ip] for ip in tunnelled}
+        assert {ip: served[ip] for ip in tunnelled} == {ip: load.ask().served[ip] for ip in tunnelled}
         stage.start_agent(node)
         load.wait_for_more(BETWEEN_ROUNDS)
     judge(scene, load.last)

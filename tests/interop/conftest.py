@@ -17,7 +17,9 @@ import pytest
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.kernel_trial import KernelTls
-from tests.e2e.proxy.conftest import CONFIG, PORT, Mesh, Running, Wires, workload
+from tests.e2e.proxy.mesh import CONFIG, Mesh, workload
+from tests.e2e.proxy.running import Running
+from tests.e2e.proxy.wires import PORT, Wires
 from tests.interop.envoy import BEHIND_GATES, DENIED, ENVOY, NOBODY, Envoy, wait_until
 from tests.interop.traffic import accept
 

@@ -18,7 +18,9 @@ from typing import Any
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
-from tests.e2e.proxy.conftest import CLIENT, PORT, SERVER, Authority, Wires
+from tests.e2e.proxy.authority import Authority
+from tests.e2e.proxy.mesh import CLIENT, SERVER
+from tests.e2e.proxy.wires import PORT, Wires
 from tests.interop.configuration import LARGE_FRAMES, NARROW, WIDE, Credentials, Gate, Way, bootstrap
 
 ENVOY = Identity("cluster.local", "apps", "envoy")

@@ -4,7 +4,7 @@
 import pytest
 
 from nodeagent.proxy.messages import Drain
-from tests.e2e.proxy.conftest import SERVER
+from tests.e2e.proxy.mesh import SERVER
 from tests.interop.conftest import Peers
 from tests.interop.envoy import wait_until
 from tests.interop.traffic import Echo, converse, exchange

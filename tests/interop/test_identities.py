@@ -5,7 +5,8 @@ import pytest
 
 from nodeagent.model.address import join_host_port
 from nodeagent.model.record import Direction, Transport
-from tests.e2e.proxy.conftest import CLIENT, PORT, SERVER
+from tests.e2e.proxy.mesh import CLIENT, SERVER
+from tests.e2e.proxy.wires import PORT
 from tests.interop.configuration import HBONE
 from tests.interop.conftest import Peers
 from tests.interop.envoy import ENVOY, wait_until

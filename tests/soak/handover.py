@@ -38,12 +38,12 @@ def run(options: Options, tell: Tell) -> Outcome:
             try:
                 client.wait_for_more(max(1, int(options.rate * BETWEEN_SECONDS)))
                 for number in range(options.replacements):
-                    client.report(with_pauses=True)
+                    client.ask_with_pauses()
                     client.wait_for_more(max(1, int(options.rate * BETWEEN_SECONDS)))
-                    usual += client.report(with_pauses=True).pauses
+                    usual += client.ask_with_pauses().pauses
                     began = time.monotonic()
                     told = stage.replace_worker(NODES[number % 2])
-                    report = client.report(with_pauses=True)
+                    report = client.ask_with_pauses()
                     pauses += report.pauses
                     handed_over += told["handed_over"]
                     problems += [f"replacement {number + 1}: {told}"] if told["cut"] or told["left"] else []

@@ -2,21 +2,15 @@
 """The lab's side of client.py: what it is to do, and what it tells."""
 
 import json
-import select
-import subprocess
-import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from nodeagent.lab.demo.claims import eventually
+from nodeagent.lab.demo.load_process import LoadProcess
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 from tests.soak.client import PATIENCE_SECONDS
-
-_ANSWER_SECONDS = 30.0
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,59 +60,24 @@ class Report(msgspec.Struct, frozen=True):
     """Of each stream: the longest time, in seconds, that a piece took forth and back since they were told last."""
 
 
-class Client:
-    """Inside the block the pod is busy; `last` is there afterwards."""
-
-    last: Report
-
+class Client(LoadProcess[Report]):
     def __init__(self, source: Pod, work: Work) -> None:
-        self._source, self._work = source, work
+        words = [json.dumps(msgspec.to_builtins(work))]
+        super().__init__(source, Path(__file__).with_name("client.py"), words, Report, PATIENCE_SECONDS)
+        self._work = work
 
-    def __enter__(self) -> Self:
-        script, pipe = Path(__file__).with_name("client.py"), subprocess.PIPE
-        words: list[str | Path] = [sys.executable, "-S", "-E", script, json.dumps(msgspec.to_builtins(self._work))]
-        self._process = self._source.spawn(words, stdin=pipe, stdout=pipe)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-            if error is None:
-                self.last = self._read(PATIENCE_SECONDS + _ANSWER_SECONDS)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
-
-    def report(self, *, with_pauses: bool = False) -> Report:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"p" if with_pauses else b"?")
-        self._process.stdin.flush()
-        return self._read(_ANSWER_SECONDS)
+    def ask_with_pauses(self) -> Report:
+        return self.ask(b"p")
 
     def wait_for_more(self, served: int, within_seconds: float = PATIENCE_SECONDS) -> Report:
         """Until so many more short connections were served, and every stream is open. Raises ClaimFalse."""
-        goal = self.report().served + served
+        goal = self.ask().served + served
         found: list[Report] = []
 
         def is_there() -> bool:
-            found[:] = [self.report()]
+            found[:] = [self.ask()]
             wanted = self._work.streams + len(self._work.bulk_places)
             return found[0].served >= goal and found[0].open == wanted
 
         eventually(is_there, within_seconds, f"{served} more connections were served, and all streams are open")
         return found[0]
-
-    def _read(self, within_seconds: float) -> Report:
-        stdout = self._process.stdout
-        assert stdout is not None
-        if not select.select([stdout], [], [], within_seconds)[0]:
-            raise TimeoutError(f"the client did not answer within {within_seconds:g} s")
-        line = stdout.readline()
-        if not line:
-            raise ChildProcessError("the client has ended; standard error tells more")
-        return msgspec.json.decode(line, type=Report)

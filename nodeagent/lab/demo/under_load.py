@@ -1,26 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab's side of load.py: starts it in a pod, asks how it goes, and says what was lost."""
+"""The lab's side of load.py: how it goes, and what was lost."""
 
 import json
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from nodeagent.lab.demo.claims import ClaimFalse
 from nodeagent.lab.demo.load import PATIENCE_SECONDS
+from nodeagent.lab.demo.load_process import LoadProcess
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 
 RATE = 50.0
 """New connections a second."""
-_ANSWER_SECONDS = 20.0
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -50,47 +45,18 @@ class Report(msgspec.Struct, frozen=True):
     slowest: float
 
 
-class UnderLoad:
-    """Inside the block the pod is busy; `last` is there afterwards."""
-
-    last: Report
-
+class UnderLoad(LoadProcess[Report]):
     def __init__(self, source: Pod, places: Sequence[Ip], port: int, marker: bytes, rate: float = RATE) -> None:
-        self._source, self._places, self._port, self._marker, self._rate = source, places, port, marker, rate
-
-    def __enter__(self) -> Self:
-        script = Path(__file__).with_name("load.py")
-        words = [str(self._rate), self._marker.hex(), *(f"{ip}:{self._port}" for ip in self._places)]
-        pipe = subprocess.PIPE
-        self._process = self._source.spawn([sys.executable, "-S", "-E", script, *words], stdin=pipe, stdout=pipe)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-            if error is None:
-                self.last = self._read(PATIENCE_SECONDS + _ANSWER_SECONDS)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
-
-    def report(self) -> Report:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"?")
-        self._process.stdin.flush()
-        return self._read(_ANSWER_SECONDS)
+        words = [str(rate), marker.hex(), *(f"{ip}:{port}" for ip in places)]
+        super().__init__(source, Path(__file__).with_name("load.py"), words, Report, PATIENCE_SECONDS)
+        self._places = places
 
     def wait_for_more(
         self, connections: int, places: Sequence[Ip] | None = None, within_seconds: float = 30.0
     ) -> Report:
         """Until so many more connections to each place were served, and its stream has sent more. Raises ClaimFalse."""
         wanted = self._places if places is None else places
-        before = self.report()
+        before = self.ask()
 
         def goes_on(now: Report) -> bool:
             return all(
@@ -101,21 +67,11 @@ class UnderLoad:
 
     def _wait_until(self, condition: Callable[[Report], bool], within_seconds: float, what: str) -> Report:
         deadline = time.monotonic() + within_seconds
-        while not condition(now := self.report()):
+        while not condition(now := self.ask()):
             if time.monotonic() > deadline:
                 raise ClaimFalse(f"not within {within_seconds:g} s: {what}; {in_words(now)}")
             time.sleep(0.02)
         return now
-
-    def _read(self, within_seconds: float) -> Report:
-        stdout = self._process.stdout
-        assert stdout is not None
-        if not select.select([stdout], [], [], within_seconds)[0]:
-            raise ClaimFalse(f"the load did not answer within {within_seconds:g} s")
-        line = stdout.readline()
-        if not line:
-            raise ClaimFalse("the load has ended; standard error tells more")
-        return msgspec.json.decode(line, type=Report)
 
 
 def in_words(report: Report) -> str:

@@ -5,14 +5,11 @@ The ceilings are of resident memory, and beside each abuse a connection of someb
 the limits, and which test reaches each.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,13 +17,12 @@ from nodeagent.hbone import frames
 from nodeagent.hbone.frames import ErrorCode, pack_frame, pack_reset, pack_settings, pack_window_update
 from nodeagent.hbone.headers import ConnectRequest, HeaderWriter
 from nodeagent.model.reason import Reason
-
-if TYPE_CHECKING:
-    from tests.e2e.proxy.conftest import HbonePeer, Mesh
+from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.peer import HbonePeer
+from tests.e2e.proxy.wires import HBONE, PORT
 
 pytestmark = pytest.mark.e2e
 
-PORT, HBONE = 8080, 15008
 SERVER = "10.2.0.2:8080"
 MIB = 1 << 20
 ROUND_TRIP_SECONDS = 0.25

@@ -12,19 +12,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from nodeagent.lab.demo.versions import OTHER_HANDOVER, THIS_VERSION, make_version
 from nodeagent.proxy.messages import Drain
-from tests.e2e.proxy.conftest import CLIENT, CONFIG
+from tests.e2e.proxy.mesh import CLIENT, CONFIG, Mesh
+from tests.e2e.proxy.running import Running
+from tests.e2e.proxy.wires import PORT, Pod
 
-if TYPE_CHECKING:
-    from tests.e2e.proxy.conftest import Mesh, Pod, Running
-
-PORT = 8080
 PATTERN = random.Random(1).randbytes(1 << 20) * 2
 PERIOD = 1 << 20
 AHEAD = 256 << 10

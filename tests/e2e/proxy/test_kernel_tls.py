@@ -5,14 +5,12 @@ On a kernel without TLS these tests are skipped; `make test-kernels` runs them w
 kernel, on any: tests/unit/proxy/test_kernel_channel.py and test_tunnel.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,15 +19,13 @@ from nodeagent.model.reason import Reason
 from nodeagent.proxy.kernel_tls import load_module
 from nodeagent.proxy.kernel_trial import KernelTls, try_kernel_tls
 from nodeagent.proxy.messages import Ready
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.e2e.proxy.conftest import HbonePeer, Mesh, Proxy, Running, Wires
+from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.peer import HbonePeer
+from tests.e2e.proxy.running import Running
+from tests.e2e.proxy.wires import PORT, Proxy, Wires
 
 pytestmark = [pytest.mark.e2e, pytest.mark.vm]
 
-PORT = 8080
 SIZE = 8_000_000
 LOSSY_SIZE = 1_000_000
 BLOCK = 100_000

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's life: how it starts without privileges, outlives its agent, changes certificates, drains, and dies."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select
@@ -11,25 +9,24 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
 from nodeagent.model.reason import Reason
-from nodeagent.proxy.messages import Drain, LocalPods, Resync
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from nodeagent.proxy.messages import Hello, WorkerConfig
-    from tests.e2e.proxy.conftest import Agent, Authority, HbonePeer, Mesh, Running
+from nodeagent.proxy.messages import Drain, Hello, LocalPods, Resync, WorkerConfig
+from tests.e2e.proxy.agent import Agent
+from tests.e2e.proxy.authority import Authority
+from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.peer import HbonePeer
+from tests.e2e.proxy.running import Running
+from tests.e2e.proxy.wires import PORT
 
 pytestmark = pytest.mark.e2e
 
-PORT = 8080
 DENY_ALL = Policy(name="no", namespace="apps", scope=PolicyScope.NAMESPACE, action=Action.ALLOW)
 
 
@@ -141,12 +138,12 @@ def test_a_certificate_that_cannot_be_loaded_leaves_the_old_one_in_use(mesh: Mes
 
 @pytest.mark.parametrize("is_server", [False, True], ids=["client", "server"])
 def test_a_tunnel_takes_nothing_new_by_roots_that_are_trusted_no_more(
-    mesh: Mesh, app: socket.socket, authority_of: Callable[[str], Authority], *, is_server: bool
+    mesh: Mesh, app: socket.socket, *, is_server: bool
 ) -> None:
     worker, own = (mesh.far, mesh.server) if is_server else (mesh.near, mesh.client)
     with connection(mesh, app) as (client, served):
         assert works(client, served)
-        worker.certify(own.identity, mesh.authority, roots=authority_of("another mesh").roots)
+        worker.certify(own.identity, mesh.authority, roots=Authority("another mesh").roots)
         worker.apply()
         assert works(client, served)
         assert mesh.wires.client.is_refused(mesh.wires.server.v4), "the GOAWAY came before the answer above"
@@ -172,14 +169,12 @@ def rendezvous(worker: Running, uid: int = 0) -> Iterator[socket.socket]:
         yield listener
 
 
-def adopt(listener: socket.socket, agent_of: Callable[[socket.socket], Agent]) -> tuple[Agent, Hello]:
-    agent = agent_of(listener.accept()[0])
+def adopt(listener: socket.socket) -> tuple[Agent, Hello]:
+    agent = Agent(listener.accept()[0])
     return agent, agent.adopt()
 
 
-def test_a_worker_serves_on_without_an_agent_and_is_adopted_by_the_next(
-    mesh: Mesh, app: socket.socket, agent_of: Callable[[socket.socket], Agent]
-) -> None:
+def test_a_worker_serves_on_without_an_agent_and_is_adopted_by_the_next(mesh: Mesh, app: socket.socket) -> None:
     far, generation = mesh.far, mesh.far.generation
     far.apply(policies=(msgspec.structs.replace(DENY_ALL, name="yes", rules=(Rule(),)),))
     with connection(mesh, app) as (client, served):
@@ -188,7 +183,7 @@ def test_a_worker_serves_on_without_an_agent_and_is_adopted_by_the_next(
         with connection(mesh, app) as pair:  # a new one, while nobody is there
             assert works(*pair)
         with rendezvous(far) as listener:
-            agent, hello = adopt(listener, agent_of)
+            agent, hello = adopt(listener)
         assert (hello.pid, hello.slot, hello.generation) == (far.process.pid, 1, generation + 1)
         assert hello.identities == (mesh.server.identity,)
         # What happened in between is told to the successor, the connection that was opened before is listed.
@@ -208,13 +203,11 @@ def test_a_worker_serves_on_without_an_agent_and_is_adopted_by_the_next(
         agent.close()
 
 
-def test_what_a_resync_does_not_name_is_gone(
-    mesh: Mesh, app: socket.socket, agent_of: Callable[[socket.socket], Agent]
-) -> None:
+def test_what_a_resync_does_not_name_is_gone(mesh: Mesh, app: socket.socket) -> None:
     mesh.far.apply(policies=(DENY_ALL,))
     mesh.far.leave()
     with rendezvous(mesh.far) as listener:
-        agent, _ = adopt(listener, agent_of)
+        agent, _ = adopt(listener)
     agent.send(Resync(mesh.config))
     agent.send(LocalPods(frozenset(mesh.wires.server.addresses)))
     agent.apply(workloads=(mesh.client, mesh.server))
@@ -223,17 +216,17 @@ def test_what_a_resync_does_not_name_is_gone(
     agent.close()
 
 
-def test_a_rendezvous_of_somebody_else_is_not_believed(mesh: Mesh, agent_of: Callable[[socket.socket], Agent]) -> None:
+def test_a_rendezvous_of_somebody_else_is_not_believed(mesh: Mesh) -> None:
     """The uid behind the socket, which is that of whoever called listen(), must be the first agent's."""
     mesh.far.leave()
     with rendezvous(mesh.far, uid=65534) as listener:
-        stranger = agent_of(listener.accept()[0])
+        stranger = Agent(listener.accept()[0])
         with pytest.raises(AssertionError, match="the worker is gone"):
             stranger.eventually(lambda: bool(stranger.answers))
         stranger.close()
         Path(listener.getsockname()).unlink()
     with rendezvous(mesh.far) as listener:
-        agent, _ = adopt(listener, agent_of)
+        agent, _ = adopt(listener)
         agent.close()
 
 

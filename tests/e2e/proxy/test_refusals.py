@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is refused, with its reason, one record per connection; and that nobody else's connection is touched by it."""
 
-from __future__ import annotations
-
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -17,18 +15,14 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
 from nodeagent.model.workload import TunnelProtocol
-from nodeagent.proxy.messages import LocalPods
-
-if TYPE_CHECKING:
-    import socket
-
-    from nodeagent.model.workload import Workload
-    from nodeagent.proxy.messages import WorkerConfig
-    from tests.e2e.proxy.conftest import Authority, HbonePeer, Mesh, Pod
+from nodeagent.proxy.messages import LocalPods, WorkerConfig
+from tests.e2e.proxy.authority import Authority
+from tests.e2e.proxy.mesh import Mesh, workload
+from tests.e2e.proxy.peer import HbonePeer
+from tests.e2e.proxy.wires import PORT
 
 pytestmark = pytest.mark.e2e
 
-PORT = 8080
 SERVER = "10.2.0.2:8080"
 STRANGER = Identity("cluster.local", "apps", "stranger")
 
@@ -41,8 +35,8 @@ def policy(action: Action, match: Match, name: str = "rule") -> Policy:
 
 
 @pytest.fixture
-def other(authority_of: Callable[[str], Authority]) -> Authority:
-    return authority_of("another mesh")
+def other() -> Authority:
+    return Authority("another mesh")
 
 
 # ---- the server is not who it should be --------------------------------------------------------------------------
@@ -88,12 +82,8 @@ def test_an_unknown_address_is_never_reached_in_plain_text(mesh: Mesh) -> None:
     assert mesh.near.ended()[0].reason == Reason.UNKNOWN_DESTINATION.value
 
 
-def test_an_address_that_becomes_known_is_served_after_all(
-    mesh: Mesh, workload_of: Callable[[str, Pod, Identity], Workload]
-) -> None:
-    outsider = msgspec.structs.replace(
-        workload_of("outsider", mesh.wires.outsider, STRANGER), protocol=TunnelProtocol.TCP
-    )
+def test_an_address_that_becomes_known_is_served_after_all(mesh: Mesh) -> None:
+    outsider = msgspec.structs.replace(workload("outsider", mesh.wires.outsider, STRANGER), protocol=TunnelProtocol.TCP)
     with mesh.wires.outsider.listen() as app, mesh.wires.client.connect(mesh.wires.outsider.v4, PORT) as client:
         mesh.near.apply(workloads=(outsider,))
         with app.accept()[0] as served:

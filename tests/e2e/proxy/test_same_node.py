@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two pods of one node: policy by both identities, no tunnel, and the application sees the client's own port."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import msgspec
 import pytest
 
@@ -13,23 +8,20 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Transport
-from nodeagent.model.workload import TunnelProtocol
+from nodeagent.model.workload import TunnelProtocol, Workload
 from nodeagent.proxy.messages import LocalPods
-
-if TYPE_CHECKING:
-    from nodeagent.model.workload import Workload
-    from tests.e2e.proxy.conftest import Mesh, Pod
+from tests.e2e.proxy.mesh import Mesh, workload
+from tests.e2e.proxy.wires import PORT
 
 pytestmark = pytest.mark.e2e
 
-PORT = 8080
 NEIGHBOUR = Identity("cluster.local", "apps", "neighbour")
 
 
 @pytest.fixture
-def neighbour(mesh: Mesh, workload_of: Callable[[str, Pod, Identity], Workload]) -> Workload:
+def neighbour(mesh: Mesh) -> Workload:
     """The outsider, enrolled on the client's node."""
-    made = workload_of("neighbour", mesh.wires.outsider, NEIGHBOUR)
+    made = workload("neighbour", mesh.wires.outsider, NEIGHBOUR)
     mesh.near.apply(workloads=(made,))
     mesh.near.send(LocalPods(frozenset((*mesh.wires.client.addresses, *made.addresses))))
     mesh.near.apply()

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What two applications see of a connection that two workers carry: everything that they would see without them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -16,17 +13,11 @@ import pytest
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Transport
 from nodeagent.model.workload import TunnelProtocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from nodeagent.model.identity import Identity
-    from nodeagent.model.workload import Workload
-    from tests.e2e.proxy.conftest import Mesh, Pod
+from tests.e2e.proxy.mesh import Mesh, workload
+from tests.e2e.proxy.wires import PORT
 
 pytestmark = pytest.mark.e2e
 
-PORT = 8080
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 
 
@@ -212,11 +203,9 @@ def test_a_service_address_leads_to_its_endpoint(mesh: Mesh, app: socket.socket)
     assert outbound.service == inbound.service == mesh.web.key
 
 
-def test_a_workload_that_is_not_enrolled_is_reached_in_plain_text(
-    mesh: Mesh, workload_of: Callable[[str, Pod, Identity], Workload]
-) -> None:
+def test_a_workload_that_is_not_enrolled_is_reached_in_plain_text(mesh: Mesh) -> None:
     outsider = mesh.wires.outsider
-    known = workload_of("outsider", outsider, mesh.server.identity)
+    known = workload("outsider", outsider, mesh.server.identity)
     mesh.near.apply(workloads=(msgspec.structs.replace(known, protocol=TunnelProtocol.TCP),))
     with outsider.listen() as listener, mesh.wires.client.connect(outsider.v4, PORT, source_port=40003) as client:
         served, seen = listener.accept()

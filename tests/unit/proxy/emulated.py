@@ -2,7 +2,7 @@
 """A socket that does in slow Python what the kernel's TLS does, for tests on kernels without it.
 
 As there, nothing is held outside of the socket's own buffers: what is not a whole record stays unread, and what is
-sealed is sent. tests/kernel/test_kernel_tls.py shows that the kernel does the same.
+sealed is sent. tests/unit/proxy/test_kernel_channel.py shows that a kernel with TLS does the same.
 """
 
 import errno

@@ -2,16 +2,25 @@
 """How sockets are set up, and a listener that accepts only when it may and can."""
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodeagent.model.address import Ip
 from nodeagent.proxy.loop import Loop
-from nodeagent.proxy.sockets import Listener, bound_socket, close_cleanly, local_address, prepare
+from nodeagent.proxy.sockets import (
+    Listener,
+    bound_socket,
+    close_cleanly,
+    local_address,
+    prepare,
+    receive_with_descriptors,
+)
 
 
 class Accepting:
@@ -146,3 +155,31 @@ def test_the_kinds_of_close() -> None:
 def test_an_address_that_cannot_be_bound() -> None:
     with pytest.raises(OSError, match="assign"):
         bound_socket((Ip("192.0.2.1"), 0))
+
+
+def test_what_is_received_with_descriptors() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            receive_with_descriptors(ours, 100, 2)
+        socket.send_fds(theirs, [b"two"], [theirs.fileno(), theirs.fileno()])
+        payload, descriptors = receive_with_descriptors(ours, 100, 2)
+        assert payload == b"two"
+        assert [os.get_inheritable(descriptor) for descriptor in descriptors] == [False, False]
+        for descriptor in descriptors:
+            os.close(descriptor)
+        theirs.close()
+        with pytest.raises(OSError, match="the other end is gone"):
+            receive_with_descriptors(ours, 100, 2)
+
+
+def test_a_descriptor_that_found_no_room_is_an_error_and_none_is_left_behind() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0)
+        socket.send_fds(theirs, [b"two"], [theirs.fileno(), theirs.fileno()])
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(OSError, match="out of descriptors"):
+            receive_with_descriptors(ours, 100, 1)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
