@@ -32,6 +32,8 @@ _ENVELOPE = frozenset({"attrs", "header", "event", "value", "res_id"})  # res_id
 _CLONED = 0x200  # RTM_F_CLONED: a cached route, not a configured one
 _MULTICAST = " type 5 scope 0 proto 2 "  # RTN_MULTICAST by RTPROT_KERNEL
 _OF_THE_LINK = (".mtu", ".addr_gen_mode")  # attributes of a device that are shown as sysctls, too
+_OF_OTHERS = "of another lab"
+"""Section of a fact that is no fact of ours: its text is a path, of which `difference` says nothing."""
 _FROM_ADVERTISEMENT = 9  # RTPROT_RA: comes and goes with routers
 
 
@@ -49,8 +51,17 @@ State = frozenset[Fact]
 
 
 def difference(before: State, after: State, *, except_device: str = "") -> list[str]:
-    """Sorted, readable; empty when nothing changed. `except_device` leaves out what any new device brings along."""
-    lines = [(fact, "vanished") for fact in before - after] + [(fact, "appeared") for fact in after - before]
+    """Sorted, readable; empty when nothing changed. `except_device` leaves out what any new device brings along.
+
+    What belonged to somebody else's lab at one of the two moments is left out at both.
+    """
+    others = {fact.text for fact in before | after if fact.section == _OF_OTHERS}
+    lines = [
+        (fact, how)
+        for facts, how in ((before - after, "vanished"), (after - before, "appeared"))
+        for fact in facts
+        if fact.section != _OF_OTHERS and not any(_belongs(fact.text, path) for path in others)
+    ]
     defaults = {fact.text for fact in after if fact.section == "sysctl"} if except_device else set()
     return [
         f"{how}: {fact}"
@@ -69,11 +80,11 @@ def _comes_along(fact: Fact, defaults: set[str]) -> bool:
 
 
 def machine_state() -> State:
-    """Of the calling thread's namespaces. What belongs to labs of other living processes is left out as theirs."""
+    """Of the calling thread's namespaces, with what of it belongs to labs of other living processes."""
     others = _of_other_runs()  # asked before and after, so that a run that begins or ends meanwhile is known
     facts = {*network_state(), *in_thread(_links), *_names(), *_mounts(), *_cgroups()}
     others |= _of_other_runs()
-    return frozenset(fact for fact in facts if not any(_belongs(fact.text, path) for path in others))
+    return frozenset(facts | {Fact(_OF_OTHERS, "", path) for path in others})
 
 
 def network_state() -> State:

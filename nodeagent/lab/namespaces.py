@@ -91,7 +91,7 @@ class Namespace:
             time.sleep(0.0002)
 
     def run(
-        self, argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, seconds: float = 30.0
+        self, argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         """`spawn`, and its whole output as text. Raises subprocess.TimeoutExpired, after which it is gone."""
         pipe = subprocess.PIPE
@@ -149,7 +149,7 @@ class Host(Namespace):
     def ipv6(self) -> Ip:
         return self.ips[1]
 
-    def connect(self, ip: str, port: int, *, seconds: float = 5.0) -> Socket:
+    def connect(self, ip: str, port: int, *, seconds: float = 30.0) -> Socket:
         """A TCP connection, made from here; its timeout stays `seconds`. Raises OSError as a socket does."""
         connection = self.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET)
         try:

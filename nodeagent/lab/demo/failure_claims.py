@@ -17,7 +17,7 @@ from nodeagent.lab.demo.versions import OTHER_FLOWS, THIS_VERSION, make_version
 from nodeagent.lab.namespaces import Pod
 from nodeagent.model.address import Ip
 
-CHANGES_FLOW_WITHIN_SECONDS = 20.0
+CHANGES_FLOW_WITHIN_SECONDS = 120.0
 """The agents' backoff is at most 15 s after a long outage; after a short one it is far less."""
 WAITING = 16
 """Connections that are opened while there is no worker."""
@@ -208,7 +208,7 @@ def rotation(stage: Stage) -> str:
         demand(all(before.values()), f"certificates without a serial number: {before}")
         stage.renew_certificates()
         seconds = eventually(
-            lambda: not {*before.values()} & {*shown().values()}, 30, "peers are shown new certificates"
+            lambda: not {*before.values()} & {*shown().values()}, PATIENCE_SECONDS, "peers are shown new certificates"
         )
         _wait_for_more(traffics, 20)
     told = {node: stage.certificate_serials(node) for node in NODES}

@@ -18,7 +18,7 @@ import msgspec
 from nodeagent.lab.namespaces import Pod
 
 R = TypeVar("R")
-_ANSWER_SECONDS = 30.0
+_ANSWER_SECONDS = 60.0
 
 
 class LoadProcess(Generic[R]):

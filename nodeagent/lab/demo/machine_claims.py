@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nodeagent.lab.demo import processes
 from nodeagent.lab.demo.claims import demand, eventually
-from nodeagent.lab.demo.client import ask
+from nodeagent.lab.demo.client import PATIENCE_SECONDS, ask
 from nodeagent.lab.demo.stage import PORT, Stage
 from nodeagent.lab.wire import Tap
 
@@ -32,7 +32,11 @@ def spoofing_dropped(stage: Stage) -> str:
                 counted = stage.packets("node-a").get("SPOOFED_SOURCE", 0)
                 return counted >= wanted and tap.result().count(ip=own).packets >= FORGED
 
-            eventually(all_seen, 3, f"SPOOFED_SOURCE +{2 * FORGED} for {forged}, and web's own packets on the link")
+            eventually(
+                all_seen,
+                PATIENCE_SECONDS,
+                f"SPOOFED_SOURCE +{2 * FORGED} for {forged}, and web's own packets on the link",
+            )
         crossed = tap.result().count(ip=forged).packets
         demand(not crossed, f"{crossed} packets from or to {forged}, forged by web, crossed the link")
         more = stage.packets("node-a")["SPOOFED_SOURCE"] - before

@@ -26,7 +26,7 @@ from nodeagent.lab.packets import HBONE_PORT
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 
-SECONDS = 5.0
+SECONDS = 30.0
 _PREFACE_BYTES = 24
 _FRAME_HEADER = struct.Struct("!HBBBI")  # 24 bits of length, type, flags, stream (RFC 9113 §3.4, §4.1)
 _HEADERS = 1

@@ -52,7 +52,7 @@ class UnderLoad(LoadProcess[Report]):
         self._places = places
 
     def wait_for_more(
-        self, connections: int, places: Sequence[Ip] | None = None, within_seconds: float = 30.0
+        self, connections: int, places: Sequence[Ip] | None = None, within_seconds: float = 120.0
     ) -> Report:
         """Until so many more connections to each place were served, and its stream has sent more. Raises ClaimFalse."""
         wanted = self._places if places is None else places

@@ -23,6 +23,26 @@ def test_a_difference_tells_what_came_and_what_went() -> None:
     ]
 
 
+SHARED = Fact("directory", "", "/run/netns")
+THEIRS = Fact("cgroup", "", "/sys/fs/cgroup/na-2/wire")
+
+
+@pytest.mark.parametrize("fact", [SHARED, THEIRS])
+@pytest.mark.parametrize("path", ["/run/netns", "/sys/fs/cgroup/na-2"])
+def test_of_what_another_labs_was_at_one_moment_nothing_is_told(fact: Fact, path: str) -> None:
+    """A lab that begins or ends between the two takes its things along, and the directories that all share."""
+    without, beside = frozenset({RULE}), frozenset({RULE, Fact("of another lab", "", path)})
+    is_theirs = fact.text.startswith(path)
+    for before, after, how in (
+        (without | {fact}, beside, "vanished"),
+        (beside, without | {fact}, "appeared"),
+        (without, beside | {fact}, "appeared"),
+    ):
+        assert difference(before, after) == ([] if is_theirs else [f"{how}: {fact}"])
+    name = Fact("network namespace", "", "/run/netns/somebodys")
+    assert difference(beside, beside | {name}) == [f"appeared: {name}"]
+
+
 @pytest.mark.parametrize(
     ("fact", "is_told"),
     [
