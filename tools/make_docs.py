@@ -159,6 +159,7 @@ def _exposed() -> Iterator[tuple[str, str, Sequence[str], str]]:
         original_port=2,
         source=Party(region="x"),
         reason=Reason.CLOSED.value,
+        dry_run="allowed",
     )
     traffic.opened(record)
     traffic.closed(record)

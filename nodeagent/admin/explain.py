@@ -19,7 +19,8 @@ from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, join_host_port
 from nodeagent.model.identity import Identity
 from nodeagent.model.workload import Service, TunnelProtocol, Workload
-from nodeagent.policy.judge import explain_lines
+from nodeagent.policy.judge import Judgement, explain_lines
+from nodeagent.policy.rehearse import rehearsal_words
 from nodeagent.policy.sentences import cautions
 
 
@@ -122,8 +123,15 @@ def _describe(group: list[Answer]) -> dict[str, object]:
         "missing": list(judgement.missing) if judgement else [],
         "nearest_miss": msgspec.to_builtins(judgement.nearest_miss) if judgement else None,
         "working": list(explain_lines(judgement)) if judgement else [],
+        "dry_run": _describe_dry_run(judgement),
         "to_allow": list(to_allow(judgement)) if judgement else [],
     }
+
+
+def _describe_dry_run(judgement: Judgement | None) -> str:
+    if judgement is None or judgement.rehearsed is None:
+        return ""
+    return rehearsal_words(judgement.rehearsed, judgement.verdict)
 
 
 def _warnings(state: AgentState, client: Client, answers: Sequence[Answer]) -> Iterator[str]:
@@ -135,7 +143,8 @@ def _warnings(state: AgentState, client: Client, answers: Sequence[Answer]) -> I
             yield f"there is no certificate for {client.identity}: {view.last_error or view.state}"
     named = {working.policy for answer in answers if answer.judgement for working in answer.judgement.policies}
     for name in sorted(named):
-        for caution in cautions(state.mesh.policies[name]):
+        policy = state.mesh.policy_named(name)
+        for caution in cautions(policy) if policy is not None else ():
             yield f"{name}: {caution}"
 
 

@@ -60,19 +60,23 @@ def policies(mesh: Mesh) -> dict[str, object]:
         _policy(policy) | {"attached": _attached(policy, len(mesh.workloads), by_namespace, by_policy)}
         for policy in sorted(mesh.policies.values(), key=_by_name)
     ]
+    told += [
+        _policy(policy) | {"attached": len(_attached_dry_run(mesh, policy))}
+        for policy in sorted(mesh.security.every_dry_run.values(), key=_by_name)
+    ]
     missing = sorted(name for name in by_policy if name not in mesh.policies)
     return {"policies": told, "missing": [{"policy": name, "attached": by_policy[name]} for name in missing]}
 
 
 def policy_in_words(mesh: Mesh, name: str) -> dict[str, object]:
     """One policy read back as sentences. `name` is `ns/name`; raises ConfigError when there is none."""
-    policy = mesh.policies.get(name)
+    policy = mesh.policy_named(name)
     if policy is None:
         raise ConfigError(f"no policy {name!r} has arrived at this node", check="`nodeagent policies` lists them.")
     attached = sorted(
         f"{workload.namespace}/{workload.name}"
         for workload in mesh.workloads.values()
-        if any(found is policy for found in mesh.policies_for(workload)[0])
+        if any(found is policy for found in (*mesh.policies_for(workload)[0], *mesh.dry_runs_for(workload)))
     )
     words = {
         "headline": headline(policy),
@@ -189,6 +193,10 @@ def _policy(policy: Policy) -> dict[str, object]:
     }
 
 
+def _attached_dry_run(mesh: Mesh, policy: Policy) -> list[Workload]:
+    return [workload for workload in mesh.workloads.values() if policy in mesh.dry_runs_for(workload)]
+
+
 def _attached(policy: Policy, everyone: int, by_namespace: Counter[str], by_policy: Counter[str]) -> int:
     """To how many workloads it applies."""
     match policy.scope:
@@ -245,6 +253,8 @@ def _told(record: ConnectionRecord) -> dict[str, object]:
         "path": record.path,
         "tls_peer": show_identity(peer),
         "policy": record.policy,
+        "dry_run": record.dry_run,
+        "dry_run_policy": record.dry_run_policy,
         "sent_bytes": record.sent_bytes,
         "received_bytes": record.received_bytes,
         "round_trip_us": record.round_trip_us,

@@ -17,6 +17,7 @@ from nodeagent.model.mesh import Mesh
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction, Party
 from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Verdict, evaluate_for
+from nodeagent.policy.rehearse import Basis, note
 
 
 class Moment(NamedTuple):
@@ -59,9 +60,11 @@ def describe(report: FlowReport, mesh: Mesh, network: str, now: Moment) -> Conne
         record.source, record.source_identity = Party.of(source), source.identity
     if destination is not None:
         record.destination, record.destination_identity = Party.of(destination), destination.identity
-    verdict = judge(record, mesh, network)
-    if isinstance(verdict, Allow):
-        record.policy = verdict.policy or ""
+        basis, facts = Basis.of(mesh, destination), _facts(record)
+        verdict = basis.evaluate(facts)
+        if isinstance(verdict, Allow):
+            record.policy = verdict.policy or ""
+        note(record, basis.rehearse(facts), verdict)
     return record
 
 
@@ -70,8 +73,11 @@ def judge(record: ConnectionRecord, mesh: Mesh, network: str) -> Verdict | None:
     destination = mesh.workload_at(network, record.destination_ip)
     if destination is None:
         return None
-    facts = ConnectionFacts(record.source_identity, record.source_ip, record.destination_ip, record.destination_port)
-    return evaluate_for(mesh, destination, facts)
+    return evaluate_for(mesh, destination, _facts(record))
+
+
+def _facts(record: ConnectionRecord) -> ConnectionFacts:
+    return ConnectionFacts(record.source_identity, record.source_ip, record.destination_ip, record.destination_port)
 
 
 def revocation(record: ConnectionRecord, mesh: Mesh, network: str, lapsed: Collection[Identity] = ()) -> Ending:

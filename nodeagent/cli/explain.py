@@ -80,6 +80,8 @@ def _route(route: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", line
     reason = f"  reason={route['reason']}" if route["reason"] else ""
     yield "verdict", f"{route['verdict']}{reason}  {route['words']}"
+    if route.get("dry_run"):  # an agent of an earlier release says nothing of it
+        yield "dry run", route["dry_run"]
     yield from _titled("to allow", route["to_allow"])
 
 

@@ -54,6 +54,7 @@ class _Steps(Command):
     type=click.Choice(["label", "annotation"]),
     help="What enrols a pod: the label istio.io/dataplane-mode, or istio-cni's annotation. Goes before MeshConfig.",
 )
+@click.option("--extensions", is_flag=True, help="Also what only this project's agents are told, as a type of its own.")
 @click.option(
     "-o",
     "--output",
@@ -63,12 +64,13 @@ class _Steps(Command):
     show_default=True,
     help="One object a line.",
 )
-def translate(*, path: Path, steps: tuple[Path, ...], enrolment: str | None, form: str) -> None:
+def translate(*, path: Path, steps: tuple[Path, ...], enrolment: str | None, extensions: bool, form: str) -> None:
     """Prints what agents would be told of the Kubernetes and Istio YAML at PATH, a file or a directory.
 
     One line for each resource: `type` (istio.workload.Address or istio.security.Authorization), `name`, and `json` as
     protojson. Then one line for each step: `step` (the name of its file), `changed` (resources that are new or differ,
-    in the same form) and `removed` (names). docs/istiod.md compares that with istiod.
+    in the same form) and `removed` (names). docs/istiod.md compares that with istiod, which has no words for what
+    --extensions adds.
 
     What the control plane would refuse or doubt is told on standard error, and left out.
 
@@ -80,13 +82,14 @@ def translate(*, path: Path, steps: tuple[Path, ...], enrolment: str | None, for
     from nodeagent.controlplane.encode import Resource
     from nodeagent.controlplane.objects import Enrolment
     from nodeagent.controlplane.rehearsal import rehearse
-    from nodeagent.controlplane.snapshot import MESSAGES
+    from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, EXTENSION, MESSAGES
 
     def shown(type_url: str, resource: Resource) -> dict[str, object]:
         message = MESSAGES[type_url].FromString(resource.value)
         return {"type": message.DESCRIPTOR.full_name, "name": resource.name, "json": MessageToDict(message)}
 
-    for number, change in enumerate(rehearse(path, steps, Enrolment(enrolment) if enrolment else None)):
+    types = (ADDRESS, AUTHORIZATION, EXTENSION) if extensions else (ADDRESS, AUTHORIZATION)
+    for number, change in enumerate(rehearse(path, steps, Enrolment(enrolment) if enrolment else None, types)):
         for finding in change.findings:
             click.echo(str(finding), err=True)
         changed = [shown(type_url, resource) for type_url, resource in change.changed]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AuthorizationPolicy -> Policy, bit for bit as istiod does for node proxies. Pure.
 
-- targetRefs, AUDIT, CUSTOM and dry runs are not for node agents: no policy.
+- targetRefs, AUDIT and CUSTOM are not for node agents: no policy. Nor are dry runs, which istiod leaves out since a
+  ztunnel before 1.29 would enforce them; our agents are told of them by an extension.
 - No selector: the policy's namespace, or everything when that is the root namespace.
 - A rule's `to` entries are one clause, its `from` entries one, each `when` one more; clauses are ANDed.
 - ALLOW: a rule with a layer 7 attribute anywhere is left out, so the policy may end up allowing nothing.
@@ -11,10 +12,23 @@
 
 from nodeagent.controlplane.objects import AuthorizationPolicy, Condition, Operation, PolicyRule, Source
 from nodeagent.model.policy import Action, Clause, Match, Policy, PolicyScope, Rule
+from nodeagent.model.security import DryRun
 
 
 def translate_authorization(policy: AuthorizationPolicy, root_namespace: str) -> Policy | None:
-    if policy.is_for_waypoint or policy.action is None or policy.is_dry_run:
+    return None if policy.is_dry_run else _translate(policy, root_namespace)
+
+
+def translate_dry_run(policy: AuthorizationPolicy, root_namespace: str) -> DryRun | None:
+    made = _translate(policy, root_namespace) if policy.is_dry_run else None
+    if made is None:
+        return None
+    namespace = "" if policy.meta.namespace == root_namespace else policy.meta.namespace
+    return DryRun(policy=made, namespace=namespace, selector=policy.selector or {})
+
+
+def _translate(policy: AuthorizationPolicy, root_namespace: str) -> Policy | None:
+    if policy.is_for_waypoint or policy.action is None:
         return None
     rules = [rule for rule in policy.rules if policy.action is Action.DENY or not rule.layer7]
     return Policy(
@@ -23,6 +37,7 @@ def translate_authorization(policy: AuthorizationPolicy, root_namespace: str) ->
         scope=_scope(policy, root_namespace),
         action=policy.action,
         rules=tuple(_rule(rule) for rule in rules),
+        is_dry_run=policy.is_dry_run,
     )
 
 

@@ -151,6 +151,12 @@ def _balancing(balancing: workloads.LoadBalancing) -> workload_pb2.LoadBalancing
 
 def encode_policy(policy: policies.Policy, written_blocks: Mapping[str, str] = MappingProxyType({})) -> Resource:
     """`written_blocks`: by block, its text where that has bits behind the prefix: istiod sends these along."""
+    return make_resource(policy.key, encode_authorization(policy, written_blocks))
+
+
+def encode_authorization(
+    policy: policies.Policy, written_blocks: Mapping[str, str] = MappingProxyType({})
+) -> authorization_pb2.Authorization:
     message = authorization_pb2.Authorization(
         name=policy.name,
         namespace=policy.namespace,
@@ -164,7 +170,7 @@ def encode_policy(policy: policies.Policy, written_blocks: Mapping[str, str] = M
             matches = group.clauses.add().matches
             for match in clause.matches:
                 _encode_match(match, matches.add(), written_blocks)
-    return make_resource(policy.key, message)
+    return message
 
 
 def _encode_match(match: policies.Match, message: authorization_pb2.Match, written_blocks: Mapping[str, str]) -> None:

@@ -5,7 +5,8 @@ import ipaddress
 from collections.abc import Iterable
 from typing import assert_never
 
-from nodeagent.controlplane.encode import Resource, make_resource
+from nodeagent.controlplane.encode import Resource, encode_authorization, make_resource
+from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Destination,
     Extension,
@@ -37,6 +38,16 @@ def encode_extension(extension: Extension) -> Resource:
                     concurrent=extension.concurrent,
                 )
             )
+        case DryRun():
+            policy = encode_authorization(extension.policy)
+            message = pb.Extension(
+                dry_run=pb.DryRun(policy=policy, namespace=extension.namespace, selector=extension.selector)
+            )
+        case TrustDomains():
+            message = pb.Extension(trust_domains=pb.TrustDomains(domains=sorted(extension.domains)))
+        case Revocations():
+            listed = pb.Revocations(source=extension.source, certificates=sorted(extension.certificates))
+            message = pb.Extension(revocations=listed)
         case unreachable:
             assert_never(unreachable)
     return make_resource(extension.name, message)

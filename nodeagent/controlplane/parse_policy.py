@@ -83,7 +83,7 @@ def _tell_if_not_enforced(policy: AuthorizationPolicy, spec: Fields) -> None:
     elif policy.action is None:
         why = f"the action {spec.text('action')} needs a waypoint"
     elif policy.is_dry_run:
-        why = "it is a dry run"
+        why = "it is a dry run, whose verdict is only told"
     if why:
         spec.report.warn(
             spec.mapping.line, f"not enforced: {why}", "Node agents enforce ALLOW and DENY.", "MN0216", field=spec.path

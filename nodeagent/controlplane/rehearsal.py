@@ -7,7 +7,7 @@ they first came.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.files import read_directory, read_file
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import Enrolment, Key, MeshObject
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, EXTENSION, Snapshot, advance
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot, advance
 from nodeagent.controlplane.translate import enrolled_by, translate
 from nodeagent.errors import ConfigError
 
@@ -38,8 +38,13 @@ class Change:
     findings: tuple[Finding, ...]
 
 
-def rehearse(path: Path, steps: tuple[Path, ...], enrolment: Enrolment | None) -> Iterator[Change]:
-    """The beginning, then one change for each step. Raises ConfigError for what cannot be read as YAML objects."""
+def rehearse(
+    path: Path, steps: tuple[Path, ...], enrolment: Enrolment | None, types: Sequence[str] = (ADDRESS, AUTHORIZATION)
+) -> Iterator[Change]:
+    """The beginning, then one change for each step, of these types; what istiod has no words for is not among them.
+
+    Raises ConfigError for what cannot be read as YAML objects.
+    """
     objects: dict[Key, MeshObject] = {}
     snapshot = Snapshot()
     for number, (source, catalog) in enumerate(_catalogs(path, steps)):
@@ -51,7 +56,7 @@ def rehearse(path: Path, steps: tuple[Path, ...], enrolment: Enrolment | None) -
             objects.update(_aged(catalog, objects, number))
         told = enrolled_by(enrolment, tuple(objects.values()))
         following, _ = advance(snapshot, translate(told, snapshot.translation.allocated))
-        yield _change(source.name if is_step else "", snapshot, following, catalog.findings)
+        yield _change(source.name if is_step else "", (snapshot, following), types, catalog.findings)
         snapshot = following
 
 
@@ -90,10 +95,13 @@ def _aged(catalog: Catalog, before: Mapping[Key, MeshObject], number: int) -> It
         yield key, msgspec.structs.replace(accepted.value, meta=msgspec.structs.replace(meta, created=created))
 
 
-def _change(name: str, before: Snapshot, after: Snapshot, findings: tuple[Finding, ...]) -> Change:
+def _change(
+    name: str, snapshots: tuple[Snapshot, Snapshot], types: Sequence[str], findings: tuple[Finding, ...]
+) -> Change:
+    before, after = snapshots
     changed: list[tuple[str, Resource]] = []
     removed: list[str] = []
-    for type_url in (ADDRESS, AUTHORIZATION, EXTENSION):
+    for type_url in types:
         old, new = before.of_type(type_url), after.of_type(type_url)
         changed.extend((type_url, new[key]) for key in sorted(new) if key not in old or old[key] != new[key])
         removed.extend(sorted(old.keys() - new.keys()))

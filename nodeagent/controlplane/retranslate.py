@@ -20,6 +20,7 @@ from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION
 from nodeagent.controlplane.translate import Touched, Translation, enrolled_by, select, translate
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import PolicyScope
+from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 _SHARED_KINDS = frozenset(
@@ -147,7 +148,9 @@ def _namespace(extension: Extension, whole: Translation) -> str:
             return extension.service.partition("/")[0]
         case WorkloadLabels() | WorkloadLimits():
             return whole.workloads[extension.uid].namespace
-        case MeshTraffic():
+        case DryRun():
+            return extension.policy.namespace
+        case MeshTraffic() | TrustDomains() | Revocations():
             return ""
         case unreachable:
             assert_never(unreachable)

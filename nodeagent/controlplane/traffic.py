@@ -19,6 +19,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+from nodeagent.controlplane.extra_security import asked_labels, translate_security
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import (
     ConnectionLimit,
@@ -75,10 +76,12 @@ def translate_traffic(
             found[traffic.name] = traffic
     if outbound_mode(known, mesh) is OutboundMode.REGISTRY_ONLY:
         found[MeshTraffic.NAME] = MeshTraffic(is_registry_only=True)
+    security = translate_security(known, mesh)
+    found |= security
     limits = _limits(known)
-    asked = written.labels()
+    asked, of_dry_runs = written.labels(), asked_labels(security.values())
     for uid, every in labels.items():
-        told = dict(every.items() & asked)
+        told = dict(every.items() & (asked | of_dry_runs("", namespaces[uid])))
         if told:
             workload = WorkloadLabels(uid=uid, labels=told)
             found[workload.name] = workload

@@ -14,6 +14,7 @@ import msgspec
 
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.policy import Policy, PolicyScope
+from nodeagent.model.security import DryRun, Revocations, Security, SecurityExtension, TrustDomains
 from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 from nodeagent.model.workload import Service, Workload
 
@@ -49,6 +50,7 @@ class Mesh:
         self.services: dict[str, Service] = {}
         self.policies: dict[str, Policy] = {}
         self.extensions: dict[str, Extension] = {}
+        self.security = Security()
         # In the order of arrival. Of an address there is one, as a rule, and of addresses there are many: a tuple takes
         # a quarter of the memory of a dict.
         self._by_address: dict[tuple[str, Ip], tuple[str, ...]] = {}
@@ -131,6 +133,14 @@ class Mesh:
                 found.append(policy)  # named is enough, whatever its scope; the others are in the list already
         return tuple(found), tuple(missing)
 
+    def dry_runs_for(self, workload: Workload) -> tuple[Policy, ...]:
+        """Policies that only tell what they would decide about connections to `workload`."""
+        return tuple(self.security.dry_runs(workload, self.labels(workload.uid)))
+
+    def policy_named(self, key: str) -> Policy | None:
+        """By `ns/name`: one that is in force, else a dry run."""
+        return self.policies.get(key) or self.security.every_dry_run.get(key)
+
     def traffic(self, service_key: str) -> ServiceTraffic | None:
         """How connections to this Service are routed, if anything is said about it."""
         found = self.extensions.get(ServiceTraffic.PREFIX + service_key)
@@ -174,12 +184,17 @@ class Mesh:
         )
 
     def _add_extension(self, extension: Extension) -> None:
+        self._remove_extension(extension.name)
         self.extensions[extension.name] = extension
+        if isinstance(extension, SecurityExtension):
+            self.security.add(extension)
         self._note_extension(extension)
 
     def _remove_extension(self, name: str) -> None:
         extension = self.extensions.pop(name, None)
         if extension is not None:
+            if isinstance(extension, SecurityExtension):
+                self.security.remove(extension)
             self._note_extension(extension)
 
     def _note_extension(self, extension: Extension) -> None:
@@ -189,7 +204,7 @@ class Mesh:
             case WorkloadLabels():
                 workload = self.workloads.get(extension.uid)
                 keys = workload.services if workload is not None else ()
-            case MeshTraffic() | WorkloadLimits():
+            case MeshTraffic() | WorkloadLimits() | DryRun() | TrustDomains() | Revocations():
                 keys = ()
             case unreachable:
                 assert_never(unreachable)

@@ -114,6 +114,12 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
     """Value of a Reason; empty while open."""
     policy: str = ""
     """`ns/name` of the policy that decided, when one did."""
+    dry_run: str = ""
+    """`allowed` or `denied`: what would have become of it with dry runs enforced; empty when none is about it."""
+    dry_run_policy: str = ""
+    """`ns/name` of the policy that would have decided, when one would."""
+    is_dry_run_other: bool = False
+    """That would not have been what was decided."""
     error: str = ""
     """One line for the log when `reason` alone does not tell enough."""
     keeps_source_port: bool = True

@@ -10,6 +10,7 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 from nodeagent.model.address import Cidr
+from nodeagent.model.security import SecurityExtension
 
 
 class TcpMatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -167,5 +168,5 @@ class WorkloadLimits(msgspec.Struct, frozen=True, kw_only=True, tag="limits", gc
         return self.PREFIX + self.uid
 
 
-Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic | WorkloadLimits
+Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic | WorkloadLimits | SecurityExtension
 """Each has a `name`, by which it is replaced and removed."""

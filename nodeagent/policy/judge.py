@@ -25,6 +25,7 @@ from nodeagent.policy.evaluate import (
     policy_matches,
     rule_matches,
 )
+from nodeagent.policy.rehearse import rehearse
 from nodeagent.policy.sentences import show
 
 
@@ -81,11 +82,13 @@ class Judgement(msgspec.Struct, frozen=True):
     missing: tuple[str, ...] = ()
     nearest_miss: NearestMiss | None = None
     """Set when ALLOW policies exist and none matched, unless none of them has a rule."""
+    rehearsed: Allow | Deny | None = None
+    """The verdict if dry runs were enforced; None when none is about the destination."""
 
 
 def judge_for(mesh: Mesh, destination: Workload, facts: ConnectionFacts) -> Judgement:
     policies, missing = mesh.policies_for(destination)
-    return judge(policies, missing, facts)
+    return judge((*policies, *mesh.dry_runs_for(destination)), missing, facts)
 
 
 def judge(policies: Sequence[Policy], missing: Sequence[str], facts: ConnectionFacts) -> Judgement:
@@ -94,7 +97,8 @@ def judge(policies: Sequence[Policy], missing: Sequence[str], facts: ConnectionF
     by_force = sorted(policies, key=lambda policy: policy.action is Action.ALLOW)
     workings = tuple(_policy(policy, facts) for policy in by_force)
     is_missed = isinstance(verdict, Deny) and verdict.reason is Reason.POLICY_NOT_ALLOWED
-    return Judgement(verdict, facts, workings, tuple(missing), _nearest_miss(workings) if is_missed else None)
+    miss = _nearest_miss(workings) if is_missed else None
+    return Judgement(verdict, facts, workings, tuple(missing), miss, rehearse(policies, missing, facts))
 
 
 def explain_lines(judgement: Judgement) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from nodeagent.proto import authorization_pb2 as _authorization_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -35,6 +36,9 @@ class Extension(_message.Message):
     WORKLOAD_FIELD_NUMBER: _builtins.int
     MESH_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    TRUST_DOMAINS_FIELD_NUMBER: _builtins.int
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service(self) -> Global___ServiceTraffic: ...
     @_builtins.property
@@ -43,6 +47,12 @@ class Extension(_message.Message):
     def mesh(self) -> Global___MeshTraffic: ...
     @_builtins.property
     def limits(self) -> Global___WorkloadLimits: ...
+    @_builtins.property
+    def dry_run(self) -> Global___DryRun: ...
+    @_builtins.property
+    def trust_domains(self) -> Global___TrustDomains: ...
+    @_builtins.property
+    def revocations(self) -> Global___Revocations: ...
     def __init__(
         self,
         *,
@@ -50,12 +60,15 @@ class Extension(_message.Message):
         workload: Global___WorkloadLabels | None = ...,
         mesh: Global___MeshTraffic | None = ...,
         limits: Global___WorkloadLimits | None = ...,
+        dry_run: Global___DryRun | None = ...,
+        trust_domains: Global___TrustDomains | None = ...,
+        revocations: Global___Revocations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "mesh", b"mesh", "service", b"service", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh", "limits"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh", "limits", "dry_run", "trust_domains", "revocations"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
@@ -526,3 +539,106 @@ class WorkloadLimits(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkloadLimits: _TypeAlias = WorkloadLimits  # noqa: Y015
+
+@_typing.final
+class DryRun(_message.Message):
+    """A policy that decides nothing, and whose verdict is told. Named "dry-run/<namespace>/<name>"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SelectorEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Whose workloads it is about; empty: everybody's."""
+    @_builtins.property
+    def policy(self) -> _authorization_pb2.Authorization:
+        """With dry_run set. What it is about is said below, not by its scope."""
+
+    @_builtins.property
+    def selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels of those of them that it is about; empty: all. Such labels are told as WorkloadLabels."""
+
+    def __init__(
+        self,
+        *,
+        policy: _authorization_pb2.Authorization | None = ...,
+        namespace: _builtins.str = ...,
+        selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "policy", b"policy", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DryRun: _TypeAlias = DryRun  # noqa: Y015
+
+@_typing.final
+class TrustDomains(_message.Message):
+    """The mesh's trust domain and its aliases. Named "trust-domains"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        domains: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrustDomains: _TypeAlias = TrustDomains  # noqa: Y015
+
+@_typing.final
+class Revocations(_message.Message):
+    """Certificates that nobody is to be believed by. Named "revocations/<source>"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SHA-256 of issuer and serialNumber, one after the other, as DER has them in the certificate."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        certificates: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revocations: _TypeAlias = Revocations  # noqa: Y015

@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from nodeagent.model.address import Ip
-from nodeagent.model.policy import Policy
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
 from nodeagent.model.workload import Workload
-from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending, Verdict, evaluate
+from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending, Verdict
 from nodeagent.policy.limits import SourceLimits
+from nodeagent.policy.rehearse import Basis, note
 from nodeagent.proxy.guard import ConnectionGuard, OpenConnections
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.state import State
 
 _SLICE_SECONDS = 0.001
-
-_Basis = tuple[tuple[Policy, ...], tuple[str, ...]]
 
 
 class Authorizer:
@@ -31,13 +29,14 @@ class Authorizer:
         self._reviewed_generation = -1
         self._reviewed_local: frozenset[Ip] = frozenset()
         self._review: Iterator[ConnectionGuard] | None = None
-        self._bases: dict[Ip, _Basis] = {}
+        self._bases: dict[Ip, Basis] = {}
         self._limits = SourceLimits()
 
     def judge(self, guard: ConnectionGuard, workload: Workload, facts: ConnectionFacts) -> Verdict:
         """The verdict at this moment. An allowed connection is reviewed from now on, also while it is being dialled."""
-        basis = self._state.mesh.policies_for(workload)
-        verdict = evaluate(*basis, facts)
+        basis = Basis.of(self._state.mesh, workload)
+        verdict = basis.evaluate(facts)
+        note(guard.record, basis.rehearse(facts), verdict)
         if isinstance(verdict, Allow):
             guard.facts, guard.basis = facts, basis
             guard.record.policy = verdict.policy or ""
@@ -129,7 +128,8 @@ class Authorizer:
         basis = self._basis(facts.destination_ip)
         if basis is None or basis == guard.basis:
             return  # the workload is being replaced, or nothing that concerns this connection has changed
-        verdict = evaluate(*basis, facts)
+        verdict = basis.evaluate(facts)
+        note(guard.record, basis.rehearse(facts), verdict)
         if isinstance(verdict, Deny):
             guard.record.policy = verdict.policy or ""
             guard.cut(Reason.POLICY_CHANGED, f"now {verdict.reason.value}")
@@ -137,12 +137,12 @@ class Authorizer:
             guard.basis = basis
             guard.record.policy = verdict.policy or ""
 
-    def _basis(self, ip: Ip) -> _Basis | None:
+    def _basis(self, ip: Ip) -> Basis | None:
         """Looked up once per workload and review, since most connections of a node are to few of them."""
         basis = self._bases.get(ip)
         if basis is None:
             workload = self._state.local_workload(ip)
             if workload is None:
                 return None
-            basis = self._bases[ip] = self._state.mesh.policies_for(workload)
+            basis = self._bases[ip] = Basis.of(self._state.mesh, workload)
         return basis

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One line per connection with ztunnel's field names and format, as text or JSON. Formatting is pure.
 
-ztunnel's fields come first and are exactly its own. Behind them stands by whom the bytes were carried, and what the
-kernel tells of those that it carried alone; a refused or broken connection adds `reason`, `policy` and `check`,
-which name what the error alone does not: the counted reason, the policy that decided, and what to look at.
+ztunnel's fields come first and are exactly its own. Behind them stands by whom the bytes were carried, what the kernel
+tells of those that it carried alone, and what dry runs would have decided. A refused or broken connection adds
+`reason`, `policy` and `check`, which name what the error alone does not: the counted reason, the policy that decided,
+and what to look at.
 """
 
 import json
@@ -55,6 +56,9 @@ def fields_of(record: ConnectionRecord) -> dict[str, str | int]:
     fields["path"] = record.path
     if record.path is Path.KERNEL:
         fields |= {"rtt": f"{record.round_trip_us}us", "retransmissions": record.retransmissions}
+    if record.dry_run:
+        fields["dry_run"] = record.dry_run
+        fields |= {"dry_run.policy": record.dry_run_policy} if record.dry_run_policy else {}
     reason = reason_of(record)
     if reason is not None and reason is not Reason.CLOSED:
         # The record's own word: of a reason that this release does not know, the name must not get lost.

@@ -42,6 +42,7 @@ class TrafficMetrics(Collector):
         self._max_series = max_series
         self._series: dict[TrafficLabels, _Counts] = {}
         self._endings: Counter[tuple[str, str, str]] = Counter()
+        self._dry_runs: Counter[tuple[str, str, str]] = Counter()
         self._round_trips = 0
         self._round_trip_seconds = 0.0
         self._retransmissions = 0
@@ -50,6 +51,9 @@ class TrafficMetrics(Collector):
 
     def opened(self, record: ConnectionRecord) -> None:
         self._counts(record).opened += 1
+        if record.dry_run:
+            labels = (record.dry_run, record.dry_run_policy, "yes" if record.is_dry_run_other else "no")
+            self._dry_runs[labels] += 1
         self._open[record.direction] += 1
 
     def progressed(self, record: ConnectionRecord, sent_bytes: int, received_bytes: int) -> None:
@@ -86,6 +90,7 @@ class TrafficMetrics(Collector):
         sockets.add_metric(["destination"], self._open[Direction.INBOUND])
         yield sockets
         yield self._collect_endings()
+        yield self._collect_dry_runs()
         yield SummaryMetricFamily(
             "nodeagent_kernel_round_trip_seconds",
             "Smoothed round-trip time at the end of connections that the kernel carried alone",
@@ -112,6 +117,16 @@ class TrafficMetrics(Collector):
         for labels, count in self._endings.items():
             endings.add_metric(list(labels), count)
         return endings
+
+    def _collect_dry_runs(self) -> Metric:
+        dry_runs = CounterMetricFamily(
+            "nodeagent_dry_run_connections",
+            "Connections that dry runs are about, by what would have become of them, and whether that did not",
+            labels=["verdict", "policy", "differs"],
+        )
+        for labels, count in self._dry_runs.items():
+            dry_runs.add_metric(list(labels), count)
+        return dry_runs
 
     def _counts(self, record: ConnectionRecord) -> _Counts:
         labels = labels_of(record)

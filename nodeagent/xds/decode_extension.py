@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from nodeagent.model.address import Cidr
+from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
     Destination,
@@ -29,6 +30,8 @@ from nodeagent.model.traffic import (
     WorkloadLimits,
 )
 from nodeagent.proto import extension_pb2 as pb
+from nodeagent.tls.certificate_name import MOST_REVOKED, NAME_BYTES
+from nodeagent.xds.decode_policy import read_policy
 
 _ALGORITHMS: dict[int, Algorithm | None] = {
     pb.TrafficPolicy.UNSPECIFIED: None,
@@ -54,8 +57,37 @@ def decode_extension(value: bytes) -> Extension:
             return MeshTraffic(is_registry_only=message.mesh.registry_only)
         case "limits":
             return _limits(message.limits)
+        case "dry_run":
+            return _dry_run(message.dry_run)
+        case "trust_domains":
+            return _trust_domains(message.trust_domains)
+        case "revocations":
+            return _revocations(message.revocations)
         case _:
             raise ValueError("neither about a service, a workload nor the mesh")
+
+
+def _dry_run(message: pb.DryRun) -> DryRun:
+    policy = read_policy(message.policy)
+    if not policy.is_dry_run:
+        raise ValueError("a dry run of a policy that is to be enforced")
+    return DryRun(policy=policy, namespace=message.namespace, selector=dict(message.selector))
+
+
+def _trust_domains(message: pb.TrustDomains) -> TrustDomains:
+    if not all(message.domains):
+        raise ValueError("a trust domain without a name")
+    return TrustDomains(domains=frozenset(message.domains))
+
+
+def _revocations(message: pb.Revocations) -> Revocations:
+    if not message.source:
+        raise ValueError("revocations of nobody")
+    if any(len(name) != NAME_BYTES for name in message.certificates):
+        raise ValueError(f"a certificate's name is not of {NAME_BYTES} bytes")
+    if len(message.certificates) > MOST_REVOKED:
+        raise ValueError(f"more than {MOST_REVOKED} certificates are revoked")
+    return Revocations(source=message.source, certificates=frozenset(message.certificates))
 
 
 def _limits(message: pb.WorkloadLimits) -> WorkloadLimits:

@@ -30,7 +30,11 @@ _KINDS = {
 
 def decode_policy(value: bytes) -> Policy:
     """Raises DecodeError for bytes that are no Authorization, ValueError for one that cannot be used."""
-    message = pb.Authorization.FromString(value)
+    return read_policy(pb.Authorization.FromString(value))
+
+
+def read_policy(message: pb.Authorization) -> Policy:
+    """Raises ValueError for one that cannot be used."""
     if not message.name or not message.namespace:
         raise ValueError("policy without a name or a namespace")
     if not (message.name + message.namespace).isprintable():

@@ -12,6 +12,7 @@ from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
+from nodeagent.model.security import DryRun
 
 StateOf = Callable[..., AgentState]
 
@@ -170,3 +171,16 @@ def test_the_same_name_in_two_namespaces_is_ambiguous(state_of: StateOf, mesh: M
     mesh.apply(Changes(workloads=(type(job)(**fields | {"uid": "other", "namespace": "shop"}),)))
     with pytest.raises(ConfigError, match="may mean batch/job, shop/job"):
         _ask(state_of(), "job", "db", 5432)
+
+
+def test_a_dry_run_is_shown_beside_the_verdict(state_of: StateOf, mesh: Mesh) -> None:
+    assert _ask(state_of(), "web", "db", 5432)["routes"][0]["dry_run"] == ""
+    tried = Policy(
+        name="try", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.DENY, rules=(Rule(),), is_dry_run=True
+    )
+    mesh.apply(Changes(extensions=(DryRun(policy=tried, namespace="shop"),)))
+    answer = _ask(state_of(), "web", "db", 5432)
+    (route,) = answer["routes"]
+    assert (answer["verdict"], route["words"]) == ("ALLOWED", "allowed by shop/db-allow")
+    assert route["dry_run"] == "would be denied by shop/try, which it is not"
+    assert any("DENY (dry run) shop/try: match" in line for line in route["working"])

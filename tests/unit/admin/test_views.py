@@ -11,9 +11,11 @@ from nodeagent.admin import views
 from nodeagent.admin.state import AgentState, CertificateState, CertificateView, OpenConnection
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
-from nodeagent.model.mesh import Mesh
+from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.policy import Action, Policy, PolicyScope
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import FlowPage, Transport
+from nodeagent.model.security import DryRun
 
 StateOf = Callable[..., AgentState]
 
@@ -132,6 +134,8 @@ def test_connections(connection: OpenConnection) -> None:
         "path": "tunnel",
         "tls_peer": "spiffe://cluster.local/ns/shop/sa/db",
         "policy": "",
+        "dry_run": "",
+        "dry_run_policy": "",
         "sent_bytes": 10,
         "received_bytes": 2000,
         "round_trip_us": 0,
@@ -173,3 +177,12 @@ def test_flows(connection: OpenConnection) -> None:
     }
     assert {name: flow[name] for name in expected} == expected
     assert (flow["path"], flow["original"]) == ("tunnel", "10.96.0.5:5432")
+
+
+def test_dry_runs_are_listed_with_the_policies(mesh: Mesh) -> None:
+    tried = Policy(name="try", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.DENY, is_dry_run=True)
+    mesh.apply(Changes(extensions=(DryRun(policy=tried, namespace="shop"),)))
+    (told,) = [one for one in _json(views.policies(mesh))["policies"] if one["name"] == "try"]
+    in_shop = [workload for workload in mesh.workloads.values() if workload.namespace == "shop"]
+    assert (told["dry_run"], told["attached"]) == (True, len(in_shop))
+    assert "dry run" in _json(views.policy_in_words(mesh, "shop/try"))["policy"]["headline"]

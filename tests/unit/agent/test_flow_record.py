@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The record of a direct connection: whose it was, by which policy, and how it ended."""
 
+import msgspec
 import pytest
 
 from nodeagent.agent.flow_record import Ending, Moment, describe, ended, how_it_ended, revocation
@@ -11,6 +12,7 @@ from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import Action, Clause, Match, Policy, PolicyScope, Rule
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Path, Transport
+from nodeagent.model.security import DryRun
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 WEB, DB = Ip("10.0.0.1"), Ip("10.0.0.2")
@@ -51,6 +53,15 @@ def test_it_is_told_as_the_proxy_would_tell_it() -> None:
     assert record.source_identity == Identity("cluster.local", "shop", "web")
     assert record.destination_identity == Identity("cluster.local", "shop", "db")
     assert (record.policy, record.reason, record.service, record.hop) == ("shop/allow", "", "", "")
+
+
+def test_it_tells_what_dry_runs_would_have_decided() -> None:
+    tried = msgspec.structs.replace(_policy("try", Action.DENY, 80), is_dry_run=True)
+    mesh = _mesh(_policy("allow", Action.ALLOW, 80))
+    mesh.apply(Changes(extensions=(DryRun(policy=tried, namespace="shop"),)))
+    record = describe(REPORT, mesh, "", NOW)
+    assert (record.policy, record.dry_run, record.dry_run_policy) == ("shop/allow", "denied", "shop/try")
+    assert record.is_dry_run_other
 
 
 def test_what_the_mesh_does_not_know_has_no_name() -> None:

@@ -23,6 +23,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.pod import LocalPod
 from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
+from nodeagent.model.security import DryRun
 from nodeagent.model.traffic import WorkloadLimits
 from nodeagent.model.workload import GatewayAddress, TunnelProtocol, Workload
 from nodeagent.policy.verdict_table import OTHER_PORTS, VerdictRow
@@ -318,3 +319,15 @@ def test_a_pod_whose_connections_are_counted_is_the_workers() -> None:
     members = find_members(node.state.mesh, node.enrolment.enrolled, node.numbers(), ())
     assert {member.identity.service_account: member.is_destination for member in members} == {"web": True, "db": False}
     assert node.suspended == 1, "nobody new by the former table"
+
+
+def test_a_dry_run_is_nothing_to_the_kernel() -> None:
+    """What it carries goes on, and nobody new waits for another table."""
+    node = Node()
+    node.update()
+    policy = Policy(
+        name="try", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.DENY, rules=(Rule(),), is_dry_run=True
+    )
+    node.state.apply(Changes(extensions=(DryRun(policy=policy),)))
+    node.update()
+    assert (node.suspended, len(node.tables)) == (0, 1)

@@ -107,3 +107,10 @@ def test_what_is_no_destination(call: Call, destination: str) -> None:
     status, _, err = call("explain", "web", destination)
     assert status == 2
     assert "is not NAME:PORT" in err
+
+
+def test_a_dry_run_has_a_line_of_its_own(agent: dict[str, Any], call: Call) -> None:
+    agent["/explain"] = _ANSWER | {"routes": [_ROUTE | {"dry_run": "would be allowed by shop/try, which it is not"}]}
+    assert (
+        "dry run      would be allowed by shop/try, which it is not\n" in call("explain", "shop/web", "shop/db:5432")[1]
+    )

@@ -37,6 +37,14 @@ def test_policies_are_of_their_own_type(call: Call) -> None:
     assert types == {"istio.workload.Address", "istio.security.Authorization"}
 
 
+def test_what_an_istiod_has_no_words_for_is_shown_on_request(call: Call) -> None:
+    """Dry runs here: an istiod tells nobody of them, and is to be compared with."""
+    _, out, _ = call("translate", str(ROOT / "tests/data/istiod/authz/input.yaml"), "--extensions")
+    extensions = [one for line in out.splitlines() if "nodeagent" in (one := json.loads(line))["type"]]
+    assert {one["type"] for one in extensions} == {"nodeagent.extension.v1.Extension"}
+    assert "dry-run/shop/wl-dry-run" in {one["name"] for one in extensions}
+
+
 def test_findings_are_told_beside_the_answer(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "mesh.yaml"
     path.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {podIP: x}\n")

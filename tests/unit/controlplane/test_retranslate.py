@@ -14,6 +14,7 @@ from nodeagent.controlplane.objects import Enrolment
 from nodeagent.controlplane.retranslate import Meshed, concerned_nodes, retranslate
 from nodeagent.controlplane.snapshot import Snapshot, advance
 from nodeagent.controlplane.translate import enrolled_by, translate
+from nodeagent.model.security import DryRun
 from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 RECORDINGS = Path(__file__).parents[2] / "data" / "istiod"
@@ -64,11 +65,19 @@ def make_traffic(documents: list[str]) -> list[str]:
                     {"host": host, "subsets": [{"name": f"v{version}", "labels": dict([own])}]},
                 ),
                 traffic("ConnectionLimit", namespace, number, {**selector, "perSource": {"concurrent": 1 + version}}),
+                dry_run(namespace_of_rule, number, dict([own])),
             ]
     for version, mode in enumerate(("ALLOW_ANY", "REGISTRY_ONLY", "REGISTRY_ONLY")):
         place = ("istio-system", "istio-system", "default")[version]
         made.append(traffic("Sidecar", place, 0, {"outboundTrafficPolicy": {"mode": mode}}))
     return made
+
+
+def dry_run(namespace: str, number: int, labels: dict[str, str]) -> str:
+    meta = {"name": f"about-{number}", "namespace": namespace, "annotations": {"istio.io/dry-run": "true"}}
+    spec = {"selector": {"matchLabels": labels}, "action": "DENY", "rules": [{}]}
+    group = "security.istio.io/v1"
+    return yaml.safe_dump({"apiVersion": group, "kind": "AuthorizationPolicy", "metadata": meta, "spec": spec})
 
 
 def traffic(kind: str, namespace: str, number: int, spec: dict[str, Any]) -> str:
@@ -128,7 +137,7 @@ def test_routes_and_limits_are_read_from_the_documents() -> None:
     assert {key.kind for key in catalog.objects} >= {"VirtualService", "DestinationRule", "ConnectionLimit", "Sidecar"}
     assert not [finding for finding in catalog.findings if finding.is_rejected and "about-" in finding.subject]
     told = {type(extension) for extension in translate(catalog.values).extensions.values()}
-    assert told == {ServiceTraffic, WorkloadLabels, WorkloadLimits, MeshTraffic}
+    assert told == {ServiceTraffic, WorkloadLabels, WorkloadLimits, MeshTraffic, DryRun}
 
 
 def test_only_the_namespace_that_changed_is_looked_at() -> None:

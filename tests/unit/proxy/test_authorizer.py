@@ -12,6 +12,7 @@ from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
+from nodeagent.model.security import DryRun
 from nodeagent.model.traffic import WorkloadLimits
 from nodeagent.model.workload import Workload
 from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending, Verdict
@@ -179,3 +180,28 @@ def test_an_allowed_connection_that_is_one_too_many_of_its_source_is_refused(jud
     first.close(Reason.CLOSED)
     settle(WEB)
     assert outcomes[-1] == "allowed"
+
+
+def test_a_dry_run_is_told_and_changes_nothing(judging: Judging) -> None:
+    """Also of connections that are open when it comes, changes or goes."""
+    tried = msgspec.structs.replace(policy(Action.DENY, DB, "try"), is_dry_run=True)
+    judging.judge(DB)
+    judging.change(Changes(extensions=(DryRun(policy=tried, namespace="apps"),)))
+    assert judging.judge(WEB) == judging.judge(DB) == Allow(None)
+    told = [
+        (guard.record.dry_run, guard.record.dry_run_policy, guard.record.is_dry_run_other) for guard in judging.guards
+    ]
+    assert told == [("denied", "apps/try", True), ("allowed", "", False), ("denied", "apps/try", True)]
+    judging.change(Changes(policies=(policy(Action.DENY, DB),)))
+    assert judging.reasons == ["policy_changed", "", "policy_changed"]
+    assert [guard.record.is_dry_run_other for guard in judging.guards] == [False] * 3
+    judging.change(Changes(removed_extensions=("dry-run/apps/try",)))
+    assert judging.guards[1].record.dry_run == ""
+
+
+def test_a_refused_connection_tells_what_a_dry_run_would_let_in(judging: Judging) -> None:
+    tried = msgspec.structs.replace(policy(Action.ALLOW, DB, "try"), is_dry_run=True)
+    judging.change(Changes(policies=(policy(Action.ALLOW, WEB),), extensions=(DryRun(policy=tried),)))
+    assert judging.judge(DB) == Deny(None, Reason.POLICY_NOT_ALLOWED)
+    record = judging.guards[0].record
+    assert (record.dry_run, record.dry_run_policy, record.is_dry_run_other) == ("allowed", "apps/try", True)

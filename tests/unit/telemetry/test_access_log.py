@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
-from nodeagent.telemetry.access_log import AccessLog, format_json, format_text, level_and_message
+from nodeagent.telemetry.access_log import AccessLog, fields_of, format_json, format_text, level_and_message
 
 RecordOf = Callable[..., ConnectionRecord]
 
@@ -146,3 +146,10 @@ def test_no_value_forges_a_line_or_breaks_json(fields: dict[str, str | int]) -> 
     assert line.isascii()
     assert line.count("\n") == 1
     assert json.loads(line)["level"] == "info"
+
+
+def test_what_dry_runs_would_have_decided_is_told(record_of: RecordOf) -> None:
+    told = fields_of(record_of(reason="closed", dry_run="denied", dry_run_policy="shop/try", is_dry_run_other=True))
+    assert (told["dry_run"], told["dry_run.policy"], told.get("error")) == ("denied", "shop/try", None)
+    assert "dry_run.policy" not in fields_of(record_of(reason="closed", dry_run="allowed"))
+    assert "dry_run" not in fields_of(record_of(reason="closed"))

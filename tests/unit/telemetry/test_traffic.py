@@ -98,3 +98,15 @@ def test_what_the_kernel_carried_is_measured(record_of: RecordOf) -> None:
     assert _value(metrics, "nodeagent_kernel_round_trip_seconds_count") == 2
     assert _value(metrics, "nodeagent_kernel_round_trip_seconds_sum") == pytest.approx(0.0004)
     assert _value(metrics, "nodeagent_kernel_retransmissions_total") == 3
+
+
+def test_dry_runs_are_counted_by_what_they_would_change(record_of: RecordOf) -> None:
+    metrics = TrafficMetrics()
+    denied = record_of(dry_run="denied", dry_run_policy="shop/try", is_dry_run_other=True)
+    metrics.opened(denied)
+    metrics.opened(denied)
+    metrics.opened(record_of(dry_run="allowed"))
+    metrics.opened(record_of())
+    name = "nodeagent_dry_run_connections_total"
+    assert _value(metrics, name, verdict="denied", policy="shop/try", differs="yes") == 2
+    assert _value(metrics, name, verdict="allowed", policy="", differs="no") == 1

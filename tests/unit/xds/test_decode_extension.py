@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from nodeagent.controlplane.encode_extension import encode_extension
 from nodeagent.model.address import Cidr
+from nodeagent.model.policy import Action, Clause, Match, Policy, PolicyScope, Rule
+from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
     Destination,
@@ -27,7 +29,9 @@ from nodeagent.model.traffic import (
     WorkloadLabels,
     WorkloadLimits,
 )
+from nodeagent.proto import authorization_pb2
 from nodeagent.proto import extension_pb2 as pb
+from nodeagent.tls.certificate_name import MOST_REVOKED, NAME_BYTES
 from nodeagent.xds.bad_resource import BadResource
 from nodeagent.xds.decode import decode_resource
 from nodeagent.xds.decode_extension import decode_extension
@@ -78,6 +82,20 @@ BY_PORT = st.lists(st.builds(PortPolicy, port=PORTS, policy=POLICIES), max_size=
 SUBSETS = st.lists(
     st.builds(Subset, name=TEXTS, labels=LABELS, policies=BY_PORT), max_size=3, unique_by=lambda one: one.name
 ).map(tuple)
+DRY_POLICIES = st.builds(
+    Policy,
+    name=st.text("abc", min_size=1, max_size=3),
+    namespace=st.text("abc", min_size=1, max_size=3),
+    scope=st.sampled_from(PolicyScope),
+    action=st.sampled_from(Action),
+    rules=st.lists(
+        st.builds(Match, source_ips=st.lists(BLOCKS, max_size=2).map(tuple)).map(
+            lambda match: Rule((Clause((match,)),))
+        ),
+        max_size=2,
+    ).map(tuple),
+    is_dry_run=st.just(True),  # noqa: FBT003 - a value
+)
 EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
     st.builds(
         ServiceTraffic,
@@ -95,6 +113,13 @@ EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
         concurrent=st.integers(0, 9999),
     ),
     st.builds(MeshTraffic, is_registry_only=st.booleans()),
+    st.builds(DryRun, policy=DRY_POLICIES, namespace=st.text("abc", max_size=3), selector=LABELS),
+    st.builds(TrustDomains, domains=st.frozensets(TEXTS, max_size=3)),
+    st.builds(
+        Revocations,
+        source=TEXTS,
+        certificates=st.frozensets(st.binary(min_size=NAME_BYTES, max_size=NAME_BYTES), max_size=3),
+    ),
 )
 
 
@@ -132,6 +157,14 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
         ),
         (pb.Extension(limits=pb.WorkloadLimits(concurrent=1)), "limits of a workload without uid"),
         (pb.Extension(limits=pb.WorkloadLimits(uid="a", per_thousand_seconds=1)), "a burst of 0 lets nobody in"),
+        (pb.Extension(dry_run=pb.DryRun()), "policy without a name"),
+        (
+            pb.Extension(dry_run=pb.DryRun(policy=authorization_pb2.Authorization(name="a", namespace="b"))),
+            "a policy that is to be enforced",
+        ),
+        (pb.Extension(trust_domains=pb.TrustDomains(domains=["a", ""])), "a trust domain without a name"),
+        (pb.Extension(revocations=pb.Revocations()), "revocations of nobody"),
+        (pb.Extension(revocations=pb.Revocations(source="a", certificates=[b"short"])), "name is not of 32 bytes"),
         (routed(weight=0), "without service or weight"),
         (routed(service=""), "without service or weight"),
         (routed(port=65536), "port 65536"),
@@ -143,6 +176,13 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
 )
 def test_what_cannot_be_used_is_refused(message: pb.Extension, words: str) -> None:
     with pytest.raises(ValueError, match=words):
+        decode_extension(message.SerializeToString())
+
+
+def test_a_list_without_bounds_is_refused() -> None:
+    listed = [number.to_bytes(NAME_BYTES, "big") for number in range(MOST_REVOKED + 1)]
+    message = pb.Extension(revocations=pb.Revocations(source="a", certificates=listed))
+    with pytest.raises(ValueError, match="more than 100000"):
         decode_extension(message.SerializeToString())
 
 

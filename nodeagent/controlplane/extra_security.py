@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What agents are told of security beyond Istio's resources: dry runs and aliases of the trust domain. Pure."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from nodeagent.controlplane.authorization import translate_dry_run
+from nodeagent.controlplane.objects import AuthorizationPolicy, MeshConfig, MeshObject
+from nodeagent.model.security import DryRun
+from nodeagent.model.traffic import Extension
+
+
+def translate_security(objects: Iterable[MeshObject], mesh: MeshConfig) -> dict[str, Extension]:
+    """By name."""
+    found: dict[str, Extension] = {}
+    for policy in objects:
+        if isinstance(policy, AuthorizationPolicy):
+            dry_run = translate_dry_run(policy, mesh.root_namespace)
+            if dry_run is not None:
+                found[dry_run.name] = dry_run
+    return found
+
+
+def asked_labels(extensions: Iterable[Extension]) -> Callable[..., set[tuple[str, str]]]:
+    """By namespaces: the labels that dry runs about their workloads select by."""
+    asked: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    for extension in extensions:
+        if isinstance(extension, DryRun):
+            asked[extension.namespace].update(extension.selector.items())
+    return lambda *namespaces: set().union(*(asked.get(namespace, ()) for namespace in namespaces))

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What agents are told of security beside Istio's resources: which objects, about whom, and what ztunnels are not."""
+
+import pytest
+
+from nodeagent.controlplane.translate import Translation, translate
+from nodeagent.model.security import DryRun
+from nodeagent.model.traffic import WorkloadLabels
+from tests.unit.controlplane.conftest import Read
+
+
+def policy(spec: str, *, namespace: str = "shop", annotations: str = "istio.io/dry-run: 'true'") -> str:
+    return f"""
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: try, namespace: {namespace}, annotations: {{{annotations}}}}}
+spec: {spec}
+"""
+
+
+def translated(read: Read, text: str) -> Translation:
+    return translate(read(text)[0])
+
+
+def dry_run(read: Read, text: str) -> DryRun | None:
+    found = translated(read, text).extensions.get(
+        "dry-run/" + ("istio-system" if "istio-system" in text else "shop") + "/try"
+    )
+    assert found is None or isinstance(found, DryRun)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("namespace", "selector", "about"),
+    [
+        ("shop", {}, "shop"),
+        ("shop", {"app": "db"}, "shop"),
+        ("istio-system", {}, ""),
+        ("istio-system", {"app": "db"}, ""),
+    ],
+)
+def test_whom_a_dry_run_is_about(read: Read, mesh: str, namespace: str, selector: dict[str, str], about: str) -> None:
+    written = "selector: {matchLabels: {app: db}}, " if selector else ""
+    found = dry_run(read, mesh + policy(f"{{{written}action: DENY, rules: [{{}}]}}", namespace=namespace))
+    assert found is not None
+    assert (found.namespace, found.selector, found.policy.is_dry_run) == (about, selector, True)
+
+
+def test_ztunnels_are_told_nothing_of_it(read: Read, mesh: str) -> None:
+    """istiod leaves dry runs out, too: an older ztunnel would enforce them."""
+    before, after = translated(read, mesh), translated(read, mesh + policy("{selector: {matchLabels: {app: db}}}"))
+    assert (before.policies, before.workloads) == (after.policies, after.workloads)
+
+
+def test_labels_are_told_of_whom_it_may_be_about_only(read: Read, mesh: str) -> None:
+    office = mesh.replace("shop", "office").replace("db-0", "db-9").replace("10.24", "10.25")
+    text = f"{mesh}\n---{office}" + policy("{selector: {matchLabels: {app: db}}, rules: [{}]}")
+    labelled = [one for one in translated(read, text).extensions.values() if isinstance(one, WorkloadLabels)]
+    assert labelled == [WorkloadLabels(uid="Kubernetes//Pod/shop/db-0", labels={"app": "db"})]
+
+
+@pytest.mark.parametrize(
+    ("spec", "annotations"),
+    [
+        ("{rules: [{}]}", ""),
+        ("{rules: [{}]}", "istio.io/dry-run: 'false'"),
+        ("{action: AUDIT, rules: [{}]}", "istio.io/dry-run: 'true'"),
+        ("{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: w}]}", "istio.io/dry-run: 'true'"),
+    ],
+)
+def test_what_is_no_dry_run(read: Read, mesh: str, spec: str, annotations: str) -> None:
+    assert dry_run(read, mesh + policy(spec, annotations=annotations)) is None
