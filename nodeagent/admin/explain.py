@@ -47,7 +47,9 @@ def explain(state: AgentState, question: Question) -> dict[str, object]:
     groups: dict[tuple[object, ...], list[Answer]] = {}
     for answer in answers:
         workings = answer.judgement.policies if answer.judgement else ()
-        groups.setdefault((answer.verdict, answer.words, answer.transport, workings), []).append(answer)
+        groups.setdefault((answer.server_name, answer.verdict, answer.words, answer.transport, workings), []).append(
+            answer
+        )
     verdicts = {answer.verdict for answer in answers}
     return {
         "source": _describe_source(state, client, question),

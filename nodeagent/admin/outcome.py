@@ -18,13 +18,15 @@ from nodeagent.model.workload import Service, TunnelProtocol, Workload
 from nodeagent.policy.evaluate import Allow, ConnectionFacts, Deny, Pending
 from nodeagent.policy.judge import Judgement, judge_for, verdict_words
 from nodeagent.routing.candidates import candidates, target_port
-from nodeagent.routing.decide import decide
+from nodeagent.routing.decide import decide, server_names
 from nodeagent.routing.inbound import resolve_inbound
 from nodeagent.routing.lookup import find_service
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
 MAX_ENDPOINTS = 256
 """Asked of one address: each costs a fraction of a millisecond of the agent's loop, and answers repeat."""
+_MOST_NAMES = 16
+"""Of TLS routes that are asked about."""
 
 _Option = TypeVar("_Option")
 
@@ -54,6 +56,8 @@ class Answer:
     path: tuple[str, ...]
     endpoint: str
     judgement: Judgement | None = None
+    server_name: str = ""
+    """That the client's ClientHello has to have for it."""
 
 
 def find_targets(mesh: Mesh, source: Workload, found: Workload | Service | Ip, port: int) -> list[Target]:
@@ -93,6 +97,14 @@ def _answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
         if service is None or mesh.traffic(service.key) is not None:  # what extensions say is for the captured
             yield from _as_kube_proxy(mesh, client, target, service)
             return
+    for name in server_names(target, client.workload, mesh)[:_MOST_NAMES] if client.is_captured else ():
+        named = Target(target.ip, target.port, name.replace("*", "any"))
+        for answer in _by_route(mesh, client, named):
+            yield replace(answer, path=(f"TLS for {name}", *answer.path), server_name=name)
+    yield from _by_route(mesh, client, target)
+
+
+def _by_route(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
     for route in _routes(mesh, client.workload, target):
         match route:
             case Refuse():

@@ -152,7 +152,7 @@ PAGES: dict[str, Page] = {
         "spec:\n  action: DENY\n  rules:\n  - to:\n    - operation: {methods: [POST], ports: ['80']}",
     ),
     "MN0301": Page(
-        "Agents route connections, not requests: routes of HTTP and TLS, settings of layer 7, hosts by pattern and "
+        "Agents route connections, not requests: routes of HTTP, settings of layer 7, hosts by pattern and "
         "what only a sidecar has are left out, and the rest of the object is in force. docs/traffic.md lists what is "
         "applied.",
         "Nothing, if it is for a waypoint or for sidecars. Else say it with tcp routes, or for the whole mesh.",

@@ -14,6 +14,7 @@ from nodeagent.model.traffic import (
     PortPolicy,
     ServiceTraffic,
     TcpMatch,
+    TcpRoute,
     TrafficPolicy,
     WorkloadLabels,
     WorkloadLimits,
@@ -56,18 +57,20 @@ def encode_extension(extension: Extension) -> Resource:
 def _traffic(traffic: ServiceTraffic) -> pb.ServiceTraffic:
     return pb.ServiceTraffic(
         service=traffic.service,
-        tcp_routes=[
-            pb.TcpRoute(
-                matches=[_match(match) for match in route.matches],
-                destinations=[_destination(destination) for destination in route.destinations],
-            )
-            for route in traffic.routes
-        ],
+        tcp_routes=[_route(route) for route in traffic.routes],
+        tls_routes=[_route(route) for route in traffic.tls_routes],
         subsets=[
             pb.Subset(name=subset.name, labels=subset.labels, policies=_policies(subset.policies))
             for subset in traffic.subsets
         ],
         policies=_policies(traffic.policies),
+    )
+
+
+def _route(route: TcpRoute) -> pb.TcpRoute:
+    return pb.TcpRoute(
+        matches=[_match(match) for match in route.matches],
+        destinations=[_destination(destination) for destination in route.destinations],
     )
 
 
@@ -113,6 +116,7 @@ def _match(match: TcpMatch) -> pb.TcpMatch:
         port=match.port,
         source_namespace=match.source_namespace,
         source_labels=match.source_labels,
+        server_names=match.server_names,
     )
 
 

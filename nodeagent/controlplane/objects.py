@@ -249,7 +249,7 @@ class RouteDestination(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WrittenRoute(msgspec.Struct, frozen=True, kw_only=True):
-    """One of `tcp`."""
+    """One of `tcp` or `tls`."""
 
     matches: tuple[TcpMatch, ...] = ()
     destinations: tuple[RouteDestination, ...] = ()
@@ -262,6 +262,7 @@ class VirtualService(msgspec.Struct, frozen=True, kw_only=True):
     is_for_mesh: bool = True
     """False: it is for gateways only."""
     routes: tuple[WrittenRoute, ...] = ()
+    tls_routes: tuple[WrittenRoute, ...] = ()
 
 
 class DestinationRule(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ or waypoints. A match that cannot be judged here rejects the object: without it 
 """
 
 import re
+from collections.abc import Sequence
 
 from nodeagent.controlplane.fields import Fields, parse_block
 from nodeagent.controlplane.objects import (
@@ -21,8 +22,12 @@ from nodeagent.controlplane.parse_traffic_policy import API, leave_out, parse_po
 from nodeagent.model.traffic import Subset, TcpMatch
 
 _HOST = re.compile(r"(?:\*|[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_HOSTS = "Write it under spec.hosts too, as Istio demands."
 _LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
-_LAYER_7 = {"http": "HTTP routes", "tls": "TLS routes"}
+_SERVER_NAME = re.compile(
+    r"(?=.{1,253}\Z)(?:\*|(?:\*\.)?[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*)",
+    re.ASCII,
+)
 
 
 def parse_virtual_service(fields: Fields, meta: Meta) -> VirtualService:
@@ -36,17 +41,21 @@ def parse_virtual_service(fields: Fields, meta: Meta) -> VirtualService:
     gateways = spec.parsed("gateways", str)
     is_for_mesh = not gateways or "mesh" in gateways
     routes = tuple(_route(entry) for entry in spec.each("tcp"))
-    for name, words in _LAYER_7.items():
-        if spec.has(name) and is_for_mesh:
-            leave_out(spec, name, f"{words} need a waypoint")
+    tls_routes = tuple(_route(entry, hosts) for entry in spec.each("tls"))
+    if spec.has("http") and is_for_mesh:
+        leave_out(spec, "http", "HTTP routes need a waypoint")
     if spec.has("exportTo"):
         leave_out(spec, "exportTo", "a route is for every client of its hosts")
     spec.refuse_others(API)
-    return VirtualService(meta=meta, hosts=hosts, is_for_mesh=is_for_mesh, routes=routes)
+    return VirtualService(meta=meta, hosts=hosts, is_for_mesh=is_for_mesh, routes=routes, tls_routes=tls_routes)
 
 
-def _route(route: Fields) -> WrittenRoute:
-    matches = tuple(found for entry in route.each("match") if (found := _match(entry)) is not None)
+def _route(route: Fields, hosts: Sequence[str] | None = None) -> WrittenRoute:
+    """`hosts`: of the VirtualService, for one of `tls`."""
+    written = tuple(route.each("match"))
+    if hosts is not None and not written:
+        route.wrong("match", "at least one is needed, with sniHosts")
+    matches = tuple(found for entry in written if (found := _match(entry, hosts)) is not None)
     is_never = route.has("match") and not matches and not route.report.is_rejected
     destinations = tuple(_destination(entry) for entry in route.each("route"))
     if not destinations:
@@ -57,17 +66,41 @@ def _route(route: Fields) -> WrittenRoute:
     return WrittenRoute(matches=matches, destinations=() if is_never else destinations)
 
 
-def _match(match: Fields) -> TcpMatch | None:
+def _match(match: Fields, hosts: Sequence[str] | None) -> TcpMatch | None:
     """None for one that no client of the mesh can meet."""
     gateways = match.parsed("gateways", str)
+    names = _server_names(match, hosts) if hosts is not None else ()
     found = TcpMatch(
         destination_blocks=match.parsed("destinationSubnets", parse_block),
         port=match.port("port") or 0,
         source_namespace=match.text("sourceNamespace"),
         source_labels=match.texts("sourceLabels"),
+        server_names=names,
     )
     match.refuse_others(API)
     return None if gateways and "mesh" not in gateways else found
+
+
+def _server_names(match: Fields, hosts: Sequence[str]) -> tuple[str, ...]:
+    names = match.parsed("sniHosts", _parse_server_name)
+    if not names and not match.report.is_rejected:
+        match.wrong("sniHosts", "at least one is needed")
+    for at, name in enumerate(names):
+        if hosts and not any(_is_within(name, host.lower()) for host in hosts):
+            words = f"{name} is none of the VirtualService's hosts"
+            match.report.reject(match.line_in("sniHosts", at), words, _HOSTS, field=f"{match.below('sniHosts')}[{at}]")
+    return names
+
+
+def _is_within(name: str, host: str) -> bool:
+    """Whether everything that `name` means, `host` means too."""
+    return name == host or (host.startswith("*") and name.endswith(host[1:]))
+
+
+def _parse_server_name(text: str) -> str:
+    if not _SERVER_NAME.fullmatch(text.lower()):
+        raise ValueError(f"{text!r} is not a server name; a wildcard is `*` or begins with `*.`")
+    return text.lower()
 
 
 def _destination(entry: Fields) -> RouteDestination:

@@ -8,7 +8,8 @@ Istio's meaning, with what layer 4 and this mesh make of it:
 - Of several VirtualServices for one host the oldest counts; Istio does not merge those of the mesh either.
 - DestinationRules are looked for in the namespace of the Service, else in the root namespace; those of the client's
   namespace would need an answer for each client, and are not used. Several of one namespace are merged, oldest first.
-- Hosts are exact: a wildcard means Services by a pattern, which nothing at layer 4 asks for.
+- Hosts are exact: a wildcard means Services by a pattern, which nothing at layer 4 asks for, unless it is just what a
+  ServiceEntry of the same namespace is called.
 - outboundTrafficPolicy is the whole mesh's: MeshConfig's, or that of a Sidecar in the root namespace without selector.
   The kernel has one switch for all pods of a node.
 - Of several ConnectionLimits for a workload the oldest with a selector counts, else the oldest without.
@@ -68,9 +69,9 @@ def translate_traffic(
     written = _Written.read(known, services, mesh)
     found: dict[str, Extension] = {}
     for key in sorted(written.routes.keys() | written.rules.keys()):
-        rule = written.rules.get(key, _Rule())
+        rule, routes = written.rules.get(key, _Rule()), written.routes.get(key, _Routes())
         traffic = ServiceTraffic(
-            service=key, routes=written.routes.get(key, ()), subsets=rule.subsets, policies=rule.policies
+            service=key, routes=routes.tcp, tls_routes=routes.tls, subsets=rule.subsets, policies=rule.policies
         )
         if traffic != ServiceTraffic(service=key):
             found[traffic.name] = traffic
@@ -140,13 +141,15 @@ class _Hosts:
             self._by_hostname[key.partition("/")[2]].append(key)
 
     def key_of(self, host: str, namespace: str) -> str:
-        """`namespace/hostname`, whether there is such a Service or not; empty for a wildcard.
+        """`namespace/hostname`, whether there is such a Service or not; empty for a pattern.
 
+        A wildcard is the hostname of a ServiceEntry of the object's own namespace, else a pattern.
         A name without dots is of the object's namespace. One that is no name of the cluster is a hostname that somebody
         has registered: its namespace is the object's own, if that has, else the first that has.
         """
         if "*" in host:
-            return ""
+            own = f"{namespace}/{host}"
+            return own if own in self._known else ""
         hostname = host if "." in host else f"{host}.{namespace}{self._suffix}"
         if hostname.endswith(self._suffix):
             name, _, owner = hostname.removesuffix(self._suffix).rpartition(".")
@@ -172,10 +175,16 @@ class _Rule:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Routes:
+    tcp: tuple[TcpRoute, ...] = ()
+    tls: tuple[TcpRoute, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Written:
     """By Service: what is in force."""
 
-    routes: dict[str, tuple[TcpRoute, ...]]
+    routes: dict[str, _Routes]
     rules: dict[str, _Rule]
     findings: list[Finding]
 
@@ -220,11 +229,17 @@ class _Written:
                 words = f"not in force for {host}: an older one routes it"
                 self.find(service.meta, "MN0217", words, _KEEP_ONE, field)
             else:
-                self.routes[key] = tuple(
-                    TcpRoute(self._destinations(route, service.meta, hosts, f"spec.tcp[{number}]"), route.matches)
-                    for number, route in enumerate(service.routes)
-                    if route.destinations
+                self.routes[key] = _Routes(
+                    self._led(service.routes, service.meta, hosts, "spec.tcp"),
+                    self._led(service.tls_routes, service.meta, hosts, "spec.tls"),
                 )
+
+    def _led(self, routes: tuple[WrittenRoute, ...], meta: Meta, hosts: _Hosts, path: str) -> tuple[TcpRoute, ...]:
+        return tuple(
+            TcpRoute(self._destinations(route, meta, hosts, f"{path}[{number}]"), route.matches)
+            for number, route in enumerate(routes)
+            if route.destinations
+        )
 
     def _destinations(self, route: WrittenRoute, meta: Meta, hosts: _Hosts, path: str) -> tuple[Destination, ...]:
         found = []
@@ -252,7 +267,8 @@ class _Written:
         """All that some subset or match asks for."""
         found = {pair for rule in self.rules.values() for subset in rule.subsets for pair in subset.labels.items()}
         for routes in self.routes.values():
-            found |= {pair for route in routes for match in route.matches for pair in match.source_labels.items()}
+            matches = (match for route in (*routes.tls, *routes.tcp) for match in route.matches)
+            found |= {pair for match in matches for pair in match.source_labels.items()}
         return found
 
     def find(self, meta: Meta, code: str, message: str, check: str, field: str) -> None:

@@ -22,6 +22,9 @@ class TcpMatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     """That the client dialled; 0: any."""
     source_namespace: str = ""
     source_labels: dict[str, str] = {}
+    server_names: tuple[str, ...] = ()
+    """In lower case; ORed. `*.x` is every name that ends with `.x`, `*` every name. Only of `tls_routes`, and there at
+    least one."""
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -105,6 +108,8 @@ class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """`ns/hostname`."""
     routes: tuple[TcpRoute, ...] = ()
     """The first that matches counts; without one, the Service itself is meant."""
+    tls_routes: tuple[TcpRoute, ...] = ()
+    """By the name in the client's ClientHello; before `routes`."""
     subsets: tuple[Subset, ...] = ()
     policies: tuple[PortPolicy, ...] = ()
     """For connections to every endpoint; to a subset without policies too."""

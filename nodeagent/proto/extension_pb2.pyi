@@ -84,6 +84,7 @@ class ServiceTraffic(_message.Message):
     TCP_ROUTES_FIELD_NUMBER: _builtins.int
     SUBSETS_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    TLS_ROUTES_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """"namespace/hostname"."""
     @_builtins.property
@@ -96,6 +97,10 @@ class ServiceTraffic(_message.Message):
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortPolicy]:
         """For connections to every endpoint; of a subset without policies too."""
 
+    @_builtins.property
+    def tls_routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TcpRoute]:
+        """By the name in the client's ClientHello; before tcp_routes."""
+
     def __init__(
         self,
         *,
@@ -103,10 +108,11 @@ class ServiceTraffic(_message.Message):
         tcp_routes: _abc.Iterable[Global___TcpRoute] | None = ...,
         subsets: _abc.Iterable[Global___Subset] | None = ...,
         policies: _abc.Iterable[Global___PortPolicy] | None = ...,
+        tls_routes: _abc.Iterable[Global___TcpRoute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "service", b"service", "subsets", b"subsets", "tcp_routes", b"tcp_routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "service", b"service", "subsets", b"subsets", "tcp_routes", b"tcp_routes", "tls_routes", b"tls_routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -170,6 +176,7 @@ class TcpMatch(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     SOURCE_NAMESPACE_FIELD_NUMBER: _builtins.int
     SOURCE_LABELS_FIELD_NUMBER: _builtins.int
+    SERVER_NAMES_FIELD_NUMBER: _builtins.int
     port: _builtins.int
     """That the client dialled; 0: any."""
     source_namespace: _builtins.str
@@ -179,6 +186,12 @@ class TcpMatch(_message.Message):
 
     @_builtins.property
     def source_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def server_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In lower case; ORed. "*.x" is every name that ends with ".x", "*" every name. Only in tls_routes, and there at least
+        one in each match.
+        """
+
     def __init__(
         self,
         *,
@@ -186,10 +199,11 @@ class TcpMatch(_message.Message):
         port: _builtins.int = ...,
         source_namespace: _builtins.str = ...,
         source_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        server_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "port", b"port", "source_labels", b"source_labels", "source_namespace", b"source_namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "port", b"port", "server_names", b"server_names", "source_labels", b"source_labels", "source_namespace", b"source_namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,8 @@ The kernel steers only what the mesh knows. An address that we do not know is on
 it is waited for and then refused, since plain text would be a guess.
 
 The client was accepted by steering's grace and waits; nothing is read from it before the other end has answered, so a
-stream that the peer never processed can be tried again, and every refusal is a reset.
+stream that the peer never processed can be tried again, and every refusal is a reset. Where a route asks for the name
+in its ClientHello, that is looked at, and not read.
 """
 
 import functools
@@ -36,6 +37,7 @@ from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.pool import Pool, PoolKey
 from nodeagent.proxy.relay import SocketRelay
+from nodeagent.proxy.server_name import ServerName
 from nodeagent.proxy.shared import Shared, pick_by_weight
 from nodeagent.proxy.sockets import local_address
 from nodeagent.proxy.stream import StreamRelay
@@ -44,7 +46,7 @@ from nodeagent.proxy.tunnel import Tunnel
 from nodeagent.routing.balancing import Chooser
 from nodeagent.routing.candidates import Balancer
 from nodeagent.routing.candidates import Terms as WrittenTerms
-from nodeagent.routing.decide import decide
+from nodeagent.routing.decide import decide, server_names
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target
 from nodeagent.routing.route import Tunnel as ToTunnel
 
@@ -94,6 +96,9 @@ class OutboundConnection:
         self._is_boarding = False
         """The pool has been asked and has not answered."""
         self._hold: Hold | None = None
+        self._naming: ServerName | None = None
+        self._server_name: str | None = None
+        """None: not asked for."""
         self._terms: Terms | None = None
         self._dial: Dial | None = None
         self._timer: Timer | None = None
@@ -118,17 +123,29 @@ class OutboundConnection:
         if source is None:
             return False
         self._record.source = Party.of(source)
-        self._wait(functools.partial(self._routed, source), functools.partial(self.refuse, Reason.UNKNOWN_DESTINATION))
+        self._route(source)
         return True
+
+    def _route(self, source: Workload) -> None:
+        self._wait(functools.partial(self._routed, source), functools.partial(self.refuse, Reason.UNKNOWN_DESTINATION))
 
     def _routed(self, source: Workload) -> bool:
         mesh, ip = self._shared.state.mesh, self._record.original_ip
         if mesh.workload_at(source.network, ip) is None and not mesh.services_at(source.network, ip):
             return False
-        target = Target(ip, self._record.original_port)
+        target = Target(ip, self._record.original_port, self._server_name or "")
+        if self._server_name is None and self._socket is not None and server_names(target, source, mesh):
+            named = functools.partial(self._named, source)
+            self._naming = ServerName(self._shared.loop, self._socket, self, named)
+            return True
         choose = functools.partial(self._outbound.chooser.choose, self._record.source_ip)
         self._go(source, decide(target, source, mesh, pick_by_weight, self._outbound.balancer.candidates, choose))
         return True
+
+    def _named(self, source: Workload, name: str) -> None:
+        """Asks anew, since the mesh may have changed meanwhile."""
+        self._naming, self._server_name = None, name
+        self._route(source)
 
     def _go(self, source: Workload, route: Route) -> None:
         if not isinstance(route, Refuse) and route.terms is not None and not self._accepts(route, route.terms):
@@ -378,6 +395,9 @@ class OutboundConnection:
         if self._hold is not None:
             self._hold.release()
             self._hold = None
+        if self._naming is not None:
+            self._naming.cancel()
+            self._naming = None
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None

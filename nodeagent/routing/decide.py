@@ -37,7 +37,7 @@ from nodeagent.routing.candidates import (
     target_port,
     usable_addresses,
 )
-from nodeagent.routing.legs import Leg, choose_leg
+from nodeagent.routing.legs import Leg, asked_names, choose_leg
 from nodeagent.routing.lookup import find_gateway, find_service
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
@@ -79,6 +79,20 @@ def decide(
             "kernel drops it as NOT_REGISTERED, unless it is excluded or an address of the client's node",
         )
     return Direct(ip=target.ip, port=target.port)
+
+
+def server_names(target: Target, source: Workload, mesh: Mesh) -> tuple[str, ...]:
+    """Patterns of names that the client's ClientHello may have and for which decide() could answer otherwise.
+
+    Only if there are any may somebody wait for the client's first bytes: in many protocols the server speaks first.
+    """
+    if mesh.workload_at(source.network, target.ip) is not None:
+        return ()
+    service = find_service(mesh, source.network, target.ip, source.namespace)
+    traffic = mesh.traffic(service.key) if service is not None else None
+    if service is None or traffic is None or service.waypoint is not None or not lists_port(service, target.port):
+        return ()
+    return tuple(asked_names(traffic.tls_routes, target, source, mesh))
 
 
 def is_reached_directly(workload: Workload, mesh: Mesh) -> bool:
@@ -130,11 +144,11 @@ class _Decision:
     def to_service(self, service: Service) -> Route:
         traffic = self._mesh.traffic(service.key)
         # A waypoint has the routes of its Services itself.
-        if traffic is None or not traffic.routes or service.waypoint is not None:
+        if traffic is None or not (traffic.tls_routes or traffic.routes) or service.waypoint is not None:
             return self._to_leg(Leg(service, self._target.port), self._target)
         if not lists_port(service, self._target.port):
             return _no_port(service, self._target.port)
-        leg = choose_leg(service, traffic.routes, self._target, self._source, self._mesh, self._pick)
+        leg = choose_leg(service, traffic, self._target, self._source, self._mesh, self._pick)
         if isinstance(leg, str):
             return Refuse(reason=Reason.NO_HEALTHY_ENDPOINT, detail=leg, service=service)
         if leg.service is service:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which Service, port and subset of endpoints a connection to a Service is for, by the routes of an extension.
 
-Istio's `tcp` routes at layer 4: the first that matches counts, one of its destinations is drawn by weight, and without
-a match the Service itself is meant. A destination that is not there is a refusal, never a detour: whoever has routed
-connections to a subset does not want them elsewhere.
+Istio's `tls` and then its `tcp` routes at layer 4: the first that matches counts, one of its destinations is drawn by
+weight, and without a match the Service itself is meant. A destination that is not there is a refusal, never a detour:
+whoever has routed connections to a subset does not want them elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 import msgspec
 
 from nodeagent.model.mesh import Mesh
-from nodeagent.model.traffic import Destination, TcpMatch, TcpRoute
+from nodeagent.model.traffic import Destination, ServiceTraffic, TcpMatch, TcpRoute
 from nodeagent.model.workload import BalancingMode, Service, Workload
 from nodeagent.routing.candidates import Pick, has_labels
 from nodeagent.routing.route import Target
@@ -30,14 +30,20 @@ class Leg(msgspec.Struct, frozen=True):
 
 
 def choose_leg(
-    service: Service, routes: Sequence[TcpRoute], target: Target, source: Workload, mesh: Mesh, pick: Pick
+    service: Service, traffic: ServiceTraffic, target: Target, source: Workload, mesh: Mesh, pick: Pick
 ) -> Leg | str:
     """Where a connection from `source` to `target`, an address of `service`, is to go; or why it cannot, in words."""
-    for route in routes:
+    for route in (*traffic.tls_routes, *traffic.routes):
         if matches(route, target, source, mesh):
             weights = tuple(accumulate(destination.weight for destination in route.destinations))
             return _leg_to(pick(route.destinations, weights), service, target.port, mesh)
     return Leg(service, target.port)
+
+
+def asked_names(routes: Iterable[TcpRoute], target: Target, source: Workload, mesh: Mesh) -> Iterator[str]:
+    """Patterns of names that a ClientHello would have to have, where all else of the match is met."""
+    matches = (match for route in routes for match in route.matches)
+    return (name for match in matches if _may_match(match, target, source, mesh) for name in match.server_names)
 
 
 def matches(route: TcpRoute, target: Target, source: Workload, mesh: Mesh) -> bool:
@@ -45,6 +51,19 @@ def matches(route: TcpRoute, target: Target, source: Workload, mesh: Mesh) -> bo
 
 
 def _matches(match: TcpMatch, target: Target, source: Workload, mesh: Mesh) -> bool:
+    if match.server_names and not any(_is_named(target.server_name, pattern) for pattern in match.server_names):
+        return False
+    return _may_match(match, target, source, mesh)
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    """A client that names no server meets no pattern, not even `*`."""
+    if pattern.startswith("*"):
+        return len(name) > len(pattern) - 1 and name.endswith(pattern[1:])
+    return name == pattern
+
+
+def _may_match(match: TcpMatch, target: Target, source: Workload, mesh: Mesh) -> bool:
     if match.port and match.port != target.port:
         return False
     if match.source_namespace and match.source_namespace != source.namespace:

@@ -21,6 +21,8 @@ class Target(msgspec.Struct, frozen=True):
 
     ip: Ip
     port: int
+    server_name: str = ""
+    """That its ClientHello has, in lower case; empty: none, or not asked for."""
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):

@@ -122,6 +122,7 @@ def _traffic(message: pb.ServiceTraffic) -> ServiceTraffic:
     return ServiceTraffic(
         service=message.service,
         routes=tuple(_route(route) for route in message.tcp_routes),
+        tls_routes=tuple(_route(route, is_tls=True) for route in message.tls_routes),
         subsets=subsets,
         policies=_policies(message.policies),
     )
@@ -163,9 +164,13 @@ def _outlier(message: pb.OutlierDetection) -> OutlierDetection:
     )
 
 
-def _route(message: pb.TcpRoute) -> TcpRoute:
+def _route(message: pb.TcpRoute, *, is_tls: bool = False) -> TcpRoute:
     if not message.destinations:
         raise ValueError("a route without a destination")
+    if is_tls and not message.matches:
+        raise ValueError("a TLS route without a match")
+    if any(bool(match.server_names) is not is_tls for match in message.matches):
+        raise ValueError("a TLS route without server names, or another one with them")
     return TcpRoute(
         destinations=tuple(_destination(destination) for destination in message.destinations),
         matches=tuple(_match(match) for match in message.matches),
@@ -184,6 +189,7 @@ def _match(message: pb.TcpMatch) -> TcpMatch:
         port=_port(message.port),
         source_namespace=message.source_namespace,
         source_labels=dict(message.source_labels),
+        server_names=tuple(message.server_names),
     )
 
 

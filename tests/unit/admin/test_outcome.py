@@ -16,6 +16,7 @@ from nodeagent.model.traffic import (
     MeshTraffic,
     ServiceTraffic,
     Subset,
+    TcpMatch,
     TcpRoute,
     WorkloadLabels,
     WorkloadLimits,
@@ -89,6 +90,21 @@ def test_every_destination_of_a_route_with_each_of_its_endpoints(mesh: Mesh, ask
         ("ALLOWED", ""),
         ("ALLOWED", ""),
     ]
+
+
+def test_each_name_that_a_clienthello_may_have_is_a_way_of_its_own(mesh: Mesh, ask: Ask) -> None:
+    led = TcpRoute(
+        (Destination(service="shop/gone", weight=1),), (TcpMatch(server_names=("a.example", "*.b.example")),)
+    )
+    mesh.apply(Changes(extensions=(ServiceTraffic(service=_DB, tls_routes=(led,)),)))
+    assert [(answer.server_name, answer.verdict) for answer in ask("10.96.0.5", 5432)] == [
+        ("a.example", "REFUSED"),
+        ("*.b.example", "REFUSED"),
+        ("", "ALLOWED"),
+        ("", "ALLOWED"),
+    ]
+    assert ask("10.96.0.5", 5432)[1].path[0] == "TLS for *.b.example"
+    assert len(ask("10.96.0.5", 5432, is_captured=False)) == 2
 
 
 def test_what_nobody_has_registered_is_refused_to_clients_of_the_mesh_alone(mesh: Mesh, ask: Ask) -> None:

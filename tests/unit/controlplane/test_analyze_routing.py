@@ -72,7 +72,7 @@ def test_nothing_to_say(codes: Codes, more: str) -> None:
     [
         (route("{host: example.com}"), "IST0101"),
         (route("{host: any.example.com}"), "MN0303"),
-        (written("DestinationRule", "{host: '*.example.com'}"), "MN0301"),
+        (written("DestinationRule", "{host: '*.example.net'}"), "MN0301"),
         (written("Sidecar", "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"), "MN0301"),
         (route("{host: api.example.org, port: {number: 80}}"), "IST0101"),
         (route("{host: web, subset: v1}"), "IST0101"),
@@ -85,7 +85,8 @@ def test_nothing_to_say(codes: Codes, more: str) -> None:
         (
             written(
                 "VirtualService",
-                "{hosts: [web], tls: [{match: [{sniHosts: [a]}], route: []}, {match: [{sniHosts: [a]}], route: []}]}",
+                "{hosts: [web], tls: [{match: [{sniHosts: [web]}], route: [{destination: {host: web}}]}, "
+                "{match: [{sniHosts: [web]}], route: [{destination: {host: web}}]}]}",
             ),
             "IST0130",
         ),

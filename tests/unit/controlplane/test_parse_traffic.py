@@ -32,6 +32,18 @@ spec:
     - {destination: {host: canary.shop.svc.cluster.local}, weight: 10}
   - route: [{destination: {host: db}}]
 """
+NAMED = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: out, namespace: shop}
+spec:
+  hosts: [a.example.com, '*.b.example.com']
+  tls:
+  - match: [{port: 443, sniHosts: [A.example.com, '*.b.example.com'], sourceLabels: {app: web}, gateways: [mesh]}]
+    route: [{destination: {host: a.example.com, subset: v1}}]
+  - match: [{sniHosts: [c.b.example.com]}]
+    route: [{destination: {host: gate}}]
+"""
 RULE = """
 apiVersion: networking.istio.io/v1beta1
 kind: DestinationRule
@@ -74,6 +86,23 @@ def test_tcp_routes_are_read(read: Read) -> None:
     )
 
 
+def test_tls_routes_are_read(read: Read) -> None:
+    (found,), findings = read(NAMED)
+    assert isinstance(found, VirtualService)
+    assert findings == []
+    names = ("a.example.com", "*.b.example.com")
+    assert found.routes == ()
+    assert found.tls_routes == (
+        WrittenRoute(
+            matches=(TcpMatch(port=443, source_labels={"app": "web"}, server_names=names),),
+            destinations=(RouteDestination(host="a.example.com", subset="v1"),),
+        ),
+        WrittenRoute(
+            matches=(TcpMatch(server_names=("c.b.example.com",)),), destinations=(RouteDestination(host="gate"),)
+        ),
+    )
+
+
 def described(finding: Finding) -> str:
     return f"{finding.field}: {finding.message}"
 
@@ -113,6 +142,12 @@ def test_what_is_for_gateways_only_is_not_for_the_mesh(read: Read) -> None:
         (ROUTED, "[{destination: {host: db}}]", "[]", 14, "spec.tcp[1].route: at least one destination is needed"),
         (ROUTED, "[{destination: {host: db}}]", "[{weight: 1}]", 14, "route[0].destination: is missing"),
         (ROUTED, "weight: 90}", "weight: 0}", 0, ""),
+        (NAMED, "[c.b.example.com]", "[]", 10, "spec.tls[1].match[0].sniHosts: at least one is needed"),
+        (NAMED, "[c.b.example.com]", "[c.example.com]", 10, "match[0].sniHosts[0]: c.example.com is none of the"),
+        (NAMED, "[c.b.example.com]", "['*']", 10, "match[0].sniHosts[0]: * is none of the"),
+        (NAMED, "[c.b.example.com]", "['x*.b.example.com']", 10, "'x*.b.example.com' is not a server name"),
+        (NAMED, "sniHosts: [c", "sniHost: [c", 10, "match[0].sniHost: there is no such field"),
+        (NAMED, "match: [{sniHosts: [c.b.example.com]}]", "match: []", 10, "spec.tls[1].match: at least one is needed"),
         (RULE, "host: db", "hots: db", 6, "spec.hots: there is no such field"),
         (RULE, "name: all", "name: v1", 7, "spec.subsets: 'v1' is defined twice"),
         (RULE, "name: all", "name: ''", 9, "spec.subsets[1].name: '' is no name of a subset"),

@@ -88,6 +88,32 @@ def test_a_single_destination_gets_everything_and_one_of_weight_0_nothing(read: 
         }
 
 
+def test_tls_routes_stand_beside_tcp_routes_and_ask_for_labels_as_they_do(read: Read) -> None:
+    text = virtual(
+        "{hosts: [db], tls: [{match: [{sniHosts: [db], sourceLabels: {app: web}}], "
+        "route: [{destination: {host: web}}]}], tcp: [{route: [{destination: {host: db}}]}]}"
+    )
+    match = TcpMatch(server_names=("db",), source_labels={"app": "web"})
+    assert translated(read, text) == {
+        f"service/{DB}": ServiceTraffic(
+            service=DB,
+            routes=(TcpRoute((Destination(service=DB, weight=1),)),),
+            tls_routes=(TcpRoute((Destination(service=WEB, weight=1),), (match,)),),
+        ),
+        "workload/u3": WorkloadLabels(uid="u3", labels={"app": "web"}),
+    }
+    nowhere = text.replace("{host: web}", "{host: gone}")
+    assert told(read, nowhere) == [("MN0303", "destination 'gone' is no Service")]
+
+
+def test_a_wildcard_is_a_host_if_it_is_just_what_a_service_of_the_namespace_is_called(read: Read) -> None:
+    text = virtual("{hosts: ['*.example.com'], tcp: [{route: [{destination: {host: '*.example.com'}}]}]}")
+    objects, _ = read(text)
+    wild = "shop/*.example.com"
+    for services, expected in (({wild}, {f"service/{wild}"}), ({"office/*.example.com"}, set())):
+        assert translate_traffic(objects, {}, {}, services, mesh_config(objects)).keys() == expected
+
+
 @pytest.mark.parametrize(
     ("host", "key"),
     [

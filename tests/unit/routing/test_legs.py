@@ -31,7 +31,7 @@ from nodeagent.model.workload import (
     Workload,
 )
 from nodeagent.routing.candidates import Balancer, Candidates, Terms, candidates
-from nodeagent.routing.decide import decide
+from nodeagent.routing.decide import decide, server_names
 from nodeagent.routing.draws import service_lots
 from nodeagent.routing.legs import matches
 from nodeagent.routing.route import Direct, Refuse, Route, Target, Tunnel
@@ -205,6 +205,91 @@ def test_a_port_that_the_service_does_not_list_has_no_routes() -> None:
     found = route(TcpRoute((to(port=80),)), port=81)
     assert isinstance(found, Refuse)
     assert found.reason is Reason.NO_SERVICE_PORT
+
+
+# ---- by the name in the ClientHello --------------------------------------------------------------------------------
+
+
+def named(*names: str, to_subset: str = "v2", **fields: Any) -> TcpRoute:
+    return TcpRoute((to(to_subset),), (TcpMatch(server_names=names, **fields),))
+
+
+def by_name(
+    tls: Sequence[TcpRoute], tcp: Sequence[TcpRoute] = (), db: Service = DB, source: Workload = CLIENT, port: int = 80
+) -> tuple[Mesh, Workload, int]:
+    mesh = mesh_of(db=db)
+    traffic = ServiceTraffic(service="shop/db", routes=tuple(tcp), tls_routes=tuple(tls), subsets=SUBSETS)
+    mesh.apply(Changes(extensions=(traffic,), workloads=(source,)))
+    return mesh, source, port
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "is_met"),
+    [
+        ("a.example", "a.example", True),
+        ("a.example", "b.a.example", False),
+        ("a.example", "", False),
+        ("*.example", "a.example", True),
+        ("*.example", "b.a.example", True),
+        ("*.example", "example", False),
+        ("*.example", ".example", False),
+        ("*.example", "aexample", False),
+        ("*", "anything", True),
+        ("*", "", False),
+    ],
+)
+def test_a_name_meets_a_pattern(pattern: str, name: str, *, is_met: bool) -> None:
+    mesh, source, _ = by_name([named("other.example", pattern)])
+    found = decide(Target(VIP, 80, name), source, mesh, first)
+    assert reached(found)[0] == ("v2" if is_met else "v1")
+
+
+def test_tls_routes_go_before_tcp_routes_and_those_before_the_service() -> None:
+    tls, tcp = [named("a"), named("a", "b", to_subset="v1")], [TcpRoute((to(name="shop/canary"),))]
+    mesh, source, _ = by_name(tls, tcp)
+    assert [reached(decide(Target(VIP, 80, name), source, mesh, first))[0] for name in ("a", "b", "c", "")] == [
+        "v2",
+        "v1",
+        "other",
+        "other",
+    ]
+    mesh, source, _ = by_name(tls)
+    assert [reached(decide(Target(VIP, 80, name), source, mesh, last))[0] for name in ("a", "b", "")] == [
+        "v2",
+        "v1",
+        "v2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tls", "fields", "needs"),
+    [
+        pytest.param([named("a")], {}, True, id="a route"),
+        pytest.param([named("a", port=80)], {}, True, id="of this port"),
+        pytest.param([named("a", port=90)], {}, False, id="of another port"),
+        pytest.param([named("a", source_namespace="office")], {}, False, id="for another namespace"),
+        pytest.param([named("a", source_labels={"tier": "gold"})], {}, True, id="for these clients"),
+        pytest.param([named("a", source_labels={"tier": "silver"})], {}, False, id="for other clients"),
+        pytest.param([named("a", destination_blocks=(Cidr.parse("10.8.0.0/16"),))], {}, False, id="another address"),
+        pytest.param([named("a", port=90), named("b")], {}, True, id="the second"),
+        pytest.param([], {"tcp": [TcpRoute((to(),))]}, False, id="tcp routes alone"),
+        pytest.param([named("a")], {"port": 81}, False, id="a port that is not the Service's"),
+        pytest.param(
+            [named("a")],
+            {"db": service("db", VIP, waypoint=GatewayAddress(Port(15008), ip=Ip("10.0.1.3")))},
+            False,
+            id="a waypoint's",
+        ),
+    ],
+)
+def test_the_clients_first_bytes_are_waited_for_only_where_they_decide(
+    tls: list[TcpRoute], fields: dict[str, Any], *, needs: bool
+) -> None:
+    mesh, source, port = by_name(tls, **fields)
+    assert bool(server_names(Target(VIP, port), source, mesh)) is needs
+    assert not server_names(Target(CANARY_VIP, 80), source, mesh), "another Service"
+    assert not server_names(Target(V1.addresses[0], 80), source, mesh), "a pod"
+    assert not server_names(Target(Ip("192.0.2.1"), 80), source, mesh), "nobody's address"
 
 
 # ---- waypoints and services without endpoints ----------------------------------------------------------------------

@@ -56,6 +56,14 @@ ROUTES = st.builds(
     destinations=st.lists(DESTINATIONS, min_size=1, max_size=3).map(tuple),
     matches=st.lists(MATCHES, max_size=2).map(tuple),
 )
+NAMED = st.builds(
+    TcpMatch, port=PORTS, source_labels=LABELS, server_names=st.lists(TEXTS, min_size=1, max_size=2).map(tuple)
+)
+TLS_ROUTES = st.builds(
+    TcpRoute,
+    destinations=st.lists(DESTINATIONS, min_size=1, max_size=3).map(tuple),
+    matches=st.lists(NAMED, min_size=1, max_size=2).map(tuple),
+)
 SECONDS = st.integers(0, 2**31).map(lambda milliseconds: milliseconds / 1000)
 POLICIES = st.builds(
     TrafficPolicy,
@@ -101,6 +109,7 @@ EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
         ServiceTraffic,
         service=TEXTS,
         routes=st.lists(ROUTES, max_size=2).map(tuple),
+        tls_routes=st.lists(TLS_ROUTES, max_size=2).map(tuple),
         subsets=SUBSETS,
         policies=BY_PORT,
     ),
@@ -134,6 +143,9 @@ def traffic(**fields: Any) -> pb.Extension:
     return pb.Extension(service=pb.ServiceTraffic(**{"service": "shop/db", **fields}))
 
 
+TO = pb.Destination(service="shop/db", weight=1)
+
+
 def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension:
     to = pb.Destination(**{"service": "shop/db", "weight": 1, **destination})
     return traffic(tcp_routes=[pb.TcpRoute(destinations=[to], matches=[match] if match else [])])
@@ -148,6 +160,12 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
         (traffic(subsets=[pb.Subset(name="a"), pb.Subset(name="a")]), "without a name of their own"),
         (traffic(subsets=[pb.Subset()]), "without a name of their own"),
         (traffic(tcp_routes=[pb.TcpRoute()]), "without a destination"),
+        (routed(pb.TcpMatch(server_names=["a"])), "without server names, or another one with them"),
+        (traffic(tls_routes=[pb.TcpRoute(destinations=[TO])]), "a TLS route without a match"),
+        (
+            traffic(tls_routes=[pb.TcpRoute(destinations=[TO], matches=[pb.TcpMatch(port=1)])]),
+            "without server names, or another one with them",
+        ),
         (traffic(policies=[pb.PortPolicy(), pb.PortPolicy()]), "two policies for one port"),
         (traffic(policies=[pb.PortPolicy(port=65536)]), "port 65536"),
         (traffic(policies=[pb.PortPolicy(policy=pb.TrafficPolicy(algorithm=9))]), "unknown algorithm 9"),  # type: ignore[arg-type]
