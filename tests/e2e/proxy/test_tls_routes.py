@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections that are routed by the name in their ClientHello, which passes through two workers as it was sent."""
 
-from __future__ import annotations
-
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -14,11 +12,7 @@ from nodeagent.model.address import Ip, Port
 from nodeagent.model.reason import Reason
 from nodeagent.model.traffic import Destination, ServiceTraffic, TcpMatch, TcpRoute
 from nodeagent.model.workload import Service, ServicePort, Vip
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.mesh import Mesh
 
 pytestmark = pytest.mark.e2e
 
