@@ -9,7 +9,6 @@ import contextlib
 import random
 import socket
 from collections import Counter
-from pathlib import Path
 
 from nodeagent.hbone.events import Request
 from nodeagent.hbone.limits import Role
@@ -26,12 +25,12 @@ from nodeagent.proxy.tunnel import Tunnel
 from tests.fuzz.mutate import cut, mutate
 from tests.fuzz.sessions import SESSIONS
 from tests.fuzz.subject import Input, make_calls
+from tests.open_files import open_files
 
 _PEER = Identity("cluster.local", "shop", "web")
 _SMALL_BUFFER = 4608
 """The least that the kernel gives: sockets block soon."""
 _TURNS = 3
-_DESCRIPTORS = Path("/proc/self/fd")
 
 
 class Tunnels:
@@ -46,7 +45,7 @@ class Tunnels:
         return Input(self.name, tuple(cut(rng, b"".join(said))[:40]), make_calls(rng) or b"\0")
 
     def run(self, given: Input) -> None:
-        before = _open_files()
+        before = open_files()
         serving = _Serving(self._loop)
         try:
             for n, piece in enumerate(given.pieces):
@@ -58,7 +57,7 @@ class Tunnels:
         assert self._loop.bugs == 0, "a defect was caught by the loop; its log line says where"
         assert self._loop.watched == 0
         assert len(serving.connections) == 0
-        assert not _open_files() - before
+        assert not open_files() - before
 
 
 class _Serving:
@@ -198,15 +197,6 @@ class _InPlainText:
 
     def forget(self) -> None:
         self.unsent = memoryview(b"")
-
-
-def _open_files() -> set[str]:
-    """By what they are: a mere count falls when the collector closes, in between, what another test has left."""
-    found = set()
-    for descriptor in _DESCRIPTORS.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-            found.add(f"{descriptor.name} {descriptor.readlink()}")
-    return found
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

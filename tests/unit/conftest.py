@@ -2,8 +2,10 @@
 """How property tests draw, and a certificate authority, whose keys live in memory or in a test's tmp_path."""
 
 import itertools
+import logging
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,12 +13,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # CI judges a change, so it draws the same cases for the same code; whoever works on the code explores.
-# No deadline for an example: on a busy machine it would judge the neighbours. The timeout of pytest ends what hangs.
-settings.register_profile("exploring", deadline=None)
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+# No deadline for an example, and none for drawing it: on a busy machine they would judge the neighbours. The timeout of
+# pytest ends what hangs.
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("exploring", _UNTIMED)
+settings.register_profile("repeatable", _UNTIMED, derandomize=True)
 settings.load_profile("repeatable" if os.environ.get("CI") else "exploring")
 
 _serials = itertools.count(1000)
@@ -118,6 +122,33 @@ class TinyCa:
             .not_valid_before(not_before)
             .not_valid_after(not_after)
         )
+
+
+@pytest.fixture
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a test that sets up this process's logging: what the next one finds is as it was."""
+    monkeypatch.setenv("GRPC_VERBOSITY", "INFO")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def held_port() -> Iterator[int]:
+    """A port of loopback at which nobody listens, and which nobody is given while the test lasts.
+
+    A port that was only looked up may be another process's a moment later. Whoever sets SO_REUSEADDR or SO_REUSEPORT,
+    as servers do, may bind to it and listen.
+    """
+    with socket.socket() as holder:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port
 
 
 @pytest.fixture

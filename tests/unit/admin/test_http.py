@@ -90,7 +90,7 @@ def _serve(path: Path, ask: Callable[[HttpServer], Awaitable[None]]) -> HttpServ
         return server
 
     async def bounded() -> HttpServer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await both()
 
     return asyncio.run(bounded())
@@ -165,7 +165,7 @@ def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pyte
     async def both() -> None:
         server = HttpServer(lambda: open_unix(str(tmp_path / "s")), huge)
         server.listen()
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(server.run())
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(0)

@@ -4,7 +4,6 @@
 import asyncio
 import json
 import re
-import socket
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -16,9 +15,8 @@ from nodeagent.errors import PortInUse
 
 
 @pytest.fixture
-def address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+def address(held_port: int) -> str:
+    return f"127.0.0.1:{held_port}"
 
 
 def _get(server: HttpServer, path: str, accept: str = "") -> tuple[int, str, bytes]:
@@ -27,7 +25,7 @@ def _get(server: HttpServer, path: str, accept: str = "") -> tuple[int, str, byt
     async def ask() -> bytes:
         server.listen()
         assert server.address is not None
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(server.run())
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n".encode())

@@ -13,9 +13,8 @@ from nodeagent.errors import ConfigError, MissingPrivilege, NodeagentError, NotP
 
 
 @pytest.fixture
-def address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+def address(held_port: int) -> str:
+    return f"127.0.0.1:{held_port}"
 
 
 def test_an_address_of_another_machine_is_told() -> None:

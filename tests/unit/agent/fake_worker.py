@@ -115,7 +115,7 @@ class FakeWorker:
                 pass
 
     def send(self, message: FromWorker) -> None:
-        with contextlib.suppress(BrokenPipeError):  # a successor asks anew
+        with contextlib.suppress(ConnectionError):  # a successor asks anew
             self.control.sendall(encode_frame(message))
 
     def hand_over(self, descriptor: int) -> None:

@@ -2,7 +2,6 @@
 """Frames and descriptors through a socket pair: whole, in order, however slow the reader is, and none is left open."""
 
 import asyncio
-import gc
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -11,14 +10,10 @@ from pathlib import Path
 import pytest
 
 from nodeagent.agent.channel import Channel
+from tests.open_files import open_files
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 LARGE = os.urandom(1 << 20)
-
-
-def descriptors() -> int:
-    gc.collect()  # what an earlier test has left must not be closed during this one
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class Listening:
@@ -140,14 +135,14 @@ def test_drain_hears_the_last_words_at_once() -> None:
 
 def test_no_descriptor_is_left() -> None:
     async def scenario() -> None:
-        before = descriptors()
+        before = open_files()
         pair = Listening()
         pair.channel.send(LARGE)
         for _ in range(5):
             pair.channel.send(b"waits", (0, 1))
-        assert descriptors() == before + 2 + 10
+        assert len(open_files() - before) == 2 + 10
         pair.end()
-        assert descriptors() == before
+        assert not open_files() - before
 
     asyncio.run(scenario())
 

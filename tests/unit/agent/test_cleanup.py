@@ -28,6 +28,7 @@ class NoKernel:
 @pytest.fixture(autouse=True)
 def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Steering", NoKernel)
+    monkeypatch.setattr(module, "DRAIN_SECONDS", 60.0)  # who is slow to end, on a busy machine, is not deaf
 
 
 def test_everything_of_an_agent_goes(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_everything_of_an_agent_goes(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as worker, subprocess.Popen(["sleep", "60"]) as leaving:
         write_roster(str(run_dir), [(0, worker.pid), (LEAVING, leaving.pid)])
         done = cleanup(str(run_dir), str(tmp_path / "bpf"))
-        assert (worker.wait(1), leaving.wait(1)) == (-15, -15)
+        assert (worker.wait(), leaving.wait()) == (-15, -15)
 
     assert done[:3] == [
         f"worker 0 (pid {worker.pid}) ended",
@@ -56,7 +57,7 @@ def test_a_worker_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: py
         worker.stdout.readline()
         write_roster(str(tmp_path), [(0, worker.pid)])
         cleanup(str(tmp_path), "/nowhere")
-        assert worker.wait(5) == -9
+        assert worker.wait() == -9
 
 
 def test_a_pid_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker process is given; and when it cannot be started, nothing is left."""
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from nodeagent.agent import launch as module
 from nodeagent.agent.launch import launch
+from tests.open_files import open_files
 
 _TELL = """
 import os, socket, sys
@@ -25,14 +25,9 @@ report.sendall(b"report")
 """
 
 
-def descriptors() -> int:
-    gc.collect()  # what an earlier test has left must not be closed during this one
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
 def test_a_worker_gets_its_ends_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROGRAM", (sys.executable, "-c", _TELL))
-    before = descriptors()
+    before = open_files()
     launched = launch(2, netns="/proc/self/ns/net", uid=15008, rendezvous=Path("/run/x"))
     with launched.child, launched.control, launched.report:
         os.close(launched.pidfd)
@@ -40,7 +35,7 @@ def test_a_worker_gets_its_ends_and_nothing_else(monkeypatch: pytest.MonkeyPatch
         assert launched.control.recv(200).decode() == f"{namespace} 2 15008 /run/x True True"
         assert launched.report.recv(200) == b"report"
         assert launched.control.recv(200) == b"", "nobody else holds the other end"
-    assert descriptors() == before
+    assert not open_files() - before
 
 
 @pytest.mark.parametrize(
@@ -52,10 +47,10 @@ def test_a_worker_gets_its_ends_and_nothing_else(monkeypatch: pytest.MonkeyPatch
 )
 def test_what_cannot_be_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch, netns: str, program: str) -> None:
     monkeypatch.setattr(module, "PROGRAM", (program,))
-    before = descriptors()
+    before = open_files()
     with pytest.raises(OSError, match="nowhere"):
         launch(0, netns=netns, uid=15008, rendezvous=Path("/run/x"))
-    assert descriptors() == before
+    assert not open_files() - before
 
 
 def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +62,8 @@ def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(os, "pidfd_open", fail)
-    before = descriptors()
+    before = open_files()
     with pytest.raises(OSError, match="Too many"):
         launch(0, netns="/proc/self/ns/net", uid=15008, rendezvous=Path("/run/x"))
     assert not Path(f"/proc/{pids[0]}").exists()
-    assert descriptors() == before
+    assert not open_files() - before

@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,14 +16,10 @@ from nodeagent.errors import NotPossible
 from nodeagent.model.identity import Identity
 from nodeagent.proxy.framing import encode_frame
 from nodeagent.proxy.messages import Hello, Ready
+from tests.open_files import open_files
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 HELLO = encode_frame(Hello(os.getpid(), 0, 7, (Identity("cluster.local", "shop", "web"),)))
-
-
-def descriptors() -> int:
-    gc.collect()  # what an earlier test has left must not be closed during this one
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class Door:
@@ -35,12 +30,12 @@ class Door:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """With a check that nothing is left open when the guests are gone."""
-        before = descriptors()
+        before = open_files()
         with Rendezvous(self.path, os.getuid(), self.guests.append).open():
             yield
         for guest in self.guests:
             guest.send_away()
-        assert descriptors() == before
+        assert not open_files() - before
 
     def knock(self) -> socket.socket:
         visitor = socket.socket(socket.AF_UNIX)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workers are told alike and in order; one that comes later hears the same; keys travel in memory only."""
 
-import gc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.workload import Workload
 from nodeagent.proxy.messages import Apply, Certificate, ForgetCertificate, LocalPods, ToWorker
+from tests.open_files import open_files
 
 WEB = Identity("cluster.local", "shop", "web")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,12 +75,11 @@ def test_local_pods_have_a_generation_to_wait_for_and_are_told_once() -> None:
 
 def test_a_certificate_travels_in_memory_and_leaves_no_descriptor() -> None:
     node, told = state()
-    gc.collect()  # what an earlier test has left must not be closed during this one
-    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    before = open_files()
     node.set_certificate(WEB, bundle())
     assert told.messages == [Certificate(WEB, "1f", NOW.timestamp())]
     assert told.contents == [b"key\nchain\n", b"roots\n"]
-    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+    assert not open_files() - before
     node.forget_certificate(WEB)
     assert told.messages[-1] == ForgetCertificate(WEB)
     assert node.certificates == {}

@@ -64,7 +64,7 @@ def test_it_is_heard_on_both_channels_and_its_end_is_noticed(eventually: Eventua
             assert not one.worker.gone.is_set()
             assert not one.worker.is_adopted
             one.process.terminate()
-            await asyncio.wait_for(one.worker.gone.wait(), 5)
+            await asyncio.wait_for(one.worker.gone.wait(), 60)
             assert one.process.returncode == -signal.SIGTERM
             assert one.worker.broken == ""
 
@@ -76,7 +76,7 @@ def test_who_talks_nonsense_is_killed_with_the_reason(eventually: Eventually) ->
         for channel in ("control", "report"):
             with sleeping() as one:
                 getattr(one, channel).send(b"HTTP/1.1 400 Bad Request\r\n")
-                await asyncio.wait_for(one.worker.gone.wait(), 5)
+                await asyncio.wait_for(one.worker.gone.wait(), 60)
                 assert "is announced" in one.worker.broken
                 one.worker.kill("again")
                 assert "is announced" in one.worker.broken
@@ -89,7 +89,7 @@ def test_the_last_reports_are_heard_when_it_is_let_go() -> None:
         with sleeping() as one:
             one.report.send(encode_frame(Counters({"bugs": 0})) * 1000)
             one.process.kill()
-            await asyncio.wait_for(one.worker.gone.wait(), 5)
+            await asyncio.wait_for(one.worker.gone.wait(), 60)
 
         assert len(one.reported) == 1000
 

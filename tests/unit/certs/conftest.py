@@ -11,10 +11,10 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 @pytest.fixture
 def until() -> Until:
-    """Waits for a condition that other tasks make true; fails after ten seconds."""
+    """Waits for a condition that other tasks make true; fails after a minute."""
 
     async def wait(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - what is awaited has no event, it is a plain attribute
                 await asyncio.sleep(0.001)
 

@@ -14,7 +14,7 @@ Answers = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain(own_logging: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the tester's environment nor their terminal's width has a say."""
     for name in ("NODEAGENT_SOCKET", "NODEAGENT_RUN_DIR", "NODEAGENT_BPFFS", "NO_COLOR", "NODE_NAME"):
         monkeypatch.delenv(name, raising=False)

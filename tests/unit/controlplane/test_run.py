@@ -21,7 +21,8 @@ from nodeagent.controlplane.watch import DirectoryWatch
 from nodeagent.errors import ConfigError
 from nodeagent.model.workload import TunnelProtocol
 
-WITHIN_SECONDS = 10
+WITHIN_SECONDS = 60
+"""Only for what fails."""
 
 
 class Stage:

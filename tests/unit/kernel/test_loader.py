@@ -12,6 +12,7 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel import loader
 from nodeagent.kernel.pins import Pins
+from tests.logged import logged
 
 
 def _answering(monkeypatch: pytest.MonkeyPatch, output: str, status: int, errors: str = "") -> None:
@@ -102,7 +103,7 @@ def test_a_refusal_is_shortened_with_the_kernels_version_and_the_whole_is_kept(
     assert (tmp_path / "loader.log").read_text(encoding="utf-8") == said
     assert "R1 invalid mem access 'scalar'" in caplog.text
     assert "... 4981 lines ..." in caplog.text
-    assert len(caplog.records) == 21
+    assert len(logged(caplog)) == 21
 
 
 def test_what_is_short_is_not_shortened() -> None:

@@ -5,22 +5,12 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from nodeagent.logs.process import set_up_logging
 
-
-@pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("GRPC_VERBOSITY", "INFO")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def _failing() -> None:

@@ -84,7 +84,7 @@ def line(clock: Callable[[], float], path: Path) -> Iterator[Line]:
 
 
 def read(sock: socket.socket) -> list[FromWorker]:
-    sock.settimeout(1)
+    sock.settimeout(60)
     reader: FrameReader[FromWorker] = FrameReader(FromWorker)
     payload, descriptors, _, _ = socket.recv_fds(sock, 1 << 20, 16)
     got = [message for message, _ in reader.received(payload, descriptors)]
@@ -110,7 +110,7 @@ def test_an_agent_that_does_not_read_gets_everything_later(line: Line) -> None:
         line.control.send(answer)
     line.loop.turn(0)
     got, reader = 0, FrameReader[FromWorker](FromWorker)
-    line.agent.settimeout(1)
+    line.agent.settimeout(60)
     while got < 20_000:
         got += len(list(reader.received(line.agent.recv(1 << 20))))
         line.loop.turn(0)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connecting without blocking, on loopback: done, refused, silent, and when the port cannot be kept."""
 
+import select
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,11 +34,10 @@ class Dialler:
         raise AssertionError
 
     def settle(self) -> None:
-        for _ in range(1000):
-            if self.socket or self.failure:
-                return
+        deadline = time.monotonic() + 60
+        while not (self.socket or self.failure):
+            assert time.monotonic() < deadline, "it never came"
             self.loop.turn(0.01)
-        pytest.fail("it never came")
 
     def close(self) -> None:
         if self.socket is not None:
@@ -58,55 +59,45 @@ def listener() -> Iterator[socket.socket]:
         yield made
 
 
-def free_port() -> int:
-    with socket.create_server((LOCAL, 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def test_from_the_ports_own_number(dialler: Dialler, listener: socket.socket) -> None:
-    port = free_port()
-    Dial(dialler.loop, (LOCAL, port), listener.getsockname(), 5, dialler)
+def test_from_the_ports_own_number(dialler: Dialler, listener: socket.socket, held_port: int) -> None:
+    Dial(dialler.loop, (LOCAL, held_port), listener.getsockname(), 5, dialler)
     dialler.settle()
     accepted, seen = listener.accept()
     accepted.close()
-    assert seen == (LOCAL, port)
+    assert seen == (LOCAL, held_port)
     assert dialler.keeps_port
 
 
 def test_from_any_port(dialler: Dialler, listener: socket.socket) -> None:
-    Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 5, dialler)
+    Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 60, dialler)
     dialler.settle()
     assert dialler.keeps_port is False
 
 
-def test_a_taken_4_tuple_means_another_port(dialler: Dialler, listener: socket.socket) -> None:
-    port = free_port()
+def test_a_taken_4_tuple_means_another_port(dialler: Dialler, listener: socket.socket, held_port: int) -> None:
     with socket.socket() as first:
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        first.bind((LOCAL, port))
+        first.bind((LOCAL, held_port))
         first.connect(listener.getsockname())
-        Dial(dialler.loop, (LOCAL, port), listener.getsockname(), 5, dialler)
+        Dial(dialler.loop, (LOCAL, held_port), listener.getsockname(), 60, dialler)
         dialler.settle()
     assert dialler.keeps_port is False
 
 
-def test_one_port_may_reach_two_destinations(dialler: Dialler, listener: socket.socket) -> None:
-    port = free_port()
+def test_one_port_may_reach_two_destinations(dialler: Dialler, listener: socket.socket, held_port: int) -> None:
     with socket.create_server((LOCAL, 0)) as other, socket.socket() as first:
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        first.bind((LOCAL, port))
+        first.bind((LOCAL, held_port))
         first.connect(other.getsockname())
-        Dial(dialler.loop, (LOCAL, port), listener.getsockname(), 5, dialler)
+        Dial(dialler.loop, (LOCAL, held_port), listener.getsockname(), 60, dialler)
         dialler.settle()
     assert dialler.keeps_port
 
 
-def test_nobody_listens(dialler: Dialler) -> None:
-    port = free_port()
-    Dial(dialler.loop, (LOCAL, 0), (LOCAL, port), 5, dialler)
+def test_nobody_listens(dialler: Dialler, held_port: int) -> None:
+    Dial(dialler.loop, (LOCAL, 0), (LOCAL, held_port), 60, dialler)
     dialler.settle()
-    assert dialler.failure == (Reason.CONNECT_REFUSED, f"127.0.0.1:{port}: Connection refused")
+    assert dialler.failure == (Reason.CONNECT_REFUSED, f"127.0.0.1:{held_port}: Connection refused")
 
 
 def silent_destination() -> tuple[socket.socket, list[socket.socket]]:
@@ -120,13 +111,14 @@ def silent_destination() -> tuple[socket.socket, list[socket.socket]]:
         filler.setblocking(False)  # noqa: FBT003 - the standard library's signature
         filler.connect_ex(listener.getsockname())
         fillers.append(filler)
+        assert select.select([listener], [], [], 60)[0], "the first is in its queue: then that is full"
     return listener, fillers
 
 
-def test_silence_has_a_deadline_and_the_kept_port_gets_half_of_it(clock: Any, dialler: Dialler) -> None:
+def test_silence_has_a_deadline_and_the_kept_port_gets_half_of_it(clock: Any, dialler: Dialler, held_port: int) -> None:
     loop = dialler.loop = Loop(clock)
     listener, fillers = silent_destination()
-    Dial(loop, (LOCAL, free_port()), listener.getsockname(), 10, dialler)
+    Dial(loop, (LOCAL, held_port), listener.getsockname(), 10, dialler)
     loop.turn(0)
     for seconds, still_waits in ((4.9, True), (0.2, True), (4.7, True), (0.3, False)):
         clock.seconds += seconds
@@ -140,7 +132,7 @@ def test_silence_has_a_deadline_and_the_kept_port_gets_half_of_it(clock: Any, di
 
 def test_an_answer_that_is_not_there_at_once_is_waited_for(dialler: Dialler) -> None:
     listener, fillers = silent_destination()
-    Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 10, dialler)
+    Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 60, dialler)
     dialler.loop.turn(0)
     assert dialler.loop.watched == 1
     for filler in fillers:
@@ -155,7 +147,7 @@ def test_an_answer_that_is_not_there_at_once_is_waited_for(dialler: Dialler) -> 
 def test_a_cancelled_dial_says_nothing(dialler: Dialler) -> None:
     listener, fillers = silent_destination()
     for turns in (0, 1):
-        dial = Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 5, dialler)
+        dial = Dial(dialler.loop, (LOCAL, 0), listener.getsockname(), 60, dialler)
         for _ in range(turns):
             dialler.loop._run_ends()
         dial.cancel()

@@ -36,7 +36,7 @@ from nodeagent.tls.traffic_key import RECORDS_PER_KEY, TrafficKey
 from tests.unit.proxy.emulated import EmulatedSocket
 from tests.unit.tls.ends import secret_of
 
-SECONDS = 10
+SECONDS = 60
 TICKET = bytes((NEW_SESSION_TICKET, 0, 0, 3)) + b"abc"
 PLAIN = bytes(range(251)) * 200
 EMULATED = KernelTls(frozenset(Cipher), can_rekey=True)

@@ -20,7 +20,7 @@ from tests.unit.tls.test_openssl import WAYS, Connect, Link, Program, connect
 
 __all__ = ["certificate", "connect", "contexts"]  # fixtures
 
-SECONDS = 10
+SECONDS = 60
 ROLES = pytest.mark.parametrize("role", ["client", "server"])
 Moved = Callable[..., tuple["Moving", Program]]
 

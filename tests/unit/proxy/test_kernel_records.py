@@ -12,6 +12,7 @@ from nodeagent.proxy.kernel_channel import CannotMove
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.kernel_trial import KernelTls
 from nodeagent.tls.key_schedule import Cipher
+from tests.logged import logged
 from tests.unit.proxy.emulated import EmulatedSocket
 from tests.unit.tls.ends import CIPHER, pair
 
@@ -27,11 +28,11 @@ def test_only_who_has_it_announces_it(role: Role) -> None:
 
 def test_what_was_found_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert KernelRecords(None, Counter()).found == ""
-    assert not caplog.records
+    assert not logged(caplog)
     with caplog.at_level("INFO"):
         assert not KernelRecords(KernelTls(why="no such file"), Counter()).is_wanted
         assert KernelRecords(FOUND, Counter()).is_wanted
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert [record.levelname for record in logged(caplog)] == ["WARNING", "INFO"]
     assert "does not work: no such file" in caplog.text
 
 

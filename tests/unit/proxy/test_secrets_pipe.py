@@ -5,13 +5,13 @@ import fcntl
 import os
 import ssl
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.tls import make_context
 from nodeagent.tls.keylog import TrafficSecrets
+from tests.open_files import open_files
 
 Issue = Callable[..., tuple[str, str]]
 
@@ -62,10 +62,6 @@ def shake_hands(pipe: SecretsPipe, contexts: tuple[ssl.SSLContext, ssl.SSLContex
     return client, server
 
 
-def open_descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
-
-
 def is_empty(pipe: SecretsPipe) -> bool:
     return pipe._read() == 0
 
@@ -96,10 +92,10 @@ def test_no_descriptor_is_left_and_none_is_held_by_a_context(
     pipe: SecretsPipe, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     """A context lives as long as the tunnels that were opened with it, whatever certificates came since."""
-    before = open_descriptors()
+    before = open_files()
     for _ in range(3):
         shake_hands(pipe, contexts)
-    assert open_descriptors() == before
+    assert not open_files() - before
 
 
 def test_a_context_logs_only_while_it_is_listened_to(
@@ -165,6 +161,6 @@ def test_no_child_inherits_it(pipe: SecretsPipe) -> None:
 
 
 def test_it_is_closed() -> None:
-    before = open_descriptors()
+    before = open_files()
     SecretsPipe().close()
-    assert open_descriptors() == before
+    assert not open_files() - before

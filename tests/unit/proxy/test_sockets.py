@@ -58,16 +58,16 @@ def test_a_listener_is_silent_until_it_is_opened(accepting: Accepting) -> None:
     accepting.loop.turn(0.01)
     assert accepting.peers == []
     accepting.listener.open()
-    accepting.loop.turn(1)
+    accepting.loop.turn(60)
     assert accepting.peers == [name]
 
 
 def test_many_that_wait_are_accepted_in_portions(accepting: Accepting) -> None:
     names = [accepting.connect() for _ in range(100)]
     accepting.listener.open()
-    accepting.loop.turn(1)
+    accepting.loop.turn(60)
     assert len(accepting.peers) == 64
-    accepting.loop.turn(1)
+    accepting.loop.turn(60)
     assert accepting.peers == names
 
 
@@ -101,7 +101,7 @@ def test_without_descriptors_it_rests_instead_of_spinning(accepting: Accepting) 
     exhausted.error = 0
     accepting.clock.seconds += 0.2
     accepting.loop.turn(0)
-    accepting.loop.turn(1)
+    accepting.loop.turn(60)
     assert accepting.peers == [name]
 
 
@@ -110,7 +110,7 @@ def test_errors_of_one_waiting_connection_concern_nobody_else(accepting: Accepti
     accepting.listener.socket = Exhausted(accepting.listener.socket, errno.ECONNABORTED)  # type: ignore[assignment]
     accepting.listener.open()
     accepting.connect()
-    accepting.loop.turn(1)
+    accepting.loop.turn(60)
     assert accepting.listener.failures == 64
     assert accepting.loop.bugs == 0
 
@@ -127,7 +127,7 @@ def test_every_socket_resets_on_close_until_it_has_ended(accepting: Accepting, o
         accepting.connect()
         prepare(accepting.listener.socket)
         accepting.listener.open()
-        accepting.loop.turn(1)
+        accepting.loop.turn(60)
         sock = accepting.sockets.pop()
     assert sock.gettimeout() == 0
     assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)

@@ -214,7 +214,7 @@ class Chain:
         for worker in self.everyone:
             worker.loop.turn(0)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 10) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, "it never came"

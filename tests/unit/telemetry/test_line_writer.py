@@ -8,14 +8,19 @@ import pytest
 
 from nodeagent.errors import ConfigError
 from nodeagent.telemetry.line_writer import LineWriter
+from tests.logged import logged
+
+SECONDS = 60.0
+"""What the writing thread gets, on a machine however busy."""
 
 
 def test_lines_arrive_in_order(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     path.write_text("before\n")
-    with LineWriter(str(path)) as writer:
-        for number in range(1000):
-            writer.write(f"{number}\n")
+    writer = LineWriter(str(path))
+    for number in range(1000):
+        writer.write(f"{number}\n")
+    writer.close(SECONDS)
     assert path.read_text() == "before\n" + "".join(f"{number}\n" for number in range(1000))
     assert writer.lost == 0
 
@@ -26,7 +31,7 @@ def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
     path.rename(rotated)
     writer.reopen()
     writer.write("after\n")
-    writer.close()
+    writer.close(SECONDS)
     assert rotated.read_text() == ""
     assert path.read_text() == "after\n"
 
@@ -38,7 +43,7 @@ def test_a_rotation_that_fails_keeps_the_old_file(tmp_path: Path, caplog: pytest
     folder.rename(tmp_path / "moved")
     writer.reopen()
     writer.write("still\n")
-    writer.close()
+    writer.close(SECONDS)
     assert (tmp_path / "moved" / "access.log").read_text() == "still\n"
     assert "go on to the old file" in caplog.text
 
@@ -52,7 +57,7 @@ def test_a_stuck_reader_costs_lines_and_nothing_else(tmp_path: Path) -> None:
         writer.write("x" * 1000 + "\n")  # far more than the pipe and the queue hold; returns nevertheless
     assert writer.lost > 0
     os.close(reader)
-    writer.close()
+    writer.close(SECONDS)
 
 
 def test_a_failing_write_is_told_once_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -63,9 +68,9 @@ def test_a_failing_write_is_told_once_and_counted(tmp_path: Path, caplog: pytest
     os.close(reader)
     for _ in range(200):
         writer.write("line\n")
-    writer.close()
+    writer.close(SECONDS)
     assert writer.lost == 200
-    assert [record.message for record in caplog.records] == [
+    assert [record.getMessage() for record in logged(caplog)] == [
         f"access log {pipe}: [Errno 32] Broken pipe; lines are dropped until it works again"
     ]
 

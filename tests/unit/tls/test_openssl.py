@@ -23,7 +23,7 @@ from nodeagent.tls.record import LONGEST
 from nodeagent.tls.take_over import take_over
 from tests.unit.tls.conftest import MakeContexts, OpenSsl
 
-_SECONDS = 10
+_SECONDS = 60
 WAYS = {
     "plainly": (),
     "in small records": ("-max_send_frag", "512"),

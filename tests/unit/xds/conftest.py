@@ -22,10 +22,10 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 @pytest.fixture
 def until() -> Until:
-    """Waits for a condition that other tasks make true; fails after ten seconds."""
+    """Waits for a condition that other tasks make true; fails after a minute."""
 
     async def wait(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - what is awaited has no event, it is a plain attribute
                 await asyncio.sleep(0.001)
 
@@ -59,7 +59,7 @@ class Stream:
         self.metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
 
     async def request(self) -> Request:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             request = await self._context.read()
         assert isinstance(request, Request), "the client has gone"
         return request
@@ -84,7 +84,7 @@ class AdsServer(xds_pb2_grpc.AggregatedDiscoveryServiceServicer):
         self.port = 0
 
     async def stream(self) -> Stream:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self._streams.get()
 
     async def DeltaAggregatedResources(  # type: ignore[override]  # noqa: N802 - the stub's name; streams by context
