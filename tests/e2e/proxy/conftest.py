@@ -67,18 +67,20 @@ from nodeagent.proxy.messages import (
 UID = 54321
 PORT = 8080
 HBONE = 15008
+PATIENCE_SECONDS = 60.0
+"""More than what works ever takes, and than any deadline of a worker."""
 CLIENT, SERVER = Identity("cluster.local", "apps", "client"), Identity("cluster.local", "apps", "server")
 CONFIG = WorkerConfig(
     node="node",
     cluster="Kubernetes",
     network="",
     trust_domain="cluster.local",
-    drain_seconds=5,
+    drain_seconds=PATIENCE_SECONDS,
     policy_wait_seconds=1,
     pool_idle_seconds=300,
     pool_streams=100,
-    connect_seconds=3,
-    handshake_seconds=2,
+    connect_seconds=PATIENCE_SECONDS,
+    handshake_seconds=PATIENCE_SECONDS,
     max_connections=50_000,
 )
 
@@ -139,7 +141,7 @@ class Namespace:
         """A blocking client with a deadline."""
         sock = self.make_socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_SECONDS)
         if source_port:
             sock.bind(("::" if ":" in address else "0.0.0.0", source_port))  # noqa: S104 - a pod of our own
         try:
@@ -164,7 +166,7 @@ class Namespace:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("::", port))
         sock.listen(64)
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_SECONDS)
         return sock
 
 
@@ -172,6 +174,7 @@ class Pod(Namespace):
     def __init__(self, v4: str, v6: str) -> None:
         super().__init__()
         self.v4, self.v6 = Ip(v4), Ip(v6)
+        self.sysctl("net/ipv4/ip_local_port_range", "45001 60999")  # none of those that tests choose
 
     @property
     def addresses(self) -> tuple[Ip, Ip]:
@@ -377,7 +380,7 @@ class Agent:
             if sock is not None:
                 sock.close()
 
-    def eventually(self, holds: Callable[[], bool], within_seconds: float = 10) -> None:
+    def eventually(self, holds: Callable[[], bool], within_seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + within_seconds
         while not holds():
             left = deadline - time.monotonic()
@@ -400,7 +403,7 @@ class Agent:
                 for report, _ in self._reports.received(payload):
                     self._take(report)
 
-    def hear_out(self, within_seconds: float = 10) -> None:
+    def hear_out(self, within_seconds: float = PATIENCE_SECONDS) -> None:
         """Everything up to the worker's end."""
         deadline = time.monotonic() + within_seconds
         while self.report not in self._ended or self.control not in self._ended:
@@ -522,8 +525,8 @@ class Mesh:
         self.workers.append(worker)
         if certified:
             worker.certify(identity, self.authority)
-        worker.apply(workloads=(self.client, self.server))
         worker.send(LocalPods(frozenset(pod.addresses)))
+        worker.apply(workloads=(self.client, self.server))  # and all that was sent before
         return worker
 
     def replace(self, former: Running, tell: Callable[[Running], None] = Running.apply) -> Running:
