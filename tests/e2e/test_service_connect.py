@@ -52,6 +52,19 @@ def stage() -> Iterator[Stage]:
         yield stage
 
 
+@pytest.fixture(autouse=True)
+def _is_settled(stage: Stage) -> None:
+    """What the test before has changed or left open is over: until then the proxy has part in what the kernel does."""
+
+    def is_so() -> bool:
+        before = _packets(stage)
+        (told,) = _dial(stage, stage.api_service_ips[0])
+        has_open = any(one["worker"] is not None for one in stage.ask(NODE, "connections")["connections"])
+        return "where" in told and not has_open and _packets(stage) == before
+
+    eventually(is_so, WITHIN_SECONDS, "a Service of this node is reached without the proxy")
+
+
 def _with_label(pod: mesh.Object, name: str) -> mesh.Object:
     if name in {"api", "db"}:
         pod["metadata"]["labels"]["part"] = "both"  # type: ignore[index]
