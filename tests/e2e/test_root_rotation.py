@@ -14,7 +14,7 @@ from nodeagent.lab.namespaces import RUN_DIR
 
 pytestmark = pytest.mark.e2e
 
-WITHIN_SECONDS = 30
+WITHIN_SECONDS = 120
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from nodeagent.lab.demo.tour import LAST, TOUR
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import difference, machine_state
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 COMMAND = [sys.executable, "-m", "nodeagent.cli.main", "demo", "--script", "--json"]
 CLAIMS = [*(claim.words for claim in TOUR), LAST]
@@ -37,7 +37,7 @@ def performance(tmp_path_factory: pytest.TempPathFactory) -> Performance:
     before = machine_state()
     _kill_in_its_middle(tmp_path_factory.mktemp("killed") / "claims")
     left_by_killed = difference(before, machine_state())
-    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=380, check=False)
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=1200, check=False)
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["claim"] for row in told] == CLAIMS, done.stderr
     assert done.returncode == (0 if all(row["ok"] for row in told) else 1), done.stderr
@@ -47,10 +47,10 @@ def performance(tmp_path_factory: pytest.TempPathFactory) -> Performance:
 
 def _kill_in_its_middle(output: Path) -> None:
     with output.open("wb") as claims, subprocess.Popen(COMMAND, stdout=claims) as killed:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while output.read_bytes().count(b"\n") < 3:
             assert killed.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline, "no three claims in two minutes"
+            assert time.monotonic() < deadline, "no three claims in ten minutes"
             time.sleep(0.05)
         killed.kill()
 

@@ -129,7 +129,7 @@ class Envoy:
     def _ask(self, path: str) -> bytes:
         connection = http.client.HTTPConnection("admin")
         with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             connection.sock = sock
             try:
                 sock.connect(str(self._admin))
@@ -145,7 +145,7 @@ class Envoy:
         self.process.wait()
 
 
-def wait_until(holds: Callable[[], bool], within_seconds: float = 20) -> None:
+def wait_until(holds: Callable[[], bool], within_seconds: float = 60) -> None:
     """For what Envoy tells nobody: it has to be asked again and again."""
     deadline = time.monotonic() + within_seconds
     while not holds():

@@ -26,7 +26,7 @@ def test_envoy_as_client_leaves_a_draining_worker_and_loses_nothing(own_peers: P
             assert len(successor.connections()) == 1
         converse(open_before)
         assert mesh.far.process.poll() is None
-    assert mesh.far.process.wait(10) == 0
+    assert mesh.far.process.wait(60) == 0
 
 
 def test_a_draining_worker_ends_its_tunnel_to_envoy_as_server_with_its_last_stream(own_peers: Peers) -> None:
@@ -34,6 +34,6 @@ def test_a_draining_worker_ends_its_tunnel_to_envoy_as_server_with_its_last_stre
     with passage.listen() as listener, passage.join(listener) as (client, application):
         passage.worker.send(LONG)
         exchange(client, application, 1 << 20)
-    assert passage.worker.process.wait(10) == 0
+    assert passage.worker.process.wait(60) == 0
     wait_until(lambda: envoy.stats()["http.wide.downstream_cx_active"] == 0)
     assert envoy.stats()["http.wide.downstream_cx_total"] == 1

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-_DEADLINE_SECONDS = 20
+_DEADLINE_SECONDS = 60
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 

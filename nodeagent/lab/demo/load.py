@@ -22,8 +22,8 @@ import termios
 import time
 from collections import Counter
 
-PATIENCE_SECONDS = 30.0
-"""A SYN that was dropped is sent again after 1, 3, 7 and 15 seconds."""
+PATIENCE_SECONDS = 60.0
+"""A SYN that was dropped is sent again after 1, 3, 7, 15 and 31 seconds."""
 CHUNK_BYTES = 1 << 16
 CHUNK_SECONDS = 0.05
 Place = tuple[str, int]

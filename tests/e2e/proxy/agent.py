@@ -30,6 +30,7 @@ from nodeagent.proxy.messages import (
     ToWorker,
 )
 from tests.e2e.proxy.authority import Authority, memfd
+from tests.e2e.proxy.wires import PATIENCE_SECONDS
 
 
 class Agent:
@@ -116,7 +117,7 @@ class Agent:
             if sock is not None:
                 sock.close()
 
-    def eventually(self, holds: Callable[[], bool], within_seconds: float = 10) -> None:
+    def eventually(self, holds: Callable[[], bool], within_seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + within_seconds
         while not holds():
             left = deadline - time.monotonic()
@@ -139,7 +140,7 @@ class Agent:
                 for report, _ in self._reports.received(payload):
                     self._take(report)
 
-    def hear_out(self, within_seconds: float = 10) -> None:
+    def hear_out(self, within_seconds: float = PATIENCE_SECONDS) -> None:
         """Everything up to the worker's end."""
         deadline = time.monotonic() + within_seconds
         while self.report not in self._ended or self.control not in self._ended:

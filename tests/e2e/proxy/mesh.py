@@ -16,7 +16,7 @@ from nodeagent.proxy.kernel_trial import KernelTls
 from nodeagent.proxy.messages import HandOver, LocalPods, TakeOver, WorkerConfig
 from tests.e2e.proxy.authority import Authority
 from tests.e2e.proxy.running import Running
-from tests.e2e.proxy.wires import HBONE, PORT, Pod, Proxy, Wires
+from tests.e2e.proxy.wires import HBONE, PATIENCE_SECONDS, PORT, Pod, Proxy, Wires
 
 CLIENT, SERVER = Identity("cluster.local", "apps", "client"), Identity("cluster.local", "apps", "server")
 CONFIG = WorkerConfig(
@@ -24,12 +24,12 @@ CONFIG = WorkerConfig(
     cluster="Kubernetes",
     network="",
     trust_domain="cluster.local",
-    drain_seconds=5,
+    drain_seconds=PATIENCE_SECONDS,
     policy_wait_seconds=1,
     pool_idle_seconds=300,
     pool_streams=100,
-    connect_seconds=3,
-    handshake_seconds=2,
+    connect_seconds=PATIENCE_SECONDS,
+    handshake_seconds=PATIENCE_SECONDS,
     max_connections=50_000,
 )
 
@@ -84,8 +84,8 @@ class Mesh:
         self.workers.append(worker)
         if certified:
             worker.certify(identity, self.authority)
-        worker.apply(workloads=(self.client, self.server))
         worker.send(LocalPods(frozenset(pod.addresses)))
+        worker.apply(workloads=(self.client, self.server))  # and all that was sent before
         return worker
 
     def replace(self, former: Running, tell: Callable[[Running], None] = Running.apply) -> Running:

@@ -11,12 +11,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from nodeagent.hbone import frames
 from nodeagent.hbone.frames import ErrorCode, pack_frame, pack_reset, pack_settings, pack_window_update
 from nodeagent.hbone.headers import ConnectRequest, HeaderWriter
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.messages import WorkerConfig
 from tests.e2e.proxy.mesh import Mesh
 from tests.e2e.proxy.peer import HbonePeer
 from tests.e2e.proxy.wires import HBONE, PORT
@@ -25,8 +27,9 @@ pytestmark = pytest.mark.e2e
 
 SERVER = "10.2.0.2:8080"
 MIB = 1 << 20
-ROUND_TRIP_SECONDS = 0.25
-"""Of the neighbour, at worst: a tenth of it would do on a machine that does nothing else."""
+BLOCKED_SECONDS = 0.25
+"""Of a processor, that the workers use at most between what a neighbour says and what it hears. What other processes
+use beside them is not theirs, so a busy machine changes nothing."""
 
 Connect = Callable[..., "HbonePeer"]
 
@@ -37,21 +40,30 @@ def memory(pid: int) -> int:
         return int(statm.read().split()[1]) * 4096
 
 
-class Neighbour:
-    """A connection of somebody else through the same worker."""
+def processor_seconds(pid: int) -> float:
+    """That this process has used so far."""
+    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) has it
 
-    def __init__(self, client: socket.socket, served: socket.socket) -> None:
-        self._client, self._served = client, served
+
+class Neighbour:
+    """A connection of somebody else through the same workers."""
+
+    def __init__(self, client: socket.socket, served: socket.socket, workers: tuple[int, ...]) -> None:
+        self._client, self._served, self._workers = client, served, workers
         self.seconds: list[float] = []
+        """Of the workers, for each time that it asked."""
 
     def asks(self, times: int = 1) -> None:
         for _ in range(times):
-            started = time.monotonic()
+            before = self._used()
             self._client.sendall(b"ping")
             assert self._served.recv(4, socket.MSG_WAITALL) == b"ping"
             self._served.sendall(b"pong")
             assert self._client.recv(4, socket.MSG_WAITALL) == b"pong"
-            self.seconds.append(time.monotonic() - started)
+            self.seconds.append(self._used() - before)
+
+    def _used(self) -> float:
+        return sum(map(processor_seconds, self._workers))
 
     @property
     def slowest(self) -> float:
@@ -62,10 +74,10 @@ class Neighbour:
 def neighbour(mesh: Mesh, app: socket.socket) -> Iterator[Neighbour]:
     """Its record must not come while the test lasts."""
     with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0] as served:
-        served.settimeout(10)
-        made = Neighbour(client, served)
+        served.settimeout(client.gettimeout())
+        made = Neighbour(client, served, (mesh.near.process.pid, mesh.far.process.pid))
         made.asks(20)
-        assert statistics.median(made.seconds) < ROUND_TRIP_SECONDS
+        assert statistics.median(made.seconds) < BLOCKED_SECONDS
         yield made
         made.asks()
         assert mesh.near.closed == []
@@ -110,15 +122,14 @@ def test_a_flood_ends_by_name_and_costs_no_memory(mesh: Mesh, peer: Connect, nei
     hostile = peer()
     hostile.flush()
     before = memory(mesh.far.process.pid)
-    hostile.tls.settimeout(0.5)
-    with contextlib.suppress(OSError):  # the worker ends it, or takes no more
+    with contextlib.suppress(OSError):  # the worker ends it
         for n in range(0, 30_000, 100):
             hostile.tls.sendall(b"".join(FLOODS[flood](one) for one in range(n, n + 100)))
             if n % 1000 == 0:
                 neighbour.asks()
     neighbour.asks()
     assert memory(mesh.far.process.pid) - before < 8 * MIB
-    assert neighbour.slowest < ROUND_TRIP_SECONDS
+    assert neighbour.slowest < BLOCKED_SECONDS
     mesh.far.eventually(lambda: bool(ends(mesh)))
 
 
@@ -172,7 +183,7 @@ def test_one_stroke_ends_by_name_and_costs_no_memory(
     mesh.far.eventually(lambda: reason.value in ends(mesh))
     assert memory(mesh.far.process.pid) - before < 12 * MIB
     neighbour.asks()
-    assert neighbour.slowest < ROUND_TRIP_SECONDS
+    assert neighbour.slowest < BLOCKED_SECONDS
 
 
 # ---- who does not read ---------------------------------------------------------------------------------------------
@@ -202,7 +213,7 @@ def test_applications_that_do_not_read_hold_one_window_of_the_tunnel(
         assert sent >= 16 * MIB
         neighbour.asks(20)
         assert memory(mesh.far.process.pid) - before < 24 * MIB
-        assert neighbour.slowest < ROUND_TRIP_SECONDS
+        assert neighbour.slowest < BLOCKED_SECONDS
     finally:
         for one in served:
             one.close()
@@ -231,7 +242,7 @@ def test_a_peer_that_does_not_read_holds_what_one_turn_made(
         block(client, app, stack)
         neighbour.asks(20)
         assert memory(mesh.far.process.pid) - before < 8 * MIB
-        assert neighbour.slowest < ROUND_TRIP_SECONDS
+        assert neighbour.slowest < BLOCKED_SECONDS
 
 
 def test_answers_do_not_pile_up_behind_a_peer_that_does_not_read(
@@ -241,33 +252,37 @@ def test_answers_do_not_pile_up_behind_a_peer_that_does_not_read(
     with contextlib.ExitStack() as stack:
         block(client, app, stack)
         before = memory(mesh.far.process.pid)
-        client.tls.settimeout(5)
         with contextlib.suppress(OSError):  # it ends behind a MiB of answers, each of 23 bytes
             for n in range(100, 120_000, 80):  # so few that none is one too many
                 client.tls.sendall(b"".join(malformed(2 * one + 1) for one in range(n, n + 80)))
                 mesh.far.listen(0)
                 neighbour.asks()
         assert memory(mesh.far.process.pid) - before < 12 * MIB
-        assert neighbour.slowest < ROUND_TRIP_SECONDS
+        assert neighbour.slowest < BLOCKED_SECONDS
         mesh.far.eventually(lambda: Reason.H2_FAILED.value in ends(mesh))
 
 
 # ---- who does not go on ------------------------------------------------------------------------------------------
 
 
-def test_slow_handshakes_have_a_deadline_and_a_price(mesh: Mesh, neighbour: Neighbour) -> None:
-    """Three hundred peers that say three bytes and wait: a quarter of a MiB each would be 75."""
-    before = memory(mesh.far.process.pid)
-    with contextlib.ExitStack() as stack:
-        for _ in range(300):
-            client = stack.enter_context(mesh.wires.outsider.connect(mesh.wires.server.v4, HBONE))
-            client.sendall(b"\x16\x03\x01")
-        neighbour.asks(20)
-        assert memory(mesh.far.process.pid) - before < 300 * (64 << 10)
-        assert neighbour.slowest < ROUND_TRIP_SECONDS
-        mesh.far.eventually(lambda: len(mesh.far.closed) >= 300)
-        assert {record.reason for record in mesh.far.closed} == {Reason.TLS_TIMEOUT.value}
-    mesh.far.eventually(lambda: mesh.far.counters.get("handshakes_failed") == 300)
+class TestLate:
+    @pytest.fixture
+    def config(self, config: WorkerConfig) -> WorkerConfig:
+        return msgspec.structs.replace(config, handshake_seconds=4)
+
+    def test_slow_handshakes_have_a_deadline_and_a_price(self, mesh: Mesh, neighbour: Neighbour) -> None:
+        """Three hundred peers that say three bytes and wait: a quarter of a MiB each would be 75."""
+        before = memory(mesh.far.process.pid)
+        with contextlib.ExitStack() as stack:
+            for _ in range(300):
+                client = stack.enter_context(mesh.wires.outsider.connect(mesh.wires.server.v4, HBONE))
+                client.sendall(b"\x16\x03\x01")
+            neighbour.asks(20)
+            assert memory(mesh.far.process.pid) - before < 300 * (64 << 10)
+            assert neighbour.slowest < BLOCKED_SECONDS
+            mesh.far.eventually(lambda: len(mesh.far.closed) >= 300)
+            assert {record.reason for record in mesh.far.closed} == {Reason.TLS_TIMEOUT.value}
+        mesh.far.eventually(lambda: mesh.far.counters.get("handshakes_failed") == 300)
 
 
 def test_connections_that_come_and_go_leave_no_memory(mesh: Mesh, neighbour: Neighbour) -> None:
@@ -283,4 +298,4 @@ def test_connections_that_come_and_go_leave_no_memory(mesh: Mesh, neighbour: Nei
     first = flood(1)
     flood(2)
     assert flood(3) - first < MIB
-    assert neighbour.slowest < ROUND_TRIP_SECONDS
+    assert neighbour.slowest < BLOCKED_SECONDS

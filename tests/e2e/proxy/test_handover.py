@@ -20,7 +20,7 @@ from nodeagent.lab.demo.versions import OTHER_HANDOVER, THIS_VERSION, make_versi
 from nodeagent.proxy.messages import Drain
 from tests.e2e.proxy.mesh import CLIENT, CONFIG, Mesh
 from tests.e2e.proxy.running import Running
-from tests.e2e.proxy.wires import PORT, Pod
+from tests.e2e.proxy.wires import PATIENCE_SECONDS, PORT, Pod
 
 PATTERN = random.Random(1).randbytes(1 << 20) * 2
 PERIOD = 1 << 20
@@ -45,7 +45,7 @@ class Echo(threading.Thread):
                 for key, _ in selector.select(0.1):
                     if key.data is None:
                         sock, _ = self._listener.accept()
-                        sock.settimeout(5)
+                        sock.settimeout(PATIENCE_SECONDS)
                         selector.register(sock, selectors.EVENT_READ, sock)
                         continue
                     sock = key.data
@@ -157,12 +157,20 @@ class Load(threading.Thread):
             at += self._interval
             time.sleep(max(0.0, at - time.monotonic()))
 
+    def wait_for_more(self) -> None:
+        """Until each conversation has heard something again, so that it is one of both workers by now."""
+        heard = [talk.received for talk in self.talks]
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(talk.received == then and not talk.broken for talk, then in zip(self.talks, heard, strict=True)):
+            assert time.monotonic() < deadline, "not everybody is heard"
+            time.sleep(0.01)
+
     def finish(self) -> None:
         """Everything that was sent has come back, or never will."""
         self._ending.set()
         if self._opener.is_alive():
             self._opener.join()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while any(talk.sent != talk.received and not talk.broken for talk in self.talks):
             if time.monotonic() > deadline:
                 break
@@ -181,10 +189,10 @@ def echo(app: socket.socket) -> Iterator[None]:
     thread.stop()
 
 
-def gone(worker: "Running", within_seconds: float = 10) -> None:
+def gone(worker: "Running", within_seconds: float = PATIENCE_SECONDS) -> None:
     """It has ended by itself, in good order, and had no bug."""
     worker.hear_out(within_seconds)
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(PATIENCE_SECONDS) == 0
     assert worker.counters.get("bugs", 0) == 0
     assert [record.reason for record in worker.closed if record.reason != "closed"] == []
 
@@ -192,14 +200,14 @@ def gone(worker: "Running", within_seconds: float = 10) -> None:
 def test_twenty_replacements_cut_nothing(mesh: "Mesh", echo: None) -> None:
     load = Load(mesh.wires.client, mesh.wires.server.v4, conversations=24, new_a_second=50)
     load.start()
-    time.sleep(0.5)
+    load.wait_for_more()
     formers = []
     for number in range(20):
         former = mesh.near if number % 2 else mesh.far
         mesh.replace(former)
         gone(former)
         formers.append(former)
-    time.sleep(0.3)
+    load.wait_for_more()
     load.finish()
     pauses = sorted(pause for talk in load.talks for pause in talk.pauses)
     worst = sorted(max(talk.pauses) for talk in load.talks)
@@ -218,7 +226,7 @@ def test_twenty_replacements_cut_nothing(mesh: "Mesh", echo: None) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(msgspec.structs.replace(CONFIG, pool_streams=1, drain_seconds=20), id="a tunnel for each"),
+        pytest.param(msgspec.structs.replace(CONFIG, pool_streams=1), id="a tunnel for each"),
         pytest.param(msgspec.structs.replace(CONFIG, pool_streams=1, drain_seconds=0.01), id="no time to drain"),
     ],
 )
@@ -226,11 +234,11 @@ def test_two_hundred_tunnels_at_once(mesh: "Mesh", echo: None) -> None:
     """What is being handed over is not cut because that takes long."""
     load = Load(mesh.wires.client, mesh.wires.server.v4, conversations=200, new_a_second=20, pace=1.0)
     load.start()
-    time.sleep(1)
+    load.wait_for_more()
     for number in range(6):
         former = mesh.near if number % 2 else mesh.far
         mesh.replace(former)
-        gone(former, 25)
+        gone(former)
         assert len(former.handed_over) >= 200
     load.finish()
     assert [talk.broken for talk in load.talks if talk.broken] == []
@@ -310,6 +318,7 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.mark.parametrize("config", [pytest.param(msgspec.structs.replace(CONFIG, drain_seconds=15), id="a long drain")])
 @pytest.mark.parametrize("others", ["former", "successor"])
 def test_what_a_successor_cannot_read_drains(mesh: "Mesh", app: socket.socket, folder: Path, others: str) -> None:
     """Two workers, one of them of a release in whose snapshots a stream has a field more."""
@@ -338,7 +347,7 @@ def test_what_a_successor_cannot_read_drains(mesh: "Mesh", app: socket.socket, f
     server.close()
     assert former.ended()[0].reason == "closed"
     former.hear_out()
-    assert former.process.wait(10) == 0
+    assert former.process.wait(PATIENCE_SECONDS) == 0
     assert former.handed_over == []
     assert [record.reason for record in former.closed] == ["closed", "drained"], "each says why it ended"
     for sock in (staying, stays):

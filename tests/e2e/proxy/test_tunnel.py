@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What two applications see of a connection that two workers carry: everything that they would see without them."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -14,7 +15,7 @@ from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Transport
 from nodeagent.model.workload import TunnelProtocol
 from tests.e2e.proxy.mesh import Mesh, workload
-from tests.e2e.proxy.wires import PORT
+from tests.e2e.proxy.wires import PATIENCE_SECONDS, PORT
 
 pytestmark = pytest.mark.e2e
 
@@ -142,7 +143,7 @@ def test_a_reader_that_stops_stops_the_sender_and_bounds_the_workers_memory(mesh
             sent = fill(client)
             assert sent < 50_000_000
             assert memory(mesh.far.process.pid) - before < 12 << 20
-            client.settimeout(10)
+            client.settimeout(PATIENCE_SECONDS)
             got = 0
             while got < sent:
                 got += len(served.recv(1 << 20))
@@ -158,7 +159,7 @@ def fill(sock: socket.socket) -> int:
         while sent < 100_000_000:
             sent += sock.send(b"x" * 65536)
     except TimeoutError:
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_SECONDS)
     return sent
 
 
@@ -247,11 +248,10 @@ def test_a_plaintext_client_reaches_the_application_with_its_own_address(
 def test_a_taken_source_port_is_replaced_and_the_record_says_so(mesh: Mesh, app: socket.socket) -> None:
     """The client reaches the same application by two addresses from one port: legal for it, one 4-tuple behind us."""
     mesh.publish_service()
-    with (
-        mesh.wires.client.connect(mesh.wires.server.v4, PORT, source_port=40005) as first,
-        mesh.wires.client.connect(mesh.vip, PORT, source_port=40005) as second,
-    ):
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(mesh.wires.client.connect(mesh.wires.server.v4, PORT, source_port=40005))
         served, _ = app.accept()
+        second = stack.enter_context(mesh.wires.client.connect(mesh.vip, PORT, source_port=40005))
         also_served, seen = app.accept()
         assert seen[1] != 40005
         second.sendall(b"through")

@@ -16,6 +16,8 @@ from nodeagent.model.address import Ip
 
 PORT = 8080
 HBONE = 15008
+PATIENCE_SECONDS = 60.0
+"""More than what works ever takes, and than any deadline of a worker."""
 
 
 class Namespace:
@@ -74,7 +76,7 @@ class Namespace:
         """A blocking client with a deadline."""
         sock = self.make_socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_SECONDS)
         if source_port:
             sock.bind(("::" if ":" in address else "0.0.0.0", source_port))  # noqa: S104 - a pod of our own
         try:
@@ -99,7 +101,7 @@ class Namespace:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("::", port))
         sock.listen(64)
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_SECONDS)
         return sock
 
 
@@ -107,6 +109,7 @@ class Pod(Namespace):
     def __init__(self, v4: str, v6: str) -> None:
         super().__init__()
         self.v4, self.v6 = Ip(v4), Ip(v6)
+        self.sysctl("net/ipv4/ip_local_port_range", "45001 60999")  # none of those that tests choose
 
     @property
     def addresses(self) -> tuple[Ip, Ip]:
