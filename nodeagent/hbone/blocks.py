@@ -4,7 +4,14 @@
 from nodeagent.hbone.error import H2Error
 from nodeagent.hbone.events import Received
 from nodeagent.hbone.frames import END_HEADERS, END_STREAM, HAS_PRIORITY, PADDED, ErrorCode, pack_reset
-from nodeagent.hbone.headers import Fields, HeaderBlock, HeaderReader, parse_request, parse_response
+from nodeagent.hbone.headers import (
+    Fields,
+    HeaderBlock,
+    HeaderReader,
+    headers_too_large,
+    parse_request,
+    parse_response,
+)
 from nodeagent.hbone.limits import Role
 from nodeagent.hbone.rules import protocol_error
 from nodeagent.hbone.snapshot import BlockSnapshot, TableSnapshot
@@ -40,53 +47,58 @@ class HeaderFrames:
             raise protocol_error("padding longer than the frame")
         if self._state.role is Role.SERVER and not stream_id & 1:
             raise protocol_error("a client opened a stream with an even id")
-        block = HeaderBlock(stream_id, self._state.limits, ends_stream=bool(flags & END_STREAM))
-        self._add_to_block(block, flags, payload[start:stop], events)
+        ends_stream = bool(flags & END_STREAM)
+        if flags & END_HEADERS:  # as it nearly always is
+            if stop - start > self._state.limits.max_header_bytes:
+                raise headers_too_large()
+            self._block_ended(stream_id, payload[start:stop], events, ends_stream=ends_stream)
+            return
+        self.block = HeaderBlock(stream_id, self._state.limits, ends_stream=ends_stream)
+        self.block.add(payload[start:stop])
 
     def continuation_received(self, flags: int, payload: bytes, events: Received) -> None:
-        assert self.block is not None  # check_order has seen to it
-        self._add_to_block(self.block, flags, payload, events)
+        block = self.block
+        assert block is not None  # check_order has seen to it
+        block.add(payload)
+        if flags & END_HEADERS:
+            self.block = None
+            self._block_ended(block.stream_id, block.whole(), events, ends_stream=block.ends_stream)
 
-    def _add_to_block(self, block: HeaderBlock, flags: int, part: bytes, events: Received) -> None:
-        block.add(part)
-        if not flags & END_HEADERS:
-            self.block = block
-            return
-        self.block = None
-        fields = self._reader.decode(block.whole())  # always: the compression state needs every block
-        stream = self._state.streams.get(block.stream_id)
+    def _block_ended(self, stream_id: int, block: bytes, events: Received, *, ends_stream: bool) -> None:
+        fields = self._reader.decode(block)  # always: the compression state needs every block
+        stream = self._state.streams.get(stream_id)
         if stream is not None:
-            self._answer_or_trailers(stream, block, fields, events)
-        elif self._state.role is Role.SERVER and block.stream_id > self._state.highest_peer_id:
-            self._opened(block, fields, events)
-        elif self._state.is_idle(block.stream_id):
+            self._answer_or_trailers(stream, fields, events, ends_stream=ends_stream)
+        elif self._state.role is Role.SERVER and stream_id > self._state.highest_peer_id:
+            self._opened(stream_id, fields, events, ends_stream=ends_stream)
+        elif self._state.is_idle(stream_id):
             raise protocol_error("HEADERS on an idle stream")
-        elif self._state.role is Role.SERVER and _is_request(block, fields):
+        elif self._state.role is Role.SERVER and _is_request(fields, ends_stream=ends_stream):
             # No list of dead streams is needed: what crosses our reset can be trailers only (§5.1.1).
             raise protocol_error("a client opened a stream with an id that is used up")
         else:
             self._state.patience.idle_frame()  # crossed our reset
 
-    def _opened(self, block: HeaderBlock, fields: Fields, events: Received) -> None:
+    def _opened(self, stream_id: int, fields: Fields, events: Received, *, ends_stream: bool) -> None:
         state = self._state
-        state.highest_peer_id = block.stream_id
+        state.highest_peer_id = stream_id
         if state.last_accepted_id is not None:  # the client knows from GOAWAY that it is not served (§6.8)
             state.late_bytes += state.limits.stream_window
             state.patience.idle_frame()
             return
         # The second term bounds streams that are over for HTTP/2 while their last bytes wait for the application.
         if state.streams_open >= state.limits.max_streams or len(state.streams) >= 2 * state.limits.max_streams:
-            state.late_bytes += 0 if block.ends_stream else state.limits.stream_window
-            state.outbox.append(pack_reset(block.stream_id, ErrorCode.REFUSED_STREAM))
+            state.late_bytes += 0 if ends_stream else state.limits.stream_window
+            state.outbox.append(pack_reset(stream_id, ErrorCode.REFUSED_STREAM))
             events.refused += 1
             state.patience.stream_wasted(Reason.H2_TOO_MANY_STREAMS)
             return
-        stream = state.add(block.stream_id)
-        events.opened.append(parse_request(block.stream_id, fields))
-        if block.ends_stream:
+        stream = state.add(stream_id)
+        events.opened.append(parse_request(stream_id, fields))
+        if ends_stream:
             self._state.end_received(stream, events)
 
-    def _answer_or_trailers(self, stream: Stream, block: HeaderBlock, fields: Fields, events: Received) -> None:
+    def _answer_or_trailers(self, stream: Stream, fields: Fields, events: Received, *, ends_stream: bool) -> None:
         if stream.remote_ended:
             raise H2Error(ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM")
         if self._state.role is Role.SERVER or stream.is_answered:
@@ -94,7 +106,7 @@ class HeaderFrames:
             self._state.break_stream(stream, ErrorCode.PROTOCOL_ERROR, events)
             return
         response = parse_response(stream.id, fields)
-        if response is None or (response.status < 200 and block.ends_stream):
+        if response is None or (response.status < 200 and ends_stream):
             self._state.break_stream(stream, ErrorCode.PROTOCOL_ERROR, events)
             return
         if response.status < 200:
@@ -103,10 +115,10 @@ class HeaderFrames:
         stream.is_answered = stream.may_receive = True
         self._state.patience.stream_served()
         events.responded.append(response)
-        if block.ends_stream:
+        if ends_stream:
             self._state.end_received(stream, events)
 
 
-def _is_request(block: HeaderBlock, fields: Fields) -> bool:
+def _is_request(fields: Fields, *, ends_stream: bool) -> bool:
     """Trailers end their stream and have no pseudo-header (§8.1)."""
-    return not block.ends_stream or any(name.startswith(b":") for name, _ in fields)
+    return not ends_stream or any(name.startswith(b":") for name, _ in fields)

@@ -145,7 +145,15 @@ class Connection:
         streams that are gone, and for what a stream had not delivered when it was reset.
         """
         stream = self._streams.get(stream_id)
-        if stream is not None:
+        if stream is None:
+            return
+        own, whole = stream.inbound, self._state.inbound
+        if (own.credit + n) << 2 < own.size and (whole.credit + n) << 2 < whole.size and not stream.remote_ended:
+            # Hot, once a payload: nothing is to be announced or ended, see ReceiveWindow.delivered.
+            assert 0 <= n <= own.size - own.left - own.credit
+            own.credit += n
+            whole.credit += n
+        else:
             self._state.delivered(stream, n)
 
     def _unblock(self, events: Received) -> None:
@@ -161,13 +169,13 @@ class Connection:
     def can_open(self) -> bool:
         """Client: `open` would succeed (no GOAWAY, below MAX_CONCURRENT_STREAMS, ids left, a peer that reads)."""
         state = self._state
+        # Asked several times for each stream: `is_draining` is spelt out.
         return (
             self.role is Role.CLIENT
-            and not self._failed
-            and not self.is_draining
-            and state.streams_open < state.peer.max_streams
+            and not (self._failed or state.goaway_sent or state.goaway_received is not None)
+            and state.streams_open < self._peer.max_streams
             and state.next_id <= MAX_STREAM_ID
-            and state.outbox.queued_bytes <= state.limits.max_queued_bytes
+            and self._outbox.queued_bytes <= state.limits.max_queued_bytes
         )
 
     @property

@@ -8,6 +8,7 @@ The library costs more than all the rest of opening a stream. So what repeats wi
 nothing in a table, is written from memory and read by a loop of our own; everything else is the library's.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -38,13 +39,18 @@ _SHORT = 0x7F
 """Below it a length, or an index, is one byte, and not Huffman-coded (§5.1, §5.2)."""
 _STATIC = ((b"", b""), *HeaderTable.STATIC_TABLE)
 """By index; there is no 0."""
+_DYNAMIC = len(_STATIC)
+"""Index of the newest field of the dynamic table."""
 _ENTRY_BYTES = 32
 """Of a field, beside name and value, in the sizes of RFC 7541 §4.1 and RFC 9113 §6.5.2."""
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 """A field name: a token without upper case (RFC 9113 §8.2.1)."""
-_OURS = {name.encode(): name for name in ("baggage", "forwarded", "traceparent", "x-forwarded-network")}
+_OURS = frozenset({b"baggage", b"forwarded", b"traceparent", b"x-forwarded-network"})
 """Names that need no look, since every request has some of them."""
+_DIFFERENT_EACH_TIME = frozenset({b"forwarded", b"traceparent"})
+_REMEMBERED_BYTES = 512
+"""Of a field's value at most: a baggage has less than 300."""
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
 _OF_HTTP_1 = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 """Connection-specific fields, malformed in HTTP/2 (§8.2.2)."""
@@ -161,7 +167,8 @@ class HeaderReader:
         while at < end:
             first = block[at]
             if first > _INDEXED and first != 0xFF:
-                field = _find_field(first - _INDEXED, dynamic)
+                index = first - _INDEXED
+                field = _STATIC[index] if index < _DYNAMIC else _find_field(index - _DYNAMIC, dynamic)
                 at += 1
             elif first in {_LITERAL, _NEVER_INDEXED}:
                 name, at = _short_string(block, at + 1)
@@ -185,7 +192,8 @@ class HeaderReader:
 def _never_indexed(name: bytes, value: str) -> bytes:
     """A field that no table on its way shall keep (RFC 7541 §6.2.3); its name is in none."""
     text = value.encode()
-    return b"%c%c%b%b%b" % (_NEVER_INDEXED, len(name), name, bytes(encode_integer(len(text), 7)), text)
+    length = bytes((len(text),)) if len(text) < _SHORT else bytes(encode_integer(len(text), 7))
+    return b"%c%c%b%b%b" % (_NEVER_INDEXED, len(name), name, length, text)
 
 
 def _newest(table: HeaderTable) -> object:
@@ -194,9 +202,6 @@ def _newest(table: HeaderTable) -> object:
 
 
 def _find_field(index: int, dynamic: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
-    if index < len(_STATIC):
-        return _STATIC[index]
-    index -= len(_STATIC)
     return dynamic[index] if index < len(dynamic) else None
 
 
@@ -317,24 +322,38 @@ def _sort(fields: Fields) -> tuple[dict[bytes, bytes], list[tuple[str, str]], st
     pseudo: dict[bytes, bytes] = {}
     rest: list[tuple[str, str]] = []
     for name, value in fields:
-        # §8.2.1 again: nothing that could end a line in HTTP/1.1, no white space around it.
-        if b"\0" in value or b"\r" in value or b"\n" in value or value.strip(b" \t") != value:
-            return pseudo, rest, "a field's value has forbidden characters"
-        if name.startswith(b":"):
-            if rest:
-                return pseudo, rest, "a pseudo-header behind other fields"
-            if name in pseudo:
-                return pseudo, rest, "a pseudo-header twice"
-            pseudo[name] = value
-        elif name in _OURS:
-            rest.append((_OURS[name], value.decode("latin-1")))
-        elif not _NAME.fullmatch(name):
-            return pseudo, rest, "a field's name has forbidden characters"
-        elif name in _OF_HTTP_1 or (name == b"te" and value != b"trailers"):
-            return pseudo, rest, "a field that belongs to HTTP/1.1"
-        else:
-            rest.append((name.decode("ascii"), value.decode("latin-1")))
+        is_new = name in _DIFFERENT_EACH_TIME or len(value) > _REMEMBERED_BYTES
+        field = _read_field(name, value) if is_new else _read_known_field(name, value)
+        if isinstance(field, str):
+            return pseudo, rest, field
+        if field is not None:
+            rest.append(field)
+            continue
+        if rest:
+            return pseudo, rest, "a pseudo-header behind other fields"
+        if name in pseudo:
+            return pseudo, rest, "a pseudo-header twice"
+        pseudo[name] = value
     return pseudo, rest, ""
+
+
+def _read_field(name: bytes, value: bytes) -> tuple[str, str] | str | None:
+    """As text; None for a pseudo-header, and what is malformed about a field that is no field."""
+    # §8.2.1 again: nothing that could end a line in HTTP/1.1, no white space around it.
+    if b"\0" in value or b"\r" in value or b"\n" in value or value.strip(b" \t") != value:
+        return "a field's value has forbidden characters"
+    if name.startswith(b":"):
+        return None
+    if name not in _OURS:
+        if not _NAME.fullmatch(name):
+            return "a field's name has forbidden characters"
+        if name in _OF_HTTP_1 or (name == b"te" and value != b"trailers"):
+            return "a field that belongs to HTTP/1.1"
+    return name.decode("ascii"), value.decode("latin-1")
+
+
+_read_known_field = functools.lru_cache(maxsize=256)(_read_field)
+"""What repeats with each stream is looked at once; 128 KiB at most."""
 
 
 def _join(fields: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -8,9 +8,9 @@
   the RFC leaves the choice, a violation that no honest peer commits ends the connection.
 - PRIORITY, unknown frames and unknown settings are ignored, and counted (flood.py).
 
-Hot path: `_frames` handles whole DATA frames inline: per frame one unpack, one look-up, two subtractions and one slice;
-no call, no object but the slice (0.3 to 0.45 us instead of 1.5). Everything else takes the slow lane, which is also
-right for those: the tests cut every batch to prove it.
+Hot path: `_frames` handles whole DATA frames, and those that are nothing but an end, inline: per frame one unpack, one
+look-up, two subtractions and one slice; no call, no object but the slice (0.3 to 0.45 us instead of 1.5). Everything
+else takes the slow lane, which is also right for those: the tests cut every batch to prove it.
 """
 
 from nodeagent.hbone import frames
@@ -130,7 +130,14 @@ class Receiver:
             length = high << 8 | low
             start = position + HEADER_BYTES
             stop = start + length
-            if kind == DATA and flags <= END_STREAM and stop <= end and 0 < length <= most and headers.block is None:
+            if (
+                kind == DATA
+                and flags <= END_STREAM
+                and stop <= end
+                and length <= most
+                and (length or flags)
+                and headers.block is None
+            ):
                 stream = streams.get(stream_id)
                 if (
                     stream is not None
@@ -138,13 +145,14 @@ class Receiver:
                     and length <= stream.inbound.left
                     and length <= connection.left
                 ):
-                    stream.inbound.left -= length
-                    connection.left -= length
-                    slices = data.get(stream_id)
-                    if slices is None:
-                        data[stream_id] = [plain[start:stop]]
-                    else:
-                        slices.append(plain[start:stop])
+                    if length:
+                        stream.inbound.left -= length
+                        connection.left -= length
+                        slices = data.get(stream_id)
+                        if slices is None:
+                            data[stream_id] = [plain[start:stop]]
+                        else:
+                            slices.append(plain[start:stop])
                     position = stop
                     if flags:
                         self._state.end_received(stream, events)

@@ -22,8 +22,8 @@ class Carried(Protocol):
 
     def responded(self, response: Response) -> None: ...
 
-    def payload(self, views: list[memoryview]) -> None:
-        """Slices of the process's buffer: written or copied before this returns."""
+    def payload(self, views: list[memoryview], is_last: bool = False, /) -> None:  # noqa: FBT001, FBT002 - hot
+        """Slices of the process's buffer: written or copied before this returns. `is_last`: `ended` is next."""
 
     def ended(self) -> None:
         """The peer sends nothing more."""

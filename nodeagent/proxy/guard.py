@@ -62,7 +62,7 @@ class ConnectionGuard:
 
     def cut(self, reason: Reason, error: str = "") -> None:
         """Ends the connection: its pod left, policy changed, or the worker stops. Not one that is on its way."""
-        if self._table.guards.get(self.record.id) is not self:
+        if not self._table.has(self):
             return
         if self.ender is not None:
             self.ender(reason, error)
@@ -80,7 +80,7 @@ class ConnectionGuard:
             return
         self.discard()
         self.record.reason = reason.value
-        self.record.error = _one_line(error)
+        self.record.error = _one_line(error) if error else ""
         self.record.seconds = self.age
         self._table.emit(Closed(self.record))
 
@@ -115,7 +115,11 @@ class ConnectionGuard:
 
 
 class OpenConnections:
-    """The guards that are open, by the id of their record; weakly, so that one that is lost shows itself."""
+    """The guards that are open, by the id of their record; weakly, so that one that is lost shows itself.
+
+    A dict of references, since a guard leaves the table by itself in any case: the library's class would cost each of
+    them two microseconds.
+    """
 
     def __init__(
         self,
@@ -125,13 +129,17 @@ class OpenConnections:
         last_id: int = 0,
     ) -> None:
         """`now` is monotonic and may be cheap and coarse; `wall_clock` is Unix time; ids begin behind `last_id`."""
-        self.guards: weakref.WeakValueDictionary[int, ConnectionGuard] = weakref.WeakValueDictionary()
+        self.guards: dict[int, weakref.ref[ConnectionGuard]] = {}
         self.emit, self.now = emit, now
         self._wall_clock = wall_clock
         self._last_id = last_id
 
     def __len__(self) -> int:
         return len(self.guards)
+
+    def has(self, guard: ConnectionGuard) -> bool:
+        found = self.guards.get(guard.record.id)
+        return found is not None and found() is guard
 
     def begin(self, direction: Direction, source: tuple[Ip, int], original: tuple[Ip, int]) -> ConnectionGuard:
         self._last_id += 1
@@ -144,19 +152,22 @@ class OpenConnections:
             original_ip=original[0],
             original_port=original[1],
         )
-        guard = self.guards[record.id] = ConnectionGuard(self, record, self.now())
+        guard = ConnectionGuard(self, record, self.now())
+        self.guards[record.id] = weakref.ref(guard)
         return guard
 
     def resume(self, state: GuardState) -> ConnectionGuard:
         """One that another process has begun. Raises ValueError when its id is taken."""
         if state.record.id in self.guards:
             raise ValueError(f"connection {state.record.id} is here already")
-        guard = self.guards[state.record.id] = ConnectionGuard(self, state.record, self.now() - state.seconds)
+        guard = ConnectionGuard(self, state.record, self.now() - state.seconds)
+        self.guards[state.record.id] = weakref.ref(guard)
         guard.facts, guard.is_established = state.facts, state.is_established
         return guard
 
     def all(self) -> list[ConnectionGuard]:
-        return list(self.guards.values())
+        found = [reference() for reference in self.guards.values()]
+        return [guard for guard in found if guard is not None]
 
     def records(self) -> Iterator[ConnectionRecord]:
         """Copies of those that are established, with the age up to this moment."""

@@ -45,8 +45,10 @@ class Holds:
         self, owner: Breakable, seconds: float, attempt: Callable[[], bool], give_up: Callable[[], None]
     ) -> Hold | None:
         """Tries at once; None when that was enough. `attempt` returns whether there is nothing left to wait for."""
-        if attempt():
-            return None
+        return None if attempt() else self.hold(owner, seconds, attempt, give_up)
+
+    def hold(self, owner: Breakable, seconds: float, attempt: Callable[[], bool], give_up: Callable[[], None]) -> Hold:
+        """As `wait`, after an attempt in vain."""
         hold = Hold(self, owner, seconds, attempt, give_up)
         self.waiting[hold] = None
         return hold

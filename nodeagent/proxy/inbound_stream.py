@@ -146,7 +146,8 @@ class InboundStream:
     def responded(self, response: Response) -> None:
         """A client sends none."""
 
-    def payload(self, views: list[memoryview]) -> None:
+    def payload(self, views: list[memoryview], is_last: bool = False) -> None:  # noqa: FBT001, FBT002 - Carried's
+        del is_last
         if not self._is_over:
             self._early.add(views)
 

@@ -19,6 +19,8 @@ from typing import Protocol
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+HALF_CLOSED = select.EPOLLRDHUP
+"""Nothing comes behind what can be read. Asked for together with READ only, since it is told again and again."""
 FAILED = select.EPOLLERR
 HUNG_UP = select.EPOLLHUP
 
@@ -99,6 +101,14 @@ class Loop:
         if self._watchers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def let_go(self, fd: int) -> None:
+        """As `forget`, of a descriptor that is closed at once and that no other process has: the kernel forgets those.
+
+        One that came by a handover may be open in the former worker for a moment, and its events would reach whoever
+        has its number next.
+        """
+        self._watchers.pop(fd, None)
+
     def take_over(self, fd: int, events: int, watcher: Watcher) -> None:
         """Of a descriptor that another has watched: one call instead of `forget` and `watch`."""
         self._epoll.modify(fd, events)
@@ -153,7 +163,10 @@ class Loop:
             watcher = watchers.get(fd)
             if watcher is None or fd in added:
                 continue
-            self.guarded(watcher, watcher.ready, mask)
+            try:  # as `guarded`, without a call
+                watcher.ready(mask)
+            except Exception:  # noqa: BLE001 - `_broke` logs it
+                self._broke(watcher)
             self._sharing_left -= 1
             if not self._sharing_left:
                 self._run_soon()
@@ -202,17 +215,24 @@ class Loop:
         while self._soon:
             due, self._soon = self._soon, []
             for owner, action in due:
-                self.guarded(owner, action)
+                try:  # likewise
+                    action()
+                except Exception:  # noqa: BLE001 - likewise
+                    self._broke(owner)
 
     def guarded(self, owner: Breakable, action: Callable[..., None], *arguments: object) -> None:
         """Calls `action`; when it raises, only `owner` breaks down."""
         try:
             action(*arguments)
+        except Exception:  # noqa: BLE001 - `_broke` logs it
+            self._broke(owner)
+
+    def _broke(self, owner: Breakable) -> None:
+        """While its exception is being handled."""
+        self.bugs += 1
+        log.exception("a defect of nodeagent, please report it: in %s", type(owner).__name__)  # noqa: LOG004 - see above
+        try:
+            owner.crashed()
         except Exception:
             self.bugs += 1
-            log.exception("a defect of nodeagent, please report it: in %s", type(owner).__name__)
-            try:
-                owner.crashed()
-            except Exception:
-                self.bugs += 1
-                log.exception("and another while it broke down")
+            log.exception("and another while it broke down")

@@ -109,13 +109,17 @@ class OutboundConnection:
     # ---- the way to the peer ---------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        self._wait(self._identified, functools.partial(self.refuse, Reason.UNKNOWN_SOURCE))
+        self._wait(self._identified, Reason.UNKNOWN_SOURCE)
 
-    def _wait(self, attempt: Callable[[], bool], give_up: Callable[[], None]) -> None:
-        """For what may be on its way. An attempt that succeeds may already wait for the next thing."""
-        hold = self._shared.holds.wait(self, self._shared.state.config.policy_wait_seconds, attempt, give_up)
-        if hold is not None:
-            self._hold = hold
+    def _wait(self, attempt: Callable[[], bool], reason: Reason) -> None:
+        """For what may be on its way, and refuses in the end. An attempt that succeeds may wait for the next thing."""
+        if not attempt():
+            give_up = functools.partial(self._gave_up, reason)
+            self._hold = self._shared.holds.hold(self, self._shared.state.config.policy_wait_seconds, attempt, give_up)
+
+    def _gave_up(self, reason: Reason) -> None:
+        # With a key all that is left to wait for is the certificate.
+        self.refuse(reason, "" if self._key is None else f"for {self._key.identity}")
 
     def _identified(self) -> bool:
         """A pod that has just been enrolled may be faster than the news of it."""
@@ -127,7 +131,7 @@ class OutboundConnection:
         return True
 
     def _route(self, source: Workload) -> None:
-        self._wait(functools.partial(self._routed, source), functools.partial(self.refuse, Reason.UNKNOWN_DESTINATION))
+        self._wait(functools.partial(self._routed, source), Reason.UNKNOWN_DESTINATION)
 
     def _routed(self, source: Workload) -> bool:
         mesh, ip = self._shared.state.mesh, self._record.original_ip
@@ -205,7 +209,7 @@ class OutboundConnection:
             return
         record.source_identity = source.identity
         facts = ConnectionFacts(source.identity, record.source_ip, *destination)
-        self._wait(functools.partial(self._judge, facts), functools.partial(self.refuse, Reason.POLICY_PENDING))
+        self._wait(functools.partial(self._judge, facts), Reason.POLICY_PENDING)
 
     def _judge(self, facts: ConnectionFacts) -> bool:
         """Whether there is nothing left to wait for."""
@@ -227,7 +231,7 @@ class OutboundConnection:
             baggage=build_baggage(source, config.cluster),
             forwarded=build_forwarded(record.source_ip, record.source_port, route.host),
         )
-        self._wait(self._with_certificate, self._without_certificate)
+        self._wait(self._with_certificate, Reason.CERTIFICATE_MISSING)
 
     def _with_certificate(self) -> bool:
         if self._key is None:
@@ -238,9 +242,6 @@ class OutboundConnection:
             return False
         self._ask_pool(self._key)
         return True
-
-    def _without_certificate(self) -> None:
-        self.refuse(Reason.CERTIFICATE_MISSING, f"for {self._key.identity}" if self._key else "")
 
     def _ask_pool(self, key: PoolKey) -> None:
         self._asked += 1
@@ -323,7 +324,7 @@ class OutboundConnection:
         self._guard.established()
         self._connected()
 
-    def payload(self, views: list[memoryview]) -> None:
+    def payload(self, views: list[memoryview], is_last: bool = False) -> None:  # noqa: FBT001, FBT002 - Carried's
         """Only after an answer, and then the relay has taken over, or the connection was refused."""
 
     def ended(self) -> None:

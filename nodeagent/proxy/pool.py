@@ -55,13 +55,16 @@ def choose(tunnels: Sequence[Seen], most_streams: int) -> int | None:
     The fullest usable one, so that the emptier ones run dry and close. What the peer has said of one tunnel is expected
     of the one that is still dialled: whoever waits for it in vain is refused, and has only a few attempts.
     """
-    most_streams = min([most_streams, *(tunnel.peer_limit for tunnel in tunnels if tunnel.peer_limit)])
-    usable = [
-        (tunnel.can_open, tunnel.streams, index)
-        for index, tunnel in enumerate(tunnels)
-        if (tunnel.can_open or tunnel.is_dialling) and tunnel.streams < most_streams
-    ]
-    return max(usable, key=lambda found: found[:2])[2] if usable else None
+    for tunnel in tunnels:
+        if 0 < tunnel.peer_limit < most_streams:
+            most_streams = tunnel.peer_limit
+    best, fullest = None, (False, -1)
+    for index, tunnel in enumerate(tunnels):
+        if (tunnel.can_open or tunnel.is_dialling) and tunnel.streams < most_streams:
+            found = tunnel.can_open, tunnel.streams
+            if found > fullest:
+                best, fullest = index, found
+    return best
 
 
 class Passenger(Protocol):
@@ -211,15 +214,10 @@ class PooledTunnel:
 
     @property
     def seen(self) -> Seen:
-        if self._tunnel is None or self._tunnel.peer is None:
-            return Seen(not self._is_over, can_open=False, streams=len(self._waiting))
         tunnel = self._tunnel
-        return Seen(
-            is_dialling=False,
-            can_open=tunnel.can_open,
-            streams=len(tunnel.streams),
-            peer_limit=tunnel.connection.peer_limit,
-        )
+        if tunnel is None or tunnel.peer is None:
+            return Seen(not self._is_over, False, len(self._waiting))  # noqa: FBT003 - by position, which is faster
+        return Seen(False, tunnel.can_open, len(tunnel.streams), tunnel.connection.peer_limit)  # noqa: FBT003
 
     @property
     def is_outdated(self) -> bool:
@@ -236,7 +234,8 @@ class PooledTunnel:
             self.drain()
 
     def board(self, passenger: Passenger) -> None:
-        if self._tunnel is not None and self._tunnel.can_open:
+        """After `choose`: established it can open a stream, or it is still dialled."""
+        if self._tunnel is not None and self._tunnel.peer is not None:
             self._stay()
             passenger.tunnel_ready(self._tunnel)
         else:

@@ -46,7 +46,7 @@ from nodeagent.proxy.pool import PooledTunnel
 from nodeagent.proxy.reports import Reports
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.shared import Shared
-from nodeagent.proxy.sockets import Listener
+from nodeagent.proxy.sockets import Listener, ListeningSocket
 from nodeagent.proxy.state import State
 from nodeagent.proxy.tunnel_port import pick_port, read_port_range
 
@@ -162,7 +162,7 @@ class _Running:
         self._is_open = False
         accepted = (self._outbound.accepted, self._inbound.accepted, self._plaintext.accepted)
         self.listeners = [
-            Listener(loop, socket.socket(fileno=fd), accept) for fd, accept in zip(descriptors, accepted, strict=True)
+            Listener(loop, ListeningSocket(fd), accept) for fd, accept in zip(descriptors, accepted, strict=True)
         ]
         self._told: dict[str, int] = {}
         self._drain_deadline = self._settle_deadline = 0.0

@@ -38,7 +38,7 @@ class Shared(msgspec.Struct, frozen=True):
     def is_full(self) -> bool:
         """As many connections as configured, or as many sockets as those could have: idle tunnels have no record."""
         most = self.state.config.max_connections
-        return len(self.connections) >= most or self.loop.watched >= 2 * most + _OWN_DESCRIPTORS
+        return len(self.connections.guards) >= most or self.loop.watched >= 2 * most + _OWN_DESCRIPTORS
 
 
 def pick_by_weight(options: Sequence[_Option], cumulative: Sequence[int]) -> _Option:

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from nodeagent.model.address import Ip, is_ipv6, socket_ip
 from nodeagent.proxy.loop import READ, Loop
@@ -28,6 +29,8 @@ _UNSENT_BYTES = 1 << 20
 the send buffer, 4 MiB, and whatever a small stream says waits behind that of a large one: over 200 Mbit/s its median
 answer took 160 ms beside an upload, and takes 80. Less than this costs fast links CPU (docs/performance.md)."""
 
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+"""Without the second it takes a call more."""
 _ACCEPTS_PER_TURN = 64
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_SECONDS = 0.1
@@ -36,7 +39,8 @@ _PAUSE_SECONDS = 0.1
 
 def prepare(sock: socket.socket) -> None:
     """For each dialled socket before its first byte, and for listeners."""
-    sock.settimeout(0)
+    if sock.gettimeout() != 0:
+        sock.settimeout(0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -45,12 +49,26 @@ def prepare(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
 
 
-def prepare_accepted(sock: socket.socket) -> None:
+class ListeningSocket(socket.socket):
+    """Whose `accept` does not ask two enums what it is for each connection, which takes half as long as the call."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fileno=fd)
+        self._kind = int(self.family), int(self.type), self.proto
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        # What the library's own calls, which sets a time-out as well that would be changed at once.
+        fd, peer = self._accept()  # type: ignore[attr-defined]
+        family, kind, protocol = self._kind
+        return socket.socket(family, kind, protocol, fd), peer
+
+
+def prepare_accepted(sock: socket.socket, *, has_inherited: bool) -> None:
     """Linux clones the listener's socket, options and all, which saves six calls; but not the time-out.
 
     A connection that came before its listener was prepared, which another process had made, has inherited nothing.
     """
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):
+    if has_inherited or sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):
         sock.settimeout(0)
     else:
         prepare(sock)
@@ -77,7 +95,7 @@ def bound_socket(source: tuple[Ip, int]) -> socket.socket:
     The address is a pod's and not ours: the proxy namespace has ip_nonlocal_bind. Raises OSError.
     """
     ip, port = source
-    sock = socket.socket(socket.AF_INET6 if is_ipv6(ip) else socket.AF_INET, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET6 if is_ipv6(ip) else socket.AF_INET, _STREAM)
     try:
         prepare(sock)
         # Connections of one pod port to several destinations are as legal here as in the pod.
@@ -130,6 +148,8 @@ class Listener:
         self.socket: socket.socket | None = sock
         self.failures = 0
         self._loop, self._accepted = loop, accepted
+        self._all_inherit = False
+        """The queue has been empty since the listener was prepared, so what comes has its options."""
         prepare(sock)
         loop.watch(sock.fileno(), 0, self)
 
@@ -145,6 +165,7 @@ class Listener:
             try:
                 sock, peer = self.socket.accept()
             except BlockingIOError:
+                self._all_inherit = True
                 return
             except OSError as error:
                 # Linux also passes on errors of the connection that was waiting: those concern nobody else.
@@ -153,7 +174,7 @@ class Listener:
                     self._pause()
                     return
                 continue
-            prepare_accepted(sock)
+            prepare_accepted(sock, has_inherited=self._all_inherit)
             self._loop.guarded(self, self._accepted, sock, (socket_ip(peer[0]), peer[1]))
 
     def close(self) -> None:

@@ -16,12 +16,13 @@ from nodeagent.proxy.backlog import Backlog
 from nodeagent.proxy.carried import CarriedSocket, reset_reason
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import StreamState
-from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
+from nodeagent.proxy.loop import FAILED, HALF_CLOSED, HUNG_UP, READ, WRITE, Loop
 from nodeagent.proxy.sockets import close_cleanly
 from nodeagent.proxy.tunnel import Tunnel
 
 READ_BYTES = 512 << 10
 """At most per event, so that one bulk stream does not hold up the others for long."""
+_READING = READ | HALF_CLOSED
 _MAX_VIEWS = 512
 """Slices of one sendmsg; below IOV_MAX (1024). A peer may send a thousand tiny frames in one batch."""
 _GONE = frozenset({errno.ECONNRESET, errno.EPIPE})
@@ -31,8 +32,8 @@ class StreamRelay(CarriedSocket):
     """Owns the socket and the guard from its making on."""
 
     __slots__ = (
-        "_backlog", "_connection", "_guard", "_interest", "_is_ended", "_is_outbound", "_is_read_out", "_is_shut",
-        "_is_watched", "_loop", "_socket", "_stream_id", "_tunnel",
+        "_backlog", "_connection", "_guard", "_interest", "_is_ended", "_is_ours", "_is_outbound", "_is_read_out",
+        "_is_shut", "_is_watched", "_loop", "_socket", "_stream_id", "_tunnel",
     )  # fmt: skip
 
     def __init__(
@@ -57,13 +58,15 @@ class StreamRelay(CarriedSocket):
         """From the tunnel, not yet taken by the socket: never more than the stream's window."""
         self._is_ended = self._is_shut = self._is_read_out = False
         """The peer has ended; the socket was told; the socket has ended and the peer was told."""
-        self._interest = READ
+        self._interest = _READING
         self._is_watched = True
+        self._is_ours = True
+        """No other process has ever had the socket."""
         guard.ender = self.cut
         if is_watched:
-            loop.take_over(sock.fileno(), READ, self)
+            loop.take_over(sock.fileno(), _READING, self)
         else:
-            loop.watch(sock.fileno(), READ, self)
+            loop.watch(sock.fileno(), _READING, self)
 
     # ---- going on in another process -------------------------------------------------------------------------------
 
@@ -93,10 +96,11 @@ class StreamRelay(CarriedSocket):
     ) -> Self:
         """What stopped its reading, or does not any more, it finds out by itself."""
         relay = cls(loop, tunnel, state.id, sock, guard, is_outbound=state.is_outbound)
+        relay._is_ours = False
         for piece in state.backlog:
             relay._backlog.add([memoryview(piece)])
         relay._is_ended, relay._is_shut, relay._is_read_out = state.is_ended, state.is_shut, state.is_read_out
-        relay._change((0 if state.is_read_out else READ) | (WRITE if state.backlog else 0))
+        relay._change((0 if state.is_read_out else _READING) | (WRITE if state.backlog else 0))
         return relay
 
     # ---- from the socket to the tunnel -----------------------------------------------------------------------------
@@ -105,32 +109,35 @@ class StreamRelay(CarriedSocket):
         if events & WRITE:
             self._write()
         if events & READ and self._interest & READ:
-            self._read()
+            size = self._read()
+            if events & HALF_CLOSED and 0 < size < READ_BYTES:
+                self._read()  # the end: so it goes out with what was before it
         elif events & (FAILED | HUNG_UP):
             self._hung_up()
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """How much it was; 0 also for an end, and for nothing."""
         sock, stream_id, connection = self._socket, self._stream_id, self._connection
         if sock is None:
-            return
+            return 0
         if self._tunnel.is_blocked:
             # Not even into the send buffer: a tunnel whose peer does not read holds what one turn made, and no more.
             self._stall()
-            return
+            return 0
         views = connection.reserve(stream_id, READ_BYTES)
         if not views:
             views = self._make_room()
             if not views:
-                return
+                return 0
         try:
             size = sock.recv_into(views[0]) if len(views) == 1 else sock.recvmsg_into(views)[0]
         except BlockingIOError:
             connection.commit(stream_id, 0)
-            return
+            return 0
         except OSError as error:
             connection.commit(stream_id, 0)
             self._socket_failed(error.errno or 0)
-            return
+            return 0
         connection.commit(stream_id, size)
         self._tunnel.flush_later()
         record = self._guard.record
@@ -140,11 +147,12 @@ class StreamRelay(CarriedSocket):
             record.sent_bytes += size
         else:
             record.received_bytes += size
+        return size
 
     def _make_room(self) -> list[memoryview]:
         """The send buffer or a window is full. Flushing helps against the first; otherwise reading stops."""
         if not self._connection.room(self._stream_id):
-            self._change(self._interest & ~READ)  # can_send() goes on
+            self._change(self._interest & ~_READING)  # can_send() goes on
             return []
         self._tunnel.flush()
         if self._tunnel.is_blocked:
@@ -153,7 +161,7 @@ class StreamRelay(CarriedSocket):
         return self._connection.reserve(self._stream_id, READ_BYTES)
 
     def _stall(self) -> None:
-        self._change(self._interest & ~READ)
+        self._change(self._interest & ~_READING)
         self._tunnel.stall(self)
 
     def _read_out(self) -> None:
@@ -162,11 +170,11 @@ class StreamRelay(CarriedSocket):
         if self._is_shut:
             self._complete()
         else:
-            self._change(self._interest & ~READ)
+            self._change(self._interest & ~_READING)
 
     def can_send(self) -> None:
         if not self._is_read_out:
-            self._change(self._interest | READ)
+            self._change(self._interest | _READING)
 
     def can_flush(self) -> None:
         self.can_send()
@@ -176,7 +184,7 @@ class StreamRelay(CarriedSocket):
     def responded(self, response: Response) -> None:
         """Another answer after the one that made this relay: nothing to learn from it."""
 
-    def payload(self, views: list[memoryview]) -> None:
+    def payload(self, views: list[memoryview], is_last: bool = False) -> None:  # noqa: FBT001, FBT002 - Carried's
         sock = self._socket
         if sock is None:
             return
@@ -185,8 +193,10 @@ class StreamRelay(CarriedSocket):
             return
         if len(views) > _MAX_VIEWS:
             views = [memoryview(b"".join(views))]
+        # With the shutdown that follows the last bytes are one packet with the FIN: for the kernel half of the work.
+        flags = socket.MSG_MORE if is_last else 0
         try:
-            sent = sock.send(views[0]) if len(views) == 1 else sock.sendmsg(views)
+            sent = sock.send(views[0], flags) if len(views) == 1 else sock.sendmsg(views, (), flags)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -255,7 +265,7 @@ class StreamRelay(CarriedSocket):
         if code == ErrorCode.NO_ERROR and self._is_ended:
             # RFC 9113 §8.1: the peer has ended in full and only does not want the rest of ours.
             self._is_read_out = True
-            self._change(self._interest & ~READ)
+            self._change(self._interest & ~_READING)
             if self._is_shut:
                 self._complete()
             return
@@ -298,7 +308,7 @@ class StreamRelay(CarriedSocket):
         if self._socket is None:
             return
         sock, self._socket = self._socket, None
-        self._loop.forget(sock.fileno())
+        self._unwatch(sock)
         close_cleanly(sock)
         self._guard.close(Reason.CLOSED)
         self._tunnel.release(self._stream_id)
@@ -306,10 +316,17 @@ class StreamRelay(CarriedSocket):
     def _close(self, reason: Reason, error: str) -> None:
         if self._socket is not None:
             sock, self._socket = self._socket, None
-            self._loop.forget(sock.fileno())
+            self._unwatch(sock)
             sock.close()
             self._backlog.clear()
         self._guard.close(reason, error)
+
+    def _unwatch(self, sock: socket.socket) -> None:
+        """Before it is closed."""
+        if self._is_ours:
+            self._loop.let_go(sock.fileno())
+        else:
+            self._loop.forget(sock.fileno())
 
     def _change(self, interest: int) -> None:
         if self._socket is None or (interest == self._interest and self._is_watched):

@@ -444,10 +444,11 @@ class Tunnel:
             if stream is not None:
                 self._loop.guarded(stream, stream.responded, response)
         streams, guarded = self.streams, self._loop.guarded
+        last = frozenset(received.ended) if received.ended else ()
         for stream_id, views in received.data.items():
             stream = streams.get(stream_id)
             if stream is not None:
-                guarded(stream, stream.payload, views)
+                guarded(stream, stream.payload, views, stream_id in last)
         for stream_id in received.ended:
             stream = streams.get(stream_id)
             if stream is not None:

@@ -17,7 +17,7 @@ from nodeagent.model.reason import Reason
 from nodeagent.model.workload import TunnelProtocol
 from nodeagent.proxy.messages import LocalPods, WorkerConfig
 from tests.e2e.proxy.authority import Authority
-from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.mesh import Mesh, workload
 from tests.e2e.proxy.peer import HbonePeer
 from tests.e2e.proxy.wires import PATIENCE_SECONDS, PORT
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Order, gaps, and buffers that go back."""
 
+import mmap
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +26,20 @@ class CountingPool(BufferPool):
     def give_back(self, buffer: memoryview) -> None:
         self.lent -= 1
         super().give_back(buffer)
+
+
+def test_a_buffer_costs_what_is_written_into_it() -> None:
+    """Many connections that send a little in one turn have one each."""
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+
+    pool = BufferPool()
+    before = resident_bytes()
+    lent = [pool.borrow() for _ in range(64)]
+    for buffer in lent:
+        buffer[:100] = bytes(100)
+    assert resident_bytes() - before < 8 << 20
 
 
 def drain(outbox: Outbox) -> bytes:

@@ -101,6 +101,25 @@ def test_a_number_reused_within_a_turn_does_not_inherit_its_events() -> None:
         each.close()
 
 
+def test_a_descriptor_that_is_closed_needs_no_call() -> None:
+    loop, watcher, heir = Loop(), Recorder(), Recorder()
+    a, b = socket.socketpair()
+    number = a.fileno()
+    loop.watch(number, READ, watcher)
+    loop.let_go(number)
+    a.close()
+    b.close()
+    c, d = socket.socketpair()
+    with c, d:
+        assert number in {c.fileno(), d.fileno()}
+        loop.watch(number, READ, heir)  # would raise if the kernel still had the former one
+        (d if number == c.fileno() else c).send(b"x")
+        loop.turn(1)
+        assert (watcher.events, heir.events) == ([], [READ])
+        loop.forget(number)
+    assert loop.watched == 0
+
+
 def test_timers_fire_in_order_and_not_after_cancel() -> None:
     clock = Clock()
     loop, owner, fired = Loop(clock), Recorder(), list[str]()

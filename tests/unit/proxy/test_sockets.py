@@ -15,6 +15,7 @@ from nodeagent.model.address import Ip
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.sockets import (
     Listener,
+    ListeningSocket,
     bound_socket,
     close_cleanly,
     local_address,
@@ -26,7 +27,7 @@ from nodeagent.proxy.sockets import (
 class Accepting:
     def __init__(self, clock: Any) -> None:
         self.clock, self.loop = clock, Loop(clock)
-        sock = socket.create_server(("127.0.0.1", 0))
+        sock = ListeningSocket(socket.create_server(("127.0.0.1", 0)).detach())
         self.address = sock.getsockname()
         self.listener = Listener(self.loop, sock, self.accepted)
         self.sockets: list[socket.socket] = []
@@ -115,7 +116,9 @@ def test_errors_of_one_waiting_connection_concern_nobody_else(accepting: Accepti
     assert accepting.loop.bugs == 0
 
 
-@pytest.mark.parametrize("origin", ["dialled", "accepted", "accepted from before the listener was prepared"])
+@pytest.mark.parametrize(
+    "origin", ["dialled", "accepted", "accepted later", "accepted from before the listener was prepared"]
+)
 def test_every_socket_resets_on_close_until_it_has_ended(accepting: Accepting, origin: str) -> None:
     if origin == "dialled":
         sock = bound_socket((Ip("127.0.0.1"), 0))
@@ -127,6 +130,9 @@ def test_every_socket_resets_on_close_until_it_has_ended(accepting: Accepting, o
         accepting.connect()
         prepare(accepting.listener.socket)
         accepting.listener.open()
+        if "later" in origin:
+            accepting.loop.turn(60)
+            accepting.connect()
         accepting.loop.turn(60)
         sock = accepting.sockets.pop()
     assert sock.gettimeout() == 0

@@ -3,6 +3,7 @@
 
 import socket
 import struct
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -110,8 +111,8 @@ class Relayed:
 
     def hear(self) -> None:
         received = self.tunnel.carry()[0]
-        for views in received.data.values():
-            self.relay.payload(views)
+        for stream_id, views in received.data.items():
+            self.relay.payload(views, stream_id in received.ended)
         for _ in received.ended:
             self.relay.ended()
         for _, code in received.resets:
@@ -161,6 +162,42 @@ def test_the_sockets_bytes_become_data(relayed: Relayed) -> None:
     [[view]] = relayed.peer_hears().data.values()
     assert bytes(view) == b"question"
     assert relayed.record.sent_bytes == 8
+
+
+def test_the_last_bytes_of_a_socket_and_its_end_leave_together(relayed: Relayed) -> None:
+    relayed.client.sendall(b"question")
+    relayed.client.shutdown(socket.SHUT_WR)
+    relayed.loop.turn(1)
+    heard = relayed.peer_hears()
+    assert [bytes(view) for views in heard.data.values() for view in views] == [b"question"]
+    assert heard.ended == [relayed.tunnel.id]
+
+
+def segments_received(sock: socket.socket) -> int:
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    return int.from_bytes(info[140:144], sys.byteorder)  # tcpi_segs_in of linux/tcp.h
+
+
+def test_the_last_bytes_of_a_stream_and_its_end_are_one_packet(relayed: Relayed) -> None:
+    before = segments_received(relayed.client)
+    relayed.tunnel.peer.send(relayed.tunnel.id, memoryview(b"answer"))
+    relayed.peer_ends()
+    assert receive(relayed.client, 6) == b"answer"
+    assert relayed.client.recv(1) == b""
+    assert segments_received(relayed.client) == before + 1
+
+
+def test_the_last_bytes_of_a_stream_wait_for_a_socket_that_is_full(relayed: Relayed) -> None:
+    size = 0
+    while not relayed.relay._backlog:
+        relayed.peer_sends(b"x" * 65536)
+        size += 65536
+    relayed.tunnel.peer.send(relayed.tunnel.id, memoryview(b"last"))
+    relayed.peer_ends()
+    received = receive(relayed.client, size + 4, lambda: relayed.loop.turn(0))
+    assert received == b"x" * size + b"last"
+    relayed.loop.turn(0)
+    assert relayed.client.recv(1) == b""
 
 
 def test_data_become_the_sockets_bytes_and_are_credited(relayed: Relayed) -> None:

@@ -50,7 +50,7 @@ class Stream:
     def responded(self, response: Response) -> None:
         self.heard.append(response.status)
 
-    def payload(self, views: list[memoryview]) -> None:
+    def payload(self, views: list[memoryview], _is_last: bool = False) -> None:  # noqa: FBT001, FBT002
         if self.breaks:
             raise ZeroDivisionError
         for view in views:

@@ -129,7 +129,7 @@ class Client:
 
     tunnel_cut = gone = tunnel_failed
 
-    def payload(self, views: list[memoryview]) -> None:
+    def payload(self, views: list[memoryview], _is_last: bool = False) -> None:  # noqa: FBT001, FBT002
         raise AssertionError(views)
 
     def was_reset(self, code: int) -> None:
