@@ -39,7 +39,7 @@ from nodeagent.hbone.frames import (
 )
 from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Limits, Role
-from nodeagent.hbone.receiver import Receiver
+from nodeagent.hbone.receiver import UNBOUNDED, Receiver
 from nodeagent.hbone.snapshot import VERSION, Snapshot
 from nodeagent.hbone.state import ConnectionState
 
@@ -114,10 +114,12 @@ class Connection:
 
     # -- receiving
 
-    def received(self, plain: memoryview) -> Received:
+    def received(self, plain: memoryview, most_work: int = UNBOUNDED) -> Received:
         """One batch of decrypted bytes, cut anywhere.
 
         The answer holds slices of `plain`, which must not change until they were used; the codec keeps none.
+        `most_work`, in units of half a microsecond (receiver.py), bounds what small frames may cost at once; what is
+        left of the batch is `unread` then.
 
         Raises:
             H2Error: the peer broke HTTP/2 or a limit. GOAWAY is queued: send `pending` and close. Events of this batch
@@ -127,11 +129,13 @@ class Connection:
         if self._failed:
             return events
         try:
-            self._receiver.feed(plain, events)
+            taken = self._receiver.feed(plain, events, most_work)
         except H2Error as error:
             self._failed = True
             self._state.final_goaway(error.code, str(error).encode("ascii", "replace"))
             raise
+        if taken < len(plain):
+            events.unread = plain[taken:]
         if self._state.windows_moved:
             self._state.windows_moved = False
             self._unblock(events)

@@ -5,6 +5,8 @@ import msgspec
 
 from nodeagent.hbone.frames import name_error
 
+_NOTHING = memoryview(b"")
+
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """A stream that the client opened. Not yet judged in any way but by the rules of HTTP/2."""
@@ -50,7 +52,7 @@ class Received:
     A stream may stand in several fields: opened, fed, ended and reset within one batch. Every list may be empty.
     """
 
-    __slots__ = ("data", "ended", "goaway", "opened", "pongs", "refused", "resets", "responded", "writable")
+    __slots__ = ("data", "ended", "goaway", "opened", "pongs", "refused", "resets", "responded", "unread", "writable")
 
     def __init__(self) -> None:
         self.opened: list[Request] = []
@@ -71,3 +73,5 @@ class Received:
         self.goaway: GoAway | None = None
         self.pongs: list[bytes] = []
         """Opaque bytes of our PINGs that came back."""
+        self.unread: memoryview = _NOTHING
+        """The end of the batch, for the next call: what came before it was all the work that was wanted."""

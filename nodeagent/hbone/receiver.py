@@ -13,6 +13,9 @@ look-up, two subtractions and one slice; no call, no object but the slice (0.3 t
 else takes the slow lane, which is also right for those: the tests cut every batch to prove it.
 """
 
+from itertools import repeat
+from operator import length_hint
+
 from nodeagent.hbone import frames
 from nodeagent.hbone.blocks import HeaderFrames
 from nodeagent.hbone.control import ControlFrames
@@ -35,6 +38,14 @@ from nodeagent.hbone.snapshot import FrameSnapshot, TableSnapshot
 from nodeagent.hbone.state import ConnectionState
 from nodeagent.hbone.stream import Stream
 
+UNBOUNDED = 1 << 62
+_WORK = {frames.HEADERS: 200, frames.CONTINUATION: 200, frames.RST_STREAM: 100}
+"""What a frame costs in units of half a microsecond, with what the worker does for it: a stream is judged and dialled,
+or cut and recorded. Whole DATA is one unit."""
+_LITTLE_WORK = 5
+_SETTINGS_PER_WORK = 6
+"""Of as many streams, whose windows they may change."""
+
 
 class Receiver:
     """Of one connection. `feed` is its only entry."""
@@ -50,6 +61,7 @@ class Receiver:
         "_settings_seen",
         "_state",
         "_stream",
+        "_work_left",
     )
 
     def __init__(self, state: ConnectionState) -> None:
@@ -66,6 +78,7 @@ class Receiver:
         """Of `_left`, at its end."""
         self._stream: Stream | None = None
         self._ends = False
+        self._work_left = 0
 
     def snapshot(self) -> tuple[TableSnapshot, FrameSnapshot]:
         """Between two batches."""
@@ -92,20 +105,21 @@ class Receiver:
         self._left, self._padding, self._ends = frame.left, frame.padding, frame.ends
         self._stream = self._state.streams.get(frame.stream_id)
 
-    def feed(self, plain: memoryview, events: Received) -> None:
-        """Raises H2Error."""
+    def feed(self, plain: memoryview, events: Received, most_work: int) -> int:
+        """Returns how far it came: by a frame at least, and to the end unless that is `most_work`. Raises H2Error."""
         if self._state.outbox.queued_bytes > self._state.limits.max_queued_bytes:
             raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, "the peer sends and does not read")
-        position, end = 0, len(plain)
+        position, end, self._work_left = 0, len(plain), most_work
         if self._preface_left:
             position = self._check_preface(plain)
-        while position < end:
+        while position < end and self._work_left > 0:
             if self._left:
                 position = self._take_payload(plain, position, events)
             elif self._partial:
                 position = self._complete(plain, position, events)
             else:
                 position = self._frames(plain, position, events)
+        return position
 
     def _check_preface(self, plain: memoryview) -> int:
         n = min(len(plain), len(self._preface_left))
@@ -117,7 +131,10 @@ class Receiver:
     # -- framing
 
     def _frames(self, plain: memoryview, position: int, events: Received) -> int:
-        """From a frame's first byte: all whole frames, and the beginning of the last. Returns how far it came."""
+        """From a frame's first byte: all whole frames, and the beginning of the last. Returns how far it came.
+
+        The iterator counts frames without making a number for each.
+        """
         end = len(plain)
         unpack = HEADER.unpack_from
         streams = self._state.streams
@@ -125,7 +142,10 @@ class Receiver:
         data = events.data
         headers = self._headers
         most = self._state.limits.max_frame
-        while end - position >= HEADER_BYTES:
+        budget = repeat(None, self._work_left)
+        for _ in budget:
+            if end - position < HEADER_BYTES:
+                break
             high, low, kind, flags, stream_id = unpack(plain, position)
             length = high << 8 | low
             start = position + HEADER_BYTES
@@ -160,10 +180,12 @@ class Receiver:
             needed = self._needed(kind, flags, stream_id & STREAM_ID_MASK, length)
             if end - start < needed:
                 break
+            self._work_left = length_hint(budget)
             self._begin(kind, flags, stream_id, length, bytes(plain[start : start + needed]), events)
-            position = start + needed
-            if self._left:
-                return position
+            return start + needed
+        else:
+            self._work_left = 0
+            return position
         self._partial += plain[position:end]
         return end
 
@@ -197,6 +219,7 @@ class Receiver:
     def _begin(self, kind: int, flags: int, stream_id: int, length: int, head: bytes, events: Received) -> None:
         """`head` is what `_needed` asked for; the rest of the frame's payload goes to `_take_payload`."""
         stream_id &= STREAM_ID_MASK
+        self._work_left -= _WORK.get(kind, _LITTLE_WORK)
         self._left, self._stream, self._padding, self._ends = length - len(head), None, 0, False
         match kind:
             case frames.DATA:
@@ -209,10 +232,12 @@ class Receiver:
                 self._control.reset_received(stream_id, unpack_word(head), events)
             case frames.SETTINGS:
                 self._settings_seen = True
+                self._work_left -= length * len(self._state.streams) // (6 * _SETTINGS_PER_WORK)
                 self._control.settings_received(flags, head)
             case frames.PING:
                 self._control.ping_received(flags, head, events)
             case frames.GOAWAY:
+                self._work_left -= _WORK[frames.RST_STREAM] * len(self._state.streams)
                 self._control.goaway_received(head, events)
             case frames.WINDOW_UPDATE:
                 self._control.window_update_received(stream_id, unpack_word(head) & MAX_WINDOW, events)

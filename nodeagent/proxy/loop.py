@@ -31,6 +31,8 @@ _PARTS = 6
 """What is due `soon` is done after so many callbacks, or after a sixth of the turn's: 64 connections that ask and
 answer carry 1.2 to 1.4 times as many requests a second as with once a turn (docs/performance.md). Of a thousand there
 is always something for the peer to do, and larger shares cost less."""
+_SLOW_STEPS = 2
+"""Steps of a handshake in one turn, each most of a millisecond: else sixty that come at once hold up everybody."""
 _COMPACT_ABOVE = 1024
 """Cancelled timers are swept when they are more than this and more than half of the heap."""
 
@@ -81,7 +83,9 @@ class Loop:
         self._cancelled = 0
         self._at_end: deque[tuple[Breakable, Callable[[], None]]] = deque()
         self._soon: list[tuple[Breakable, Callable[[], None]]] = []
+        self._postponed: list[tuple[Breakable, Callable[[], None]]] = []
         self._sharing = self._sharing_left = _LEAST_SHARING
+        self._slow_left = _SLOW_STEPS
         self._stopped = False
 
     # ---- descriptors -----------------------------------------------------------------------------------------------
@@ -141,6 +145,15 @@ class Loop:
         """Runs `action` once, after the next few callbacks or at the end of this turn, whatever comes first."""
         self._soon.append((owner, action))
 
+    def next_turn(self, owner: Breakable, action: Callable[[], None]) -> None:
+        """Runs `action` once, behind the events of the next turn, which does not wait for any."""
+        self._postponed.append((owner, action))
+
+    def takes_slow_step(self) -> bool:
+        """Whether something that takes a millisecond may be done in this turn; else leave its event for the next."""
+        self._slow_left -= 1
+        return self._slow_left >= 0
+
     # ---- running ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -157,6 +170,8 @@ class Loop:
         events = self._epoll.poll(self._patience(at_most_seconds), _MAX_EVENTS)
         self.now = self._clock()
         self._added.clear()
+        self._slow_left = _SLOW_STEPS
+        postponed, self._postponed = self._postponed, []
         self._sharing = self._sharing_left = max(_LEAST_SHARING, len(events) // _PARTS)
         added, watchers = self._added, self._watchers
         for fd, mask in events:
@@ -170,11 +185,13 @@ class Loop:
             self._sharing_left -= 1
             if not self._sharing_left:
                 self._run_soon()
+        for owner, action in postponed:
+            self.guarded(owner, action)
         self._run_timers()
         self._run_ends()
 
     def _patience(self, at_most: float | None) -> float:
-        if self._at_end or self._soon:
+        if self._at_end or self._soon or self._postponed:
             return 0
         while self._timers and self._timers[0][2].action is None:
             heapq.heappop(self._timers)

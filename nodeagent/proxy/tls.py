@@ -13,6 +13,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Mapping
+from itertools import repeat
 from typing import Any, Protocol, cast
 
 from nodeagent.errors import PeerError
@@ -20,6 +21,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.tls.keylog import TrafficSecrets
+from nodeagent.tls.opener import MOST_RECORDS
 from nodeagent.tls.take_over import take_over
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Channel(Sending, Protocol):
     def received(self) -> Callable[[memoryview], None]: ...
     @property
     def open_into(self) -> Callable[[memoryview], int]: ...
+    @property
+    def keep(self) -> Callable[[], None]: ...
     @property
     def has_more(self) -> bool: ...
     @property
@@ -194,7 +198,9 @@ class OpensslChannel(_Openssl):
         size, room = 0, len(buffer) - RECORD_BYTES
         read, incoming = self._read, self._incoming
         try:
-            while size <= room and incoming.pending:
+            for _ in repeat(None, MOST_RECORDS):
+                if size > room or not incoming.pending:
+                    break
                 length = read(RECORD_BYTES, buffer[size:])
                 if not length:  # not an exception at a clean close, as the documentation would have it
                     self.is_closed = True
@@ -207,6 +213,9 @@ class OpensslChannel(_Openssl):
         except ssl.SSLError as error:
             raise explain(error) from error
         return size
+
+    def keep(self) -> None:
+        """OpenSSL has copied it."""
 
     @property
     def has_more(self) -> bool:

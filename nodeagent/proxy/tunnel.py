@@ -37,6 +37,9 @@ kept of a record, so that one read is opened at once."""
 _CIPHERTEXT_VIEW = memoryview(_CIPHERTEXT)
 _NOTHING = memoryview(b"")
 
+TURN_WORK = 1000
+"""What a tunnel's frames may cost in one turn, in units of half a microsecond (nodeagent/hbone/receiver.py). Whatever
+came beyond that waits, and its socket is not read: some five new streams, or two hundred of a flood's PINGs."""
 _PING_SECONDS = 10.0
 _UNANSWERED_PINGS = 2
 """So a silent peer is given up after 20 to 30 seconds, as ztunnel does (10 s interval, 20 s timeout)."""
@@ -79,6 +82,10 @@ class Tunnel:
         self._move = KernelMove(owner.kernel_records, self.connection, is_ahead=is_ahead)
         self._socket: socket.socket | None = sock
         self._is_dirty = False
+        self._unread = _NOTHING
+        """Of its own: plaintext that there was no time for."""
+        self._is_behind = False
+        """There is such, or records that are not opened yet; `_go_on` comes in the next turn."""
         self._stalled: dict[Carried, None] = {}
         self._unanswered = 0
         self._is_server = role is Role.SERVER
@@ -98,7 +105,8 @@ class Tunnel:
     @property
     def can_move(self) -> bool:
         """It could go on in another process at this moment, with all its streams."""
-        return self.is_portable and all(isinstance(stream, CarriedSocket) for stream in self.streams.values())
+        is_caught_up = self.is_portable and not self._is_behind
+        return is_caught_up and all(isinstance(stream, CarriedSocket) for stream in self.streams.values())
 
     @property
     def is_portable(self) -> bool:
@@ -346,7 +354,9 @@ class Tunnel:
     # ---- receiving -------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        if self._socket is None:
+        if self._socket is None or self._is_behind:
+            return
+        if self._handshake is not None and not self._loop.takes_slow_step():
             return
         if self._kernel is not None:
             self._receive_from(self._kernel)
@@ -388,9 +398,11 @@ class Tunnel:
             self._lost("tunnel: the peer closed it")
             return
         try:
-            self._opened(size)
+            self._opened(_PLAINTEXT[:size])
         except PeerError as error:
             self._say_goodbye(error.reason, str(error))
+        if self._unread:
+            self._go_on_later()
         self.flush_later()
 
     def _look_at_records(self) -> None:
@@ -418,20 +430,45 @@ class Tunnel:
         self._owner.established(self, peer)
 
     def _open_records(self, channel: Channel) -> None:
-        while self._socket is not None:
-            self._opened(channel.open_into(_PLAINTEXT))
-            if not channel.has_more:
-                break
-        if channel.is_closed:
+        if self._socket is None:
+            return
+        self._opened(_PLAINTEXT[: channel.open_into(_PLAINTEXT)])
+        if self._unread or channel.has_more:
+            channel.keep()
+            self._go_on_later()
+        elif channel.is_closed:
             self._lost("tunnel: the peer closed it")
         elif self._move.is_ahead:
             self._move.head_for_it(channel)
         self.flush_later()
 
-    def _opened(self, size: int) -> None:
-        """So much plaintext is there. Raises H2Error."""
-        if size:
-            self._dispatch(self.connection.received(_PLAINTEXT[:size]))
+    def _go_on_later(self) -> None:
+        self._is_behind = True
+        self._loop.next_turn(self, self._catch_up)
+
+    def _catch_up(self) -> None:
+        """With what there was no time for."""
+        self._is_behind = False
+        if self._socket is None:
+            return
+        unread, self._unread = self._unread, _NOTHING
+        try:
+            self._opened(unread)
+        except PeerError as error:
+            self._say_goodbye(error.reason, str(error))
+        if self._unread:
+            self._go_on_later()
+            self.flush_later()
+        else:
+            self._look_at_records()
+
+    def _opened(self, plain: memoryview) -> None:
+        """As much of it as a turn may cost; the rest is `_unread`. Raises H2Error."""
+        if plain:
+            received = self.connection.received(plain, TURN_WORK)
+            if received.unread:
+                self._unread = memoryview(bytes(received.unread))
+            self._dispatch(received)
             if HELD.size > MOST_HELD_BYTES and self.connection.held_bytes > FAIR_BYTES:
                 self.fail(Reason.MEMORY_LIMIT, f"{self.connection.held_bytes} bytes wait for applications")
 
@@ -569,6 +606,7 @@ class Tunnel:
                     keys.forget()
         if self._timer is not None:
             self._timer.cancel()
+        self._unread = _NOTHING
         self._stalled.clear()
 
     def _tell_all(self, reason: Reason, error: str) -> None:

@@ -50,7 +50,7 @@ class RecordChannel:
         self._sealer = Sealer(writing)
         self._opener = Opener(reading, self._messages, self._patience, self._control)
         # Bound once: one call less per batch.
-        self.received, self.open_into = self._opener.received, self._opener.open_into
+        self.received, self.open_into, self.keep = self._opener.received, self._opener.open_into, self._opener.keep
         self.sent, self.blocked = self._output.sent, self._output.blocked
 
     # ---- receiving -------------------------------------------------------------------------------------------------

@@ -168,6 +168,9 @@ class _InPlainText:
     def received(self, ciphertext: memoryview) -> None:
         self._arrived, self.has_more = ciphertext, True
 
+    def keep(self) -> None:
+        self._arrived = memoryview(bytes(self._arrived))
+
     def shake_hands(self) -> "_InPlainText":
         return self
 

@@ -71,6 +71,18 @@ class End:
         self.said += said
         return said
 
+    def feed_by_work(self, data: bytes, most_work: int) -> list[int]:
+        """One batch, with as many calls as that needs; how many bytes each has left."""
+        left = []
+        while data:
+            batch = bytearray(data)
+            events = self.connection.received(memoryview(batch), most_work)
+            self.seen.note(events)
+            data = bytes(events.unread)
+            left.append(len(data))
+            batch[:] = b"\xff" * len(batch)
+        return left
+
     def feed(self, data: bytes, cuts: Iterable[int] = ()) -> None:
         """`cuts` are the sizes of the batches, over and over; none means one batch."""
         sizes = itertools.cycle(list(cuts) or [max(len(data), 1)])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes to frames: any cut means the same, DATA obeys its rules, and garbage is an H2Error and nothing else."""
 
+import math
 import random
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,51 @@ def test_batches_of_one_size_mean_the_same(make_end: "type[End]", size: int) -> 
 @given(cuts=st.lists(st.integers(1, 700), min_size=1))
 def test_any_cuts_mean_the_same(make_end: "type[End]", cuts: list[int]) -> None:
     assert seen_of(make_end, cuts) == seen_of(make_end, [])
+
+
+# ---- work
+
+
+@pytest.mark.parametrize("most_work", [1, 7, 100, 300, 10_000])
+def test_work_in_portions_means_the_same(make_end: "type[End]", most_work: int) -> None:
+    end = make_end(Role.SERVER)
+    end.take()
+    left = end.feed_by_work(STORY, most_work)
+    assert (end.seen, end.take()) == seen_of(make_end, [])
+    assert left == sorted(set(left), reverse=True)  # each call has come further
+    assert (len(left) > 1) == (most_work < 10_000)
+
+
+@pytest.mark.parametrize(
+    ("frame", "at_once"),
+    [
+        pytest.param(data(1, b"x"), 1000, id="single bytes"),
+        pytest.param(padded(1, b"x", 0), 167, id="padded single bytes"),
+        pytest.param(pack_frame(frames.PING, 0, 0, bytes(8)), 167, id="PING"),
+        pytest.param(pack_frame(77, 0, 0), 167, id="unknown frames"),
+        pytest.param(frames.pack_window_update(1, 1), 167, id="WINDOW_UPDATE"),
+        pytest.param(pack_frame(frames.SETTINGS, 0, 0, b"\0\4\0\1\0\0\0\4\0\2\0\0" * 32), 1, id="swinging windows"),
+    ],
+)
+def test_a_flood_is_no_more_work_at_once_than_is_wanted(make_end: "type[End]", frame: bytes, at_once: int) -> None:
+    """In a connection with a hundred streams, so that what looks at all of them is dear."""
+    end = make_end(Role.SERVER)
+    end.take()
+    requests = [pack_frame(frames.HEADERS, frames.END_HEADERS, 2 * n + 1, REQUEST) for n in range(100)]
+    end.feed(b"".join([PREFACE, pack_settings({}), *requests]))
+    flood = frame * (at_once * 2 + 1)
+    first, *_ = end.feed_by_work(flood, 1000)
+    assert math.ceil((len(flood) - first) / len(frame)) == at_once
+
+
+def test_new_streams_are_dear(make_end: "type[End]") -> None:
+    end = make_end(Role.SERVER)
+    end.take()
+    end.feed(PREFACE + pack_settings({}))
+    block = HeaderWriter(0).request(ConnectRequest("10.0.0.2:80"))
+    requests = [pack_frame(frames.HEADERS, frames.END_HEADERS, 2 * n + 1, block) for n in range(20)]
+    left = end.feed_by_work(b"".join(requests), 1000)
+    assert [gone // len(requests[0]) for gone in left] == [15, 10, 5, 0]
 
 
 def test_the_story_was_understood(make_end: "type[End]") -> None:

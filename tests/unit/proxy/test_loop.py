@@ -189,3 +189,40 @@ def test_what_is_due_soon_is_done_within_the_turn_and_among_its_ends() -> None:
     assert len(order) == 25
     loop.turn(0)
     assert len(order) == 25
+
+
+def test_a_turn_takes_few_slow_steps() -> None:
+    loop = Loop()
+    for _ in range(2):
+        loop.turn(0)
+        assert [loop.takes_slow_step() for _ in range(4)] == [True, True, False, False]
+
+
+def test_what_is_postponed_comes_behind_the_events_of_the_next_turn() -> None:
+    loop, order = Loop(), list[str]()
+    left, right = socket.socketpair()
+
+    def again() -> None:
+        order.append("postponed")
+        if order.count("postponed") < 3:
+            loop.next_turn(owner, again)
+
+    def read() -> None:
+        left.recv(1)
+        order.append("event")
+        loop.next_turn(owner, again)
+
+    owner = Recorder(read)
+    loop.watch(left.fileno(), READ, owner)
+    right.send(b"x")
+    loop.turn(1)
+    assert order == ["event"]
+    order.clear()
+    left.settimeout(0)
+    for turn in range(3):
+        loop.turn(60)  # which it does not wait for
+        assert order == ["postponed"] * (turn + 1)
+    loop.turn(0)
+    assert len(order) == 3
+    left.close()
+    right.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two tunnels joined on loopback: handshake, streams, windows, PING, GOAWAY, and how each ends."""
 
+import itertools
 import socket
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.secrets_pipe import SecretsPipe
 from nodeagent.proxy.sockets import prepare
 from nodeagent.proxy.tls import Handshake, make_context
-from nodeagent.proxy.tunnel import Tunnel
+from nodeagent.proxy.tunnel import TURN_WORK, Tunnel
 from nodeagent.tls.alert import Alert
 from nodeagent.tls.channel import RecordChannel
 from nodeagent.tls.handshake import key_update
@@ -321,6 +322,71 @@ def test_many_megabytes_cross_windows_and_blocked_sockets(joined: Joined) -> Non
             sent += 1
         joined.loop.turn(0.01)
     assert far.received == block * blocks
+
+
+def test_what_comes_in_single_bytes_takes_many_turns_and_all_of_it_arrives(joined: Joined) -> None:
+    """Whoever else is in the loop has a turn meanwhile. What follows is in its order, the end as well."""
+    joined.establish()
+    near, far = joined.stream()
+    said = bytes(n % 251 for n in range(5000))
+    for n in range(len(said)):
+        joined.send(near, said[n : n + 1])
+    joined.client.connection.end(near.id)
+    grown, before = [], 0
+    while "ended" not in far.heard:
+        joined.loop.turn(1)
+        grown.append(len(far.received) - before)
+        before = len(far.received)
+    assert bytes(far.received) == said
+    assert max(grown) <= TURN_WORK
+
+
+def test_a_tunnel_moves_when_it_has_caught_up(joined: Joined) -> None:
+    """What was read is in nobody's socket any more."""
+    joined.establish()
+    joined.until(lambda: joined.server.can_move or not joined.server.is_portable)
+    for n in range(500):
+        joined.client.connection.ping(n.to_bytes(8, "big"))
+    joined.client.flush_later()
+    could: list[bool] = []
+    while not could or joined.server._is_behind:
+        joined.loop.turn(1)
+        if joined.server._is_behind:
+            could.append(joined.server.can_move)
+    assert len(could) > 1
+    assert not any(could)
+    assert joined.server.can_move == joined.server.is_portable
+
+
+def test_a_tunnel_that_ends_leaves_what_there_was_no_time_for(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    for _ in range(5000):
+        joined.send(near, b"x")
+    joined.until(lambda: bool(far.received))
+    joined.server.fail(Reason.DRAINED, "")
+    joined.loop.turn(0)
+    assert len(far.received) < 5000
+    assert far.heard == [Reason.DRAINED]
+
+
+def test_handshakes_that_come_at_once_take_turns(authority: Callable[[], Issue], clock: Any) -> None:
+    """Each step takes OpenSSL most of a millisecond."""
+    pipe, issue = SecretsPipe(), authority()
+    pairs = [Joined(issue, clock, pipe) for _ in range(5)]
+    loop = Loop(clock)
+    for pair in pairs:
+        pair.loop = loop
+        pair.start()
+    established: list[int] = []
+    while not all(pair.server_owner.peer and pair.client_owner.peer for pair in pairs):
+        loop.turn(1)
+        established.append(sum(pair.server_owner.peer is not None for pair in pairs))
+    assert all(after - before <= 2 for before, after in itertools.pairwise(established))
+    for pair in pairs:
+        for tunnel in (pair.client, pair.server):
+            tunnel.fail(Reason.DRAINED, "")
+    pipe.close()
 
 
 def test_an_owner_may_refuse_a_peer(joined: Joined) -> None:

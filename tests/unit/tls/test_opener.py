@@ -13,6 +13,7 @@ from nodeagent.tls.alert import Alert
 from nodeagent.tls.error import AlertReceived, RecordError
 from nodeagent.tls.handshake import key_update
 from nodeagent.tls.key_schedule import Cipher
+from nodeagent.tls.opener import MOST_RECORDS
 from nodeagent.tls.patience import MOST_IDLE_RECORDS, PAYLOADS_PER_IDLE_RECORD
 from nodeagent.tls.record import LONGEST, RECORD_BYTES, SEALED_BYTES
 from nodeagent.tls.traffic_key import RECORDS_PER_KEY, SEQUENCE_LIMIT
@@ -100,6 +101,25 @@ def test_a_buffer_without_room_is_called_for_again() -> None:
     assert reader.opener.has_more
     assert reader.opener.open_into(buffer) == 16_384
     assert not reader.opener.has_more
+
+
+def test_tiny_records_are_opened_in_portions_and_kept_meanwhile() -> None:
+    """The buffer of what was received is somebody else's between two portions."""
+    reader = Reader()
+    stream, buffer = (
+        bytearray(b"".join(reader.twin.seal(b"x") for _ in range(MOST_RECORDS * 2 + 1))),
+        bytearray(LONGEST),
+    )
+    stream += b"\x17"  # and the beginning of another
+    reader.opener.received(memoryview(stream))
+    sizes = []
+    while reader.opener.has_more:
+        sizes.append(reader.opener.open_into(memoryview(buffer)))
+        if len(sizes) == 1:
+            reader.opener.keep()
+            stream[:] = bytes(len(stream))
+    assert sizes == [MOST_RECORDS, MOST_RECORDS, 1]
+    assert reader.opener.rest() == b"\x17"
 
 
 def test_so_is_one_without_room_for_the_record_that_was_begun() -> None:
