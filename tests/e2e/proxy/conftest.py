@@ -38,6 +38,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Policy
 from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.traffic import Extension
 from nodeagent.model.workload import Service, ServicePort, TunnelProtocol, Vip, Workload
 from nodeagent.proxy.framing import FrameReader, encode_frame
 from nodeagent.proxy.handover import VERSION
@@ -340,10 +341,19 @@ class Agent:
         services: tuple[Service, ...] = (),
         policies: tuple[Policy, ...] = (),
         removed_policies: tuple[str, ...] = (),
+        extensions: tuple[Extension, ...] = (),
+        removed_extensions: tuple[str, ...] = (),
     ) -> None:
         """Returns when the worker has applied it."""
         self.generation += 1
-        changes = Changes(policies=policies, services=services, workloads=workloads, removed_policies=removed_policies)
+        changes = Changes(
+            policies=policies,
+            extensions=extensions,
+            services=services,
+            workloads=workloads,
+            removed_extensions=removed_extensions,
+            removed_policies=removed_policies,
+        )
         self.send(Apply(changes, self.generation, is_last=True))
         self.eventually(lambda: Applied(self.generation) in self.answers)
 
