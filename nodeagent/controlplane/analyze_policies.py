@@ -8,10 +8,13 @@ pods), nothing is said of what is missing. Pure.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from nodeagent.controlplane.analyze_ports import analyze_ports
 from nodeagent.controlplane.analyze_shadows import analyze_shadows
 from nodeagent.controlplane.finding import Finding, Severity
-from nodeagent.controlplane.objects import AuthorizationPolicy, Meta, MtlsMode, Pod, Source
+from nodeagent.controlplane.objects import AuthorizationPolicy, MeshConfig, Meta, MtlsMode, Pod, Source
+from nodeagent.controlplane.trust_domains import DEFAULT
 from nodeagent.controlplane.view import View, about, warn
 from nodeagent.model.address import Cidr, is_ipv6
 from nodeagent.model.identity import Identity
@@ -138,7 +141,7 @@ def _principal(meta: Meta, named: _Named, match: StringMatch, view: View) -> Ite
     if match.kind not in {MatchKind.EXACT, MatchKind.PREFIX} or match.value.startswith("spiffe:"):
         return
     domain, slash, _ = match.value.partition("/")
-    if slash and domain != view.mesh.trust_domain:
+    if slash and domain not in {view.mesh.trust_domain, *_aliases(view.mesh)}:
         yield warn(
             meta,
             "MN0206",
@@ -146,14 +149,20 @@ def _principal(meta: Meta, named: _Named, match: StringMatch, view: View) -> Ite
             "Nobody here has such an identity, unless the domains are federated.",
             named.field,
         )
-    if match.kind is MatchKind.EXACT and slash and domain == view.mesh.trust_domain:
+    if match.kind is MatchKind.EXACT and slash and domain in {view.mesh.trust_domain, *_aliases(view.mesh)}:
         try:
             identity = Identity.parse(f"spiffe://{match.value}")
         except ValueError:
             return
+        identity = msgspec.structs.replace(identity, trust_domain=view.mesh.trust_domain)
         yield from _existing(meta, named.field, identity.namespace, view)
         if named.is_positive:
             yield from _without_identity(meta, named.field, identity, view)
+
+
+def _aliases(mesh: MeshConfig) -> tuple[str, ...]:
+    """What stands for the mesh's own trust domain."""
+    return (*mesh.trust_domain_aliases, DEFAULT) if mesh.trust_domain_aliases else ()
 
 
 def _namespace(meta: Meta, named: _Named, match: StringMatch, view: View) -> Iterator[Finding]:

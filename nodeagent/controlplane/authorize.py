@@ -2,7 +2,8 @@
 """Which identity a node may have signed. Pure.
 
 A node may ask for the identities of the pods that the mesh directory places on it, if they have not failed; nothing
-else, and never for another trust domain (istiod does not check that one).
+else, and never for another trust domain (istiod does not check that one) but an alias of the mesh's, by which an agent
+still asks that has not heard of a change.
 """
 
 import dataclasses
@@ -43,15 +44,16 @@ def decide(node: str, cluster: str, wanted: str, translation: Translation) -> Id
         identity = Identity.parse(wanted)
     except ValueError as error:
         return Refusal(Why.NO_IDENTITY, f"node {node}: {error}")
-    if identity.trust_domain != mesh.trust_domain:
+    if identity.trust_domain not in {mesh.trust_domain, *mesh.trust_domain_aliases}:
         return Refusal(
             Why.OTHER_TRUST_DOMAIN, f"node {node} wants {identity}, but the mesh's trust domain is {mesh.trust_domain}"
         )
     if node not in translation.identities:
         return Refusal(Why.UNKNOWN_NODE, f"node {node} wants {identity}, but no running pod is placed on that node")
-    if identity in translation.identities[node]:
+    own = Identity(mesh.trust_domain, identity.namespace, identity.service_account)
+    if own in translation.identities[node]:
         return identity
-    elsewhere = sorted(name for name, placed in translation.identities.items() if identity in placed)
+    elsewhere = sorted(name for name, placed in translation.identities.items() if own in placed)
     if elsewhere:
         return Refusal(
             Why.PLACED_ELSEWHERE,

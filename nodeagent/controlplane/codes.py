@@ -51,7 +51,8 @@ PAGES: dict[str, Page] = {
         "An attribute of layer 7 (a method, a path, a header) is not seen by a node's agent. istiod leaves it out of a "
         "DENY rule, and an entry or condition of which nothing remains matches nothing: the rule never fires, and what "
         "it was to deny is allowed. Istio's own words say otherwise in places; this is what its code does, and ours.",
-        "Deny by principal, namespace, address or port; or use a waypoint and targetRefs.",
+        "Deny by principal, namespace, address or port; or use a waypoint and targetRefs. With the annotation "
+        '`nodeagent/strict-deny: "true"` what needs layer 7 counts as met, and more is denied than is written.',
         "spec:\n  action: DENY\n  rules:\n  - to:\n    - operation: {methods: [POST]}",
     ),
     "MN0202": Page(
@@ -72,13 +73,14 @@ PAGES: dict[str, Page] = {
         "spec:\n  rules:\n  - from:\n    - source: {notNamespaces: [guests]}",
     ),
     "MN0205": Page(
-        "istiod drops trustDomains and notTrustDomains without a word: alone they make an ALLOW that never matches, "
-        "and beside other fields a constraint that is lost. The object is refused instead.",
-        "Write principals: ['td1/*'] or notPrincipals: ['td1/*'].",
-        "spec:\n  rules:\n  - from:\n    - source: {trustDomains: [td1]}",
+        "trustDomains and notTrustDomains, which istiod drops without a word, are told to agents and ztunnels as "
+        "principals that begin with them. One that begins with a star cannot be said so, and the object is refused.",
+        "Write out the trust domains.",
+        "spec:\n  rules:\n  - from:\n    - source: {trustDomains: ['*.example']}",
     ),
     "MN0206": Page(
-        "The principal's trust domain is not the mesh's. No workload here has it; cluster.local is no alias.",
+        "The principal's trust domain is not the mesh's, nor an alias of it (trustDomainAliases of MeshConfig). No "
+        "workload here has it.",
         "Correct the domain, unless the domains are federated.",
         "principals: [other.example/ns/shop/sa/web]",
     ),
@@ -147,7 +149,7 @@ PAGES: dict[str, Page] = {
     ),
     "MN0218": Page(
         "The entry names attributes of layer 4 and 7. istiod leaves out the latter in a DENY rule, so that more is "
-        "denied than is written.",
+        "denied than is written. With nodeagent/strict-deny an entry of layer 7 alone is denied to everybody.",
         "Is that meant? Else judge it at a waypoint.",
         "spec:\n  action: DENY\n  rules:\n  - to:\n    - operation: {methods: [POST], ports: ['80']}",
     ),

@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterable
 
 from nodeagent.controlplane.authorization import translate_dry_run
 from nodeagent.controlplane.objects import AuthorizationPolicy, MeshConfig, MeshObject
-from nodeagent.model.security import DryRun
+from nodeagent.controlplane.trust_domains import aliases_of
+from nodeagent.model.security import DryRun, TrustDomains
 from nodeagent.model.traffic import Extension
 
 
 def translate_security(objects: Iterable[MeshObject], mesh: MeshConfig) -> dict[str, Extension]:
     """By name."""
     found: dict[str, Extension] = {}
+    if mesh.trust_domain_aliases:
+        found[TrustDomains.NAME] = TrustDomains(domains=frozenset(aliases_of(mesh)))
     for policy in objects:
         if isinstance(policy, AuthorizationPolicy):
-            dry_run = translate_dry_run(policy, mesh.root_namespace)
+            dry_run = translate_dry_run(policy, mesh)
             if dry_run is not None:
                 found[dry_run.name] = dry_run
     return found

@@ -41,7 +41,7 @@ CODES = {
     "MN0202": "a rule of an ALLOW policy is left out, because it needs layer 7",
     "MN0203": "a principal is written with spiffe://",
     "MN0204": "an ALLOW rule by exclusion only admits clients without identity",
-    "MN0205": "trust domain conditions are not supported at layer 4",
+    "MN0205": "a trust domain condition that cannot be told to agents",
     "MN0206": "a principal of another trust domain",
     "MN0207": "a port that none of the selected pods has",
     "MN0208": "a policy about pods that are not captured",

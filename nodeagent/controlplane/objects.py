@@ -192,6 +192,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     not_service_accounts: tuple[ServiceAccountMatch, ...] = ()
     ip_blocks: tuple[Cidr, ...] = ()
     not_ip_blocks: tuple[Cidr, ...] = ()
+    trust_domains: tuple[StringMatch, ...] = ()
+    """Neither these nor the next are suffixes."""
+    not_trust_domains: tuple[StringMatch, ...] = ()
     layer7: tuple[str, ...] = ()
     """Names of the fields that only a layer 7 proxy can judge."""
 
@@ -235,6 +238,8 @@ class AuthorizationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     is_for_waypoint: bool = False
     """It has targetRefs."""
     is_dry_run: bool = False
+    is_strict: bool = False
+    """Of a DENY: what needs layer 7 counts as met, instead of never."""
     rules: tuple[PolicyRule, ...] = ()
     written_blocks: dict[str, str] = {}
     """By block: how it is written where the address has bits behind the prefix, such as 10.0.0.5/16."""
@@ -339,6 +344,8 @@ class VisibilityPolicy(msgspec.Struct, frozen=True):
 class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     meta: Meta
     trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    """An identity of one of them is as good as the same of `trust_domain`."""
     root_namespace: str = "istio-system"
     enrolment: Enrolment = Enrolment.LABEL
     network: str = ""

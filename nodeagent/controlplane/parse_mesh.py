@@ -13,8 +13,8 @@ _DOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9._]{0,251}[a-z0-9])?", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251})?", re.ASCII)
 _KNOWN = (
-    "Used are trustDomain, rootNamespace, discoverySelectors, serviceEntryVisibility, outboundTrafficPolicy, and our "
-    "own enrolment, network, cluster, clusterDomain."
+    "Used are trustDomain, trustDomainAliases, rootNamespace, discoverySelectors, serviceEntryVisibility, "
+    "outboundTrafficPolicy, and our own enrolment, network, cluster, clusterDomain."
 )
 _VISIBILITIES = {
     "VISIBILITY_UNSPECIFIED": Visibility.PUBLIC,
@@ -31,6 +31,7 @@ def parse_mesh_config(fields: Fields, meta: Meta) -> MeshConfig:
     mesh = MeshConfig(
         meta=meta,
         trust_domain=_matching(spec, "trustDomain", _DOMAIN, "cluster.local"),
+        trust_domain_aliases=spec.parsed("trustDomainAliases", _parse_domain),
         root_namespace=_matching(spec, "rootNamespace", _NAMESPACE, "istio-system"),
         enrolment=spec.choice("enrolment", {value.value: value for value in Enrolment}, Enrolment.LABEL),
         network=_matching(spec, "network", _TOKEN, ""),
@@ -47,6 +48,12 @@ def parse_mesh_config(fields: Fields, meta: Meta) -> MeshConfig:
     )
     spec.warn_others(_KNOWN)
     return mesh
+
+
+def _parse_domain(text: str) -> str:
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError(f"{text!r} is no trust domain")
+    return text
 
 
 def _visibility_policy(entry: Fields) -> VisibilityPolicy:

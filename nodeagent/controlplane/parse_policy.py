@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from nodeagent.controlplane.documents import Mapping, Scalar, Sequence, Value
 from nodeagent.controlplane.fields import Fields, parse_block, parse_flag, parse_port
 from nodeagent.controlplane.objects import AuthorizationPolicy, Meta, MtlsMode, PeerAuthentication
-from nodeagent.controlplane.parse_rule import API, parse_rule
+from nodeagent.controlplane.parse_rule import API, Judged, parse_rule
 from nodeagent.controlplane.webhook import check_custom, check_targets
 from nodeagent.model.address import Port
 from nodeagent.model.policy import Action
 
 _ACTIONS = {"ALLOW": Action.ALLOW, "DENY": Action.DENY, "AUDIT": None, "CUSTOM": None}
+STRICT_DENY = "nodeagent/strict-deny"
 _MODES = {str(mode): mode for mode in MtlsMode}
 
 
@@ -28,7 +29,8 @@ def parse_authorization_policy(fields: Fields, meta: Meta) -> AuthorizationPolic
     action = spec.choice("action", _ACTIONS, Action.ALLOW)
     is_for_waypoint = _is_for_waypoint(spec)
     # What a waypoint will judge is not told about layer 7.
-    judged = None if is_for_waypoint else action
+    is_strict = _is_strict(fields, meta)
+    judged = Judged(None if is_for_waypoint else action, is_strict)
     rules = tuple(parse_rule(entry, meta.namespace, judged) for entry in spec.each("rules"))
     if action is Action.DENY and not rules:
         spec.wrong("rules", "a DENY policy without rules denies nothing", check="Write a rule; `- {}` denies all.")
@@ -41,6 +43,7 @@ def parse_authorization_policy(fields: Fields, meta: Meta) -> AuthorizationPolic
         action=action,
         selector=_selector(spec) or None,
         is_for_waypoint=is_for_waypoint,
+        is_strict=is_strict,
         is_dry_run=parse_flag(meta.annotations.get("istio.io/dry-run", "")),
         rules=rules,
         written_blocks=dict(_written_blocks(spec.mapping)),
@@ -48,6 +51,17 @@ def parse_authorization_policy(fields: Fields, meta: Meta) -> AuthorizationPolic
     spec.refuse_others(API)
     _tell_if_not_enforced(policy, spec)
     return policy
+
+
+def _is_strict(fields: Fields, meta: Meta) -> bool:
+    """By an annotation of our own. One that cannot be read refuses the policy: it may be meant to deny."""
+    written = meta.annotations.get(STRICT_DENY)
+    if written in {None, "true", "false"}:
+        return written == "true"
+    metadata = fields.within("metadata")
+    annotations = metadata.within("annotations") if metadata is not None else None
+    (annotations or fields).wrong(STRICT_DENY, f"{written!r} is neither true nor false")
+    return False
 
 
 def _written_blocks(value: Value) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ operator is told, because a DENY rule may quietly never fire.
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from nodeagent.controlplane.fields import Fields, parse_block, parse_port
 from nodeagent.controlplane.objects import Condition, Operation, PolicyRule, Source
@@ -41,14 +41,22 @@ _REPLACED_KEYS = {
 _Entry = TypeVar("_Entry")
 
 
-def parse_rule(entry: Fields, namespace: str, action: Action | None) -> PolicyRule:
+class Judged(NamedTuple):
+    """By whom a policy will be read, as far as layer 7 is concerned."""
+
+    action: Action | None
+    """None: a waypoint, which is told nothing about layer 7."""
+    is_strict: bool = False
+
+
+def parse_rule(entry: Fields, namespace: str, judged: Judged) -> PolicyRule:
     rule = PolicyRule(
-        sources=_entries(entry, "from", "source", lambda fields: _source(fields, namespace, action)),
-        operations=_entries(entry, "to", "operation", lambda fields: _operation(fields, action)),
-        conditions=tuple(_condition(fields, action) for fields in entry.each("when")),
+        sources=_entries(entry, "from", "source", lambda fields: _source(fields, namespace, judged)),
+        operations=_entries(entry, "to", "operation", lambda fields: _operation(fields, judged)),
+        conditions=tuple(_condition(fields, judged) for fields in entry.each("when")),
     )
     entry.refuse_others(API)
-    if action is Action.ALLOW:
+    if judged.action is Action.ALLOW:
         _tell_about_allow(rule, entry)
     return rule
 
@@ -71,7 +79,7 @@ def _entries(entry: Fields, name: str, inner: str, read: Callable[[Fields], _Ent
     return tuple(found)
 
 
-def _source(fields: Fields, namespace: str, action: Action | None) -> Source:
+def _source(fields: Fields, namespace: str, judged: Judged) -> Source:
     def account(text: str) -> ServiceAccountMatch:
         return _parse_account(text, namespace)
 
@@ -84,15 +92,29 @@ def _source(fields: Fields, namespace: str, action: Action | None) -> Source:
         not_service_accounts=fields.parsed("notServiceAccounts", account),
         ip_blocks=fields.parsed("ipBlocks", parse_block),
         not_ip_blocks=fields.parsed("notIpBlocks", parse_block),
+        trust_domains=_trust_domains(fields, "trustDomains"),
+        not_trust_domains=_trust_domains(fields, "notTrustDomains"),
         layer7=_layer7(fields, _SOURCE_LAYER7),
     )
-    for name in ("trustDomains", "notTrustDomains"):
-        if fields.has(name):
-            fields.wrong(name, "is not supported", check="Write principals: [<trust domain>/*].", code="MN0205")
     _check_service_accounts(fields)
     fields.refuse_others(API)
-    _tell_about_deny(source.layer7, source == Source(layer7=source.layer7), fields, action)
+    _tell_about_deny(source.layer7, source == Source(layer7=source.layer7), fields, judged)
     return source
+
+
+def _trust_domains(fields: Fields, name: str) -> tuple[StringMatch, ...]:
+    """As Istio's webhook has them, but for what no principal can say."""
+    found = fields.parsed(name, _parse_trust_domain)
+    if any(match.kind is MatchKind.SUFFIX for match in found):
+        words = "a trust domain that begins with a star cannot be told to node agents"
+        fields.wrong(name, words, check="Write out the trust domains.", code="MN0205")
+    return found
+
+
+def _parse_trust_domain(text: str) -> StringMatch:
+    if not text or "/" in text:
+        raise ValueError(f"{text!r} is no trust domain")
+    return parse_match(text)
 
 
 def _check_service_accounts(fields: Fields) -> None:
@@ -108,14 +130,14 @@ def _check_service_accounts(fields: Fields) -> None:
             fields.wrong(name, f"more than {_MAX_SERVICE_ACCOUNTS} values", check="Use two entries.")
 
 
-def _operation(fields: Fields, action: Action | None) -> Operation:
+def _operation(fields: Fields, judged: Judged) -> Operation:
     operation = Operation(
         ports=fields.parsed("ports", parse_port),
         not_ports=fields.parsed("notPorts", parse_port),
         layer7=_layer7(fields, _OPERATION_LAYER7),
     )
     fields.refuse_others(API)
-    _tell_about_deny(operation.layer7, not operation.ports and not operation.not_ports, fields, action)
+    _tell_about_deny(operation.layer7, not operation.ports and not operation.not_ports, fields, judged)
     return operation
 
 
@@ -123,7 +145,7 @@ def _layer7(fields: Fields, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if fields.parsed(name, layer7_parser(name)))
 
 
-def _condition(fields: Fields, action: Action | None) -> Condition:
+def _condition(fields: Fields, judged: Judged) -> Condition:
     key = fields.text("key")
     if not fields.parsed("values", str) and not fields.parsed("notValues", str):
         fields.wrong("values", "values or notValues are missing")
@@ -144,12 +166,12 @@ def _condition(fields: Fields, action: Action | None) -> Condition:
             ports = fields.parsed("values", parse_port), fields.parsed("notValues", parse_port)
             condition = Condition(key=key, operation=Operation(ports=ports[0], not_ports=ports[1]))
         case _:
-            condition = _layer7_condition(fields, key, action)
+            condition = _layer7_condition(fields, key, judged)
     fields.refuse_others(API)
     return condition
 
 
-def _layer7_condition(fields: Fields, key: str, action: Action | None) -> Condition:
+def _layer7_condition(fields: Fields, key: str, judged: Judged) -> Condition:
     parse = _parse_account_key if key == "source.serviceAccount" else layer7_parser(key)
     fields.parsed("values", parse), fields.parsed("notValues", parse)
     if key.partition("[")[0] in _REPLACED_KEYS:
@@ -157,7 +179,7 @@ def _layer7_condition(fields: Fields, key: str, action: Action | None) -> Condit
     elif key not in _LAYER7_KEYS and not _LAYER7_MAP_KEY.fullmatch(key):
         fields.wrong("key", f"{key!r} is not an attribute", check=API)
     else:
-        _tell_about_deny((key,), True, fields, action)  # noqa: FBT003 - a condition has one key, so nothing else is left
+        _tell_about_deny((key,), True, fields, judged)  # noqa: FBT003 - a condition has one key, so nothing else is left
     return Condition(key=key, is_layer7=True)
 
 
@@ -205,11 +227,11 @@ def _principals(fields: Fields, name: str) -> tuple[StringMatch, ...]:
     return found
 
 
-def _tell_about_deny(layer7: tuple[str, ...], is_nothing_left: bool, fields: Fields, action: Action | None) -> None:  # noqa: FBT001
-    if not layer7 or action is not Action.DENY:
+def _tell_about_deny(layer7: tuple[str, ...], is_nothing_left: bool, fields: Fields, judged: Judged) -> None:  # noqa: FBT001
+    if not layer7 or judged.action is not Action.DENY:
         return
     names = ", ".join(layer7)
-    if is_nothing_left:
+    if is_nothing_left and not judged.is_strict:
         fields.report.error(
             fields.mapping.line,
             f"this never matches, so nothing is denied by it: {names} is only seen by a waypoint",
@@ -218,9 +240,10 @@ def _tell_about_deny(layer7: tuple[str, ...], is_nothing_left: bool, fields: Fie
             field=fields.path,
         )
     else:
+        rest = "it counts as met" if judged.is_strict else "the rest of the entry denies without it"
         fields.report.warn(
             fields.mapping.line,
-            f"{names} is only seen by a waypoint; the rest of the entry denies without it",
+            f"{names} is only seen by a waypoint; {rest}",
             "More is denied than is written.",
             "MN0218",
             field=fields.path,
@@ -250,10 +273,9 @@ def _tell_about_allow(rule: PolicyRule, entry: Fields) -> None:
 
 
 def _excludes_only(source: Source) -> bool:
-    return bool(source.not_principals or source.not_namespaces or source.not_service_accounts) and not _names_somebody(
-        source
-    )
+    excludes = (source.not_principals, source.not_namespaces, source.not_service_accounts, source.not_trust_domains)
+    return any(excludes) and not _names_somebody(source)
 
 
 def _names_somebody(source: Source) -> bool:
-    return bool(source.principals or source.namespaces or source.service_accounts)
+    return bool(source.principals or source.namespaces or source.service_accounts or source.trust_domains)

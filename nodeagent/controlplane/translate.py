@@ -166,7 +166,7 @@ def _services(
 
 
 def _policies(objects: tuple[MeshObject, ...], mesh: MeshConfig) -> dict[str, Policy]:
-    translated = (translate_authorization(one, mesh.root_namespace) for one in select(objects, AuthorizationPolicy))
+    translated = (translate_authorization(one, mesh) for one in select(objects, AuthorizationPolicy))
     return {policy.key: policy for policy in translated if policy is not None}
 
 
@@ -190,7 +190,7 @@ def _surroundings(
                     sliced[endpoint.pod, endpoint.pod_uid].append(service)
     selecting: dict[str, list[tuple[Mapping[str, str], str]]] = defaultdict(list)
     for policy in select(objects, AuthorizationPolicy):
-        if policy.selector is not None and translate_authorization(policy, mesh.root_namespace) is not None:
+        if policy.selector is not None and translate_authorization(policy, mesh) is not None:
             selecting[policy.meta.namespace].append((policy.selector, policy.meta.name))
     return Surroundings(
         mesh=mesh,

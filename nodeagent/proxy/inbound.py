@@ -21,7 +21,7 @@ from nodeagent.proxy.inbound_stream import InboundStream
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import local_address, prepare_tunnel
-from nodeagent.proxy.tls import Handshake, require_trust_domain
+from nodeagent.proxy.tls import Handshake, is_of_domain, require_trust_domain
 from nodeagent.proxy.tunnel import Tunnel
 
 
@@ -140,8 +140,15 @@ class InboundTunnel:
             return
         if self._tunnel is None or self._tunnel.peer is None or self._tunnel.connection.is_draining:
             return
-        if self.identity is not None and self._shared.state.certificates.trust(self.identity) != self._trust:
+        if self.identity is not None and not self._believes(self.identity, self._tunnel.peer):
             self._tunnel.drain()
+
+    def _believes(self, own: Identity, peer: Identity) -> bool:
+        """By the roots and the trust domains of this moment."""
+        state = self._shared.state
+        return state.certificates.trust(own) == self._trust and is_of_domain(
+            peer, own, state.mesh.security.trust_domains
+        )
 
     def fail(self, reason: Reason, error: str) -> None:
         if self._tunnel is not None:
@@ -189,7 +196,7 @@ class InboundTunnel:
     def established(self, tunnel: Tunnel, peer: Identity) -> None:  # noqa: ARG002 - TunnelOwner's signature
         workload = self._shared.state.local_workload(self.local_ip)
         if workload is not None:
-            require_trust_domain(peer, workload.identity)
+            require_trust_domain(peer, workload.identity, self._shared.state.mesh.security.trust_domains)
         self._guard.record.source_identity = peer
         self._shared.counters["tunnels_accepted"] += 1
 

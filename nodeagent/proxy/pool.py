@@ -25,7 +25,7 @@ from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import prepare_tunnel
-from nodeagent.proxy.tls import Handshake, require_identity
+from nodeagent.proxy.tls import Handshake, is_expected, require_identity
 from nodeagent.proxy.tunnel import Tunnel
 
 
@@ -221,10 +221,12 @@ class PooledTunnel:
 
     @property
     def is_outdated(self) -> bool:
-        """Its peer was believed by roots that are in force no more."""
+        """Its peer was believed by roots, or an alias of its trust domain, that are in force no more."""
         if self._tunnel is None or self._tunnel.peer is None:
             return False
-        return self._shared.state.certificates.trust(self.key.identity) != self._trust
+        state = self._shared.state
+        is_expected_now = is_expected(self._tunnel.peer, self.key.expected, state.mesh.security.trust_domains)
+        return not is_expected_now or state.certificates.trust(self.key.identity) != self._trust
 
     def look_again(self) -> None:
         """Whether the pod is still here, and the peer believed by roots that are still in force."""
@@ -289,7 +291,7 @@ class PooledTunnel:
         return self._shared.kernel_records
 
     def established(self, tunnel: Tunnel, peer: Identity) -> None:
-        require_identity(peer, self.key.expected)
+        require_identity(peer, self.key.expected, self._shared.state.mesh.security.trust_domains)
         self._shared.counters["tunnels_opened"] += 1
         waiting, self._waiting = self._waiting, {}
         for passenger in waiting:

@@ -236,14 +236,33 @@ class OpensslChannel(_Openssl):
             self._tls.unwrap()
 
 
-def require_identity(found: Identity, expected: frozenset[Identity]) -> None:
-    if found not in expected:
+_NO_ALIASES = frozenset[str]()
+
+
+def require_identity(found: Identity, expected: frozenset[Identity], aliases: frozenset[str] = _NO_ALIASES) -> None:
+    if not is_expected(found, expected, aliases):
         wanted = " or ".join(sorted(map(str, expected)))
         raise TlsError(f"the server is {found}, expected {wanted}", reason=Reason.TLS_WRONG_IDENTITY)
 
 
-def require_trust_domain(found: Identity, own: Identity) -> None:
-    if found.trust_domain != own.trust_domain:
+def is_expected(found: Identity, expected: frozenset[Identity], aliases: frozenset[str] = _NO_ALIASES) -> bool:
+    """`aliases`: trust domains that stand for each other."""
+    return found in expected or (
+        found.trust_domain in aliases and any(one.trust_domain in aliases and _is_same(found, one) for one in expected)
+    )
+
+
+def _is_same(one: Identity, other: Identity) -> bool:
+    """But for the trust domain."""
+    return (one.namespace, one.service_account) == (other.namespace, other.service_account)
+
+
+def is_of_domain(found: Identity, own: Identity, aliases: frozenset[str] = _NO_ALIASES) -> bool:
+    return found.trust_domain == own.trust_domain or {found.trust_domain, own.trust_domain} <= aliases
+
+
+def require_trust_domain(found: Identity, own: Identity, aliases: frozenset[str] = _NO_ALIASES) -> None:
+    if not is_of_domain(found, own, aliases):
         raise TlsError(f"the client is {found}", reason=Reason.TLS_WRONG_TRUST_DOMAIN)
 
 

@@ -29,7 +29,7 @@ CONNECTIONS = 50
 """Of one mesh: reading it costs as much as judging as many."""
 _NAMESPACES = ["shop", "shop-db", ROOT]
 _ACCOUNTS = ["web", "db", "web.api"]
-_DOMAINS = ["cluster.local", "td1"]
+_DOMAINS = ["cluster.local", "td1", "td2"]
 _LABELS = [{"app": "web"}, {"app": "db"}, {"tier": "back"}, {"app": "web", "tier": "back"}]
 _SOURCES = ["10.0.0.1", "10.0.1.7", "192.168.3.4", "fd00::1", "2001:db8::2"]
 _BLOCKS = ["10.0.0.0/8", "10.0.1.7", "0.0.0.0/0", "::/0", "fd00::/16", "10.0.1.9/24", "2001:db8::2"]
@@ -108,11 +108,15 @@ def _compare(mesh: OurMesh, objects: list[Plain], pod: str, connection: Plain) -
 
 def make_objects(rng: random.Random) -> list[Plain]:
     return [
-        {"kind": "MeshConfig", "trustDomain": rng.choice(_DOMAINS), "rootNamespace": ROOT},
+        {"kind": "MeshConfig", "trustDomain": rng.choice(_DOMAINS), "rootNamespace": ROOT, **_aliases(rng)},
         *(_pod(rng, number) for number in range(4)),
         *(_authorization(rng, number) for number in range(rng.choice([0, 1, 2, 3, 5]))),
         *(_peer(rng, number) for number in range(rng.choice([0, 0, 1, 3, 5]))),
     ]
+
+
+def _aliases(rng: random.Random) -> Plain:
+    return {"trustDomainAliases": rng.sample([*_DOMAINS, "old-td"], 1)} if rng.random() < 0.2 else {}
 
 
 def _written(kind: str, version: str, metadata: Plain, spec: Any) -> Plain:
@@ -149,6 +153,8 @@ def _authorization(rng: random.Random, number: int) -> Plain:
     metadata: Plain = {"name": f"ap-{number}", "namespace": rng.choice(_NAMESPACES)}
     if rng.random() < 0.1:
         metadata["annotations"] = {"istio.io/dry-run": rng.choice(["true", "false"])}
+    elif rng.random() < 0.2:
+        metadata["annotations"] = {"nodeagent/strict-deny": rng.choice(["true", "false"])}
     return _written("AuthorizationPolicy", "security.istio.io/v1", metadata, spec)
 
 
@@ -180,6 +186,11 @@ def _principals(rng: random.Random) -> str:
     return _pattern(rng, rng.choice(["", "", "", "spiffe://"]) + _principal(rng))
 
 
+def _trust_domains(rng: random.Random) -> str:
+    domain = rng.choice(_DOMAINS)
+    return rng.choice(["*", domain, domain, domain[: rng.randrange(1, len(domain))] + "*"])
+
+
 def _namespaces(rng: random.Random) -> str:
     return _pattern(rng, rng.choice(_NAMESPACES))
 
@@ -205,6 +216,7 @@ def _source(rng: random.Random) -> Plain:
         source = {_named(rng, "serviceAccounts"): _some(rng, _account)}
     else:
         fields = {"principals": _principals, "namespaces": _namespaces, "ipBlocks": _block}
+        fields |= {"trustDomains": _trust_domains}
         chosen = rng.sample(sorted(fields), rng.choice([0, 1, 1, 2]))
         source = {_named(rng, name): _some(rng, fields[name]) for name in chosen}
     if not source or rng.random() < 0.15:

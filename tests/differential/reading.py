@@ -33,6 +33,10 @@ class Expected(NamedTuple):
 def read_verdict(objects: list[Plain], pod: str, connection: Plain) -> Expected:
     mesh = next(written for written in objects if written["kind"] == "MeshConfig")
     root = mesh.get("rootNamespace", "istio-system")
+    # T3: an identity of an alias is as good as that of the mesh's own trust domain.
+    aliases = mesh.get("trustDomainAliases", [])
+    same = [mesh.get("trustDomain", "cluster.local"), *aliases] if aliases else []
+    connection = connection | {"same": same}
     target = next(written for written in objects if written["kind"] == "Pod" and name_of(written) == pod)
     applying = [
         written
@@ -85,7 +89,21 @@ def _has(pod: Plain, labels: Plain) -> bool:
 def _fires(policy: Plain, connection: Plain) -> bool:
     """R6, R7: rules are alternatives; none never fires."""
     namespace = _namespace(policy)
-    return any(_rule_fires(rule, _action(policy), namespace, connection) for rule in policy["spec"].get("rules") or [])
+    is_strict = policy["metadata"].get("annotations", {}).get("nodeagent/strict-deny") == "true"
+    rules = [_without_layer_7(rule) if is_strict else rule for rule in policy["spec"].get("rules") or []]
+    if _action(policy) == "ALLOW":
+        rules = policy["spec"].get("rules") or []
+    return any(_rule_fires(rule, _action(policy), namespace, connection) for rule in rules)
+
+
+def _without_layer_7(rule: Plain) -> Plain:
+    """What is left of a DENY for which layer 7 counts as met: an entry that is met meets all of its list."""
+    left = dict(rule)
+    for entries, inner in (("from", "source"), ("to", "operation")):
+        if any(all(_positive(name) in _NOT_AT_LAYER_4 for name in entry[inner]) for entry in rule.get(entries, [])):
+            del left[entries]
+    left["when"] = [condition for condition in rule.get("when", []) if condition["key"] in _KEYS_AT_LAYER_4]
+    return left
 
 
 def _rule_fires(rule: Plain, action: str, namespace: str, connection: Plain) -> bool:
@@ -137,7 +155,12 @@ def _is_among(field: str, values: Iterable[str], namespace: str, connection: Pla
     client_namespace, account = _parts(principal)
     match field:
         case "principals":
-            return bool(principal) and any(_fits(value, principal) for value in values)
+            return bool(principal) and any(_names(value, principal, connection["same"]) for value in values)
+        case "trustDomains":
+            domain, same = principal.partition("/")[0], connection["same"]
+            return bool(principal) and any(
+                domain in same if value in same else _fits(value, domain) for value in values
+            )
         case "namespaces":
             return any(_fits(value, client_namespace) for value in values)
         case "serviceAccounts":
@@ -151,6 +174,18 @@ def _is_among(field: str, values: Iterable[str], namespace: str, connection: Pla
             return str(connection["port"]) in values
         case _:
             raise AssertionError(field)
+
+
+def _names(value: str, principal: str, same: list[str]) -> bool:
+    parts = value.split("/")
+    if len(parts) == 5 and parts[0] != "*" and _is_own(parts[0], same):
+        domain, _, rest = principal.partition("/")
+        return (domain in same or ("*" in parts[0] and _fits(parts[0], domain))) and _fits("/".join(parts[1:]), rest)
+    return _fits(value, principal)
+
+
+def _is_own(domain: str, same: list[str]) -> bool:
+    return bool(same) and (domain == "cluster.local" or any(_fits(domain, one) for one in same))
 
 
 def _parts(principal: str) -> tuple[str, str]:

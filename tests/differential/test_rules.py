@@ -275,6 +275,24 @@ ROWS: dict[str, Row] = {
     "L only layer 7, DENY: no effect": (deny(operation("paths: [/x]")), ask(), OPEN),
     "L one rule of two is left out, ALLOW": (allow(f"{operation('hosts: [x]')}, {{}}"), ask(), by()),
     # ---- traps
+    "T1 trustDomains": (allow(source("trustDomains: [td1]")), ask(domain="td1"), by()),
+    "T1 trustDomains, another": (allow(source("trustDomains: [td1]")), ask(), CLOSED),
+    "T1 trustDomains, a longer one": (allow(source("trustDomains: [td1]")), ask(domain="td12"), CLOSED),
+    "T1 trustDomains beside principals": (
+        allow(source("trustDomains: [td1], principals: ['*/sa/web']")),
+        ask("shop/db", domain="td1"),
+        CLOSED,
+    ),
+    "T1 trustDomains without identity": (deny(source("trustDomains: ['*']")), ask(PLAIN), OPEN),
+    "T1 notTrustDomains": (deny(source("notTrustDomains: [td1]")), ask(), no()),
+    "T1 notTrustDomains, this one": (deny(source("notTrustDomains: [td1]")), ask(domain="td1"), OPEN),
+    "L DENY of layer 7 alone, strict": (
+        ap(
+            "{action: DENY, rules: [" + operation("methods: [POST]") + "]}", annotations="nodeagent/strict-deny: 'true'"
+        ),
+        ask(),
+        no(),
+    ),
     "T2 when source.serviceAccount is layer 7, ALLOW": (
         allow(when("source.serviceAccount", "values: [web]")),
         ask(),
@@ -394,6 +412,11 @@ def test_a_rule(text: str, asked: Plain, verdict: str) -> None:
         pytest.param(allow(source(f"serviceAccounts: {[f'a{n}' for n in range(17)]}")), id="serviceAccounts: 17"),
         pytest.param(deny(operation("ports: ['65536']")), id="T4 an impossible port"),
         pytest.param(deny(source("ipBlocks: [10.0.0.0/33]")), id="T4 an impossible block"),
+        pytest.param(allow(source("trustDomains: ['*.td']")), id="T1 a trust domain that no principal can say"),
+        pytest.param(allow(source("trustDomains: [a/b]")), id="T1 no trust domain"),
+        pytest.param(
+            ap("{rules: [{}]}", annotations="nodeagent/strict-deny: 'yes'"), id="strict: neither true nor false"
+        ),
         pytest.param(ap("{action: DENY}"), id="R7 DENY without rules"),
         pytest.param(pa("{portLevelMtls: {80: {mode: STRICT}}}"), id="P10 ports need a selector"),
         pytest.param(own("STRICT", "0: {mode: STRICT}"), id="P10 port 0"),

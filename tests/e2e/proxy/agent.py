@@ -74,6 +74,7 @@ class Agent:
         policies: tuple[Policy, ...] = (),
         extensions: tuple[Extension, ...] = (),
         removed_policies: tuple[str, ...] = (),
+        removed_extensions: tuple[str, ...] = (),
     ) -> None:
         """Returns when the worker has applied it."""
         self.generation += 1
@@ -83,6 +84,7 @@ class Agent:
             services=services,
             workloads=workloads,
             removed_policies=removed_policies,
+            removed_extensions=removed_extensions,
         )
         self.send(Apply(changes, self.generation, is_last=True))
         self.eventually(lambda: Applied(self.generation) in self.answers)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The authority: leaves as a real istiod signs them, and every request that it refuses."""
 
+import dataclasses
 import datetime as dt
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +23,7 @@ from nodeagent.controlplane.ca import (
     CertificateAuthority,
     UnusableRequest,
 )
+from nodeagent.controlplane.objects import DEFAULT_MESH
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.controlplane.translate import Translation
 from nodeagent.model.identity import Identity
@@ -239,3 +242,20 @@ def test_a_refusal_says_where_the_pod_is() -> None:
     verdict = decide("node-b", "", str(WEB), PLACED)
     assert isinstance(verdict, Refusal)
     assert verdict.reason.endswith("there is on node-a")
+
+
+def test_an_alias_of_the_trust_domain_is_as_good_for_the_same_pods() -> None:
+    """By which an agent still asks that has not heard of the change."""
+    mesh = msgspec.structs.replace(DEFAULT_MESH, trust_domain_aliases=("old",))
+    placed = dataclasses.replace(PLACED, mesh=mesh)
+    alias = msgspec.structs.replace(WEB, trust_domain="old")
+    assert decide("node-a", "", str(alias), placed) == alias
+    assert decide("node-a", "", str(WEB), placed) == WEB
+    for node, wanted, why in (
+        ("node-b", alias, Why.PLACED_ELSEWHERE),
+        ("node-a", msgspec.structs.replace(alias, service_account="db"), Why.PLACED_ELSEWHERE),
+        ("node-a", msgspec.structs.replace(alias, trust_domain="other"), Why.OTHER_TRUST_DOMAIN),
+    ):
+        verdict = decide(node, "", str(wanted), placed)
+        assert isinstance(verdict, Refusal)
+        assert verdict.why is why

@@ -4,7 +4,7 @@
 import pytest
 
 from nodeagent.controlplane.translate import Translation, translate
-from nodeagent.model.security import DryRun
+from nodeagent.model.security import DryRun, TrustDomains
 from nodeagent.model.traffic import WorkloadLabels
 from tests.unit.controlplane.conftest import Read
 
@@ -71,3 +71,19 @@ def test_labels_are_told_of_whom_it_may_be_about_only(read: Read, mesh: str) -> 
 )
 def test_what_is_no_dry_run(read: Read, mesh: str, spec: str, annotations: str) -> None:
     assert dry_run(read, mesh + policy(spec, annotations=annotations)) is None
+
+
+def test_aliases_of_the_trust_domain_are_told_with_it(read: Read, mesh: str) -> None:
+    assert TrustDomains.NAME not in translated(read, mesh + "---\nkind: MeshConfig\ntrustDomain: td1\n").extensions
+    text = mesh + "---\nkind: MeshConfig\ntrustDomain: td1\ntrustDomainAliases: [cluster.local, old]\n"
+    told = translated(read, text)
+    assert told.extensions[TrustDomains.NAME] == TrustDomains(domains=frozenset({"td1", "cluster.local", "old"}))
+    (rule,) = told.policies["shop/db"].rules
+    principals = [match.value for match in rule.clauses[0].matches[0].principals]
+    assert principals == [f"{domain}/ns/shop/sa/web" for domain in ("td1", "cluster.local", "old")]
+
+
+@pytest.mark.parametrize("aliases", ["[a/b]", "['']", "[1]", "text"])
+def test_an_alias_that_is_no_trust_domain_refuses_the_mesh_config(read: Read, aliases: str) -> None:
+    _, findings = read(f"kind: MeshConfig\ntrustDomainAliases: {aliases}\n")
+    assert any(finding.is_rejected and "trustDomainAliases" in finding.field for finding in findings)

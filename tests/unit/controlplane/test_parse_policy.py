@@ -40,7 +40,9 @@ PEER = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{
         pytest.param("  rules:\n  - from:\n    - source: {principals: ['*x*']}", 7, "a star stands", id="two stars"),
         pytest.param("  rules:\n  - from:\n    - source: {namespaces: [a*b]}", 7, "a star stands", id="star inside"),
         pytest.param("  rules:\n  - from:\n    - source: {namespaces: ['']}", 7, "empty value", id="an empty value"),
-        pytest.param("  rules:\n  - from:\n    - source: {trustDomains: [td]}", 7, "not supported", id="trust domains"),
+        pytest.param(
+            "  rules:\n  - from:\n    - source: {trustDomains: ['*td']}", 7, "cannot be told", id="trust domains"
+        ),
         pytest.param(
             "  rules:\n  - from:\n    - source: {serviceAccounts: [a], namespaces: [b]}",
             7,
@@ -176,3 +178,12 @@ def test_peer_authentication(read: Read) -> None:
     assert (peer.selector, peer.mode) == ({"a": "b"}, MtlsMode.STRICT)
     assert list(peer.port_modes.items()) == [(80, MtlsMode.UNSET), (90, MtlsMode.DISABLE)]
     assert findings == []
+
+
+def test_a_strict_deny_never_never_fires(read: Read) -> None:
+    policy = POLICY.replace("name: p,", "name: p, annotations: {{nodeagent/strict-deny: 'true'}},")
+    assert policy != POLICY
+    (strict,), (finding,) = read(policy.format("  action: DENY\n  rules:\n  - to: [{operation: {methods: [GET]}}]"))
+    assert isinstance(strict, AuthorizationPolicy)
+    assert (strict.is_strict, finding.code) == (True, "MN0218")
+    assert "it counts as met" in finding.message

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -260,6 +261,20 @@ def test_who_the_peer_must_be() -> None:
         require_trust_domain(Identity("other", "a", "client"), SERVER)
     assert wrong_server.value.reason is Reason.TLS_WRONG_IDENTITY
     assert wrong_client.value.reason is Reason.TLS_WRONG_TRUST_DOMAIN
+
+
+def test_an_alias_of_the_trust_domain_is_as_good() -> None:
+    old, stranger = (msgspec.structs.replace(SERVER, trust_domain=domain) for domain in ("old", "other"))
+    aliases = frozenset({"cluster.local", "old"})
+    require_identity(old, frozenset({SERVER}), aliases)
+    require_identity(SERVER, frozenset({old}), aliases)
+    require_trust_domain(old, SERVER, aliases)
+    for found, expected in ((stranger, SERVER), (SERVER, stranger), (old, CLIENT)):
+        with pytest.raises(TlsError):
+            require_identity(found, frozenset({expected}), aliases)
+    for found, own in ((stranger, SERVER), (SERVER, stranger)):
+        with pytest.raises(TlsError):
+            require_trust_domain(found, own, aliases)
 
 
 @pytest.mark.parametrize(
