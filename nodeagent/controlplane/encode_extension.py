@@ -10,6 +10,7 @@ from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Destination,
     Extension,
+    LocalityBalancing,
     MeshTraffic,
     PortPolicy,
     ServiceTraffic,
@@ -102,7 +103,23 @@ def _policy(policy: TrafficPolicy) -> pb.TrafficPolicy:
                 interval_milliseconds=_milliseconds(policy.outlier.interval_seconds),
             )
         )
+    if policy.locality is not None:
+        message.locality.CopyFrom(_locality(policy.locality))
     return message
+
+
+def _locality(locality: LocalityBalancing) -> pb.LocalityBalancing:
+    return pb.LocalityBalancing(
+        distributions=[
+            pb.Distribution(
+                source=one.source,
+                shares=[pb.Share(locality=place, weight=weight) for place, weight in one.shares],
+            )
+            for one in locality.distributions
+        ],
+        failover=[pb.RegionFailover(source=region, destination=to) for region, to in locality.failover],
+        priority_labels=locality.priority_labels,
+    )
 
 
 def _milliseconds(seconds: float) -> int:

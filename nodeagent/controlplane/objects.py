@@ -16,7 +16,7 @@ from nodeagent.controlplane.gateway_spec import GatewayStatusAddress, Listener
 from nodeagent.controlplane.label_selector import LabelSelector
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.policy import Action, ServiceAccountMatch, StringMatch
-from nodeagent.model.traffic import PortPolicy, Subset, TcpMatch
+from nodeagent.model.traffic import LocalityBalancing, PortPolicy, Subset, TcpMatch
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -357,6 +357,8 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True):
     visibility_policies: tuple[VisibilityPolicy, ...] = ()
     """serviceEntryVisibility: the first that matches counts."""
     outbound: OutboundMode = OutboundMode.ALLOW_ANY
+    locality: LocalityBalancing | None = None
+    """For Services whose DestinationRules and traffic distribution say nothing of it; None: not written."""
 
     def knows(self, namespace_labels: Mapping[str, str]) -> bool:
         return not self.discovery or any(selector.selects(namespace_labels) for selector in self.discovery)

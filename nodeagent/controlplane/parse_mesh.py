@@ -6,6 +6,7 @@ import re
 from nodeagent.controlplane.fields import Fields
 from nodeagent.controlplane.label_selector import LabelSelector
 from nodeagent.controlplane.objects import Enrolment, MeshConfig, Meta, OutboundMode, Visibility, VisibilityPolicy
+from nodeagent.controlplane.parse_locality import parse_locality
 from nodeagent.controlplane.parse_selector import parse_label_selector
 from nodeagent.controlplane.parse_traffic import parse_outbound
 
@@ -14,7 +15,7 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251})?", re.ASCII)
 _KNOWN = (
     "Used are trustDomain, trustDomainAliases, rootNamespace, discoverySelectors, serviceEntryVisibility, "
-    "outboundTrafficPolicy, and our own enrolment, network, cluster, clusterDomain."
+    "outboundTrafficPolicy, localityLbSetting, and our own enrolment, network, cluster, clusterDomain."
 )
 _VISIBILITIES = {
     "VISIBILITY_UNSPECIFIED": Visibility.PUBLIC,
@@ -45,6 +46,7 @@ def parse_mesh_config(fields: Fields, meta: Meta) -> MeshConfig:
         if visibility is not None
         else (),
         outbound=parse_outbound(spec) or OutboundMode.ALLOW_ANY,
+        locality=parse_locality(spec),
     )
     spec.warn_others(_KNOWN)
     return mesh

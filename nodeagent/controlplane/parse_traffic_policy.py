@@ -8,7 +8,8 @@ in Istio. What only layer 7 has is left out with a warning (MN0301).
 from collections.abc import Iterator
 
 from nodeagent.controlplane.fields import Fields
-from nodeagent.model.traffic import Algorithm, Keepalive, OutlierDetection, PortPolicy, TrafficPolicy
+from nodeagent.controlplane.parse_locality import parse_locality
+from nodeagent.model.traffic import Algorithm, Keepalive, LocalityBalancing, OutlierDetection, PortPolicy, TrafficPolicy
 
 API = "See the Istio reference of this kind."
 _SIMPLE: dict[str, Algorithm | None] = {
@@ -78,6 +79,7 @@ def _policy(sections: dict[str, Fields | None]) -> TrafficPolicy:
         idle_seconds=tcp.seconds("idleTimeout") if tcp is not None else 0.0,
         keepalive=_keepalive(tcp) if tcp is not None else None,
         outlier=_outlier(outlier) if outlier is not None else None,
+        locality=_locality(balancer, counts_failures=outlier is not None) if balancer is not None else None,
     )
     if tcp is not None:
         if tcp.has("maxConnectionDuration"):
@@ -100,13 +102,21 @@ def _algorithm(balancer: Fields) -> Algorithm | None:
         for name in ("minimumRingSize", "ringHash", "maglev"):
             consistent.has(name)  # how a table is made that we have no need of
         consistent.refuse_others(API)
-    for name, why in (("localityLbSetting", "a Service's trafficDistribution says it"), ("warmup", "there is none")):
+    balancer.has("localityLbSetting")
+    for name in ("warmup", "warmupDurationSecs"):
         if balancer.has(name):
-            leave_out(balancer, name, why)
-    if balancer.has("warmupDurationSecs"):
-        leave_out(balancer, "warmupDurationSecs", "there is none")
+            leave_out(balancer, name, "there is none")
     balancer.refuse_others(API)
     return algorithm
+
+
+def _locality(balancer: Fields, *, counts_failures: bool) -> LocalityBalancing | None:
+    """None when it is not written, or would have no effect."""
+    found = parse_locality(balancer)
+    if found is None or not found.is_on or found.distributions or counts_failures:
+        return found
+    leave_out(balancer, "localityLbSetting", "without outlierDetection nobody knows when to go further")
+    return None
 
 
 def _keepalive(tcp: Fields) -> Keepalive | None:

@@ -12,6 +12,8 @@ Istio's meaning, with what layer 4 and this mesh make of it:
   ServiceEntry of the same namespace is called.
 - outboundTrafficPolicy is the whole mesh's: MeshConfig's, or that of a Sidecar in the root namespace without selector.
   The kernel has one switch for all pods of a node.
+- localityLbSetting of MeshConfig counts when it is written, where no rule has one and the Service has no preference of
+  its own; without outlierDetection only what it distributes does.
 - Of several ConnectionLimits for a workload the oldest with a selector counts, else the oldest without.
 - Labels go to agents only as far as some subset or match asks for just this value.
 """
@@ -19,6 +21,8 @@ Istio's meaning, with what layer 4 and this mesh make of it:
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
 
 from nodeagent.controlplane.extra_security import asked_labels, translate_security
 from nodeagent.controlplane.finding import Finding, Severity
@@ -36,14 +40,18 @@ from nodeagent.controlplane.objects import (
 from nodeagent.model.traffic import (
     Destination,
     Extension,
+    LocalityBalancing,
     MeshTraffic,
     PortPolicy,
     ServiceTraffic,
     Subset,
     TcpRoute,
+    TrafficPolicy,
     WorkloadLabels,
     WorkloadLimits,
 )
+from nodeagent.model.workload import BalancingMode, Service
+from nodeagent.routing.locality import PLACE_LABELS
 
 Labels = Mapping[str, Mapping[str, str]]
 """Of workloads, by uid."""
@@ -53,7 +61,7 @@ def translate_traffic(
     objects: Iterable[MeshObject],
     labels: Labels,
     namespaces: Mapping[str, str],
-    services: Collection[str],
+    services: Mapping[str, Service],
     mesh: MeshConfig,
 ) -> dict[str, Extension]:
     """By name.
@@ -62,14 +70,15 @@ def translate_traffic(
         objects: all that are in force.
         labels: of every workload, by uid.
         namespaces: of each of them.
-        services: keys of every Service, `namespace/hostname`.
+        services: all, by `namespace/hostname`.
         mesh: its names.
     """
     known = tuple(objects)
     written = _Written.read(known, services, mesh)
     found: dict[str, Extension] = {}
-    for key in sorted(written.routes.keys() | written.rules.keys()):
+    for key in sorted(written.routes.keys() | written.rules.keys() | _distributed(services, mesh)):
         rule, routes = written.rules.get(key, _Rule()), written.routes.get(key, _Routes())
+        rule = rule.in_place(services.get(key), mesh.locality)
         traffic = ServiceTraffic(
             service=key, routes=routes.tcp, tls_routes=routes.tls, subsets=rule.subsets, policies=rule.policies
         )
@@ -80,9 +89,10 @@ def translate_traffic(
     security = translate_security(known, mesh)
     found |= security
     limits = _limits(known)
-    asked, of_dry_runs = written.labels(), asked_labels(security.values())
+    asked, of_dry_runs, compared = written.labels(), asked_labels(security.values()), _compared(found.values())
     for uid, every in labels.items():
-        told = dict(every.items() & (asked | of_dry_runs("", namespaces[uid])))
+        wanted = asked | of_dry_runs("", namespaces[uid])
+        told = {name: value for name, value in every.items() if (name, value) in wanted or name in compared}
         if told:
             workload = WorkloadLabels(uid=uid, labels=told)
             found[workload.name] = workload
@@ -93,6 +103,25 @@ def translate_traffic(
             )
             found[limited.name] = limited
     return found
+
+
+def _distributed(services: Mapping[str, Service], mesh: MeshConfig) -> set[str]:
+    """Services that the mesh's own distribution is about, whether a rule is or not."""
+    if mesh.locality is None or not mesh.locality.is_on or not mesh.locality.distributions:
+        return set()
+    return {key for key, service in services.items() if service.balancing.mode is BalancingMode.STANDARD}
+
+
+def _compared(extensions: Iterable[Extension]) -> set[str]:
+    """Labels whose every value matters, since clients' and endpoints' are compared."""
+    found: set[str] = set()
+    for traffic in extensions:
+        if isinstance(traffic, ServiceTraffic):
+            policies = [*traffic.policies, *(entry for subset in traffic.subsets for entry in subset.policies)]
+            for entry in policies:
+                if entry.policy.locality is not None:
+                    found.update(name.partition("=")[0] for name in entry.policy.locality.priority_labels)
+    return found - PLACE_LABELS
 
 
 def _limits(objects: Iterable[MeshObject]) -> dict[str, list[ConnectionLimit]]:
@@ -172,6 +201,31 @@ class _Rule:
         names = {subset.name for subset in self.subsets}
         more = tuple(subset for subset in younger.subsets if subset.name not in names)
         return _Rule(self.subsets + more, self.policies or younger.policies)
+
+    def in_place(self, service: Service | None, of_mesh: LocalityBalancing | None) -> "_Rule":
+        """With the mesh's setting where nothing else is said; a Service's own preference goes before it."""
+        is_free = service is not None and service.balancing.mode is BalancingMode.STANDARD
+        of_mesh = of_mesh if is_free and of_mesh is not None and of_mesh.is_on else None
+        policies = self.policies
+        if of_mesh is not None and of_mesh.distributions and not any(entry.port == 0 for entry in policies):
+            policies = (*policies, PortPolicy(0, TrafficPolicy()))
+        return _Rule(
+            tuple(
+                msgspec.structs.replace(subset, policies=_located(subset.policies, of_mesh)) for subset in self.subsets
+            ),
+            tuple(entry for entry in _located(policies, of_mesh) if entry.port or entry.policy != TrafficPolicy()),
+        )
+
+
+def _located(policies: Iterable[PortPolicy], of_mesh: LocalityBalancing | None) -> tuple[PortPolicy, ...]:
+    return tuple(PortPolicy(entry.port, _locate(entry.policy, of_mesh)) for entry in policies)
+
+
+def _locate(policy: TrafficPolicy, of_mesh: LocalityBalancing | None) -> TrafficPolicy:
+    locality = policy.locality if policy.locality is not None else of_mesh
+    if locality is not None and not (locality.is_on and (locality.distributions or policy.outlier is not None)):
+        locality = None
+    return msgspec.structs.replace(policy, locality=locality)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

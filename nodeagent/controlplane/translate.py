@@ -134,7 +134,7 @@ def translate(objects: Iterable[MeshObject], kept: Allocated | None = None) -> T
             known,
             {workload.uid: labels for workload, _, labels in workloads},
             {workload.uid: workload.namespace for workload, _, _ in workloads},
-            {one.service.key for one in services},
+            {one.service.key: one.service for one in services},
             mesh,
         ),
         identities=_identities(select(known, Pod), mesh),

@@ -71,6 +71,27 @@ class OutlierDetection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """For so long without an ejection, and it counts as one ejection less."""
 
 
+class Distribution(msgspec.Struct, frozen=True, gc=False):
+    source: str
+    """Locality of the clients that it is about: `*`, or `region/zone/subzone` of one to three parts, the last perhaps
+    `*`."""
+    shares: tuple[tuple[str, int], ...]
+    """Localities of endpoints, and how much of the connections each gets in proportion. Others get none."""
+
+
+class LocalityBalancing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """With none of its fields, nearer endpoints go before others, by region, zone and subzone."""
+
+    distributions: tuple[Distribution, ...] = ()
+    """The first about the client counts. With any, the other fields do not."""
+    failover: tuple[tuple[str, str], ...] = ()
+    """Of a client's region, and the region that goes before all others but its own."""
+    priority_labels: tuple[str, ...] = ()
+    """`name`, or `name=value`: who shares more of them with the client, in this order, goes first."""
+    is_on: bool = True
+    """False: off, whatever is said for the mesh. Never told to an agent."""
+
+
 class TrafficPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a client's agent treats connections to a Service or a subset of it."""
 
@@ -84,6 +105,8 @@ class TrafficPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Without a byte in either direction; 0: for ever."""
     keepalive: Keepalive | None = None
     outlier: OutlierDetection | None = None
+    locality: LocalityBalancing | None = None
+    """None: as the Service itself says."""
 
 
 class PortPolicy(msgspec.Struct, frozen=True, gc=False):

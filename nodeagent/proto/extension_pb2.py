@@ -27,7 +27,7 @@ _sym_db = _symbol_database.Default()
 from nodeagent.proto import authorization_pb2 as nodeagent_dot_proto_dot_authorization__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnodeagent/proto/extension.proto\x12\x16nodeagent.extension.v1\x1a#nodeagent/proto/authorization.proto\"\xa7\x03\n\tExtension\x12\x39\n\x07service\x18\x01 \x01(\x0b\x32&.nodeagent.extension.v1.ServiceTrafficH\x00\x12:\n\x08workload\x18\x02 \x01(\x0b\x32&.nodeagent.extension.v1.WorkloadLabelsH\x00\x12\x33\n\x04mesh\x18\x03 \x01(\x0b\x32#.nodeagent.extension.v1.MeshTrafficH\x00\x12\x38\n\x06limits\x18\x04 \x01(\x0b\x32&.nodeagent.extension.v1.WorkloadLimitsH\x00\x12\x31\n\x07\x64ry_run\x18\x14 \x01(\x0b\x32\x1e.nodeagent.extension.v1.DryRunH\x00\x12=\n\rtrust_domains\x18\x15 \x01(\x0b\x32$.nodeagent.extension.v1.TrustDomainsH\x00\x12:\n\x0brevocations\x18\x16 \x01(\x0b\x32#.nodeagent.extension.v1.RevocationsH\x00\x42\x06\n\x04type\"\xf4\x01\n\x0eServiceTraffic\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x34\n\ntcp_routes\x18\x02 \x03(\x0b\x32 .nodeagent.extension.v1.TcpRoute\x12/\n\x07subsets\x18\x03 \x03(\x0b\x32\x1e.nodeagent.extension.v1.Subset\x12\x34\n\x08policies\x18\x04 \x03(\x0b\x32\".nodeagent.extension.v1.PortPolicy\x12\x34\n\ntls_routes\x18\x05 \x03(\x0b\x32 .nodeagent.extension.v1.TcpRoute\"x\n\x08TcpRoute\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .nodeagent.extension.v1.TcpMatch\x12\x39\n\x0c\x64\x65stinations\x18\x02 \x03(\x0b\x32#.nodeagent.extension.v1.Destination\"\x83\x02\n\x08TcpMatch\x12\x39\n\x12\x64\x65stination_blocks\x18\x01 \x03(\x0b\x32\x1d.nodeagent.extension.v1.Block\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x18\n\x10source_namespace\x18\x03 \x01(\t\x12I\n\rsource_labels\x18\x04 \x03(\x0b\x32\x32.nodeagent.extension.v1.TcpMatch.SourceLabelsEntry\x12\x14\n\x0cserver_names\x18\x05 \x03(\t\x1a\x33\n\x11SourceLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x05\x42lock\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"L\n\x0b\x44\x65stination\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06subset\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\r\"\xb7\x01\n\x06Subset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x06labels\x18\x02 \x03(\x0b\x32*.nodeagent.extension.v1.Subset.LabelsEntry\x12\x34\n\x08policies\x18\x03 \x03(\x0b\x32\".nodeagent.extension.v1.PortPolicy\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\nPortPolicy\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x35\n\x06policy\x18\x02 \x01(\x0b\x32%.nodeagent.extension.v1.TrafficPolicy\"\xfd\x02\n\rTrafficPolicy\x12\x42\n\talgorithm\x18\x01 \x01(\x0e\x32/.nodeagent.extension.v1.TrafficPolicy.Algorithm\x12\x17\n\x0fmax_connections\x18\x02 \x01(\r\x12\x1c\n\x14\x63onnect_milliseconds\x18\x03 \x01(\r\x12\x19\n\x11idle_milliseconds\x18\x04 \x01(\r\x12\x34\n\tkeepalive\x18\x05 \x01(\x0b\x32!.nodeagent.extension.v1.Keepalive\x12\x43\n\x11outlier_detection\x18\x06 \x01(\x0b\x32(.nodeagent.extension.v1.OutlierDetection\"[\n\tAlgorithm\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\n\n\x06RANDOM\x10\x01\x12\x0f\n\x0bROUND_ROBIN\x10\x02\x12\x11\n\rLEAST_REQUEST\x10\x03\x12\r\n\tSOURCE_IP\x10\x04\"K\n\tKeepalive\x12\x0e\n\x06probes\x18\x01 \x01(\r\x12\x14\n\x0cidle_seconds\x18\x02 \x01(\r\x12\x18\n\x10interval_seconds\x18\x03 \x01(\r\"\x85\x01\n\x10OutlierDetection\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\x12\"\n\x1a\x62\x61se_ejection_milliseconds\x18\x02 \x01(\r\x12\x1c\n\x14max_ejection_percent\x18\x03 \x01(\r\x12\x1d\n\x15interval_milliseconds\x18\x04 \x01(\r\"\x90\x01\n\x0eWorkloadLabels\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x42\n\x06labels\x18\x02 \x03(\x0b\x32\x32.nodeagent.extension.v1.WorkloadLabels.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x0bMeshTraffic\x12\x15\n\rregistry_only\x18\x01 \x01(\x08\"^\n\x0eWorkloadLimits\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x1c\n\x14per_thousand_seconds\x18\x02 \x01(\r\x12\r\n\x05\x62urst\x18\x03 \x01(\r\x12\x12\n\nconcurrent\x18\x04 \x01(\r\"\xbb\x01\n\x06\x44ryRun\x12-\n\x06policy\x18\x01 \x01(\x0b\x32\x1d.istio.security.Authorization\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12>\n\x08selector\x18\x03 \x03(\x0b\x32,.nodeagent.extension.v1.DryRun.SelectorEntry\x1a/\n\rSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x0cTrustDomains\x12\x0f\n\x07\x64omains\x18\x01 \x03(\t\"3\n\x0bRevocations\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnodeagent/proto/extension.proto\x12\x16nodeagent.extension.v1\x1a#nodeagent/proto/authorization.proto\"\xa7\x03\n\tExtension\x12\x39\n\x07service\x18\x01 \x01(\x0b\x32&.nodeagent.extension.v1.ServiceTrafficH\x00\x12:\n\x08workload\x18\x02 \x01(\x0b\x32&.nodeagent.extension.v1.WorkloadLabelsH\x00\x12\x33\n\x04mesh\x18\x03 \x01(\x0b\x32#.nodeagent.extension.v1.MeshTrafficH\x00\x12\x38\n\x06limits\x18\x04 \x01(\x0b\x32&.nodeagent.extension.v1.WorkloadLimitsH\x00\x12\x31\n\x07\x64ry_run\x18\x14 \x01(\x0b\x32\x1e.nodeagent.extension.v1.DryRunH\x00\x12=\n\rtrust_domains\x18\x15 \x01(\x0b\x32$.nodeagent.extension.v1.TrustDomainsH\x00\x12:\n\x0brevocations\x18\x16 \x01(\x0b\x32#.nodeagent.extension.v1.RevocationsH\x00\x42\x06\n\x04type\"\xf4\x01\n\x0eServiceTraffic\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x34\n\ntcp_routes\x18\x02 \x03(\x0b\x32 .nodeagent.extension.v1.TcpRoute\x12/\n\x07subsets\x18\x03 \x03(\x0b\x32\x1e.nodeagent.extension.v1.Subset\x12\x34\n\x08policies\x18\x04 \x03(\x0b\x32\".nodeagent.extension.v1.PortPolicy\x12\x34\n\ntls_routes\x18\x05 \x03(\x0b\x32 .nodeagent.extension.v1.TcpRoute\"x\n\x08TcpRoute\x12\x31\n\x07matches\x18\x01 \x03(\x0b\x32 .nodeagent.extension.v1.TcpMatch\x12\x39\n\x0c\x64\x65stinations\x18\x02 \x03(\x0b\x32#.nodeagent.extension.v1.Destination\"\x83\x02\n\x08TcpMatch\x12\x39\n\x12\x64\x65stination_blocks\x18\x01 \x03(\x0b\x32\x1d.nodeagent.extension.v1.Block\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x18\n\x10source_namespace\x18\x03 \x01(\t\x12I\n\rsource_labels\x18\x04 \x03(\x0b\x32\x32.nodeagent.extension.v1.TcpMatch.SourceLabelsEntry\x12\x14\n\x0cserver_names\x18\x05 \x03(\t\x1a\x33\n\x11SourceLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x05\x42lock\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"L\n\x0b\x44\x65stination\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06subset\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\r\"\xb7\x01\n\x06Subset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x06labels\x18\x02 \x03(\x0b\x32*.nodeagent.extension.v1.Subset.LabelsEntry\x12\x34\n\x08policies\x18\x03 \x03(\x0b\x32\".nodeagent.extension.v1.PortPolicy\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\nPortPolicy\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x35\n\x06policy\x18\x02 \x01(\x0b\x32%.nodeagent.extension.v1.TrafficPolicy\"\xba\x03\n\rTrafficPolicy\x12\x42\n\talgorithm\x18\x01 \x01(\x0e\x32/.nodeagent.extension.v1.TrafficPolicy.Algorithm\x12\x17\n\x0fmax_connections\x18\x02 \x01(\r\x12\x1c\n\x14\x63onnect_milliseconds\x18\x03 \x01(\r\x12\x19\n\x11idle_milliseconds\x18\x04 \x01(\r\x12\x34\n\tkeepalive\x18\x05 \x01(\x0b\x32!.nodeagent.extension.v1.Keepalive\x12\x43\n\x11outlier_detection\x18\x06 \x01(\x0b\x32(.nodeagent.extension.v1.OutlierDetection\x12;\n\x08locality\x18\x07 \x01(\x0b\x32).nodeagent.extension.v1.LocalityBalancing\"[\n\tAlgorithm\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\n\n\x06RANDOM\x10\x01\x12\x0f\n\x0bROUND_ROBIN\x10\x02\x12\x11\n\rLEAST_REQUEST\x10\x03\x12\r\n\tSOURCE_IP\x10\x04\"\xa3\x01\n\x11LocalityBalancing\x12;\n\rdistributions\x18\x01 \x03(\x0b\x32$.nodeagent.extension.v1.Distribution\x12\x38\n\x08\x66\x61ilover\x18\x02 \x03(\x0b\x32&.nodeagent.extension.v1.RegionFailover\x12\x17\n\x0fpriority_labels\x18\x03 \x03(\t\"M\n\x0c\x44istribution\x12\x0e\n\x06source\x18\x01 \x01(\t\x12-\n\x06shares\x18\x02 \x03(\x0b\x32\x1d.nodeagent.extension.v1.Share\")\n\x05Share\x12\x10\n\x08locality\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r\"5\n\x0eRegionFailover\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\"K\n\tKeepalive\x12\x0e\n\x06probes\x18\x01 \x01(\r\x12\x14\n\x0cidle_seconds\x18\x02 \x01(\r\x12\x18\n\x10interval_seconds\x18\x03 \x01(\r\"\x85\x01\n\x10OutlierDetection\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\x12\"\n\x1a\x62\x61se_ejection_milliseconds\x18\x02 \x01(\r\x12\x1c\n\x14max_ejection_percent\x18\x03 \x01(\r\x12\x1d\n\x15interval_milliseconds\x18\x04 \x01(\r\"\x90\x01\n\x0eWorkloadLabels\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x42\n\x06labels\x18\x02 \x03(\x0b\x32\x32.nodeagent.extension.v1.WorkloadLabels.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x0bMeshTraffic\x12\x15\n\rregistry_only\x18\x01 \x01(\x08\"^\n\x0eWorkloadLimits\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x1c\n\x14per_thousand_seconds\x18\x02 \x01(\r\x12\r\n\x05\x62urst\x18\x03 \x01(\r\x12\x12\n\nconcurrent\x18\x04 \x01(\r\"\xbb\x01\n\x06\x44ryRun\x12-\n\x06policy\x18\x01 \x01(\x0b\x32\x1d.istio.security.Authorization\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12>\n\x08selector\x18\x03 \x03(\x0b\x32,.nodeagent.extension.v1.DryRun.SelectorEntry\x1a/\n\rSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x0cTrustDomains\x12\x0f\n\x07\x64omains\x18\x01 \x03(\t\"3\n\x0bRevocations\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,27 +63,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PORTPOLICY']._serialized_start=1459
   _globals['_PORTPOLICY']._serialized_end=1540
   _globals['_TRAFFICPOLICY']._serialized_start=1543
-  _globals['_TRAFFICPOLICY']._serialized_end=1924
-  _globals['_TRAFFICPOLICY_ALGORITHM']._serialized_start=1833
-  _globals['_TRAFFICPOLICY_ALGORITHM']._serialized_end=1924
-  _globals['_KEEPALIVE']._serialized_start=1926
-  _globals['_KEEPALIVE']._serialized_end=2001
-  _globals['_OUTLIERDETECTION']._serialized_start=2004
-  _globals['_OUTLIERDETECTION']._serialized_end=2137
-  _globals['_WORKLOADLABELS']._serialized_start=2140
-  _globals['_WORKLOADLABELS']._serialized_end=2284
+  _globals['_TRAFFICPOLICY']._serialized_end=1985
+  _globals['_TRAFFICPOLICY_ALGORITHM']._serialized_start=1894
+  _globals['_TRAFFICPOLICY_ALGORITHM']._serialized_end=1985
+  _globals['_LOCALITYBALANCING']._serialized_start=1988
+  _globals['_LOCALITYBALANCING']._serialized_end=2151
+  _globals['_DISTRIBUTION']._serialized_start=2153
+  _globals['_DISTRIBUTION']._serialized_end=2230
+  _globals['_SHARE']._serialized_start=2232
+  _globals['_SHARE']._serialized_end=2273
+  _globals['_REGIONFAILOVER']._serialized_start=2275
+  _globals['_REGIONFAILOVER']._serialized_end=2328
+  _globals['_KEEPALIVE']._serialized_start=2330
+  _globals['_KEEPALIVE']._serialized_end=2405
+  _globals['_OUTLIERDETECTION']._serialized_start=2408
+  _globals['_OUTLIERDETECTION']._serialized_end=2541
+  _globals['_WORKLOADLABELS']._serialized_start=2544
+  _globals['_WORKLOADLABELS']._serialized_end=2688
   _globals['_WORKLOADLABELS_LABELSENTRY']._serialized_start=1412
   _globals['_WORKLOADLABELS_LABELSENTRY']._serialized_end=1457
-  _globals['_MESHTRAFFIC']._serialized_start=2286
-  _globals['_MESHTRAFFIC']._serialized_end=2322
-  _globals['_WORKLOADLIMITS']._serialized_start=2324
-  _globals['_WORKLOADLIMITS']._serialized_end=2418
-  _globals['_DRYRUN']._serialized_start=2421
-  _globals['_DRYRUN']._serialized_end=2608
-  _globals['_DRYRUN_SELECTORENTRY']._serialized_start=2561
-  _globals['_DRYRUN_SELECTORENTRY']._serialized_end=2608
-  _globals['_TRUSTDOMAINS']._serialized_start=2610
-  _globals['_TRUSTDOMAINS']._serialized_end=2641
-  _globals['_REVOCATIONS']._serialized_start=2643
-  _globals['_REVOCATIONS']._serialized_end=2694
+  _globals['_MESHTRAFFIC']._serialized_start=2690
+  _globals['_MESHTRAFFIC']._serialized_end=2726
+  _globals['_WORKLOADLIMITS']._serialized_start=2728
+  _globals['_WORKLOADLIMITS']._serialized_end=2822
+  _globals['_DRYRUN']._serialized_start=2825
+  _globals['_DRYRUN']._serialized_end=3012
+  _globals['_DRYRUN_SELECTORENTRY']._serialized_start=2965
+  _globals['_DRYRUN_SELECTORENTRY']._serialized_end=3012
+  _globals['_TRUSTDOMAINS']._serialized_start=3014
+  _globals['_TRUSTDOMAINS']._serialized_end=3045
+  _globals['_REVOCATIONS']._serialized_start=3047
+  _globals['_REVOCATIONS']._serialized_end=3098
 # @@protoc_insertion_point(module_scope)

@@ -369,6 +369,7 @@ class TrafficPolicy(_message.Message):
     IDLE_MILLISECONDS_FIELD_NUMBER: _builtins.int
     KEEPALIVE_FIELD_NUMBER: _builtins.int
     OUTLIER_DETECTION_FIELD_NUMBER: _builtins.int
+    LOCALITY_FIELD_NUMBER: _builtins.int
     algorithm: Global___TrafficPolicy.Algorithm.ValueType
     max_connections: _builtins.int
     """0: any number."""
@@ -380,6 +381,10 @@ class TrafficPolicy(_message.Message):
     def keepalive(self) -> Global___Keepalive: ...
     @_builtins.property
     def outlier_detection(self) -> Global___OutlierDetection: ...
+    @_builtins.property
+    def locality(self) -> Global___LocalityBalancing:
+        """Without it, as the Service itself says."""
+
     def __init__(
         self,
         *,
@@ -389,14 +394,122 @@ class TrafficPolicy(_message.Message):
         idle_milliseconds: _builtins.int = ...,
         keepalive: Global___Keepalive | None = ...,
         outlier_detection: Global___OutlierDetection | None = ...,
+        locality: Global___LocalityBalancing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["keepalive", b"keepalive", "outlier_detection", b"outlier_detection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keepalive", b"keepalive", "locality", b"locality", "outlier_detection", b"outlier_detection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "connect_milliseconds", b"connect_milliseconds", "idle_milliseconds", b"idle_milliseconds", "keepalive", b"keepalive", "max_connections", b"max_connections", "outlier_detection", b"outlier_detection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "connect_milliseconds", b"connect_milliseconds", "idle_milliseconds", b"idle_milliseconds", "keepalive", b"keepalive", "locality", b"locality", "max_connections", b"max_connections", "outlier_detection", b"outlier_detection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrafficPolicy: _TypeAlias = TrafficPolicy  # noqa: Y015
+
+@_typing.final
+class LocalityBalancing(_message.Message):
+    """With none of its fields, nearer endpoints go before others, by region, zone and subzone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    FAILOVER_FIELD_NUMBER: _builtins.int
+    PRIORITY_LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def distributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Distribution]:
+        """The first about the client counts. With any, the other fields do not."""
+
+    @_builtins.property
+    def failover(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionFailover]: ...
+    @_builtins.property
+    def priority_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"name", or "name=value": who shares more of them with the client, in this order, goes first."""
+
+    def __init__(
+        self,
+        *,
+        distributions: _abc.Iterable[Global___Distribution] | None = ...,
+        failover: _abc.Iterable[Global___RegionFailover] | None = ...,
+        priority_labels: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distributions", b"distributions", "failover", b"failover", "priority_labels", b"priority_labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalityBalancing: _TypeAlias = LocalityBalancing  # noqa: Y015
+
+@_typing.final
+class Distribution(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Locality of the clients: "*", or "region/zone/subzone" of one to three parts, the last perhaps "*"."""
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
+        """At least one, none of 0. Endpoints elsewhere get none."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        shares: _abc.Iterable[Global___Share] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shares", b"shares", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCALITY_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    locality: _builtins.str
+    weight: _builtins.int
+    """Of the connections, in proportion to the others."""
+    def __init__(
+        self,
+        *,
+        locality: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locality", b"locality", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
+class RegionFailover(_message.Message):
+    """Of a client's region, and the region that goes before all others but its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    destination: _builtins.str
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        destination: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionFailover: _TypeAlias = RegionFailover  # noqa: Y015
 
 @_typing.final
 class Keepalive(_message.Message):

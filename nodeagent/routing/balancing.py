@@ -11,8 +11,9 @@ always one. Ejections are forgotten one by one, an interval each.
 
 import hashlib
 import math
+from bisect import bisect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import accumulate
 
 import msgspec
@@ -21,6 +22,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.traffic import Algorithm, OutlierDetection
 from nodeagent.model.workload import Workload
 from nodeagent.routing.candidates import Candidates, Pick, Terms
+from nodeagent.routing.locality import loads
 
 _LONGEST_EJECTION_SECONDS = 300.0
 """Envoy's max_ejection_time, unless a single ejection is longer."""
@@ -46,8 +48,11 @@ class Chooser:
         assert terms is not None
         group = self._group(terms)
         group.size = len(found.endpoints)
-        if terms.policy.outlier is not None:
-            found = group.without_ejected(found, self._now())
+        ejected = group.ejected(self._now()) if terms.policy.outlier is not None else frozenset[str]()
+        if found.groups:
+            found = self._one_of_groups(source, found, ejected)
+        elif ejected:
+            found = Candidates(*_without(ejected, found.endpoints, found.cumulative), terms)
         if not found.endpoints:
             return None
         match terms.policy.algorithm:
@@ -60,6 +65,21 @@ class Chooser:
                 return group.of_source(source, found)
             case _:
                 return self._pick(found.endpoints, found.cumulative)
+
+    def _one_of_groups(self, source: Ip, found: Candidates, ejected: Collection[str]) -> Candidates:
+        """Those of one group, drawn by what each gets. Where a client is to keep its endpoint, it keeps the group."""
+        assert found.terms is not None
+        groups = [_without(ejected, group.endpoints, group.cumulative) for group in found.groups]
+        shares = loads(found.groups, [len(endpoints) for endpoints, _ in groups])
+        options = [group for group, share in zip(groups, shares, strict=True) if share]
+        cumulative = tuple(accumulate(filter(None, shares)))
+        if not options:
+            return Candidates((), (), found.terms)
+        if found.terms.policy.algorithm is Algorithm.SOURCE_IP:
+            chosen = options[bisect(cumulative, _fraction(source) * cumulative[-1])]
+        else:
+            chosen = self._pick(options, cumulative)
+        return Candidates(*chosen, found.terms)
 
     def take(self, terms: Terms, uid: str) -> "Lease | None":
         """For a connection to this endpoint, until its release. None when there are as many as may be."""
@@ -126,7 +146,7 @@ class _Group:
         self._health: dict[str, _Health] = {}
         self._turn = 0
         self._by_source: dict[Ip, Workload] = {}
-        self._sources_of: Candidates | None = None
+        self._sources_of: tuple[Workload, ...] | None = None
 
     def load(self, endpoint: Workload) -> float:
         return self.open[endpoint.uid] / endpoint.capacity
@@ -139,19 +159,14 @@ class _Group:
 
     def of_source(self, source: Ip, found: Candidates) -> Workload:
         """The same for the same client as long as it is there, at every worker and node: rendezvous hashing."""
-        if self._sources_of is not found or len(self._by_source) >= _MOST_SOURCES:
-            self._sources_of, self._by_source = found, {}
+        if self._sources_of is not found.endpoints or len(self._by_source) >= _MOST_SOURCES:
+            self._sources_of, self._by_source = found.endpoints, {}
         if source not in self._by_source:
             self._by_source[source] = max(found.endpoints, key=lambda endpoint: _score(source, endpoint))
         return self._by_source[source]
 
-    def without_ejected(self, found: Candidates, now: float) -> Candidates:
-        ejected = {uid for uid, health in self._health.items() if health.until > now}
-        if not ejected:
-            return found
-        endpoints = tuple(endpoint for endpoint in found.endpoints if endpoint.uid not in ejected)
-        cumulative = tuple(accumulate(endpoint.capacity for endpoint in endpoints))
-        return Candidates(endpoints, cumulative, found.terms)
+    def ejected(self, now: float) -> frozenset[str]:
+        return frozenset(uid for uid, health in self._health.items() if health.until > now)
 
     def succeeded(self, uid: str) -> None:
         health = self._health.get(uid)
@@ -187,8 +202,20 @@ class _Group:
         }
 
 
+def _without(
+    ejected: Collection[str], endpoints: tuple[Workload, ...], cumulative: tuple[int, ...]
+) -> tuple[tuple[Workload, ...], tuple[int, ...]]:
+    if not ejected:
+        return endpoints, cumulative
+    left = tuple(endpoint for endpoint in endpoints if endpoint.uid not in ejected)
+    return left, tuple(accumulate(endpoint.capacity for endpoint in left))
+
+
 def _score(source: Ip, endpoint: Workload) -> float:
     """Weighted rendezvous hashing: the chance to have the highest score is in proportion to the weight."""
-    digest = hashlib.blake2b(f"{source} {endpoint.uid}".encode(), digest_size=8).digest()
-    share = (int.from_bytes(digest, "big") + 0.5) / 2**64
-    return -endpoint.capacity / math.log(share)
+    return -endpoint.capacity / math.log(_fraction(f"{source} {endpoint.uid}"))
+
+
+def _fraction(text: str) -> float:
+    """Between 0 and 1, the same everywhere."""
+    return (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") + 0.5) / 2**64

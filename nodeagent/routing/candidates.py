@@ -15,6 +15,7 @@ from nodeagent.model.address import Ip, is_ipv6
 from nodeagent.model.mesh import Mesh
 from nodeagent.model.traffic import TrafficPolicy
 from nodeagent.model.workload import BalancingMode, Scope, Service, ServicePort, Workload
+from nodeagent.routing.locality import Group, group, label_of
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -33,6 +34,8 @@ class Candidates(msgspec.Struct, frozen=True):
     """Sums of the endpoints' capacities up to each, so that drawing one is a bisection."""
     terms: Terms | None = None
     """None: an endpoint is drawn by weight, and that is all."""
+    groups: tuple[Group, ...] = ()
+    """The same endpoints by their locality, if a policy asks for it."""
 
 
 _Option = TypeVar("_Option")
@@ -58,15 +61,26 @@ def candidates(service: Service, port: int, source: Workload, mesh: Mesh, subset
     usable = [
         endpoint for endpoint in in_subset(service, subset, mesh) if obstacle(service, port, source, endpoint) is None
     ]
-    if service.balancing.mode in {BalancingMode.STRICT, BalancingMode.FAILOVER}:
+    policy = _policy(service, port, mesh, subset)
+    locality = policy.locality if policy is not None else None
+    mode = service.balancing.mode
+    if mode is BalancingMode.STRICT or (mode is BalancingMode.FAILOVER and locality is None):
         usable = _nearest(service, source, usable)
-    traffic = mesh.traffic(service.key)
-    policy = traffic.policy(port, subset) if traffic is not None else None
+    groups: tuple[Group, ...] = ()
+    if policy is not None and locality is not None:
+        groups = group(locality, source, usable, mesh, fails_over=policy.outlier is not None)
+        usable = [endpoint for one in groups for endpoint in one.endpoints] if groups else usable
     return Candidates(
         tuple(usable),
         tuple(accumulate(endpoint.capacity for endpoint in usable)),
         Terms(policy, service.key, port, subset) if policy is not None else None,
+        groups,
     )
+
+
+def _policy(service: Service, port: int, mesh: Mesh, subset: str) -> TrafficPolicy | None:
+    traffic = mesh.traffic(service.key)
+    return traffic.policy(port, subset) if traffic is not None else None
 
 
 def in_subset(service: Service, subset: str, mesh: Mesh) -> Iterable[Workload]:
@@ -175,7 +189,10 @@ class Balancer:
     def candidates(self, service: Service, port: int, source: Workload, mesh: Mesh, subset: str = "") -> Candidates:
         """The same as the function of this name, for every input of one mesh."""
         changed = mesh.changed(service.key)
-        key = (service.key, port, subset, *(getattr(source, attribute) for attribute in _ATTRIBUTES.values()))
+        policy = _policy(service, port, mesh, subset)
+        names = policy.locality.priority_labels if policy is not None and policy.locality is not None else ()
+        labels = tuple(label_of(source, name, mesh) for name in names)
+        key = (service.key, port, subset, *(getattr(source, attribute) for attribute in _ATTRIBUTES.values()), *labels)
         known = self._known.get(key)
         if known is not None and known[0] == changed:
             return known[1]

@@ -16,8 +16,10 @@ from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
     Destination,
+    Distribution,
     Extension,
     Keepalive,
+    LocalityBalancing,
     MeshTraffic,
     OutlierDetection,
     PortPolicy,
@@ -150,6 +152,20 @@ def _policy(message: pb.TrafficPolicy) -> TrafficPolicy:
         if message.HasField("keepalive")
         else None,
         outlier=_outlier(message.outlier_detection) if message.HasField("outlier_detection") else None,
+        locality=_locality(message.locality) if message.HasField("locality") else None,
+    )
+
+
+def _locality(message: pb.LocalityBalancing) -> LocalityBalancing:
+    if any(not one.shares or not all(share.weight for share in one.shares) for one in message.distributions):
+        raise ValueError("a distribution without shares, or with one of 0")
+    return LocalityBalancing(
+        distributions=tuple(
+            Distribution(one.source, tuple((share.locality, share.weight) for share in one.shares))
+            for one in message.distributions
+        ),
+        failover=tuple((one.source, one.destination) for one in message.failover),
+        priority_labels=tuple(message.priority_labels),
     )
 
 

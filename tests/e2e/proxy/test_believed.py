@@ -10,7 +10,9 @@ import pytest
 from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
 from nodeagent.model.reason import Reason
 from nodeagent.model.security import DryRun, TrustDomains
-from tests.e2e.proxy.conftest import PORT, HbonePeer, Mesh
+from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.peer import HbonePeer
+from tests.e2e.proxy.wires import PORT
 
 pytestmark = pytest.mark.e2e
 ALIASES = TrustDomains(domains=frozenset({"cluster.local", "old"}))

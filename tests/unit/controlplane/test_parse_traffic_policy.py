@@ -173,6 +173,7 @@ def test_a_mistake_is_refused(read: Read, policy: str, words: str) -> None:
         ("{connectionPool: {tcp: {maxConnectionDuration: 1h}}}", "connectionPool.tcp.maxConnectionDuration"),
         ("{loadBalancer: {simple: PASSTHROUGH}}", "loadBalancer.simple"),
         ("{loadBalancer: {localityLbSetting: {enabled: true}}}", "loadBalancer.localityLbSetting"),
+        ("{loadBalancer: {localityLbSetting: {failoverPriority: [a]}}}", "loadBalancer.localityLbSetting"),
         ("{loadBalancer: {consistentHash: {httpHeaderName: x}}}", "loadBalancer.consistentHash.httpHeaderName"),
         ("{outlierDetection: {minHealthPercent: 50}}", "outlierDetection.minHealthPercent"),
     ],

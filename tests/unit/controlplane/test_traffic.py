@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes and subsets as agents are told them: which objects count, which Service a host means, which labels go out."""
 
+import msgspec
 import pytest
 
 from nodeagent.controlplane.delta import DeltaStream
@@ -9,7 +10,9 @@ from nodeagent.controlplane.traffic import analyze_traffic, translate_traffic
 from nodeagent.controlplane.translate import mesh_config, translate
 from nodeagent.model.traffic import (
     Destination,
+    Distribution,
     Extension,
+    LocalityBalancing,
     MeshTraffic,
     PortPolicy,
     ServiceTraffic,
@@ -20,13 +23,17 @@ from nodeagent.model.traffic import (
     WorkloadLabels,
     WorkloadLimits,
 )
+from nodeagent.model.workload import BalancingMode, LoadBalancing, Scope, Service
 from nodeagent.proto import xds_pb2
 from tests.unit.controlplane.conftest import Read
 
 DB, WEB = "shop/db.shop.svc.cluster.local", "shop/web.shop.svc.cluster.local"
 OFFICE = "office/db.office.svc.cluster.local"
 OUTSIDE = "office/db.example.com"
-SERVICES = {DB, WEB, OFFICE, OUTSIDE}
+SERVICES = {
+    key: Service(name=key, namespace=key.partition("/")[0], hostname=key.partition("/")[2])
+    for key in (DB, WEB, OFFICE, OUTSIDE)
+}
 LABELS = {"u1": {"app": "db", "version": "v1"}, "u2": {"app": "db", "version": "v2", "x": "y"}, "u3": {"app": "web"}}
 
 
@@ -110,8 +117,9 @@ def test_a_wildcard_is_a_host_if_it_is_just_what_a_service_of_the_namespace_is_c
     text = virtual("{hosts: ['*.example.com'], tcp: [{route: [{destination: {host: '*.example.com'}}]}]}")
     objects, _ = read(text)
     wild = "shop/*.example.com"
-    for services, expected in (({wild}, {f"service/{wild}"}), ({"office/*.example.com"}, set())):
-        assert translate_traffic(objects, {}, {}, services, mesh_config(objects)).keys() == expected
+    for key, expected in ((wild, {f"service/{wild}"}), ("office/*.example.com", set())):
+        found = translate_traffic(objects, {}, {}, {key: SERVICES[DB]}, mesh_config(objects))
+        assert found.keys() == expected
 
 
 @pytest.mark.parametrize(
@@ -183,6 +191,65 @@ def test_the_policy_of_the_oldest_rule_that_has_one(read: Read) -> None:
     empty = rule("{host: db}", "c", created="2025-01-01T00:00:00Z")
     assert translated(read, empty) == {}
     assert translated(read, empty + old) == translated(read, old)
+
+
+def locality(setting: str, *, outlier: bool = True, host: str = "db") -> str:
+    counted = ", outlierDetection: {}" if outlier else ""
+    return rule(f"{{host: {host}, trafficPolicy: {{loadBalancer: {{localityLbSetting: {setting}}}{counted}}}}}")
+
+
+def localities(read: Read, text: str, services: dict[str, Service] = SERVICES) -> dict[str, LocalityBalancing | None]:
+    """By Service: of its first policy."""
+    objects, _ = read(text)
+    found = translate_traffic(objects, LABELS, dict.fromkeys(LABELS, "shop"), services, mesh_config(objects))
+    traffics = (one for one in found.values() if isinstance(one, ServiceTraffic))
+    return {one.service: one.policies[0].policy.locality for one in traffics}
+
+
+FAR = LocalityBalancing(failover=(("a", "b"),))
+SPLIT = LocalityBalancing(distributions=(Distribution("*", (("a", 70), ("b", 30))),))
+FAILOVER = "{failover: [{from: a, to: b}]}"
+DISTRIBUTE = "{distribute: [{from: '*', to: {b: 30, a: 70}}]}"
+
+
+@pytest.mark.parametrize(
+    ("of_mesh", "of_rule", "expected"),
+    [
+        pytest.param("", locality(FAILOVER), {DB: FAR}, id="a rule's"),
+        pytest.param("", locality(DISTRIBUTE, outlier=False), {DB: SPLIT}, id="to distribute needs no outliers"),
+        pytest.param(FAILOVER, "", {}, id="the mesh's alone, without outliers"),
+        pytest.param(FAILOVER, rule("{host: db, trafficPolicy: {outlierDetection: {}}}"), {DB: FAR}, id="the mesh's"),
+        pytest.param(
+            FAILOVER, rule("{host: db, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}}"), {DB: None},
+            id="the mesh's, and a rule without outliers",
+        ),
+        pytest.param("{enabled: true}", locality("{enabled: false}"), {DB: None}, id="a rule turns it off"),
+        pytest.param("{enabled: true}", locality("{enabled: false}", outlier=False), {}, id="and says nothing else"),
+        pytest.param(DISTRIBUTE, locality(FAILOVER), {DB: FAR, WEB: SPLIT, OFFICE: SPLIT, OUTSIDE: SPLIT}, id="both"),
+        pytest.param(DISTRIBUTE.replace("{", "{enabled: false, ", 1), "", {}, id="turned off"),
+        pytest.param("", locality("{}"), {DB: LocalityBalancing()}, id="without a field"),
+    ],
+)  # fmt: skip
+def test_which_locality_setting_counts(
+    read: Read, of_mesh: str, of_rule: str, expected: dict[str, LocalityBalancing | None]
+) -> None:
+    mesh = f"---\nkind: MeshConfig\nlocalityLbSetting: {of_mesh}\n" if of_mesh else ""
+    assert localities(read, of_rule + mesh) == expected
+
+
+def test_a_services_own_preference_goes_before_the_meshs(read: Read) -> None:
+    near = msgspec.structs.replace(SERVICES[DB], balancing=LoadBalancing(BalancingMode.FAILOVER, (Scope.ZONE,)))
+    mesh = f"---\nkind: MeshConfig\nlocalityLbSetting: {DISTRIBUTE}\n"
+    assert localities(read, mesh, {DB: near, WEB: SERVICES[WEB]}) == {WEB: SPLIT}
+    assert localities(read, mesh + locality(FAILOVER), {DB: near}) == {DB: FAR}
+
+
+def test_of_labels_that_are_compared_every_value_goes_out(read: Read) -> None:
+    found = translated(read, locality("{failoverPriority: [version, x=y, topology.kubernetes.io/region]}"))
+    assert [extension for extension in found.values() if isinstance(extension, WorkloadLabels)] == [
+        WorkloadLabels(uid="u1", labels={"version": "v1"}),
+        WorkloadLabels(uid="u2", labels={"version": "v2", "x": "y"}),
+    ]
 
 
 def test_a_route_that_leads_nowhere_is_told_and_kept_so_that_agents_refuse(read: Read) -> None:

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.model.address import Ip
-from nodeagent.model.traffic import Algorithm, OutlierDetection, TrafficPolicy
+from nodeagent.model.traffic import Algorithm, LocalityBalancing, OutlierDetection, TrafficPolicy
 from nodeagent.model.workload import Workload
 from nodeagent.routing.balancing import Chooser
 from nodeagent.routing.candidates import Candidates, Terms
+from nodeagent.routing.locality import Group
 
 Option = TypeVar("Option")
 CLIENT = Ip("10.0.0.1")
@@ -261,3 +263,51 @@ def test_whatever_happens_nobody_is_chosen_who_is_no_candidate_and_counts_return
         lease.release()
     most = policy.max_connections or 7
     assert [chooser.take(candidates.terms, "a") is not None for _ in range(most)] == [True] * most
+
+
+# ---- by locality -----------------------------------------------------------------------------------------------------
+
+
+def grouped(algorithm: Algorithm | None, *groups: tuple[tuple[Workload, ...], int]) -> Scene:
+    every = [one for endpoints, _ in groups for one in endpoints]
+    scene = Scene(TrafficPolicy(algorithm=algorithm, outlier=OUTLIER, locality=LocalityBalancing()), *every)
+    made = (
+        Group(endpoints, tuple(accumulate(one.capacity for one in endpoints)), share) for endpoints, share in groups
+    )
+    scene.found = msgspec.structs.replace(scene.found, groups=tuple(made))
+    return scene
+
+
+@pytest.mark.parametrize("algorithm", [None, *Algorithm])
+def test_the_nearest_get_all_until_too_many_of_them_are_out(algorithm: Algorithm | None) -> None:
+    scene = grouped(algorithm, ((A, B), 0), ((C,), 0))
+    assert {scene.chosen(Ip(f"10.0.0.{n}")) for n in range(50)} <= {"a", "b"}
+    scene.fails("a", 3)
+    seen = Counter(scene.chosen(Ip(f"10.0.{n // 250}.{n % 250}")) for n in range(500))
+    assert set(seen) <= {"b", "c"}
+    if algorithm is Algorithm.SOURCE_IP:
+        assert 300 < seen["b"] < 400, "70 % of the clients stay"
+    else:  # the dice fall for the first group
+        scene.places = [1]
+        assert scene.chosen() == "c"
+
+
+def test_with_all_of_the_nearest_out_the_next_serve_and_with_all_out_nobody() -> None:
+    scene = grouped(None, ((A,), 0), ((B,), 0))
+    scene.fails("a", 3)
+    assert scene.chosen() == "b"
+    scene.found = msgspec.structs.replace(scene.found, groups=scene.found.groups[:1])
+    assert scene.chosen() is None
+
+
+def test_shares_are_drawn_and_then_endpoints() -> None:
+    scene = grouped(None, ((A, B), 70), ((C,), 30))
+    asked: list[tuple[int, ...]] = []
+
+    def pick(options: Sequence[Option], cumulative: Sequence[int]) -> Option:
+        asked.append(tuple(cumulative))
+        return options[-1]
+
+    scene.chooser = Chooser(pick, lambda: scene.now)
+    assert scene.chosen() == "c"
+    assert asked == [(7000, 10000), (1,)]

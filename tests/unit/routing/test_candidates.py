@@ -3,10 +3,20 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.traffic import (
+    Distribution,
+    LocalityBalancing,
+    OutlierDetection,
+    PortPolicy,
+    ServiceTraffic,
+    TrafficPolicy,
+    WorkloadLabels,
+)
 from nodeagent.model.workload import BalancingMode, LoadBalancing, Scope, Service, ServicePort, Workload
 from nodeagent.routing.candidates import Balancer, candidates, lists_port, obstacle, target_port, usable_addresses
 
@@ -186,3 +196,59 @@ def test_a_balancers_memory_is_bounded(mesh: Mesh) -> None:
     for port in range(Balancer._LIMIT + 10):
         balancer.candidates(service(), port, CLIENT, mesh)
     assert len(balancer._known) == 10
+
+
+# ---- by locality -----------------------------------------------------------------------------------------------------
+
+
+def located(locality: LocalityBalancing, *, counts: bool = True, **labels: dict[str, str]) -> Changes:
+    outlier = OutlierDetection(failures=1, base_ejection_seconds=1, max_ejection_percent=100, interval_seconds=1)
+    policy = TrafficPolicy(locality=locality, outlier=outlier if counts else None)
+    traffic = ServiceTraffic(service="shop/s", policies=(PortPolicy(0, policy),))
+    return Changes(extensions=(traffic, *(WorkloadLabels(uid=uid, labels=given) for uid, given in labels.items())))
+
+
+NEAR, FAR = endpoint("near"), endpoint("far", zone="elsewhere")
+PREFERS_CLOSE = service(balancing=LoadBalancing(BalancingMode.FAILOVER, (Scope.ZONE,)))
+NODE_ONLY = service(balancing=LoadBalancing(BalancingMode.STRICT, (Scope.ZONE,)))
+
+
+@pytest.mark.parametrize(
+    ("backend", "locality", "counts", "expected"),
+    [
+        pytest.param(service(), LocalityBalancing(), True, [["near"], ["far"]], id="failover"),
+        pytest.param(PREFERS_CLOSE, LocalityBalancing(), True, [["near"], ["far"]], id="it goes before the Service's"),
+        pytest.param(NODE_ONLY, LocalityBalancing(), True, [["near"]], id="but not before a strict one"),
+        pytest.param(service(), LocalityBalancing(), False, [], id="nobody counts failures"),
+        pytest.param(
+            service(),
+            LocalityBalancing(distributions=(Distribution("r", (("r/elsewhere", 100),)),)),
+            False,
+            [["far"]],
+            id="shared out",
+        ),
+    ],
+)
+def test_candidates_in_groups(
+    backend: Service, locality: LocalityBalancing, expected: list[list[str]], *, counts: bool
+) -> None:
+    mesh = Mesh()
+    mesh.apply(Changes(services=(backend,), workloads=(NEAR, FAR)))
+    mesh.apply(located(locality, counts=counts))
+    found = candidates(backend, 80, CLIENT, mesh)
+    assert [[one.name for one in group.endpoints] for group in found.groups] == expected
+    everyone = [name for group in expected for name in group] or ["near", "far"]
+    assert [one.name for one in found.endpoints] == everyone
+    assert len(found.cumulative) == len(everyone)
+
+
+def test_a_balancer_keeps_clients_of_different_labels_apart(mesh: Mesh) -> None:
+    mesh.apply(Changes(workloads=(endpoint("b"),)))
+    mesh.apply(located(LocalityBalancing(priority_labels=("v",)), a={"v": "1"}, client={"v": "1"}, other={"v": "2"}))
+    other = msgspec.structs.replace(CLIENT, uid="other")
+    balancer = Balancer()
+    for client in (CLIENT, other, CLIENT):
+        assert balancer.candidates(mesh.services["shop/s"], 80, client, mesh) == candidates(
+            mesh.services["shop/s"], 80, client, mesh
+        )
+    assert len(balancer.candidates(mesh.services["shop/s"], 80, CLIENT, mesh).groups) == 2

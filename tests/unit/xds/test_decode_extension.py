@@ -16,8 +16,10 @@ from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
     Destination,
+    Distribution,
     Extension,
     Keepalive,
+    LocalityBalancing,
     MeshTraffic,
     OutlierDetection,
     PortPolicy,
@@ -65,8 +67,22 @@ TLS_ROUTES = st.builds(
     matches=st.lists(NAMED, min_size=1, max_size=2).map(tuple),
 )
 SECONDS = st.integers(0, 2**31).map(lambda milliseconds: milliseconds / 1000)
+LOCALITIES = st.builds(
+    LocalityBalancing,
+    distributions=st.lists(
+        st.builds(
+            Distribution,
+            source=TEXTS,
+            shares=st.lists(st.tuples(TEXTS, st.integers(1, 100)), min_size=1, max_size=2).map(tuple),
+        ),
+        max_size=2,
+    ).map(tuple),
+    failover=st.lists(st.tuples(TEXTS, TEXTS), max_size=2).map(tuple),
+    priority_labels=st.lists(TEXTS, max_size=2).map(tuple),
+)
 POLICIES = st.builds(
     TrafficPolicy,
+    locality=st.none() | LOCALITIES,
     algorithm=st.sampled_from([None, *Algorithm]),
     max_connections=st.integers(0, 2**32 - 1),
     connect_seconds=SECONDS,
@@ -143,6 +159,11 @@ def traffic(**fields: Any) -> pb.Extension:
     return pb.Extension(service=pb.ServiceTraffic(**{"service": "shop/db", **fields}))
 
 
+def shared(shares: list[pb.Share]) -> pb.Extension:
+    locality = pb.LocalityBalancing(distributions=[pb.Distribution(source="*", shares=shares)])
+    return traffic(policies=[pb.PortPolicy(policy=pb.TrafficPolicy(locality=locality))])
+
+
 TO = pb.Destination(service="shop/db", weight=1)
 
 
@@ -173,6 +194,8 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
             traffic(policies=[pb.PortPolicy(policy=pb.TrafficPolicy(outlier_detection=pb.OutlierDetection()))]),
             "without a number of failures",
         ),
+        (shared([]), "a distribution without shares, or with one of 0"),
+        (shared([pb.Share(locality="a")]), "a distribution without shares, or with one of 0"),
         (pb.Extension(limits=pb.WorkloadLimits(concurrent=1)), "limits of a workload without uid"),
         (pb.Extension(limits=pb.WorkloadLimits(uid="a", per_thousand_seconds=1)), "a burst of 0 lets nobody in"),
         (pb.Extension(dry_run=pb.DryRun()), "policy without a name"),
