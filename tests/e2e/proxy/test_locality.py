@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nearer endpoint serves while it can, and the one of another region when it cannot."""
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING
+import socket
 
 import msgspec
 import pytest
@@ -13,28 +11,18 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.traffic import LocalityBalancing, OutlierDetection, PortPolicy, ServiceTraffic, TrafficPolicy
 from nodeagent.model.workload import TunnelProtocol
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
-    from nodeagent.model.workload import Workload
-    from tests.e2e.proxy.conftest import Mesh, Pod
+from tests.e2e.proxy.mesh import Mesh, workload
+from tests.e2e.proxy.wires import PORT
 
 pytestmark = pytest.mark.e2e
 
-PORT = 8080
 NEAR = Identity("cluster.local", "apps", "near")
 OUTLIER = OutlierDetection(failures=1, base_ejection_seconds=300, max_ejection_percent=50, interval_seconds=10)
 
 
-def test_the_nearer_endpoint_serves_until_it_fails(
-    mesh: Mesh, app: socket.socket, workload_of: Callable[[str, Pod, Identity], Workload]
-) -> None:
+def test_the_nearer_endpoint_serves_until_it_fails(mesh: Mesh, app: socket.socket) -> None:
     serving = {mesh.web.key: mesh.web.ports}
-    near = msgspec.structs.replace(
-        workload_of("near", mesh.wires.outsider, NEAR), protocol=TunnelProtocol.TCP, region="r1", services=serving
-    )
+    near = workload("near", mesh.wires.outsider, NEAR, protocol=TunnelProtocol.TCP, region="r1", services=serving)
     far = msgspec.structs.replace(mesh.server, region="r2", services=serving)
     client = msgspec.structs.replace(mesh.client, region="r1")
     policy = TrafficPolicy(outlier=OUTLIER, locality=LocalityBalancing())
