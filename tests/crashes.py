@@ -18,8 +18,8 @@ from nodeagent.controlplane.objects import Key
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.model.mesh import Changes
 from nodeagent.model.workload import Workload
-from nodeagent.xds import store
-from nodeagent.xds.delta import LastGood
+from nodeagent.xds import saved, store
+from nodeagent.xds.delta import LastGood, Step
 
 _NOW = 1_800_000_000.0
 
@@ -59,22 +59,43 @@ def _die_at(number: int, within: set[CodeType]) -> None:
 
 
 def xds(directory: Path) -> int:
-    """The old state or the new one, whole; nothing else is ever believed, and the next write works."""
-    kept = store.Store(str(directory / "state"), cluster="c", node="node-a")
+    """The old state or the new one, whole; nothing else is ever believed, and the next write works.
+
+    A whole state is written, and one to which a change is appended.
+    """
+    path = str(directory / "state")
     old, new = _last_good("old"), _last_good("new" * 100_000)
-    within = {store.Store.save.__code__, store._sync_directory.__code__}
-    lines, seen = 0, set()
+    step = Step(new, removed_addresses=("old",))
+
+    def save() -> None:
+        store.Store(path, cluster="c", node="node-a").save(new, _NOW)
+
+    def append() -> None:
+        successor = store.Store(path, cluster="c", node="node-a")
+        successor.save(old, _NOW)
+        successor.append(step, _NOW)
+
+    steps = {store._write.__code__, store._sync_directory.__code__}
+    wholes = steps | {store.Store.save.__code__, saved.encode_whole.__code__}
+    appends = steps | {store.Store.append.__code__, saved.encode_step.__code__}
+    acts = (save, wholes), (append, appends)
+    return sum(_killed_at_each_line(path, act, within, (old, new)) for act, within in acts)
+
+
+def _killed_at_each_line(
+    path: str, act: Callable[[], object], within: set[CodeType], states: tuple[LastGood, LastGood]
+) -> int:
+    kept, lines, seen = store.Store(path, cluster="c", node="node-a"), 0, set()
+    old, new = states
     kept.save(old, _NOW)
-    for lines in kill_at_each_line(lambda: kept.save(new, _NOW), within):
-        saved = kept.load(_NOW)
-        assert saved is not None, f"line {lines}: nothing is left"
-        assert saved.last_good in (old, new), f"line {lines}: neither the old nor the new"
-        seen.add(saved.last_good == new)
+    for lines in kill_at_each_line(act, within):
+        found = kept.load(_NOW)
+        assert found is not None, f"line {lines}: nothing is left"
+        assert found.last_good in states, f"line {lines}: neither the old nor the new"
+        seen.add(found.last_good == new)
         kept.save(old, _NOW)
-        assert sorted(path.name for path in directory.iterdir()) == ["state"], (
-            f"line {lines}: something was left behind"
-        )
-    assert seen == {False, True}, "it was killed before the rename, and after it"
+        assert [each.name for each in Path(path).parent.iterdir()] == ["state"], f"line {lines}: something was left"
+    assert seen == {False, True}, "it was killed before it counted, and after it"
     return lines
 
 

@@ -5,10 +5,12 @@ The order is what makes a change safe. A pod that comes is captured only when th
 connection is served; a pod that goes is let go by the kernel first, so that no connection of it meets a worker that has
 forgotten it or its certificate. A pod that stays is never let go in between, not even when its addresses change: then
 it is captured with those that it keeps, and drops are what it sees meanwhile, not plain text.
+
+Most changes of a mesh are about other nodes. They cost what they are worth: the kernel is asked about the addresses
+that have come or gone, and not at all when there are none.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,7 +42,8 @@ PODS_FILE_SECONDS = 0.2
 """Between looks at the pods file; it lies on a tmpfs, and a stat costs microseconds. And, at the start, between looks
 whether the mesh is known: an empty one comes without a change."""
 REPAIR_SECONDS = 30.0
-"""Even without news the kernel is compared with what is wanted this often: somebody may have removed a filter."""
+"""Even without news the kernel is compared with what is wanted this often: somebody may have removed a filter. Of the
+map of known addresses, which nobody else writes, only news are looked at."""
 RETRY_SECONDS = 1.0
 
 Addresses = Mapping[LocalPod, tuple[Ip, ...]]
@@ -79,13 +82,22 @@ class Capture:
         self._pods: tuple[LocalPod, ...] | None = None
         """None until the file was read: an agent that knows no pods must not let go those of its predecessor."""
         self._captured: Addresses = {}
-        self._known: frozenset[Ip] = frozenset()
-        """Addresses that the kernel knows to be the mesh's: to any other it would let a pod connect in plain text."""
+        self._unsettled: set[Ip] | None = None
+        """Addresses of which the kernel may not know yet whether they are the mesh's; None: any. To one that it does
+        not know it would let a pod connect in plain text."""
+        self._is_registry_only: bool | None = None
+        """As the kernel was told last."""
+        self._is_kernel_due = True
         self._wake = asyncio.Event()
         self._wake.set()
 
     def look_again(self) -> None:
-        """Something that matters here has changed: the mesh, the node's devices, the fleet."""
+        """The mesh has changed, or who vouches for a pod."""
+        self._wake.set()
+
+    def look_at_kernel(self) -> None:
+        """The node's devices have changed."""
+        self._is_kernel_due = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -94,9 +106,11 @@ class Capture:
             if not self._is_mesh_known() or self._pods is None:
                 await asyncio.sleep(PODS_FILE_SECONDS)  # a predecessor's captures must not be undone for want of news
                 continue
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(REPAIR_SECONDS):
                     await self._wake.wait()
+            except TimeoutError:
+                self._is_kernel_due = True
             self._wake.clear()
             try:
                 await self._settle()
@@ -105,7 +119,7 @@ class Capture:
                     log.error("%s; tried again every %g s. %s", error, RETRY_SECONDS, error.check)
                 self.kernel_error = str(error)
                 await asyncio.sleep(RETRY_SECONDS)
-                self._wake.set()
+                self.look_at_kernel()
             else:
                 self.kernel_error = ""
                 self.is_settled = True
@@ -128,7 +142,7 @@ class Capture:
             log.error("%s; the last good list stays in force. %s", error, error.check)
         else:
             self.pods_error = ""
-            self.look_again()
+            self.look_at_kernel()
 
     async def _settle(self) -> None:
         enrolment = decide_enrolment(self._state.mesh, self._config.node, self._pods or ())
@@ -138,7 +152,24 @@ class Capture:
             # The workers first: who is cut by the kernel and dials again is steered, and must not meet a former rule.
             await self._workers_know()
             await self._verdicts.update(enrolment)  # first of all: what a change forbids ends now
-            await self._services.update(enrolment, self._known)  # an endpoint that has gone is not drawn any more
+            await self._services.update(enrolment, self._is_steered)  # an endpoint that has gone is not drawn any more
+        if self._is_kernel_concerned(wanted):
+            await self._follow(enrolment, wanted)
+        self._want_certificates(enrolment.identities)
+        self.enrolment = enrolment
+
+    def _is_kernel_concerned(self, wanted: Addresses) -> bool:
+        """Whether it may lack something; verdicts and draws apart, which are kept by others."""
+        self._gather_news()
+        return (
+            self._is_kernel_due
+            or wanted != self._captured
+            or self._unsettled != set()
+            or self._state.mesh.is_registry_only != self._is_registry_only
+        )
+
+    async def _follow(self, enrolment: Enrolment, wanted: Addresses) -> None:
+        """Pods go, then workers learn who is here, then pods come."""
         staying = _staying(self._captured, wanted)
         if staying != self._captured:
             await self._reconcile(staying)
@@ -149,11 +180,10 @@ class Capture:
         self._fleet.state_is_complete(enrolment.identities)
         if not await self._fleet.applied(generation, APPLIED_SECONDS):
             log.warning("not every worker has applied generation %d within %g s", generation, APPLIED_SECONDS)
+        self._is_kernel_due = False  # before it is asked: what comes meanwhile is for the next time
         await self._reconcile(wanted)
         await self._verdicts.update(enrolment)  # pods that came have their numbers now
-        await self._services.update(enrolment, self._known)
-        self._want_certificates(enrolment.identities)
-        self.enrolment = enrolment
+        await self._services.update(enrolment, self._is_steered)
 
     async def _workers_know(self) -> None:
         """All that the mesh says at this moment: what comes while they are waited for, they do not know yet."""
@@ -164,16 +194,36 @@ class Capture:
                 return
 
     async def _reconcile(self, pods: Addresses) -> None:
+        self._gather_news()
+        mesh, network = self._state.mesh, self._config.network
+        in_question = None if self._unsettled is None else frozenset(self._unsettled)
+        if in_question is None:
+            known = frozenset(mesh.known_addresses(network))
+        else:
+            known = frozenset(ip for ip in in_question if mesh.is_known(network, ip))
         wanted = Wanted(
             pods=tuple(WantedPod(pod.namespace, pod.name, pod.netns, addresses) for pod, addresses in pods.items()),
-            known=frozenset(self._state.mesh.known_addresses(self._config.network)),
+            known=known,
             adoption_seconds=self._config.adoption_seconds,
             excluded=self._config.exclusions,
-            registry_only=self._state.mesh.is_registry_only,
+            registry_only=mesh.is_registry_only,
+            in_question=in_question,
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)
-        self._captured, self._known = pods, wanted.known
+        self._captured, self._unsettled, self._is_registry_only = pods, set(), wanted.registry_only
+
+    def _gather_news(self) -> None:
+        """Before the first reconcile that succeeds all addresses are in question; after one that fails its own are."""
+        news = self._state.mesh.take_news()
+        if self._unsettled is not None and news is not None:
+            self._unsettled |= news
+
+    def _is_steered(self, ip: Ip) -> bool:
+        """Whether the kernel knows this address to be the mesh's."""
+        mesh = self._state.mesh
+        is_settled = self._unsettled is not None and ip not in self._unsettled and not mesh.is_news(ip)
+        return is_settled and mesh.is_known(self._config.network, ip)
 
 
 def _staying(captured: Addresses, wanted: Addresses) -> Addresses:

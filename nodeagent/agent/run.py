@@ -24,7 +24,7 @@ from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
-from nodeagent.agent.own_process import forbid_dumps, take_all_descriptors
+from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.service_names import ServiceNames
@@ -55,12 +55,17 @@ log = logging.getLogger(__name__)
 
 OBSERVE_SECONDS = 15.0
 """Between looks at open connections, which bring the bytes of long ones into the metrics: a usual scrape interval."""
+LARGE_CHANGE = 256
+"""Values: reading, telling and saving them leaves as much memory behind as they take themselves."""
+GIVE_BACK_SECONDS = 10.0
+"""After a large change; by then the rest of it has come, and kernel, workers and disk have it."""
 
 
 def run_agent(config: Config, *, takeover: bool) -> None:
     """Returns after SIGTERM or SIGINT. Raises NodeagentError for what keeps an agent from running here."""
     forbid_dumps()
     take_all_descriptors()
+    hoard_no_memory()
     xds_upstream(config), ca_upstream(config)  # what cannot be is told before anything is touched
     read_pods(config.pods_file)
     with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines:
@@ -78,7 +83,7 @@ def run_agent(config: Config, *, takeover: bool) -> None:
 class Agent:
     def __init__(self, config: Config, lines: LineWriter | None) -> None:
         self._config, self._lines = config, lines
-        self._state = NodeState()
+        self._state = NodeState(config.node, config.network)
         self._steering = Steering(
             bpffs=config.bpffs,
             run_dir=config.run_dir,
@@ -136,6 +141,7 @@ class Agent:
             lines=lines,
             bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
+        self._has_garbage = asyncio.Event()
         self._bugs = 0
         self._servers: list[AdminServer | HttpServer] = []
         self._exposition = Exposition(traffic, self._picture.readings)
@@ -168,8 +174,9 @@ class Agent:
             parts.create_task(self._capture.watch_pods_file(), name="pods file")
             parts.create_task(self._capture.run(), name="capture")
             parts.create_task(self._flows.run(), name="connections in the kernel")
-            parts.create_task(watch_network(self._capture.look_again), name="netlink")
+            parts.create_task(watch_network(self._capture.look_at_kernel), name="netlink")
             parts.create_task(self._observe(), name="observe")
+            parts.create_task(self._give_back(), name="memory")
             log.info("agent of node %s started", self._config.node)
 
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
@@ -205,6 +212,15 @@ class Agent:
     def _mesh_changed(self, changes: Changes) -> None:
         self._state.apply(changes)
         self._capture.look_again()
+        if changes.values >= LARGE_CHANGE:
+            self._has_garbage.set()
+
+    async def _give_back(self) -> None:
+        while True:
+            await self._has_garbage.wait()
+            await asyncio.sleep(GIVE_BACK_SECONDS)
+            self._has_garbage.clear()
+            await asyncio.to_thread(give_back_memory)
 
     def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:
         had_ended = identity in self._state.lapsed

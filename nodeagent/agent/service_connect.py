@@ -8,7 +8,7 @@ for each time: a path may come to name another namespace, and asking takes micro
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from nodeagent.agent.enrolment import EnrolledPod, Enrolment
 from nodeagent.agent.state import NodeState
@@ -49,10 +49,10 @@ class ServiceConnect:
         self._known: dict[str, tuple[object, tuple[Lots, ...]]] = {}
         """By Service: what its lots were made from, and they."""
 
-    async def update(self, enrolment: Enrolment, known: frozenset[Ip]) -> None:
+    async def update(self, enrolment: Enrolment, is_steered: Callable[[Ip], bool]) -> None:
         """What is drawn as the mesh is at this moment, for the pods that are captured. Raises KernelError.
 
-        `known`: addresses that the kernel steers. Endpoints that it does not know yet are not drawn yet.
+        `is_steered`: whether the kernel knows an address. Endpoints that it does not know yet are not drawn yet.
         """
         captured = list(find_captured(self._state.mesh, enrolment.enrolled, self._steering.numbers()))
         cookies = await asyncio.to_thread(_ask, captured)
@@ -62,7 +62,7 @@ class ServiceConnect:
         local = frozenset(ip for source in sources for ip in source.addresses)
         wanted = {}
         for lots in await self._lots(sources):
-            endpoints = tuple(endpoint for endpoint in lots.endpoints if endpoint.ip in known)
+            endpoints = tuple(endpoint for endpoint in lots.endpoints if is_steered(endpoint.ip))
             if is_here(lots, local) and endpoints and not self._leaves_alone(lots):
                 wanted[lots.target] = endpoints
         namespaces = frozenset(cookies.values()) if wanted else frozenset()

@@ -22,8 +22,9 @@ Subscriber = Callable[[ToWorker, tuple[int, ...]], None]
 
 
 class NodeState:
-    def __init__(self) -> None:
-        self.mesh = Mesh()
+    def __init__(self, node: str = "", network: str = "") -> None:
+        self.mesh = Mesh(node, network)
+        self._node = node
         self.local: frozenset[Ip] | None = None
         """None until it is decided for the first time: what a predecessor's workers know stays in force."""
         self.certificates: dict[Identity, CertificateBundle] = {}
@@ -60,7 +61,7 @@ class NodeState:
         """
         owners = [
             (ip, workload.identity)
-            for workload in (self.mesh.workloads.values() if self.lapsed else ())
+            for workload in (self.mesh.workloads_on(self._node) if self.lapsed else ())
             for ip in workload.addresses
             if ip in addresses
         ]

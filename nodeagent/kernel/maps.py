@@ -46,6 +46,10 @@ class Table(Generic[Key, Value]):
         found = self._ask(lambda: syscall.map_lookup(self.descriptor, self._key.encode(key), self._value_bytes))
         return None if found is None else self._value.decode(found)
 
+    def has(self, key: Key) -> bool:
+        key_bytes = self._key.encode(key)
+        return self._ask(lambda: syscall.map_lookup(self.descriptor, key_bytes, self._value_bytes)) is not None
+
     def put(self, key: Key, value: Value) -> bool:
         """False when the map is full."""
         try:

@@ -102,14 +102,14 @@ class Found:
     """What of ours is attached, whatever generation and kind, wherever it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Put:
     table: TableName
     key: object
     value: object
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Remove:
     table: TableName
     key: object

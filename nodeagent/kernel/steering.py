@@ -51,9 +51,6 @@ from nodeagent.kernel.reconcile import (
     Forget,
     Found,
     Owner,
-    Put,
-    Remove,
-    Step,
     Target,
     number_pods,
     plan,
@@ -90,11 +87,14 @@ class WantedPod:
 class Wanted:
     pods: tuple[WantedPod, ...]
     known: frozenset[Ip]
-    """Every address of the mesh: workloads and services."""
+    """Addresses of the mesh: workloads and services."""
     adoption_seconds: int
     excluded: frozenset[Exclusion] = frozenset()
     registry_only: bool = False
     """Connections to addresses that the mesh does not know are dropped."""
+    in_question: frozenset[Ip] | None = None
+    """None: `known` is every address. Else those that may have become known, or no longer, since the last reconcile
+    that succeeded; `known` are those of them that are."""
 
 
 _NO_COUNT = PodCount()
@@ -154,8 +154,8 @@ class Steering:
         """By row, for maps that have to be made again."""
         self._seen: set[Hook] | None = None
         """Where filters of ours were found or put; None until every device has been looked at once."""
-        self._known: set[Ip] | None = None
-        """Rows of the map of the same name, which nobody else writes: reading 100,000 back takes a second."""
+        self._owed: set[Ip] = set()
+        """Addresses of the mesh that `known` should have and may lack: it was full, or had to be made again."""
         self._states: tuple[PodState, ...] = ()
         self._overflow: Counter[str] = Counter()
         self._verdicts: Verdicts | None = None
@@ -313,7 +313,7 @@ class Steering:
         """Closes descriptors and takes nothing away."""
         if self._maps is not None:
             self._maps.close()
-            self._maps, self._known, self._verdicts, self._services = None, None, None, None
+            self._maps, self._verdicts, self._services = None, None, None
         self._links.close()
         self._namespace.close()
         self._programs, self._seen = {}, None
@@ -380,7 +380,8 @@ class Steering:
 
     def _open_again(self, former: Maps) -> None:
         with self._settings_lock:
-            self._maps, self._known, self._verdicts, self._services = Maps(self._pins.maps), None, None, None
+            self._owed.update(former.known.keys())
+            self._maps, self._verdicts, self._services = Maps(self._pins.maps), None, None
             former.close()
             for row, sock in self._listeners.items():
                 if sock.fileno() >= 0:
@@ -395,7 +396,7 @@ class Steering:
             programs=self._programs,
             kind=choose_kind(self._attach),
             pods=tuple(captured),
-            known=wanted.known,
+            known=self._all_known(wanted),
             node_addresses=read_node_addresses(node, devices),
             excluded=wanted.excluded,
             slots=_slots_in_use(self._opened_maps()),
@@ -407,12 +408,12 @@ class Steering:
         with self._namespace.inside() as proxy:
             attacher = Attacher(target.kind, self._links, node, proxy, self.netns_path())
             hands = Hands(self._opened_maps(), attacher, self._put_settings)
-            found = self._find(hands, target, devices)
+            found = self._find(hands, target, wanted, devices)
             former = self._succeed(found)
             if former is not None:
                 seen = [f"{table}: {rows} brought over" for table, rows in former.bring().items()]
                 self._set_settling(is_settling=former.has_flows)
-                found = self._find(hands, target, devices)
+                found = self._find(hands, target, wanted, devices)
             target = replace(
                 target,
                 pods=self._numbered(captured, found),
@@ -426,7 +427,7 @@ class Steering:
                 hands.apply(step for step in steps if isinstance(step, Forget))  # what was brought late is not excepted
                 self._set_settling(is_settling=False)
             kept = hands.still_running(former.former.programs) if former is not None else False
-        self._follow_known(steps, hands)
+        self._owed = {cast("Ip", step.key) for step in hands.overflow if step.table == "known"}
         numbers = {pod.device.index: pod.number for pod in target.pods}
         self._guards = {index: guard for index, guard in self._guards.items() if index in found.counted}
         self._states = tuple(_state(state, pod, hands.refused, numbers) for state, pod in states)
@@ -450,26 +451,22 @@ class Steering:
             maps = self._opened_maps()
             maps.settings.put(0, maps.read_settings()._replace(is_settling=int(is_settling)))
 
-    def _find(self, hands: Hands, target: Target, devices: Mapping[int, Device]) -> Found:
+    def _find(self, hands: Hands, target: Target, wanted: Wanted, devices: Mapping[int, Device]) -> Found:
         hooks = set(wanted_filters(target)) | pinned_hooks(self._pins.links)
         if self._seen is None:  # a predecessor may have left filters on any device
             hooks |= hooks_of(devices)
         else:
             hooks |= {hook for hook in self._seen if hook.is_in_proxy or hook.device in devices}
-        if self._known is None:
-            self._known = self._opened_maps().known.keys()
-        return hands.find(hooks, frozenset(self._known))
+        in_question = None if wanted.in_question is None else wanted.in_question | self._owed
+        return hands.find(hooks, in_question)
+
+    def _all_known(self, wanted: Wanted) -> frozenset[Ip]:
+        if wanted.in_question is None:
+            return wanted.known
+        return wanted.known | (self._owed - wanted.in_question)
 
     def _numbered(self, captured: Sequence[CapturedPod], found: Found) -> tuple[CapturedPod, ...]:
         return number_pods(captured, found, self._opened_verdicts().judged(), self._owners)
-
-    def _follow_known(self, steps: Iterable[Step], hands: Hands) -> None:
-        assert self._known is not None
-        for step in steps:
-            if isinstance(step, Put) and step.table == "known" and step not in hands.overflow:
-                self._known.add(cast("Ip", step.key))
-            elif isinstance(step, Remove) and step.table == "known":
-                self._known.discard(cast("Ip", step.key))
 
     def _put_settings(self, settings: Settings) -> None:
         with self._settings_lock:  # a listener or a suspension may have come since the plan was made

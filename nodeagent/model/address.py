@@ -43,7 +43,7 @@ def socket_ip(text: str) -> Ip:
     return Ip(text)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)  # of this node's pods and whom they speak to; all of a large mesh are packed once
 def packed_ip(ip: Ip) -> bytes:
     """16 bytes in network order; IPv4 as the mapped form. The form of every address in the kernel maps."""
     address = ipaddress.ip_address(ip)

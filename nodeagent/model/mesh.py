@@ -8,11 +8,14 @@ that came is found, and the removal of the older one does not hide it).
 """
 
 from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from sys import intern
 from typing import TypeVar, assert_never
 
 import msgspec
 
 from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.policy import Policy, PolicyScope
 from nodeagent.model.security import DryRun, Revocations, Security, SecurityExtension, TrustDomains
 from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
@@ -40,34 +43,43 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     def __bool__(self) -> bool:
         return any(getattr(self, field) for field in self.__struct_fields__)
 
+    @property
+    def values(self) -> int:
+        """How many there are, without what is removed."""
+        return len(self.policies) + len(self.extensions) + len(self.services) + len(self.workloads)
+
 
 class Mesh:
     """Indexes over the kinds of resource. `generation` grows with each applied change."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str | None = None, network: str = "") -> None:
+        """`node`: whose workloads are asked for often; `network`: whose news are taken."""
         self.generation = 0
         self.workloads: dict[str, Workload] = {}
         self.services: dict[str, Service] = {}
         self.policies: dict[str, Policy] = {}
         self.extensions: dict[str, Extension] = {}
         self.security = Security()
-        # In the order of arrival. Of an address there is one, as a rule, and of addresses there are many: a tuple takes
-        # a quarter of the memory of a dict.
-        self._by_address: dict[tuple[str, Ip], tuple[str, ...]] = {}
-        self._by_vip: dict[tuple[str, Ip], tuple[str, ...]] = {}
+        self._by_address, self._by_vip = AddressIndex(), AddressIndex()
         # Each inner dict is an ordered set.
         self._blocks: dict[tuple[str, Cidr], dict[str, None]] = {}
         self._by_hostname: dict[str, dict[str, None]] = {}
         self._endpoints: dict[str, dict[str, None]] = {}
         self._by_scope: dict[str, dict[str, Policy]] = {}
         self._changed: dict[str, int] = {}
+        self._node, self._network = node, network
+        self._here: dict[str, Workload] = {}
+        """Of `node`."""
+        self._news: set[Ip] | None = None
+        """None before they are taken for the first time: then all are."""
 
     def apply(self, changes: Changes) -> None:
         for policy in changes.policies:
-            self._remove_policy(policy.key)
-            self.policies[policy.key] = policy
+            key = intern(policy.key)
+            self._remove_policy(key)
+            self.policies[key] = policy
             if policy.scope is not PolicyScope.WORKLOAD_SELECTOR:
-                self._by_scope.setdefault(_scope_of(policy), {})[policy.key] = policy
+                self._by_scope.setdefault(_scope_of(policy), {})[key] = policy
         for extension in changes.extensions:
             self._add_extension(extension)
         for service in changes.services:
@@ -88,7 +100,7 @@ class Mesh:
 
     def workload_at(self, network: str, ip: Ip) -> Workload | None:
         """The workload that owns this address; host-network workloads share theirs and are never found."""
-        uids = self._by_address.get((network, ip))
+        uids = self._by_address.find(network, ip)
         return self.workloads[uids[-1]] if uids else None
 
     def services_at(self, network: str, ip: Ip) -> tuple[Service, ...]:
@@ -102,7 +114,7 @@ class Mesh:
 
     def services_at_ip(self, network: str, ip: Ip) -> tuple[Service, ...]:
         """Services that have exactly this address, in the order of arrival."""
-        return tuple(self.services[key] for key in self._by_vip.get((network, ip), ()))
+        return tuple(self.services[key] for key in self._by_vip.find(network, ip))
 
     def services_at_block(self, network: str, ip: Ip) -> tuple[tuple[int, Service], ...]:
         """Services with a block that holds this address, each with the length of its prefix."""
@@ -166,13 +178,28 @@ class Mesh:
         """Another number after each change of this Service, its endpoints, or what extensions say of either."""
         return self._changed.get(service_key, 0)
 
-    def workloads_on(self, node: str) -> Iterator[Workload]:
+    def workloads_on(self, node: str) -> Iterable[Workload]:
+        if node == self._node:
+            return self._here.values()
         return (workload for workload in self.workloads.values() if workload.node == node)
 
     def known_addresses(self, network: str) -> Iterator[Ip]:
         """Every address of this network that a packet may be steered for: workloads and services."""
-        yield from (ip for net, ip in self._by_address if net == network)
-        yield from (ip for net, ip in self._by_vip if net == network)
+        yield from self._by_address.addresses(network)
+        yield from self._by_vip.addresses(network)
+
+    def is_known(self, network: str, ip: Ip) -> bool:
+        """Whether it is one of `known_addresses`."""
+        return self._by_address.has(network, ip) or self._by_vip.has(network, ip)
+
+    def take_news(self) -> AbstractSet[Ip] | None:
+        """Addresses that have become known, or are no longer, since this was called last; None: any may be."""
+        taken, self._news = self._news, set()
+        return taken
+
+    def is_news(self, ip: Ip) -> bool:
+        """Whether it is among those to be taken."""
+        return self._news is None or ip in self._news
 
     def everything(self) -> Changes:
         """The whole state as one change, for a worker that starts."""
@@ -214,9 +241,11 @@ class Mesh:
 
     def _add_workload(self, workload: Workload) -> None:
         self.workloads[workload.uid] = workload
+        if workload.node == self._node:
+            self._here[workload.uid] = workload
         if not workload.is_host_network:
             for ip in workload.addresses:
-                _append(self._by_address, (workload.network, ip), workload.uid)
+                self._add_address(self._by_address, workload.network, ip, workload.uid)
         for key in workload.services:
             self._endpoints.setdefault(key, {})[workload.uid] = None
             self._changed[key] = self.generation + 1
@@ -225,8 +254,9 @@ class Mesh:
         workload = self.workloads.pop(uid, None)
         if workload is None:
             return
+        self._here.pop(uid, None)
         for ip in workload.addresses:
-            _take_out(self._by_address, (workload.network, ip), uid)
+            self._remove_address(self._by_address, workload.network, ip, uid)
         for key in workload.services:
             _discard(self._endpoints, key, uid)
             if key in self.services or key in self._endpoints:
@@ -235,14 +265,15 @@ class Mesh:
                 self._changed.pop(key, None)
 
     def _add_service(self, service: Service) -> None:
-        self.services[service.key] = service
-        self._changed[service.key] = self.generation + 1
-        self._by_hostname.setdefault(service.hostname, {})[service.key] = None
+        key = intern(service.key)  # made anew by each call, and an index of endpoints may have it already
+        self.services[key] = service
+        self._changed[key] = self.generation + 1
+        self._by_hostname.setdefault(service.hostname, {})[key] = None
         for vip in service.vips:
             if vip.block is not None:
-                self._blocks.setdefault((vip.network, vip.block), {})[service.key] = None
+                self._blocks.setdefault((vip.network, vip.block), {})[key] = None
             else:
-                _append(self._by_vip, (vip.network, vip.ip), service.key)
+                self._add_address(self._by_vip, vip.network, vip.ip, key)
 
     def _remove_service(self, key: str) -> None:
         service = self.services.pop(key, None)
@@ -254,7 +285,23 @@ class Mesh:
             if vip.block is not None:
                 _discard(self._blocks, (vip.network, vip.block), key)
             else:
-                _take_out(self._by_vip, (vip.network, vip.ip), key)
+                self._remove_address(self._by_vip, vip.network, vip.ip, key)
+
+    def _add_address(self, index: AddressIndex, network: str, ip: Ip, owner: str) -> None:
+        if not self.is_known(network, ip):
+            self._note_news(network, ip)
+        index.add(network, ip, owner)
+
+    def _remove_address(self, index: AddressIndex, network: str, ip: Ip, owner: str) -> None:
+        was_known = self.is_known(network, ip)
+        index.remove(network, ip, owner)
+        if was_known and not self.is_known(network, ip):
+            self._note_news(network, ip)
+
+    def _note_news(self, network: str, ip: Ip) -> None:
+        """One that goes and comes back is none: a change of a workload removes its addresses and adds them again."""
+        if self._news is not None and network == self._network:
+            self._news ^= {ip}
 
     def _remove_policy(self, key: str) -> None:
         policy = self.policies.pop(key, None)
@@ -265,20 +312,6 @@ class Mesh:
 def _scope_of(policy: Policy) -> str:
     """The namespace whose workloads it applies to; empty means all."""
     return "" if policy.scope is PolicyScope.GLOBAL else policy.namespace
-
-
-def _append(index: dict[_Key, tuple[str, ...]], key: _Key, member: str) -> None:
-    members = index.get(key, ())
-    if member not in members:
-        index[key] = (*members, member)
-
-
-def _take_out(index: dict[_Key, tuple[str, ...]], key: _Key, member: str) -> None:
-    left = tuple(one for one in index.get(key, ()) if one != member)
-    if left:
-        index[key] = left
-    else:
-        index.pop(key, None)
 
 
 def _discard(index: dict[_Key, dict[str, None]], key: _Key, member: str) -> None:

@@ -55,7 +55,7 @@ class GatewayAddress(msgspec.Struct, frozen=True, gc=False):
     ip: Ip = Ip("")
 
 
-class Workload(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Something with an address that the mesh knows. Defaults are the values that istiod leaves out."""
 
     uid: str
@@ -105,7 +105,7 @@ class Vip(msgspec.Struct, frozen=True, gc=False):
     block: Cidr | None = None
 
 
-class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     name: str
     namespace: str
     hostname: str

@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, assert_never
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh, split
+from nodeagent.model.sharing import share
 from nodeagent.model.workload import Workload
 from nodeagent.proxy.certificates import Certificates
 from nodeagent.proxy.loop import Loop
@@ -127,6 +128,8 @@ class State:
     def _apply_piece(self, message: Apply) -> None:
         piece = next(self._pieces, None)
         if piece is not None:
+            for workload in piece.workloads:
+                share(workload)
             self.mesh.apply(piece)
             return
         if message.is_last and self._unseen is not None:

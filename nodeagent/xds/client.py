@@ -107,7 +107,7 @@ class XdsClient:
         self._node = make_node(config)
         self._store, self._on_changes, self._pick = store, on_changes, pick
         self._delta = Delta()
-        self._saver = Saver(store, self._delta.last_good, pick=pick)
+        self._saver = Saver(store, self._delta.last_good, self._delta.take_news, pick=pick)
         self._status = XdsStatus(self._upstream.url)
         self._is_restored = False
         self._failures = 0

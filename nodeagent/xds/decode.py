@@ -8,6 +8,7 @@ type is the one asked for, and the name is the key of what is inside, because a 
 """
 
 from collections.abc import Callable
+from sys import intern
 from typing import assert_never
 
 from google.protobuf.message import DecodeError
@@ -71,7 +72,7 @@ def _key_of(decoded: Value) -> str:
         case Workload():
             return decoded.uid
         case Service() | Policy():
-            return decoded.key
+            return intern(decoded.key)
         case _:
             return decoded.name
 

@@ -4,16 +4,13 @@
 istiod leaves out what has its usual value: the defaults of the model are those values. Enumerations are
 open in proto3, so every number is checked (`Name` raises ValueError): one that we do not know is a meaning that we
 would miss.
-
-Texts and mappings that many workloads have are one object: of ten thousand workloads that is half of their memory.
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
-from sys import intern
 
 from nodeagent.model.address import Cidr, Port, unpack_ip
 from nodeagent.model.identity import Identity
+from nodeagent.model.sharing import share
 from nodeagent.model.workload import (
     BalancingMode,
     GatewayAddress,
@@ -60,36 +57,36 @@ def _workload(message: pb.Workload) -> Workload:
     workload = Workload(
         uid=message.uid,
         name=message.name,
-        namespace=intern(message.namespace),
+        namespace=message.namespace,
         addresses=tuple(unpack_ip(packed) for packed in message.addresses),
         hostname=message.hostname,
-        network=intern(message.network),
+        network=message.network,
         protocol=_PROTOCOLS[message.tunnel_protocol],
-        trust_domain=intern(message.trust_domain or DEFAULT_TRUST_DOMAIN),
-        service_account=intern(message.service_account or DEFAULT_SERVICE_ACCOUNT),
-        node=intern(message.node),
-        cluster=intern(message.cluster_id or DEFAULT_CLUSTER),
-        canonical_name=intern(message.canonical_name),
-        canonical_revision=intern(message.canonical_revision),
-        workload_type=intern(pb.WorkloadType.Name(message.workload_type).lower()),
-        workload_name=intern(message.workload_name),
+        trust_domain=message.trust_domain or DEFAULT_TRUST_DOMAIN,
+        service_account=message.service_account or DEFAULT_SERVICE_ACCOUNT,
+        node=message.node,
+        cluster=message.cluster_id or DEFAULT_CLUSTER,
+        canonical_name=message.canonical_name,
+        canonical_revision=message.canonical_revision,
+        workload_type=pb.WorkloadType.Name(message.workload_type).lower(),
+        workload_name=message.workload_name,
         waypoint=_gateway(message.waypoint) if message.HasField("waypoint") else None,
         network_gateway=_gateway(message.network_gateway) if message.HasField("network_gateway") else None,
         native_tunnel=message.native_tunnel,
         application_tunnel_port=_application_tunnel(message.application_tunnel),
-        services=_services(tuple((key, _service_ports(ports.ports)) for key, ports in message.services.items())),
-        policies=_same(tuple(message.authorization_policies)),
+        services={key: _service_ports(ports.ports) for key, ports in message.services.items()},
+        policies=tuple(message.authorization_policies),
         is_healthy=pb.WorkloadStatus.Name(message.status) == "HEALTHY",
         is_host_network=pb.NetworkMode.Name(message.network_mode) == "HOST_NETWORK",
-        region=intern(message.locality.region),
-        zone=intern(message.locality.zone),
-        subzone=intern(message.locality.subzone),
+        region=message.locality.region,
+        zone=message.locality.zone,
+        subzone=message.locality.subzone,
         capacity=message.capacity.value if message.HasField("capacity") else 1,
     )
     Identity.parse(str(workload.identity))  # a namespace such as `a/sa/b` would spell somebody else's identity
     _require_printable(workload.uid, workload.name, workload.hostname, workload.node, workload.cluster)
     _require_printable(workload.canonical_name, workload.canonical_revision, workload.workload_name)
-    return workload
+    return share(workload)
 
 
 def _service(message: pb.Service) -> Service:
@@ -122,16 +119,6 @@ def _vip(message: pb.NetworkAddress) -> Vip:
 
 def _service_ports(ports: Iterable[pb.Port]) -> tuple[ServicePort, ...]:
     return tuple(ServicePort(_port(port.service_port), _port_or_zero(port.target_port)) for port in ports)
-
-
-@lru_cache(maxsize=4096)
-def _services(ports: tuple[tuple[str, tuple[ServicePort, ...]], ...]) -> dict[str, tuple[ServicePort, ...]]:
-    return dict(ports)
-
-
-@lru_cache(maxsize=4096)
-def _same(names: tuple[str, ...]) -> tuple[str, ...]:
-    return names
 
 
 def _port(number: int) -> Port:

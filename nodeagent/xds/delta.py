@@ -57,8 +57,7 @@ _INDISPENSABLE = frozenset({Kind.ADDRESS, Kind.AUTHORIZATION})
 Value: TypeAlias = Workload | Service | Policy | Extension
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(msgspec.Struct, frozen=True, gc=False):
     """A decoded resource. `name` is the key of `value` (a workload's uid, a service's or policy's key)."""
 
     name: str
@@ -85,13 +84,22 @@ class Answer:
     removed: tuple[str, ...] = ()
 
 
-class LastGood(msgspec.Struct, frozen=True):
+class LastGood(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that is held: enough to serve, and to resume. Versions are by name; istiod gives policies an empty one."""
 
     everything: Changes
-    address_versions: dict[str, str]
-    policy_versions: dict[str, str]
+    address_versions: dict[str, str] = {}
+    policy_versions: dict[str, str] = {}
     extension_versions: dict[str, str] = {}
+
+
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What has become of some names that are held: those that have come or changed, and those that are gone."""
+
+    news: LastGood
+    removed_addresses: tuple[str, ...] = ()
+    removed_policies: tuple[str, ...] = ()
+    removed_extensions: tuple[str, ...] = ()
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------
@@ -140,6 +148,8 @@ class Delta:
 
     def __init__(self) -> None:
         self._held: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
+        self._unsaved: dict[Kind, set[str]] | None = None
+        """Names of what has changed since it was asked for; None: it was not asked for yet."""
         self._acknowledged: set[Kind] = set()
         self._asks_for_extensions = True
         # Of the current stream:
@@ -156,19 +166,20 @@ class Delta:
         return len(self._held[kind])
 
     def last_good(self) -> LastGood:
-        addresses = [resource.value for resource in self._held[Kind.ADDRESS].values()]
-        policies = [resource.value for resource in self._held[Kind.AUTHORIZATION].values()]
-        extensions = [resource.value for resource in self._held[Kind.EXTENSION].values()]
-        return LastGood(
-            Changes(
-                policies=tuple(value for value in policies if isinstance(value, Policy)),
-                extensions=tuple(value for value in extensions if isinstance(value, Extension)),
-                services=tuple(value for value in addresses if isinstance(value, Service)),
-                workloads=tuple(value for value in addresses if isinstance(value, Workload)),
-            ),
-            address_versions=self._versions(Kind.ADDRESS),
-            policy_versions=self._versions(Kind.AUTHORIZATION),
-            extension_versions=self._versions(Kind.EXTENSION),
+        self._unsaved = {kind: set() for kind in Kind}
+        return _together(self._held)
+
+    def take_news(self) -> Step:
+        """What has changed since this or `last_good` was asked. Not before `last_good`: until then nothing is noted."""
+        assert self._unsaved is not None
+        names, self._unsaved = self._unsaved, {kind: set() for kind in Kind}
+        news = {kind: {name: held[name] for name in names[kind] if name in held} for kind, held in self._held.items()}
+        gone = {kind: tuple(sorted(names[kind] - news[kind].keys())) for kind in Kind}
+        return Step(
+            _together(news),
+            removed_addresses=gone[Kind.ADDRESS],
+            removed_policies=gone[Kind.AUTHORIZATION],
+            removed_extensions=gone[Kind.EXTENSION],
         )
 
     def restored(self, held: LastGood) -> None:
@@ -247,12 +258,17 @@ class Delta:
                 continue
             before = held.get(resource.name)
             held[resource.name] = resource
+            if self._unsaved is not None and before != resource:
+                self._unsaved[answer.kind].add(resource.name)
             if before is None or before.value != resource.value:
                 added.append(resource.value)
             if before is not None and type(before.value) is not type(resource.value):
                 gone.append(before)  # a workload and a service may have had the same name, one after the other
         # The set: a name may be removed twice in one answer, and is popped once.
-        gone += [held.pop(name) for name in sorted(set(answer.removed) - left_out) if name in held]
+        removed = [held.pop(name) for name in sorted(set(answer.removed) - left_out) if name in held]
+        if self._unsaved is not None:
+            self._unsaved[answer.kind].update(resource.name for resource in removed)
+        gone += removed
         return Changes(
             policies=tuple(value for value in added if isinstance(value, Policy)),
             extensions=tuple(value for value in added if isinstance(value, Extension)),
@@ -265,7 +281,28 @@ class Delta:
         )
 
     def _versions(self, kind: Kind) -> dict[str, str]:
-        return {name: resource.version for name, resource in self._held[kind].items()}
+        return _versions(self._held[kind])
+
+
+def _together(held: Mapping[Kind, Mapping[str, Resource]]) -> LastGood:
+    addresses = [resource.value for resource in held[Kind.ADDRESS].values()]
+    policies = [resource.value for resource in held[Kind.AUTHORIZATION].values()]
+    extensions = [resource.value for resource in held[Kind.EXTENSION].values()]
+    return LastGood(
+        Changes(
+            policies=tuple(value for value in policies if isinstance(value, Policy)),
+            extensions=tuple(value for value in extensions if isinstance(value, Extension)),
+            services=tuple(value for value in addresses if isinstance(value, Service)),
+            workloads=tuple(value for value in addresses if isinstance(value, Workload)),
+        ),
+        address_versions=_versions(held[Kind.ADDRESS]),
+        policy_versions=_versions(held[Kind.AUTHORIZATION]),
+        extension_versions=_versions(held[Kind.EXTENSION]),
+    )
+
+
+def _versions(held: Mapping[str, Resource]) -> dict[str, str]:
+    return {name: resource.version for name, resource in held.items()}
 
 
 def _contradicted(answer: Answer) -> list[Rejected]:

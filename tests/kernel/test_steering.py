@@ -286,6 +286,44 @@ def test_a_full_map_closes_the_way_out_and_says_so(own: Node, caplog: pytest.Log
     maps.close()
 
 
+@pytest.mark.any_kernel
+def test_only_addresses_in_question_are_looked_at_and_none_is_lost(own: Node) -> None:
+    """What did not fit, or what the maps had that were made again, stays owed until it is there."""
+
+    def known() -> set[Ip]:
+        maps = Maps(Pins(own.bpffs).maps)
+        found = maps.known.keys()
+        maps.close()
+        return found
+
+    def ask(*addresses: str, gone: tuple[str, ...] = ()) -> None:
+        there = frozenset(map(parse_ip, addresses))
+        own.steering.reconcile(Wanted((), there, 0, in_question=there | frozenset(map(parse_ip, gone))))
+
+    own.steering.reconcile(Wanted((), frozenset(map(parse_ip, ("10.0.0.1", "10.0.0.2"))), 0))
+    ask("10.0.0.3", gone=("10.0.0.1", "10.0.0.9"))
+    assert known() == {"10.0.0.2", "10.0.0.3"}
+    Pins(own.bpffs).remove()
+    ask("10.0.0.4", gone=("10.0.0.3",))
+    assert known() == {"10.0.0.2", "10.0.0.4"}
+
+
+@pytest.mark.any_kernel
+def test_an_address_that_did_not_fit_is_put_when_there_is_room(own: Node) -> None:
+    many = frozenset(Ip(f"10.{a}.{b}.{c}") for a in (1, 2) for b in range(256) for c in range(256))
+    late = parse_ip("10.3.0.1")
+    own.steering.reconcile(Wanted((), many, 0))
+    own.steering.reconcile(Wanted((), frozenset({late}), 0, in_question=frozenset({late})))
+    assert own.steering.overflow() == {"known": 1}
+    own.steering.reconcile(Wanted((), frozenset(), 0, in_question=frozenset({Ip("10.1.0.0")})))
+    own.steering.reconcile(Wanted((), frozenset(), 0, in_question=frozenset()))
+    assert own.steering.overflow() == {}
+    maps = Maps(Pins(own.bpffs).maps)
+    assert maps.known.has(late)
+    assert not maps.known.has(Ip("10.1.0.0"))
+    maps.close()
+
+
 def test_removal_leaves_nothing_of_ours(own: Node) -> None:
     own.enrol(own.a, own.b)
     path = own.steering.netns_path()

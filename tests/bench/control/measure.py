@@ -39,6 +39,7 @@ class Figures:
     """Of the control plane, just started."""
     agent_start: float
     agent_memory: int
+    """After all changes, as that of its worker."""
     worker_memory: int
     crowd: float
     """Until the last of 199 agents that come at once has everything."""
@@ -78,7 +79,6 @@ def measure(stage: Stage, workloads: int, changes: int, progress: Callable[[str]
     stage.start_agent(NODE)
     agent_start = time.monotonic() - began
     agent, worker = stage.agents[NODE].pid, stage.worker_pids(NODE)[0]
-    agent_memory, worker_memory = proxies.resident_bytes(agent), proxies.resident_bytes(worker)
     progress(f"agent started in {agent_start:.1f} s")
     with _crowd(stage) as ask:
         began = time.monotonic()
@@ -109,6 +109,7 @@ def measure(stage: Stage, workloads: int, changes: int, progress: Callable[[str]
             (after - former) / changes for former, after in zip(before, _spent(pid, agent, worker), strict=True)
         )
         progress(f"{changes} pods changed")
+        agent_memory, worker_memory = proxies.resident_bytes(agent), proxies.resident_bytes(worker)
     return Figures(
         files=count,
         start=start,

@@ -4,9 +4,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from nodeagent.agent import capture as module
@@ -47,8 +49,9 @@ class _Services:
     def __init__(self, node: "Node") -> None:
         self._node = node
 
-    async def update(self, _enrolment: Enrolment, known: frozenset[Ip]) -> None:
-        self._node.steps.append(("services", sorted(known)))
+    async def update(self, _enrolment: Enrolment, is_steered: Callable[[Ip], bool]) -> None:
+        addresses = self._node.state.mesh.known_addresses("")
+        self._node.steps.append(("services", sorted(filter(is_steered, addresses))))
 
 
 class Node:
@@ -66,6 +69,9 @@ class Node:
         """Each comes while workers are waited for."""
         self.refuse = 0
         self.steps: list[Any] = []
+        self.asked: list[AbstractSet[Ip] | None] = []
+        self.known: list[AbstractSet[Ip]] = []
+        """Of each reconcile that succeeded: addresses in question, and those of them that are the mesh's."""
         self.capture = Capture(
             self.config,
             cast("Steering", self),
@@ -117,6 +123,8 @@ class Node:
         if self.refuse:
             self.refuse -= 1
             raise KernelError("no filter today", check="Ask again.")
+        self.asked.append(wanted.in_question)
+        self.known.append(wanted.known)
         rows = {f"{pod.name}@{pod.netns.rpartition('/')[2]}": list(pod.addresses) for pod in wanted.pods}
         self.steps.append(("kernel", rows))
         return []
@@ -182,7 +190,7 @@ def test_a_pod_that_goes_is_let_go_before_the_workers_forget_it_and_its_certific
                 ("certificates", ["api", "web"]),
                 "applied",
                 ("verdicts", ["web"]),
-                ("services", ["10.0.0.1", "10.0.0.2"]),
+                ("services", ["10.0.0.1"]),
                 ("kernel", {"web@web-1": ["10.0.0.1"]}),
                 ("workers", ["10.0.0.1"]),
                 ("complete", ["web"]),
@@ -299,15 +307,67 @@ def test_a_pod_that_stays_is_captured_all_the_time(
     asyncio.run(scenario())
 
 
-def test_a_change_that_concerns_no_pod_here_asks_the_kernel_once(node: Node, eventually: Eventually) -> None:
+@pytest.mark.parametrize(
+    ("far", "asked"),
+    [
+        pytest.param([], [], id="without an address"),
+        pytest.param(["10.1.0.1"], [{"10.1.0.1"}], id="with one"),
+    ],
+)
+def test_the_kernel_is_asked_about_a_pod_elsewhere_only_if_its_addresses_are_news(
+    node: Node, eventually: Eventually, far: list[str], asked: list[set[str]]
+) -> None:
+    """Whatever the size of the mesh; and once, although the pod changes twice."""
+
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"), workload("old", "10.2.0.1"))))
+        async with node.running():
+            await node.settled(eventually)
+            node.asked.clear()
+            for revision in ("1", "2"):
+                one = workload("far", *far)
+                node.change(Changes(workloads=(msgspec.structs.replace(one, canonical_revision=revision),)))
+                steps = await node.settled(eventually)
+                assert not [step for step in steps if step[0] == "workers"]
+                assert ("verdicts", ["web"]) in steps
+            assert node.asked == asked
+
+    asyncio.run(scenario())
+
+
+def test_the_kernel_is_looked_at_when_devices_have_changed_and_from_time_to_time(
+    node: Node, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
         async with node.running():
             await node.settled(eventually)
-            node.change(Changes(workloads=(Workload(uid="far", name="far", namespace="shop", node="node-b"),)))
-            steps = await node.settled(eventually)
-            assert [step[0] for step in steps if step[0] == "kernel"] == ["kernel"]
-            assert not [step for step in steps if step[0] == "workers"]
+            node.asked.clear()
+            node.capture.look_at_kernel()
+            await node.settled(eventually)
+            assert node.asked == [set()]
+            monkeypatch.setattr(module, "REPAIR_SECONDS", 0.01)
+            node.capture.look_again()
+            await eventually(lambda: len(node.asked) > 2)
+
+    asyncio.run(scenario())
+
+
+def test_addresses_that_a_failed_reconcile_was_asked_about_stay_in_question(node: Node, eventually: Eventually) -> None:
+    """Half of it may have been done: what has gone again meanwhile must not stay in the kernel."""
+
+    async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
+        async with node.running():
+            await node.settled(eventually)
+            node.asked.clear()
+            node.refuse = 1
+            node.change(Changes(workloads=(workload("far", "10.1.0.1"),)))
+            await eventually(lambda: bool(node.capture.kernel_error))
+            node.change(Changes(removed_workloads=("far",)))
+            await eventually(lambda: not node.capture.kernel_error)
+            assert node.asked[-1] == {"10.1.0.1"}
+            assert node.known[-1] == set()
 
     asyncio.run(scenario())
 
@@ -346,7 +406,7 @@ def test_a_pods_file_that_breaks_later_leaves_the_last_good_list(
             for breakage in (lambda: node.pods_file.write_text(""), node.pods_file.unlink):
                 breakage()
                 await eventually(lambda: bool(node.capture.pods_error))
-                node.change(Changes())
+                node.capture.look_at_kernel()
                 assert (await node.settled(eventually))[-4] == ("kernel", {"web@web-1": ["10.0.0.1"]})
                 node.pods(web="web-1")
                 await eventually(lambda: not node.capture.pods_error)
@@ -404,6 +464,7 @@ def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Even
 
     asyncio.run(scenario())
     assert known == [{"10.0.0.1", "10.1.0.1"}]
+    assert node.asked == [None], "any address: a predecessor may have left others"
 
 
 def test_the_kernel_drops_what_nobody_has_registered_as_soon_as_the_mesh_says_so(

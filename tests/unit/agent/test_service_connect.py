@@ -70,7 +70,7 @@ class Node:
 
     def update(self, known: frozenset[Ip] = KNOWN) -> dict[Target, tuple[Target, ...]]:
         enrolment = decide_enrolment(self.state.mesh, "node-a", PODS)
-        asyncio.run(self.services.update(enrolment, known))
+        asyncio.run(self.services.update(enrolment, known.__contains__))
         return self.written[-1][0]
 
 

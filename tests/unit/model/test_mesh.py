@@ -49,7 +49,8 @@ def found(mesh: Mesh, ip: Ip = A) -> str | None:
 
 def is_empty(mesh: Mesh) -> bool:
     """Nothing is left in any index: a mesh that forgets must not grow."""
-    kept = [name for name, index in vars(mesh).items() if name != "generation" and index]
+    settings = {"generation", "_node", "_network", "_news"}
+    kept = [name for name, index in vars(mesh).items() if name not in settings and index]
     return kept in ([], ["_by_scope"]) and not any(mesh._by_scope.values())
 
 
@@ -252,6 +253,38 @@ def test_the_workloads_of_a_node_and_the_known_addresses() -> None:
     assert [found.uid for found in mesh.workloads_on("node-a")] == ["a1"]
     assert set(mesh.known_addresses("")) == {A, B, V}
     assert set(mesh.known_addresses("other")) == set()
+    assert all(mesh.is_known("", ip) for ip in (A, B, V))
+    assert not mesh.is_known("other", A)
+
+
+def test_news_are_addresses_that_have_come_or_gone_and_nothing_else() -> None:
+    mesh = Mesh(network="")
+    assert mesh.is_news(A)
+    assert mesh.take_news() is None, "the first time: any"
+    mesh.apply(Changes(workloads=(workload("a", A),), services=(service("s", Vip("", V), Vip("other", B)),)))
+    assert mesh.is_news(A)
+    assert mesh.take_news() == {A, V}
+    assert not mesh.is_news(A)
+    mesh.apply(Changes(workloads=(msgspec.structs.replace(workload("a", A), canonical_revision="2"),)))
+    assert mesh.take_news() == set(), "another label is no other address"
+    mesh.apply(Changes(services=(service("t", Vip("", A)),), removed_workloads=("a",)))
+    assert mesh.take_news() == set(), "a Service has it instead"
+    mesh.apply(Changes(removed_services=("shop/t.example",)))
+    assert mesh.take_news() == {A}
+
+
+@given(rng=st.randoms(use_true_random=False))
+def test_news_and_the_workloads_of_a_node_are_what_comparing_everything_finds(rng: random.Random) -> None:
+    mesh = Mesh("node-a", "")
+    mesh.take_news()
+    known: set[Ip] = set()
+    for _ in range(6):
+        for _ in range(rng.randrange(3)):
+            mesh.apply(random_changes(rng))
+        assert mesh.take_news() == known ^ set(mesh.known_addresses(""))
+        known = set(mesh.known_addresses(""))
+        here = {uid for uid, value in mesh.workloads.items() if value.node == "node-a"}
+        assert {value.uid for value in mesh.workloads_on("node-a")} == here
 
 
 def test_removing_what_was_never_there_is_harmless() -> None:

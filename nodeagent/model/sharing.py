@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What many workloads have in common is held once: of ten thousand workloads that is half of their memory.
+
+A decoder makes each text anew, also one that it has made for the workload before. `share` exchanges those that repeat
+for one of them, as it does mappings of Services and lists of policies, which all endpoints of a Service have alike.
+"""
+
+from functools import lru_cache
+from sys import intern
+
+from msgspec.structs import force_setattr
+
+from nodeagent.model.workload import ServicePort, Workload
+
+_TEXTS = (
+    "namespace",
+    "network",
+    "trust_domain",
+    "service_account",
+    "node",
+    "cluster",
+    "canonical_name",
+    "canonical_revision",
+    "workload_type",
+    "workload_name",
+    "region",
+    "zone",
+    "subzone",
+)
+_MOST = 4096
+"""Mappings that are remembered: those of the workloads that came last, and endpoints of a Service come together."""
+
+
+def share(workload: Workload) -> Workload:
+    """The same one, which nobody else must have seen yet: it is equal to what it was, and smaller."""
+    for name in _TEXTS:
+        force_setattr(workload, name, intern(getattr(workload, name)))
+    if workload.workload_name == workload.name:  # of a pod that nobody else has made
+        force_setattr(workload, "workload_name", workload.name)
+    force_setattr(workload, "services", _services(tuple(workload.services.items())))
+    force_setattr(workload, "policies", _policies(workload.policies))
+    return workload
+
+
+@lru_cache(maxsize=_MOST)
+def _services(ports: tuple[tuple[str, tuple[ServicePort, ...]], ...]) -> dict[str, tuple[ServicePort, ...]]:
+    return {intern(key): of_service for key, of_service in ports}
+
+
+@lru_cache(maxsize=_MOST)
+def _policies(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What workloads have in common is one object, and every workload is equal to what it was."""
+
+import msgspec
+
+from nodeagent.model.address import Ip, Port
+from nodeagent.model.sharing import share
+from nodeagent.model.workload import ServicePort, Workload
+
+
+def workload(name: str, **fields: object) -> Workload:
+    """Decoded, so that no text is another's."""
+    made = Workload(
+        uid=name,
+        name=name,
+        namespace="team",
+        addresses=(Ip("10.0.0.1"),),
+        node="node-a",
+        service_account="account",
+        canonical_name="app",
+        services={"team/app": (ServicePort(Port(80), 8080),)},
+        policies=("team/policy",),
+        zone="zone",
+    )
+    changed = msgspec.structs.replace(made, **fields)
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(changed), type=Workload)
+
+
+def test_what_two_have_in_common_is_one_object() -> None:
+    one, other = share(workload("one")), share(workload("other"))
+    for field in ("namespace", "node", "service_account", "canonical_name", "zone", "services", "policies"):
+        assert getattr(one, field) is getattr(other, field), field
+
+
+def test_it_is_equal_to_what_it_was() -> None:
+    changes: list[dict[str, object]] = [{}, {"workload_name": "one"}, {"services": {}, "policies": ()}]
+    for changed in changes:
+        assert share(workload("one", **changed)) == workload("one", **changed)
+
+
+def test_a_pod_that_nobody_else_has_made_has_its_name_once() -> None:
+    alone = share(workload("one", workload_name="one"))
+    assert alone.workload_name is alone.name
+
+
+def test_another_order_of_services_is_another_mapping() -> None:
+    """Equal to dict, and told to workers and saved in the order in which it came."""
+    ports = (ServicePort(Port(80), 8080),)
+    forth, back = (share(workload("one", services=dict.fromkeys(keys, ports))) for keys in ("ab", "ba"))
+    assert (list(forth.services), list(back.services)) == (["a", "b"], ["b", "a"])
