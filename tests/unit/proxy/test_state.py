@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent says is applied in its order, in slices, and a resync removes what it does not name."""
 
-import gc
 import os
 import time
+import types
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +14,7 @@ from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Action, Policy, PolicyScope
 from nodeagent.model.traffic import WorkloadLabels
 from nodeagent.model.workload import Service, Workload
+from nodeagent.proxy import state
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.messages import (
     Applied,
@@ -29,6 +30,7 @@ from nodeagent.proxy.state import State
 
 A, B = Ip("10.0.0.1"), Ip("10.0.0.2")
 WEB = Identity("cluster.local", "apps", "web")
+_STEP_SECONDS = 0.0001
 
 
 def workload(number: int, ip: Ip = A) -> Workload:
@@ -78,21 +80,26 @@ def test_a_change_is_answered_when_its_last_piece_is_applied(learner: Learner) -
     assert learner.changes >= 1
 
 
-def test_a_large_change_does_not_hold_up_the_loop(learner: Learner) -> None:
+def test_a_large_change_does_not_hold_up_the_loop(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn ends at its first look at the clock behind the slice; it looks every few values, of which each has its
+    tenth of a millisecond here: how fast this machine is and what else it does are not what is tested."""
+    now = 0.0
+
+    def look() -> float:
+        nonlocal now
+        now += _STEP_SECONDS
+        return now
+
+    monkeypatch.setattr(state, "time", types.SimpleNamespace(monotonic=look))
     many = tuple(workload(number, Ip(f"10.1.{number >> 8}.{number & 255}")) for number in range(20000))
     learner.state.submit(Apply(Changes(workloads=many), 1, is_last=True), [])
-    longest, turns = 0.0, 0
-    gc.collect()
-    gc.freeze()  # as the worker does: what came before is not its collector's concern
+    longest, known = 0, 0
     while learner.loop._timers:
-        started = time.thread_time()
         learner.loop.turn(0)
-        longest = max(longest, time.thread_time() - started)
-        turns += 1
-    gc.unfreeze()
-    assert len(learner.state.mesh.workloads) == 20000
-    assert turns > 5
-    assert longest < 0.01
+        longest = max(longest, len(learner.state.mesh.workloads) - known)
+        known = len(learner.state.mesh.workloads)
+    assert known == 20000
+    assert 16 <= longest <= 16 * state._SLICE_SECONDS / _STEP_SECONDS
 
 
 def test_local_pods_decide_who_is_found(learner: Learner) -> None:

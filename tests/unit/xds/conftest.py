@@ -64,6 +64,12 @@ class Stream:
         assert isinstance(request, Request), "the client has gone"
         return request
 
+    async def is_left(self) -> bool:
+        """Whether the client has ended its direction; what it had said before is read."""
+        async with asyncio.timeout(60):
+            said: object = await self._context.read()
+        return said is aio.EOF
+
     async def send(self, **fields: Any) -> None:
         await self._context.write(Response(**fields))
 

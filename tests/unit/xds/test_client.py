@@ -323,6 +323,8 @@ def test_a_control_plane_that_came_up_empty_is_refused_until_it_knows_something(
                 assert dict(subscriptions[A].initial_resource_versions) == {"web": "v1"}
                 await empty.send(type_url=A, nonce="1", removed_resources=["web"])
                 assert (await empty.request()).error_detail.message.startswith("the first answer removes all 1")
+                assert await empty.is_left()
+                empty.end()
             await until(lambda: agent.client.status.terminations.get("ABANDONED") == 2)
             assert "removes all 1 addresses" in agent.client.status.last_error
             assert "empty" in agent.client.status.last_error_check
@@ -334,6 +336,25 @@ def test_a_control_plane_that_came_up_empty_is_refused_until_it_knows_something(
             await acknowledged(filled, A, "2")
             assert list(agent.mesh.workloads) == ["db"]
             assert agent.client.status.last_error == ""
+
+    play(scene())
+
+
+def test_a_control_plane_that_holds_on_to_a_stream_is_left_nevertheless(
+    serve: "Serve", files: Files, until: "Until", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PARTING_SECONDS", 0.05)
+
+    async def scene() -> None:
+        async with serve() as server, running(files.config(server.port), files.state) as agent:
+            first = await server.stream()
+            await synced(first, workload("web", "v1"))
+            first.end(grpc.StatusCode.UNAVAILABLE)
+            empty = await server.stream()
+            await opened(empty)
+            await empty.send(type_url=A, nonce="1", removed_resources=["web"])
+            await until(lambda: agent.client.status.terminations.get("ABANDONED") == 1)
+            await synced(await server.stream(), workload("web", "v2"))
 
     play(scene())
 
