@@ -60,13 +60,14 @@ from nodeagent.version import VERSION
 
 log = logging.getLogger(__name__)
 
-ADOPTION_SECONDS = 4.0
-"""A surviving worker knocks at least once a second; one that does not come within this is replaced."""
+ADOPTION_SECONDS = 15.0
+"""A surviving worker knocks at least once a second, if it is given a processor; one that does not come within this
+hangs, and is replaced. One that has died is not waited for."""
 RESTART_SECONDS = (0.0, 0.05, 0.2, 1.0, 5.0)
 """Pause before the n-th start in a row that did not live for STABLE_SECONDS; the last one goes on."""
 STABLE_SECONDS = 10.0
 KERNEL_RETRY_SECONDS = 1.0
-SUCCESSOR_SECONDS = 15.0
+SUCCESSOR_SECONDS = 60.0
 """Start of a worker on a busy machine, while the former one serves."""
 BACKLOG_SECONDS = 0.2
 """Between taking a worker's listeners out of the kernel's table and its drain: for handshakes that are on their way."""

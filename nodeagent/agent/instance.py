@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nodeagent.errors import AlreadyRunning, MissingPrivilege, NotPossible
 
-TAKEOVER_SECONDS = 10.0
+TAKEOVER_SECONDS = 30.0
 """An agent that was told to stop has nothing to wait for: workers drain on their own."""
 
 

@@ -13,8 +13,8 @@ from nodeagent.cli.output import Output, Table, asks_agent, shows
 from nodeagent.errors import NodeagentError, ProblemFound
 
 WAIT_SECONDS = 60.0
-_START_SECONDS = 20.0
-"""A successor has 15 to start on a busy machine (agent/fleet.py), on top of what is waited for the former worker."""
+_START_SECONDS = 65.0
+"""A successor has 60 to start on a busy machine (agent/fleet.py), on top of what is waited for the former worker."""
 
 REPLACED = Table(
     "replaced",

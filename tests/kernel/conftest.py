@@ -47,6 +47,8 @@ TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 UNSPEC, OK, SHOT, REDIRECT = -1, 0, 2, 7
 MARK_OUT, MARK_LOCAL, MARK_PROXY, MARK_OUT_NEW = map(Marks().value, ("OUT", "LOCAL", "PROXY", "OUT_NEW"))
 TAG = bytes((2, *b"mesh", 1))
+PATIENCE_SECONDS = 60.0
+"""More than what works takes on the busiest machine; a SYN that was lost is sent again after 1, 3, 7, 15 and 31."""
 
 
 def load_code(instructions: bytes) -> int:
@@ -84,7 +86,7 @@ class Pod:
     def open_socket(self, family: int = socket.AF_INET6, kind: int = socket.SOCK_STREAM) -> socket.socket:
         with enter_netns(self.netns):
             made = socket.socket(family, kind)
-        made.settimeout(5)
+        made.settimeout(PATIENCE_SECONDS)
         return made
 
     def listen(self, port: int) -> socket.socket:
@@ -92,7 +94,7 @@ class Pod:
         with enter_netns(self.netns):
             return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
 
-    def dial(self, ip: str, port: int, timeout: float = 5) -> socket.socket:
+    def dial(self, ip: str, port: int, timeout: float = PATIENCE_SECONDS) -> socket.socket:
         """Connected, or raises OSError."""
         made = self.open_socket(socket.AF_INET6 if ":" in ip else socket.AF_INET)
         made.settimeout(timeout)

@@ -50,7 +50,7 @@ class PodsCgroup:
         if not descriptors:
             raise OSError(int(answer), os.strerror(int(answer)))
         made = socket.socket(fileno=descriptors[0])
-        made.settimeout(5)
+        made.settimeout(60)
         return made
 
     def dial(self, netns: Path, ip: str, port: int, family: int = 0) -> socket.socket:
@@ -79,6 +79,6 @@ def pods_cgroup() -> Iterator[PodsCgroup]:
             yield PodsCgroup(path, ours)
         finally:
             ours.close()
-            child.wait(10)
+            child.wait(60)
     finally:
         remove(path)

@@ -17,7 +17,7 @@ from nodeagent.kernel import guard, syscall, tcx
 from nodeagent.kernel.attach import Attacher, Hook, Kind, Program
 from nodeagent.kernel.netns import MNT_DETACH, enter_netns, mount, unmount
 from nodeagent.kernel.pins import Pins
-from tests.kernel.conftest import Node, Pod, load_code, load_verdict
+from tests.kernel.conftest import PATIENCE_SECONDS, Node, Pod, load_code, load_verdict
 from tests.kernel.namespaces import own_namespaces, run
 from tests.kernel.recorded import IN_GUEST
 
@@ -64,7 +64,7 @@ def _foreign(device: int, verdict: int, flags: int = 0) -> Iterator[None]:
         os.close(link)
 
 
-def _reaches(pod: Pod, target: Pod, port: int, within: float = 5.0) -> bool:
+def _reaches(pod: Pod, target: Pod, port: int, within: float = PATIENCE_SECONDS) -> bool:
     """An address that a drop kept unresolved is asked for again a second later: what is to succeed is given seconds."""
     with target.listen(port):
         try:
@@ -180,6 +180,7 @@ def test_replacing_in_place_misses_no_packet(own: Node, attach: str) -> None:
     _restart(own, attach)
     own.enrol(own.a)
     generations = _generations(own)
+    assert _reaches(own.a, own.x, 8000), "the gateway is known: what waits for that may be thrown away"
     before = own.counted("IP_OPTIONS")["IP_OPTIONS"]
     sent = _send_counted(own.a, lambda: _change(own, [(Kind(attach), program) for program in generations * TIMES]))
     assert own.counted("IP_OPTIONS")["IP_OPTIONS"] - before == sent
@@ -190,6 +191,7 @@ def test_changing_the_kind_misses_no_packet(own: Node) -> None:
     """Upgrade and rollback, with another generation each time."""
     own.enrol(own.a)
     first, second = _generations(own)
+    assert _reaches(own.a, own.x, 8000), "the gateway is known: what waits for that may be thrown away"
     before = own.counted("IP_OPTIONS")["IP_OPTIONS"]
     turns = [(Kind.TCX, first), (Kind.CLSACT, second), (Kind.TCX, second), (Kind.CLSACT, first)]
     sent = _send_counted(own.a, lambda: _change(own, turns * (TIMES // 4)))

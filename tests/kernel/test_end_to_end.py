@@ -6,6 +6,7 @@ import errno
 import select
 import shutil
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,13 @@ from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Ip, socket_ip
 from nodeagent.policy.verdict_table import VerdictRow
 from nodeagent.proxy.tunnel_port import pick_port
-from tests.kernel.conftest import FAMILIES, Family, Node
+from tests.kernel.conftest import FAMILIES, PATIENCE_SECONDS, Family, Node
 from tests.kernel.namespaces import run
 
 pytestmark = pytest.mark.kernel
 
 _TCP_REPAIR = 19
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 Listeners = dict[ListenerKind, socket.socket]
 REMOTES = tuple(family.remote for family in FAMILIES.values())
 
@@ -235,7 +237,7 @@ def test_the_nodes_own_probe_reaches_the_application(enrolled: Node, worker: Lis
     before = enrolled.counted("NODE_PROBE")["NODE_PROBE"]
     with (
         enrolled.a.listen(8080) as application,
-        socket.create_connection((family.pod, 8080), timeout=5) as probe,
+        socket.create_connection((family.pod, 8080), timeout=PATIENCE_SECONDS) as probe,
         _accept(application) as served,
     ):
         _talk(probe, served)
@@ -294,7 +296,7 @@ def test_a_tunnel_comes_to_the_worker_that_its_port_says(enrolled: Node, family:
                 client = stack.enter_context(
                     enrolled.x.open_socket(socket.AF_INET6 if family.is_ipv6 else socket.AF_INET)
                 )
-                client.settimeout(5)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)  # or its port stays taken
                 client.bind(("", pick_port(slot, range(first, first + 1000))))
                 client.connect((family.pod, 15008))
                 assert _accept_all(worker[ListenerKind.HBONE], stack) == 1
@@ -363,9 +365,9 @@ def _worker(node: Node, slot: int) -> Iterator[Listeners]:
 
 @contextlib.contextmanager
 def _accept(listener: socket.socket) -> Iterator[socket.socket]:
-    assert select.select([listener], [], [], 5)[0], "nobody came"
+    assert select.select([listener], [], [], PATIENCE_SECONDS)[0], "nobody came"
     taken, _ = listener.accept()
-    taken.settimeout(5)
+    taken.settimeout(PATIENCE_SECONDS)
     with taken:
         yield taken
 
@@ -381,7 +383,7 @@ def _accept_all(listener: socket.socket, stack: contextlib.ExitStack) -> int:
 def _proxy_socket(node: Node, family: Family) -> socket.socket:
     with enter_netns(node.steering.netns_path()):
         made = socket.socket(family.sockets, socket.SOCK_STREAM)
-    made.settimeout(5)
+    made.settimeout(PATIENCE_SECONDS)
     return made
 
 
@@ -418,7 +420,7 @@ def _talk(one: socket.socket, other: socket.socket) -> None:
         assert receiver.recv(16) == b"hello"
 
 
-def _eventually(condition: Callable[[], bool], within_seconds: float = 5) -> None:
+def _eventually(condition: Callable[[], bool], within_seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + within_seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"

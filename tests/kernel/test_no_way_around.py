@@ -94,7 +94,7 @@ def _attempt(
 
 def _await_silence(stand: Stand) -> None:
     """Devices that came up tell their groups to routers that are not there, twice."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     quiet_since = time.monotonic()
     former: Counter[str] = Counter()
     while time.monotonic() - quiet_since < 2:

@@ -20,8 +20,9 @@ from nodeagent.kernel.netns import OWN_NETNS, enter_netns, netns_cookie
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.sock_destroy import End, destroy_sockets
 from nodeagent.kernel.sock_diag import read_sockets
+from nodeagent.lab.demo.claims import eventually
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import Family, Node, Pod
+from tests.kernel.conftest import PATIENCE_SECONDS, Family, Node, Pod
 from tests.kernel.namespaces import make_namespace, run
 from tests.kernel.pods_cgroup import PodsCgroup, pods_cgroup
 
@@ -48,7 +49,7 @@ class Watched:
     def wait_for(self, count: int) -> list[FlowReport]:
         """So many reports, and no more."""
         found: list[FlowReport] = []
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while len(found) < count:
             assert time.monotonic() < deadline, found
             found += self.reports()
@@ -57,7 +58,7 @@ class Watched:
 
     def rows_of_ended(self) -> dict[int, FlowReport]:
         """What is left in the table, by cookie, once no connection is open: the last packets may still be under way."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             left = self.table.rows()
             if all(report.ended for report in left):
@@ -73,7 +74,7 @@ class Watched:
         ):
             server, _ = listener.accept()
             with server:
-                server.settimeout(5)
+                server.settimeout(PATIENCE_SECONDS)
                 yield client, server
 
     def close(self) -> None:
@@ -97,8 +98,11 @@ def enrolled(node: Node) -> Iterator[Watched]:
 
 @pytest.fixture
 def watched(enrolled: Watched) -> Watched:
-    enrolled.reports()
-    assert enrolled.table.rows() == [], "of the test before"
+    def is_over() -> bool:
+        enrolled.reports()
+        return enrolled.table.rows() == []
+
+    eventually(is_over, PATIENCE_SECONDS, "the connections of the test before are told")
     return enrolled
 
 
@@ -254,7 +258,7 @@ def test_retransmissions_are_counted(watched: Watched, family: Family) -> None:
         end = End(opening.client, opening.client_port, opening.server, opening.server_port)
         with _deaf(watched.node.b, family, PORT):
             client.sendall(b"x" * 4000)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while read_sockets(netns, [(opening.cookie, end)])[opening.cookie].retransmissions < 2:
                 assert time.monotonic() < deadline
         _read(server, 4000)
@@ -273,6 +277,12 @@ def test_a_socket_that_is_destroyed_is_told(watched: Watched, family: Family) ->
     assert (ReportState(ending.state), ending.sent) == (ReportState.RESET, 10)
 
 
+def _retransmissions(sock: socket.socket) -> int:
+    """As the kernel tells its owner: tcpi_total_retrans. There may be some on a machine that is slow to acknowledge."""
+    told: tuple[int] = struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), 100)
+    return told[0]
+
+
 def test_open_connections_can_be_asked_what_they_carried(watched: Watched, family: Family) -> None:
     with watched.connected(family.neighbour) as (client, server):
         _send(client, server, 12345)
@@ -281,7 +291,8 @@ def test_open_connections_can_be_asked_what_they_carried(watched: Watched, famil
         end = End(opening.client, opening.client_port, opening.server, opening.server_port)
         netns = str(watched.node.a.netns)
         carried = read_sockets(netns, [(opening.cookie, end)])[opening.cookie]
-        assert (carried.sent, carried.received, carried.retransmissions) == (12345, 6789, 0)
+        assert (carried.sent, carried.received) == (12345, 6789)
+        assert carried.retransmissions == _retransmissions(client)
         assert carried.round_trip_us > 0
         assert read_sockets(netns, [(opening.cookie + 1, end)]) == {}, "another socket's name"
         client.shutdown(socket.SHUT_WR)

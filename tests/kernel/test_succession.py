@@ -22,7 +22,7 @@ from nodeagent.kernel.succession import Succession, find_former, make_way
 from nodeagent.lab.demo.versions import OTHER_FLOWS, OTHER_SETTINGS, Version, make_version
 from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import VerdictRow
-from tests.kernel.conftest import Kernel, Node, Packet
+from tests.kernel.conftest import PATIENCE_SECONDS, Kernel, Node, Packet
 from tests.kernel.namespaces import own_namespaces
 from tests.kernel.recorded import COMPILE_ONCE
 
@@ -123,7 +123,7 @@ def connected(node: Node, *, is_ipv6: bool) -> Iterator[tuple[socket.socket, soc
         client = node.a.dial(node.b.addresses[is_ipv6], PORT + is_ipv6)
         server, _ = listener.accept()
     with client, server:
-        server.settimeout(5)
+        server.settimeout(PATIENCE_SECONDS)
         yield client, server
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.kernel.steering import ListenerKind
-from tests.kernel.conftest import FAMILIES, Family, Node, Pod
+from tests.kernel.conftest import FAMILIES, PATIENCE_SECONDS, Family, Node, Pod
 from tests.kernel.namespaces import mac, run
 from tests.kernel.no_way_around.frames import SYN, Frame
 
@@ -76,9 +76,9 @@ def _flood(sender: Pod, family: Family, target: str, *, is_own: bool) -> None:
 
 @contextlib.contextmanager
 def _accept(listener: socket.socket) -> Iterator[socket.socket]:
-    assert select.select([listener], [], [], 5)[0], "nobody came"
+    assert select.select([listener], [], [], PATIENCE_SECONDS)[0], "nobody came"
     taken, _ = listener.accept()
-    taken.settimeout(5)
+    taken.settimeout(PATIENCE_SECONDS)
     with taken:
         yield taken
 

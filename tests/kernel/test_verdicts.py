@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of verdicts in a real kernel: a swap is one step, leaves one table behind and survives its writers."""
 
+import itertools
 import threading
 from dataclasses import replace
 
@@ -119,17 +120,24 @@ def test_no_packet_ever_sees_half_a_table(kernel: Kernel) -> None:
     tables = [[VerdictRow(b, 80, 0), VerdictRow(b, 0, 1 << a)], [VerdictRow(b, 81, 1 << a), VerdictRow(b, 0, 0)]]
     stop = threading.Event()
 
+    swaps = 0
+
     def swap_on() -> None:
+        nonlocal swaps
         while not stop.is_set():
             for table in tables:
                 kernel.node.steering.put_verdicts(table)
+                swaps += 1
 
     kernel.node.steering.put_verdicts(tables[0])
     swapping = threading.Thread(target=swap_on)
     swapping.start()
     seen = set()
     try:
-        for number in range(4000):
+        for number in itertools.count():
+            if number >= 4000 and swaps >= 20:
+                break
+            assert swapping.is_alive()
             port = (80, 82)[number % 2]
             seen.add((port, kernel.from_pod(Packet("10.99.1.2", "10.99.1.3", destination_port=port)).reason))
     finally:

@@ -45,8 +45,8 @@ NODES = ("node-a", "node-b")
 START_SECONDS = 120.0
 """Until an agent has captured its pods; a second on an idle machine."""
 _ANSWER_SECONDS = 60.0
-_REPLACED_WITHIN_SECONDS = 120.0
-"""Longer than the command's own patience with a former worker."""
+_REPLACED_WITHIN_SECONDS = 150.0
+"""Longer than the command's own patience with a successor and a former worker."""
 _NODE_PORT_TABLE = "node-port"
 _AMBIENT = {"shop": True, "backoffice": True, "legacy": False}
 _PODS = (

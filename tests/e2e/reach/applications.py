@@ -14,7 +14,7 @@ from typing import NamedTuple
 from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip, socket_ip
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 """An emulated machine is slow; what waits so long fails."""
 
 

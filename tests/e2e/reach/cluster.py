@@ -13,6 +13,7 @@ from typing import Any
 
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.lab.demo import mesh, stage
+from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.stage import NODES, OUR_DEVICE, Stage
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference
@@ -21,7 +22,7 @@ from nodeagent.lab.topology import PodNetwork, PodSpec
 from nodeagent.lab.wire import Wire
 from nodeagent.model.address import Ip
 from tests.e2e.reach import surroundings
-from tests.e2e.reach.applications import Applications
+from tests.e2e.reach.applications import PATIENCE_SECONDS, Applications
 from tests.e2e.reach.surroundings import NODE_SERVICE, PERMISSIVE, SERVICE_IPS, STRICT, Configuration
 from tests.e2e.reach.ways import DENIED
 
@@ -96,6 +97,19 @@ class Cluster(Stage):
         self.start_control_plane()
         for name in NODES:
             self.start_agent(name)
+        self.await_the_kernel()
+
+    def await_the_kernel(self) -> None:
+        """Until node-a's decides between its pods: after a change of the mesh its workers do, for a moment."""
+        web, api = self.places["web"], self.places["api"]
+
+        def has_decided() -> bool:
+            before = self.packets("node-a").get("LOCAL_ALLOWED", 0)
+            with contextlib.suppress(OSError), web.connect(api.ipv4, STRICT) as connection:
+                connection.recv(100)
+            return self.packets("node-a").get("LOCAL_ALLOWED", 0) > before
+
+        eventually(has_decided, PATIENCE_SECONDS, "the kernel of node-a decides")
 
     def configure(self, configuration: Configuration) -> None:
         if self.configuration == configuration:

@@ -86,6 +86,7 @@ def test_what_a_policy_revokes_ends_at_both_ends_and_nothing_else(
         for app, index in targets:
             is_served = functools.partial(_is_served, cluster, app, index)
             eventually(is_served, PATIENCE_SECONDS, f"{app} is open again")
+        cluster.await_the_kernel()
 
 
 @contextlib.contextmanager
