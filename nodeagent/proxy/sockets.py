@@ -28,7 +28,8 @@ _UNSENT_BYTES = 1 << 20
 the send buffer, 4 MiB, and whatever a small stream says waits behind that of a large one: over 200 Mbit/s its median
 answer took 160 ms beside an upload, and takes 80. Less than this costs fast links CPU (docs/performance.md)."""
 
-_ACCEPTS_PER_TURN = 64
+_ACCEPTS_PER_TURN = 8
+"""Each costs some hundred microseconds, so a flood of connections holds up others by less than one of its turns."""
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_SECONDS = 0.1
 """Out of descriptors the listener stays readable: without a pause the loop would spin on it."""
