@@ -103,6 +103,11 @@ class Config:
     max_connections: int = setting(
         50000, "NODEAGENT_MAX_CONNECTIONS", "Connections of one worker; beyond it new ones are reset and counted."
     )
+    max_held_mib: int = setting(
+        512,
+        "NODEAGENT_MAX_HELD",
+        "MiB that one worker holds for applications that do not read; beyond it, tunnels that add to it are cut.",
+    )
     # -- this machine --------------------------------------------------------------------------------------------
     run_dir: str = setting("/run/nodeagent", "NODEAGENT_RUN_DIR", "Sockets, proxy namespace and last good state.")
     bpffs: str = setting("/sys/fs/bpf", "NODEAGENT_BPFFS", "Where bpffs is mounted; pins go into nodeagent/ there.")
@@ -223,6 +228,7 @@ _POSITIVE = (
     "handshake_seconds",
     "pool_streams",
     "max_connections",
+    "max_held_mib",
 )
 _NOT_NEGATIVE = ("adoption_seconds", "policy_wait_seconds", "pool_idle_seconds")
 

@@ -39,7 +39,7 @@ from nodeagent.hbone.state import ConnectionState
 from nodeagent.hbone.stream import Stream
 
 UNBOUNDED = 1 << 62
-_WORK = {frames.HEADERS: 200, frames.CONTINUATION: 200, frames.RST_STREAM: 100}
+_WORK = {frames.HEADERS: 100, frames.CONTINUATION: 100, frames.RST_STREAM: 50}
 """What a frame costs in units of half a microsecond, with what the worker does for it: a stream is judged and dialled,
 or cut and recorded. Whole DATA is one unit."""
 _LITTLE_WORK = 5

@@ -10,8 +10,6 @@ from collections import deque
 
 _PIECE_BYTES = 64 << 10
 """Pieces are joined up to this size; larger ones stay as they came, since joining them would be a copy for nothing."""
-MOST_HELD_BYTES = 512 << 20
-"""Of a worker: thirty-two tunnels whose whole window waits for applications that do not read."""
 FAIR_BYTES = 512 << 10
 """What a tunnel may hold even then: one read."""
 
@@ -19,10 +17,12 @@ FAIR_BYTES = 512 << 10
 class Held:
     """Bytes in the backlogs of a process; a worker has one thread."""
 
-    __slots__ = ("size",)
+    __slots__ = ("most", "size")
 
     def __init__(self) -> None:
         self.size = 0
+        self.most = 512 << 20
+        """Thirty-two tunnels whose whole window waits, unless the worker is told otherwise (`max_held_mib`)."""
 
 
 HELD = Held()

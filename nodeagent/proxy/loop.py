@@ -31,8 +31,8 @@ _PARTS = 6
 """What is due `soon` is done after so many callbacks, or after a sixth of the turn's: 64 connections that ask and
 answer carry 1.2 to 1.4 times as many requests a second as with once a turn (docs/performance.md). Of a thousand there
 is always something for the peer to do, and larger shares cost less."""
-_SLOW_STEPS = 2
-"""Steps of a handshake in one turn, each most of a millisecond: else sixty that come at once hold up everybody."""
+_SLOW_STEPS = 1
+"""Of handshakes in one turn: each takes most of a millisecond, and sixty that come at once would hold up everybody."""
 _COMPACT_ABOVE = 1024
 """Cancelled timers are swept when they are more than this and more than half of the heap."""
 

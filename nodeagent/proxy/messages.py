@@ -37,6 +37,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_seconds: float
     handshake_seconds: float
     max_connections: int
+    max_held_mib: int = 512
     same_node: str = "kernel"
     log_format: str = "text"
     log_level: str = "info"

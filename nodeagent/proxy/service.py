@@ -15,6 +15,7 @@ from nodeagent.model.reason import Reason
 from nodeagent.model.record import PID_SHIFT, ConnectionRecord
 from nodeagent.proxy.arrival import Arrival
 from nodeagent.proxy.authorizer import Authorizer
+from nodeagent.proxy.backlog import HELD
 from nodeagent.proxy.control import Control, Greeting
 from nodeagent.proxy.departure import Departure
 from nodeagent.proxy.guard import OpenConnections
@@ -146,6 +147,7 @@ class _Running:
         self, loop: Loop, start: Start, descriptors: list[int], control: Control, reports: Reports, *, slot: int
     ) -> None:
         self._loop, self._reports = loop, reports
+        HELD.most = start.config.max_held_mib << 20
         self.state = State(loop, start.config, control.send)
         # Behind the pid, so that the record of a connection keeps its id at the worker's successor.
         connections = OpenConnections(reports.emit, lambda: loop.now, time.time, os.getpid() << PID_SHIFT)

@@ -31,7 +31,8 @@ answer took 160 ms beside an upload, and takes 80. Less than this costs fast lin
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 """Without the second it takes a call more."""
-_ACCEPTS_PER_TURN = 64
+_ACCEPTS_PER_TURN = 8
+"""Each costs some hundred microseconds, so a flood of connections holds up others by less than one of its turns."""
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_SECONDS = 0.1
 """Out of descriptors the listener stays readable: without a pause the loop would spin on it."""

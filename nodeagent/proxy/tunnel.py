@@ -19,7 +19,7 @@ from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
-from nodeagent.proxy.backlog import FAIR_BYTES, HELD, MOST_HELD_BYTES
+from nodeagent.proxy.backlog import FAIR_BYTES, HELD
 from nodeagent.proxy.carried import Carried, CarriedSocket, TunnelOwner
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import AcceptedState, DialledState, TunnelState
@@ -37,9 +37,9 @@ kept of a record, so that one read is opened at once."""
 _CIPHERTEXT_VIEW = memoryview(_CIPHERTEXT)
 _NOTHING = memoryview(b"")
 
-TURN_WORK = 1000
+TURN_WORK = 500
 """What a tunnel's frames may cost in one turn, in units of half a microsecond (nodeagent/hbone/receiver.py). Whatever
-came beyond that waits, and its socket is not read: some five new streams, or two hundred of a flood's PINGs."""
+came beyond that waits, and its socket is not read: five new streams, or eighty of a flood's PINGs."""
 _PING_SECONDS = 10.0
 _UNANSWERED_PINGS = 2
 """So a silent peer is given up after 20 to 30 seconds, as ztunnel does (10 s interval, 20 s timeout)."""
@@ -469,7 +469,7 @@ class Tunnel:
             if received.unread:
                 self._unread = memoryview(bytes(received.unread))
             self._dispatch(received)
-            if HELD.size > MOST_HELD_BYTES and self.connection.held_bytes > FAIR_BYTES:
+            if HELD.size > HELD.most and self.connection.held_bytes > FAIR_BYTES:
                 self.fail(Reason.MEMORY_LIMIT, f"{self.connection.held_bytes} bytes wait for applications")
 
     def _dispatch(self, received: Received) -> None:

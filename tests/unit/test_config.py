@@ -112,6 +112,7 @@ def test_a_duration_may_be_a_fraction_where_that_means_something() -> None:
         ({"certificate_seconds": 0}, {}, {}, "--certificate-seconds: must be more than 0"),
         ({"drain_seconds": "-1s"}, {}, {}, "--drain-seconds: must be more than 0"),
         ({"max_connections": 0}, {}, {}, "--max-connections: must be more than 0"),
+        ({"max_held_mib": 0}, {}, {}, "--max-held-mib: must be more than 0"),
         ({"policy_wait_seconds": -1}, {}, {}, "--policy-wait-seconds: must be 0 or more"),
         ({"run_dir": "here"}, {}, {}, "--run-dir and --bpffs: absolute paths"),
         ({"bpffs": ""}, {}, {}, "--run-dir and --bpffs: absolute paths"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a peer with a good certificate can make a worker hold and do: each abuse ends by name, below a measured ceiling.
 
-The ceilings are of resident memory, and beside each abuse a connection of somebody else goes on. docs/limits.md has
-the limits, and which test reaches each.
+The ceilings are of resident memory, and beside each abuse a connection of somebody else goes on; how much slower it
+becomes is `make bench BENCH=abuse`. docs/limits.md has the limits, and which test reaches each.
 """
 
 import contextlib
@@ -14,30 +14,37 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from nodeagent.hbone import frames
-from nodeagent.hbone.frames import ErrorCode, pack_frame, pack_reset, pack_settings, pack_window_update
-from nodeagent.hbone.headers import ConnectRequest, HeaderWriter
+from nodeagent.hbone.frames import ErrorCode, pack_reset
+from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.messages import WorkerConfig
+from tests.e2e.proxy.abuses import FLOODS, SERVED, STROKES, TRICKLES, malformed
 from tests.e2e.proxy.mesh import Mesh
 from tests.e2e.proxy.peer import HbonePeer
-from tests.e2e.proxy.wires import HBONE, PORT
+from tests.e2e.proxy.wires import HBONE, PATIENCE_SECONDS, PORT
 
 pytestmark = pytest.mark.e2e
 
-SERVER = "10.2.0.2:8080"
-MIB = 1 << 20
+MIB, PIECE = 1 << 20, 1 << 16
 BLOCKED_SECONDS = 0.25
 """Of a processor, that the workers use at most between what a neighbour says and what it hears. What other processes
 use beside them is not theirs, so a busy machine changes nothing."""
 
-Connect = Callable[..., "HbonePeer"]
+Connect = Callable[..., HbonePeer]
 
 
 def memory(pid: int) -> int:
     """Resident bytes."""
     with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - one line of proc
         return int(statm.read().split()[1]) * 4096
+
+
+def read(sock: socket.socket, size: int) -> None:
+    """So many bytes, whatever they are."""
+    while size:
+        got = len(sock.recv(size))
+        assert got, f"{size} bytes are missing"
+        size -= got
 
 
 def processor_seconds(pid: int) -> float:
@@ -54,6 +61,7 @@ class Neighbour:
         """Of the workers, for each time that it asked."""
 
     def asks(self, times: int = 1) -> None:
+        """And is answered."""
         for _ in range(times):
             before = self._used()
             self._client.sendall(b"ping")
@@ -83,39 +91,6 @@ def neighbour(mesh: Mesh, app: socket.socket) -> Iterator[Neighbour]:
         assert mesh.near.closed == []
 
 
-def request(stream_id: int, authority: str = "10.2.0.2:1") -> bytes:
-    """Where nobody listens, unless `authority` says otherwise."""
-    block = HeaderWriter(0).request(ConnectRequest(authority))
-    return pack_frame(frames.HEADERS, frames.END_HEADERS, stream_id, block)
-
-
-def malformed(stream_id: int) -> bytes:
-    """A GET: answered with 400, and no waste in the eyes of the codec."""
-    return pack_frame(frames.HEADERS, frames.END_HEADERS, stream_id, b"\x82")
-
-
-def _rapid_reset(n: int) -> bytes:
-    return request(2 * n + 1) + pack_reset(2 * n + 1, 8)
-
-
-def _swinging_windows(n: int) -> bytes:
-    """64 in each frame, behind as many open streams as there can be."""
-    streams = b"" if n else b"".join(request(2 * one + 1, SERVER) for one in range(200))
-    return streams + pack_frame(frames.SETTINGS, 0, 0, (b"\0\4\0\1\0\0" + b"\0\4\0\2\0\0") * 32)
-
-
-FLOODS: dict[str, Callable[[int], bytes]] = {
-    "PING": lambda n: pack_frame(frames.PING, 0, 0, n.to_bytes(8, "big")),
-    "SETTINGS": lambda _: pack_settings({}),
-    "SETTINGS with swinging windows": _swinging_windows,
-    "PRIORITY": lambda _: pack_frame(frames.PRIORITY, 0, 1, bytes(5)),
-    "unknown frames": lambda _: pack_frame(0x42, 0, 0, bytes(100)),
-    "WINDOW_UPDATE by 1": lambda _: pack_window_update(0, 1),
-    "rapid reset": _rapid_reset,
-    "streams beyond the limit": lambda n: request(2 * n + 1),
-}
-
-
 @pytest.mark.parametrize("flood", FLOODS)
 def test_a_flood_ends_by_name_and_costs_no_memory(mesh: Mesh, peer: Connect, neighbour: Neighbour, flood: str) -> None:
     """As fast as the socket takes it, and nothing is read. Thirty thousand frames are enough for every limit."""
@@ -139,51 +114,48 @@ def ends(mesh: Mesh) -> set[str]:
     return {record.reason for record in mesh.far.closed if record.reason in names}
 
 
-@pytest.mark.parametrize(
-    ("hostile", "reason"),
-    [
-        pytest.param(
-            pack_frame(frames.HEADERS, 0, 1, b"\x82") + pack_frame(frames.CONTINUATION, 0, 1, b"\x82") * 10_000,
-            Reason.H2_HEADERS_TOO_LARGE,
-            id="CONTINUATION without end",
-        ),
-        pytest.param(
-            pack_frame(
-                frames.HEADERS, frames.END_HEADERS, 1, b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4000 + b"\xbe" * 16_000
-            ),
-            Reason.H2_HEADERS_TOO_LARGE,
-            id="HPACK bomb",
-        ),
-        pytest.param(
-            pack_frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20" * 60_000),
-            Reason.H2_FAILED,
-            id="HPACK table changes",
-        ),
-        pytest.param(pack_window_update(0, (1 << 31) - 1), Reason.H2_FAILED, id="window overflow"),
-        pytest.param(
-            request(1, SERVER) + pack_frame(frames.DATA, 0, 1, bytes(MIB)) * 40,
-            Reason.H2_FAILED,
-            id="a peer that ignores windows",
-        ),
-        pytest.param(
-            malformed(1) + pack_frame(frames.DATA, 0, 1, bytes(MIB)) * 40,
-            Reason.H2_FAILED,
-            id="and those of a stream that is over",
-        ),
-    ],
-)
+REASONS = {
+    "CONTINUATION without end": Reason.H2_HEADERS_TOO_LARGE,
+    "HPACK bomb": Reason.H2_HEADERS_TOO_LARGE,
+}
+"""Of strokes; of the others H2_FAILED."""
+
+
+@pytest.mark.parametrize("stroke", STROKES)
 def test_one_stroke_ends_by_name_and_costs_no_memory(
-    mesh: Mesh, peer: Connect, neighbour: Neighbour, hostile: bytes, reason: Reason
+    mesh: Mesh, peer: Connect, neighbour: Neighbour, stroke: str
 ) -> None:
     client = peer()
     client.flush()
     before = memory(mesh.far.process.pid)
     with contextlib.suppress(OSError):
-        client.tls.sendall(hostile)
+        client.tls.sendall(STROKES[stroke])
+    reason = REASONS.get(stroke, Reason.H2_FAILED)
     mesh.far.eventually(lambda: reason.value in ends(mesh))
     assert memory(mesh.far.process.pid) - before < 12 * MIB
     neighbour.asks()
     assert neighbour.slowest < BLOCKED_SECONDS
+
+
+@pytest.mark.parametrize("trickle", TRICKLES)
+def test_a_trickle_passes_and_costs_no_memory(
+    mesh: Mesh, peer: Connect, app: socket.socket, neighbour: Neighbour, trickle: str
+) -> None:
+    """Two hundred thousand frames of a byte each; the application reads."""
+    client = peer()
+    client.flush()
+    before, count = memory(mesh.far.process.pid), 200_000
+    client.tls.sendall(TRICKLES[trickle](0))
+    with app.accept()[0] as served:
+        served.settimeout(PATIENCE_SECONDS)
+        assert served.recv(1) == b"O"
+        frame, left = TRICKLES[trickle](1), count
+        while left:
+            client.tls.sendall(frame * 1000)
+            left -= 1000
+            read(served, 1000)
+        neighbour.asks()
+        assert memory(mesh.far.process.pid) - before < 8 * MIB
 
 
 # ---- who does not read ---------------------------------------------------------------------------------------------
@@ -197,7 +169,7 @@ def test_applications_that_do_not_read_hold_one_window_of_the_tunnel(
     sent = 0
     try:
         for n in range(16):
-            stream_id = client.open(SERVER)
+            stream_id = client.open(SERVED)
             assert client.status(stream_id) == 200
             served.append(app.accept()[0])
             while (room := client.connection.room(stream_id)) > 0:
@@ -223,7 +195,7 @@ def block(client: HbonePeer, app: socket.socket, stack: contextlib.ExitStack) ->
     """Twenty applications send more than windows and sockets take, and the peer does not read."""
     client.tls.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     for _ in range(20):
-        client.connection.open(ConnectRequest(SERVER))
+        client.connection.open(ConnectRequest(SERVED))
     client.flush()
     served = [stack.enter_context(app.accept()[0]) for _ in range(20)]
     for one in served:
@@ -260,6 +232,45 @@ def test_answers_do_not_pile_up_behind_a_peer_that_does_not_read(
         assert memory(mesh.far.process.pid) - before < 12 * MIB
         assert neighbour.slowest < BLOCKED_SECONDS
         mesh.far.eventually(lambda: Reason.H2_FAILED.value in ends(mesh))
+
+
+class TestHeld:
+    @pytest.fixture
+    def config(self, config: WorkerConfig) -> WorkerConfig:
+        return msgspec.structs.replace(config, max_held_mib=4)
+
+    def test_a_tunnel_that_makes_a_worker_hold_too_much_is_cut_by_name(
+        self, mesh: Mesh, peer: Connect, app: socket.socket, neighbour: Neighbour
+    ) -> None:
+        """Its streams are, and nobody else's. What it held is free again."""
+        modest, greedy, before = peer(), peer(), memory(mesh.far.process.pid)
+        with contextlib.ExitStack() as stack:
+            kept = modest.open(SERVED)
+            assert modest.status(kept) == 200
+            served = stack.enter_context(app.accept()[0])
+            modest.send(kept, bytes(PIECE))
+            with contextlib.suppress(OSError):
+                for _ in range(4):
+                    stream_id = greedy.open(SERVED)
+                    assert greedy.status(stream_id) == 200
+                    stack.enter_context(app.accept()[0]).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    while (room := greedy.connection.room(stream_id)) > 0:
+                        greedy.send(stream_id, bytes(min(room, PIECE)))
+            mesh.far.eventually(lambda: any(record.reason == Reason.MEMORY_LIMIT.value for record in mesh.far.closed))
+            assert memory(mesh.far.process.pid) - before < 12 * MIB
+            neighbour.asks()
+            modest.send(kept, b"still here")
+            read(served, PIECE + 10)
+            assert {record.reason for record in mesh.far.closed} == {Reason.MEMORY_LIMIT.value}
+        another = peer()
+        stream_id = another.open(SERVED)
+        assert another.status(stream_id) == 200
+        with app.accept()[0] as served:
+            for _ in range(8 * MIB // PIECE):  # twice what is held, to one that reads
+                while another.connection.room(stream_id) < PIECE:
+                    another.receive()
+                another.send(stream_id, bytes(PIECE))
+                read(served, PIECE)
 
 
 # ---- who does not go on ------------------------------------------------------------------------------------------

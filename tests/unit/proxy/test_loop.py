@@ -195,7 +195,7 @@ def test_a_turn_takes_few_slow_steps() -> None:
     loop = Loop()
     for _ in range(2):
         loop.turn(0)
-        assert [loop.takes_slow_step() for _ in range(4)] == [True, True, False, False]
+        assert [loop.takes_slow_step() for _ in range(4)] == [True, False, False, False]
 
 
 def test_what_is_postponed_comes_behind_the_events_of_the_next_turn() -> None:

@@ -17,7 +17,7 @@ from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
-from nodeagent.proxy.backlog import HELD, MOST_HELD_BYTES
+from nodeagent.proxy.backlog import HELD
 from nodeagent.proxy.kernel_channel import LAST_RECORD
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.kernel_tls import load_module, send_record
@@ -382,7 +382,7 @@ def test_handshakes_that_come_at_once_take_turns(authority: Callable[[], Issue],
     while not all(pair.server_owner.peer and pair.client_owner.peer for pair in pairs):
         loop.turn(1)
         established.append(sum(pair.server_owner.peer is not None for pair in pairs))
-    assert all(after - before <= 2 for before, after in itertools.pairwise(established))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(established))
     for pair in pairs:
         for tunnel in (pair.client, pair.server):
             tunnel.fail(Reason.DRAINED, "")
@@ -469,7 +469,7 @@ def test_a_worker_that_holds_too_much_ends_the_tunnels_that_make_it(
     joined.establish()
     near, far = joined.stream()
     far.tunnel = None  # it credits nothing
-    monkeypatch.setattr(HELD, "size", MOST_HELD_BYTES + 1)
+    monkeypatch.setattr(HELD, "size", HELD.most + 1)
     near.tunnel = joined.client
     joined.send(near, bytes(size))
     joined.until(lambda: len(far.received) == size or joined.server_owner.end is not None)
