@@ -165,15 +165,23 @@ class Capture:
 
     async def _reconcile(self, pods: Addresses) -> None:
         wanted = Wanted(
-            pods=tuple(WantedPod(pod.namespace, pod.name, pod.netns, addresses) for pod, addresses in pods.items()),
+            pods=tuple(
+                WantedPod(pod.namespace, pod.name, pod.netns, addresses, self._is_registry_only(addresses))
+                for pod, addresses in pods.items()
+            ),
             known=frozenset(self._state.mesh.known_addresses(self._config.network)),
             adoption_seconds=self._config.adoption_seconds,
             excluded=self._config.exclusions,
-            registry_only=self._state.mesh.is_registry_only,
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)
         self._captured, self._known = pods, wanted.known
+
+    def _is_registry_only(self, addresses: tuple[Ip, ...]) -> bool:
+        """Of a captured pod; of one that is on its way out of the mesh not any more."""
+        found = (self._state.mesh.workload_at(self._config.network, ip) for ip in addresses)
+        workload = next((workload for workload in found if workload is not None), None)
+        return workload is not None and self._state.mesh.is_registry_only(workload)
 
 
 def _staying(captured: Addresses, wanted: Addresses) -> Addresses:

@@ -20,7 +20,7 @@ from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION
 from nodeagent.controlplane.translate import Touched, Translation, enrolled_by, select, translate
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import PolicyScope
-from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
+from nodeagent.model.traffic import ClientScopes, Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 _SHARED_KINDS = frozenset(
     {"Gateway", "GatewayClass", "PeerAuthentication", "ServiceEntry", "VirtualService", "DestinationRule"}
@@ -147,6 +147,8 @@ def _namespace(extension: Extension, whole: Translation) -> str:
             return extension.service.partition("/")[0]
         case WorkloadLabels() | WorkloadLimits():
             return whole.workloads[extension.uid].namespace
+        case ClientScopes():
+            return extension.namespace
         case MeshTraffic():
             return ""
         case unreachable:

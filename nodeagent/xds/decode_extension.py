@@ -14,8 +14,11 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import (
     Algorithm,
+    ClientScope,
+    ClientScopes,
     Destination,
     Distribution,
+    EgressHosts,
     Extension,
     Keepalive,
     LocalityBalancing,
@@ -56,8 +59,22 @@ def decode_extension(value: bytes) -> Extension:
             return MeshTraffic(is_registry_only=message.mesh.registry_only)
         case "limits":
             return _limits(message.limits)
+        case "clients":
+            scopes = tuple(_scope(scope) for scope in message.clients.scopes)
+            return ClientScopes(namespace=message.clients.namespace, scopes=scopes)
         case _:
             raise ValueError("neither about a service, a workload nor the mesh")
+
+
+def _scope(message: pb.ClientScope) -> ClientScope:
+    egress = None
+    if message.HasField("egress"):
+        egress = tuple(EgressHosts(tuple(one.hosts), _port(one.port)) for one in message.egress.listeners)
+        if len({listener.port for listener in egress}) < len(egress):
+            raise ValueError("two listeners for one port")
+    return ClientScope(
+        name=message.name, labels=dict(message.labels), egress=egress, is_registry_only=message.registry_only
+    )
 
 
 def _limits(message: pb.WorkloadLimits) -> WorkloadLimits:

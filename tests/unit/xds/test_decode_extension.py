@@ -13,8 +13,11 @@ from nodeagent.controlplane.encode_extension import encode_extension
 from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import (
     Algorithm,
+    ClientScope,
+    ClientScopes,
     Destination,
     Distribution,
+    EgressHosts,
     Extension,
     Keepalive,
     LocalityBalancing,
@@ -102,6 +105,18 @@ BY_PORT = st.lists(st.builds(PortPolicy, port=PORTS, policy=POLICIES), max_size=
 SUBSETS = st.lists(
     st.builds(Subset, name=TEXTS, labels=LABELS, policies=BY_PORT), max_size=3, unique_by=lambda one: one.name
 ).map(tuple)
+SCOPES = st.builds(
+    ClientScope,
+    name=TEXTS,
+    labels=LABELS,
+    egress=st.none()
+    | st.lists(
+        st.builds(EgressHosts, hosts=st.lists(TEXTS, max_size=2).map(tuple), port=PORTS),
+        max_size=2,
+        unique_by=lambda one: one.port,
+    ).map(tuple),
+    is_registry_only=st.booleans(),
+)
 EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
     st.builds(
         ServiceTraffic,
@@ -120,6 +135,7 @@ EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
         concurrent=st.integers(0, 9999),
     ),
     st.builds(MeshTraffic, is_registry_only=st.booleans()),
+    st.builds(ClientScopes, namespace=st.text("abc", max_size=3), scopes=st.lists(SCOPES, max_size=2).map(tuple)),
 )
 
 
@@ -171,6 +187,14 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
         ),
         (shared([]), "a distribution without shares, or with one of 0"),
         (shared([pb.Share(locality="a")]), "a distribution without shares, or with one of 0"),
+        (
+            pb.Extension(
+                clients=pb.ClientScopes(
+                    scopes=[pb.ClientScope(egress=pb.Egress(listeners=[pb.EgressHosts(), pb.EgressHosts()]))]
+                )
+            ),
+            "two listeners for one port",
+        ),
         (pb.Extension(limits=pb.WorkloadLimits(concurrent=1)), "limits of a workload without uid"),
         (pb.Extension(limits=pb.WorkloadLimits(uid="a", per_thousand_seconds=1)), "a burst of 0 lets nobody in"),
         (routed(weight=0), "without service or weight"),
