@@ -32,7 +32,7 @@
  * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, take flow
  * 17  SYN to a known address                            STEERED              to proxy, take flow
  * 18  SYN                                               UNKNOWN_DESTINATION  pass
- *     the same, only registered ones may be reached     NOT_REGISTERED       drop
+ *     the same, the pod may reach registered ones only  NOT_REGISTERED       drop
  *
  * Row 1 leaves the mark on: while programs change their kind of attachment a packet meets from_pod
  * twice, and the second must pass it too. Every other row may be run twice as it is.
@@ -94,8 +94,9 @@ struct sender {
 	u32 number;
 	u32 generation;
 	u32 is_changing;
-	bool is_taken; /* what this packet belongs to is the proxy's, or was */
-	u8 zero[3];
+	bool is_taken;	    /* what this packet belongs to is the proxy's, or was */
+	bool registry_only; /* only what is registered may be reached */
+	u8 zero[2];
 };
 
 /* The verdict that lets the pod of this number connect to that pod's port, if there is one. */
@@ -324,7 +325,8 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		return REASON_STEERED;
 	}
 	delete_flow(packet);
-	return given->registry_only ? REASON_NOT_REGISTERED : REASON_UNKNOWN_DESTINATION;
+	return given->registry_only || sender->registry_only ? REASON_NOT_REGISTERED
+							     : REASON_UNKNOWN_DESTINATION;
 }
 
 static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct settings *given)
@@ -360,6 +362,7 @@ static __always_inline enum reason judge_from_pod(struct __sk_buff *skb, struct 
 		return REASON_SPOOFED_SOURCE;
 	sender.adopt_until = source->adopt_until;
 	sender.number = source->number;
+	sender.registry_only = source->registry_only != 0;
 	if (is_syn(&packet))
 		return judge_syn(skb, &packet, given, &sender);
 	if (flow && check)

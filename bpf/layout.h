@@ -23,7 +23,7 @@ struct settings {
 	u32 proxy_namespace; /* id of the proxy namespace as the node's namespace counts */
 	u32 generation;	     /* of the policies behind the flow table */
 	u32 slots;	     /* 0 to SLOTS: listener slots in use, from 0 on */
-	u32 registry_only;   /* 1: unknown destinations are dropped */
+	u32 registry_only;   /* 1: unknown destinations are dropped, whoever asks for them */
 	u32 is_settling;     /* 1: flows of a former layout are still being brought over */
 	u32 sources; /* random: another one after each row of sources that was taken away; 0 from
 		      * before that until then */
@@ -38,9 +38,9 @@ struct source_key {
 _Static_assert(sizeof(struct source_key) == 20, "source_key");
 
 struct source {
-	u64 adopt_until; /* nanoseconds of CLOCK_MONOTONIC: end of the adoption window */
-	u32 number;	 /* of the pod, in the table of verdicts */
-	u32 zero;
+	u64 adopt_until;   /* nanoseconds of CLOCK_MONOTONIC: end of the adoption window */
+	u32 number;	   /* of the pod, in the table of verdicts */
+	u32 registry_only; /* 1: unknown destinations are dropped */
 };
 _Static_assert(sizeof(struct source) == 16, "source");
 

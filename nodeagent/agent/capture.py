@@ -85,8 +85,8 @@ class Capture:
         self._unsettled: set[Ip] | None = None
         """Addresses of which the kernel may not know yet whether they are the mesh's; None: any. To one that it does
         not know it would let a pod connect in plain text."""
-        self._is_registry_only: bool | None = None
-        """As the kernel was told last."""
+        self._restricted: frozenset[tuple[Ip, ...]] | None = None
+        """Addresses of the pods that may connect to the registry's addresses only, as the kernel was told last."""
         self._is_kernel_due = True
         self._wake = asyncio.Event()
         self._wake.set()
@@ -165,7 +165,7 @@ class Capture:
             self._is_kernel_due
             or wanted != self._captured
             or self._unsettled != set()
-            or self._state.mesh.is_registry_only != self._is_registry_only
+            or self._restricted_of(wanted) != self._restricted
         )
 
     async def _follow(self, enrolment: Enrolment, wanted: Addresses) -> None:
@@ -201,17 +201,20 @@ class Capture:
             known = frozenset(mesh.known_addresses(network))
         else:
             known = frozenset(ip for ip in in_question if mesh.is_known(network, ip))
+        restricted = self._restricted_of(pods)
         wanted = Wanted(
-            pods=tuple(WantedPod(pod.namespace, pod.name, pod.netns, addresses) for pod, addresses in pods.items()),
+            pods=tuple(
+                WantedPod(pod.namespace, pod.name, pod.netns, addresses, addresses in restricted)
+                for pod, addresses in pods.items()
+            ),
             known=known,
             adoption_seconds=self._config.adoption_seconds,
             excluded=self._config.exclusions,
-            registry_only=mesh.is_registry_only,
             in_question=in_question,
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)
-        self._captured, self._unsettled, self._is_registry_only = pods, set(), wanted.registry_only
+        self._captured, self._unsettled, self._restricted = pods, set(), restricted
 
     def _gather_news(self) -> None:
         """Before the first reconcile that succeeds all addresses are in question; after one that fails its own are."""
@@ -224,6 +227,15 @@ class Capture:
         mesh = self._state.mesh
         is_settled = self._unsettled is not None and ip not in self._unsettled and not mesh.is_news(ip)
         return is_settled and mesh.is_known(self._config.network, ip)
+
+    def _restricted_of(self, pods: Addresses) -> frozenset[tuple[Ip, ...]]:
+        return frozenset(addresses for addresses in pods.values() if self._is_restricted(addresses))
+
+    def _is_restricted(self, addresses: tuple[Ip, ...]) -> bool:
+        """A pod that is on its way out of the mesh is not any more."""
+        mesh, network = self._state.mesh, self._config.network
+        workload = next((found for ip in addresses if (found := mesh.workload_at(network, ip)) is not None), None)
+        return workload is not None and mesh.is_registry_only(workload)
 
 
 def _staying(captured: Addresses, wanted: Addresses) -> Addresses:

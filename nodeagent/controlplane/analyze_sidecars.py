@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sidecar objects: which counts where two do, and that nothing reads one whose pods are captured. Pure.
 
-But for the outboundTrafficPolicy of the root namespace's, which is the whole mesh's (`traffic.py`).
+But for its egress.hosts and its outboundTrafficPolicy, which agents are told (`sidecars.py`).
 """
 
 from collections.abc import Iterable
@@ -28,8 +28,7 @@ def analyze_sidecars(sidecars: Iterable[WrittenObject], view: View) -> None:
                 one.report.error(
                     one.spec.mapping.line, words, "Only one of a namespace counts.", "IST0111", field="spec"
                 )
-        is_meshwide = one.key.namespace == view.mesh.root_namespace and selector is None
-        is_read = is_meshwide and one.spec.has("outboundTrafficPolicy")
+        is_read = one.spec.has("outboundTrafficPolicy") or one.spec.has("egress")
         if selected and not is_read and all(view.is_captured(pod) for pod in selected):
             words = "its pods are captured, so no sidecar reads it"
             one.report.warn(one.spec.mapping.line, words, "Remove it.", "IST0167", field="spec")

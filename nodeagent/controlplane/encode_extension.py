@@ -8,6 +8,8 @@ from typing import assert_never
 from nodeagent.controlplane.encode import Resource, encode_authorization, make_resource
 from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
+    ClientScope,
+    ClientScopes,
     Destination,
     Extension,
     LocalityBalancing,
@@ -50,9 +52,20 @@ def encode_extension(extension: Extension) -> Resource:
         case Revocations():
             listed = pb.Revocations(source=extension.source, certificates=sorted(extension.certificates))
             message = pb.Extension(revocations=listed)
+        case ClientScopes():
+            scopes = [_scope(scope) for scope in extension.scopes]
+            message = pb.Extension(clients=pb.ClientScopes(namespace=extension.namespace, scopes=scopes))
         case unreachable:
             assert_never(unreachable)
     return make_resource(extension.name, message)
+
+
+def _scope(scope: ClientScope) -> pb.ClientScope:
+    message = pb.ClientScope(name=scope.name, labels=scope.labels, registry_only=scope.is_registry_only)
+    if scope.egress is not None:
+        listeners = [pb.EgressHosts(hosts=one.hosts, port=one.port) for one in scope.egress]
+        message.egress.CopyFrom(pb.Egress(listeners=listeners))
+    return message
 
 
 def _traffic(traffic: ServiceTraffic) -> pb.ServiceTraffic:

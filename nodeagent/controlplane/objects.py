@@ -16,7 +16,7 @@ from nodeagent.controlplane.gateway_spec import GatewayStatusAddress, Listener
 from nodeagent.controlplane.label_selector import LabelSelector
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.policy import Action, ServiceAccountMatch, StringMatch
-from nodeagent.model.traffic import LocalityBalancing, PortPolicy, Subset, TcpMatch
+from nodeagent.model.traffic import EgressHosts, LocalityBalancing, PortPolicy, Subset, TcpMatch
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -288,8 +288,10 @@ class OutboundMode(enum.StrEnum):
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     meta: Meta
-    is_selecting: bool = False
-    """It has a workloadSelector."""
+    labels: dict[str, str] = {}
+    """Of its workloadSelector."""
+    egress: tuple[EgressHosts, ...] | None = None
+    """None: not written."""
     outbound: OutboundMode | None = None
     """None: not written."""
 

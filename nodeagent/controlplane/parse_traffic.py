@@ -19,7 +19,7 @@ from nodeagent.controlplane.objects import (
     WrittenRoute,
 )
 from nodeagent.controlplane.parse_traffic_policy import API, leave_out, parse_policies
-from nodeagent.model.traffic import Subset, TcpMatch
+from nodeagent.model.traffic import EgressHosts, Subset, TcpMatch
 
 _HOST = re.compile(r"(?:\*|[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _HOSTS = "Write it under spec.hosts too, as Istio demands."
@@ -152,11 +152,56 @@ def parse_sidecar(fields: Fields, meta: Meta) -> Sidecar:
     spec = fields.within("spec")
     if spec is None:
         return Sidecar(meta=meta)
-    sidecar = Sidecar(meta=meta, is_selecting=spec.has("workloadSelector"), outbound=parse_outbound(spec))
-    for name in ("ingress", "egress", "inboundConnectionPool"):
-        spec.has(name)  # for sidecars; where nothing else is written and no pod has one, `analyze_sidecars.py` says so
+    selector = spec.within("workloadSelector")
+    listeners = [found for entry in spec.each("egress") if (found := _egress(entry)) is not None]
+    ports = [listener.port for listener in listeners]
+    for port in sorted({port for port in ports if ports.count(port) > 1}):
+        spec.wrong("egress", f"two listeners have the port {port}" if port else "two listeners have no port")
+    sidecar = Sidecar(
+        meta=meta,
+        labels=selector.texts("labels") if selector is not None else {},
+        egress=tuple(listeners) or None,
+        outbound=parse_outbound(spec),
+    )
+    if selector is not None:
+        selector.refuse_others(API)
+    for name in ("ingress", "inboundConnectionPool"):
+        if spec.has(name):
+            leave_out(spec, name, "it is a sidecar's")
     spec.refuse_others(API)
     return sidecar
+
+
+def _egress(entry: Fields) -> EgressHosts | None:
+    """None for a listener of a sidecar that captured connections do not come to."""
+    hosts = entry.parsed("hosts", _parse_egress_host)
+    if not hosts and not entry.report.is_rejected:
+        entry.wrong("hosts", "at least one is needed")
+    port = entry.within("port")
+    number = port.port("number") if port is not None else None
+    for name in ("name", "protocol", "targetPort"):
+        if port is not None:
+            port.has(name)
+    if port is not None:
+        if number is None:
+            port.wrong("number", "a number is needed")
+        port.refuse_others(API)
+    is_captured = entry.choice("captureMode", {"DEFAULT": True, "IPTABLES": True, "NONE": False}, default=True)
+    for name, is_left_out in (("bind", entry.has("bind")), ("captureMode", not is_captured)):
+        if is_left_out:
+            leave_out(entry, name, "connections are captured, and come to no listener of their own")
+            is_captured = False
+    entry.refuse_others(API)
+    return EgressHosts(hosts, number or 0) if is_captured else None
+
+
+def _parse_egress_host(text: str) -> str:
+    namespace, slash, name = text.partition("/")
+    if not slash or not (namespace in {"*", ".", "~"} or _LABEL.fullmatch(namespace)):
+        raise ValueError(f"{text!r} is not namespace/host, with `*`, `.` or `~` for the namespace")
+    if name != "*" and not _HOST.fullmatch(name):
+        raise ValueError(f"{name!r} is not a host")
+    return text
 
 
 def parse_outbound(fields: Fields) -> OutboundMode | None:

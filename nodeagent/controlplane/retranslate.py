@@ -21,7 +21,7 @@ from nodeagent.controlplane.translate import Touched, Translation, enrolled_by, 
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import PolicyScope
 from nodeagent.model.security import DryRun, Revocations, TrustDomains
-from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
+from nodeagent.model.traffic import ClientScopes, Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 _SHARED_KINDS = frozenset(
     {"Gateway", "GatewayClass", "PeerAuthentication", "ServiceEntry", "VirtualService", "DestinationRule"}
@@ -150,6 +150,8 @@ def _namespace(extension: Extension, whole: Translation) -> str:
             return whole.workloads[extension.uid].namespace
         case DryRun():
             return extension.policy.namespace
+        case ClientScopes():
+            return extension.namespace
         case MeshTraffic() | TrustDomains() | Revocations():
             return ""
         case unreachable:

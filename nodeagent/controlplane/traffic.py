@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VirtualService, DestinationRule and outboundTrafficPolicy -> extensions of our own for agents. Pure.
+"""VirtualService, DestinationRule and MeshConfig -> extensions of our own for agents. Pure.
 
 Istio's meaning, with what layer 4 and this mesh make of it:
 
@@ -10,8 +10,7 @@ Istio's meaning, with what layer 4 and this mesh make of it:
   namespace would need an answer for each client, and are not used. Several of one namespace are merged, oldest first.
 - Hosts are exact: a wildcard means Services by a pattern, which nothing at layer 4 asks for, unless it is just what a
   ServiceEntry of the same namespace is called.
-- outboundTrafficPolicy is the whole mesh's: MeshConfig's, or that of a Sidecar in the root namespace without selector.
-  The kernel has one switch for all pods of a node.
+- What Sidecars say is in `sidecars.py`.
 - localityLbSetting of MeshConfig counts when it is written, where no rule has one and the Service has no preference of
   its own; without outlierDetection only what it distributes does.
 - Of several ConnectionLimits for a workload the oldest with a selector counts, else the oldest without.
@@ -33,10 +32,10 @@ from nodeagent.controlplane.objects import (
     MeshObject,
     Meta,
     OutboundMode,
-    Sidecar,
     VirtualService,
     WrittenRoute,
 )
+from nodeagent.controlplane.sidecars import outbound_mode, translate_sidecars
 from nodeagent.model.traffic import (
     Destination,
     Extension,
@@ -88,10 +87,13 @@ def translate_traffic(
         found[MeshTraffic.NAME] = MeshTraffic(is_registry_only=True)
     security = translate_security(known, mesh)
     found |= security
+    scopes = translate_sidecars(known, mesh, outbound_mode(known, mesh))
+    found |= {one.name: one for one in scopes}
+    clients = {one.namespace: {pair for scope in one.scopes for pair in scope.labels.items()} for one in scopes}
     limits = _limits(known)
     asked, of_dry_runs, compared = written.labels(), asked_labels(security.values()), _compared(found.values())
     for uid, every in labels.items():
-        wanted = asked | of_dry_runs("", namespaces[uid])
+        wanted = asked | of_dry_runs("", namespaces[uid]) | clients.get(namespaces[uid], set())
         told = {name: value for name, value in every.items() if (name, value) in wanted or name in compared}
         if told:
             workload = WorkloadLabels(uid=uid, labels=told)
@@ -141,22 +143,7 @@ def analyze_traffic(objects: Iterable[MeshObject], services: Collection[str], me
     """What of these objects does not count or leads nowhere, seen together with all others; in no order."""
     known = tuple(objects)
     written = _Written.read(known, services, mesh)
-    for sidecar in known:
-        if isinstance(sidecar, Sidecar) and sidecar.outbound is not None and not _is_meshwide(sidecar, mesh):
-            words = "outboundTrafficPolicy is the whole mesh's and not applied by node agents"
-            written.find(sidecar.meta, "MN0301", words, _MESHWIDE, "spec.outboundTrafficPolicy")
     return written.findings
-
-
-def outbound_mode(objects: Iterable[MeshObject], mesh: MeshConfig) -> OutboundMode:
-    """Of the oldest Sidecar for the whole mesh that says one, else MeshConfig's."""
-    sidecars = [value for value in objects if isinstance(value, Sidecar) and _is_meshwide(value, mesh)]
-    written = (sidecar.outbound for sidecar in sorted(sidecars, key=lambda sidecar: sidecar.meta.age))
-    return next((mode for mode in written if mode is not None), mesh.outbound)
-
-
-def _is_meshwide(sidecar: Sidecar, mesh: MeshConfig) -> bool:
-    return sidecar.meta.namespace == mesh.root_namespace and not sidecar.is_selecting
 
 
 class _Hosts:
@@ -331,7 +318,6 @@ class _Written:
         self.findings.append(found)
 
 
-_MESHWIDE = "Write it in MeshConfig, or in a Sidecar of the root namespace without workloadSelector."
 _EXACT = "Name the Service."
 _MOVE = "Write it in the namespace of the Service."
 _KEEP_ONE = "Only one VirtualService per host counts."

@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     generation: int = 0
     slots: int = 0
     registry_only: int = 0
+    """1: every pod's are; not all known ones fit into the map."""
     is_settling: int = 0
     secret: int = 0
     """By which from_pod knows what from_proxy has sent: 64 random bits, told to nobody; 0: none yet."""
@@ -51,6 +52,8 @@ class SourceRow(NamedTuple):
     adopt_until: int
     """End of the adoption window, nanoseconds of CLOCK_MONOTONIC."""
     number: int
+    registry_only: int = 0
+    """1: its connections to unknown destinations are dropped."""
 
 
 class PodRow(NamedTuple):
@@ -209,7 +212,7 @@ def of_source_row() -> Coding[SourceRow]:
 
     def decode(packed: bytes) -> SourceRow:
         fields = _fields("source", packed)
-        return SourceRow(fields["adopt_until"], fields["number"])
+        return SourceRow(fields["adopt_until"], fields["number"], fields["registry_only"])
 
     return Coding(lambda row: layout.pack(**row._asdict()), decode)
 

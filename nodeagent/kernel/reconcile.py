@@ -49,6 +49,8 @@ class CapturedPod:
     device: PodDevice
     number: int = NO_NUMBER
     """Its bit in the table of verdicts."""
+    registry_only: bool = False
+    """Its connections to addresses that the mesh does not know are dropped."""
 
     @property
     def hooks(self) -> tuple[Hook, Hook]:
@@ -74,6 +76,7 @@ class Target:
     excluded: frozenset[Exclusion] = frozenset()
     slots: int = 0
     registry_only: bool = False
+    """For every pod."""
     is_settling: bool = False
     """Flows of a former layout are not all here yet."""
     secret: int = 0
@@ -266,11 +269,13 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
         yield Put("known", ip, PRESENT)
     for device in sorted({pod.device.index for pod in target.pods} - found.counted):
         yield Put("pod_counts", device, PodCount())
+    restricted = {pod.device.index for pod in target.pods if pod.registry_only}
     for source, number in sorted(_sources(target).items()):
         former = found.sources.get(source, SourceRow(target.adopt_until, NO_NUMBER))
-        wanted = former._replace(number=number)
+        adopt_until = former.adopt_until
         if former.number != number:  # the window may be that of the former pod of this device and address
-            wanted = SourceRow(min(former.adopt_until, target.adopt_until), number)
+            adopt_until = min(former.adopt_until, target.adopt_until)
+        wanted = SourceRow(adopt_until, number, int(source.device in restricted))
         if found.sources.get(source) != wanted:
             yield Put("sources", source, wanted)
     for ip, row in _rows(target).items():

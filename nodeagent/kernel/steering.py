@@ -81,6 +81,8 @@ class WantedPod:
     netns: str
     """Path of its network namespace."""
     addresses: tuple[Ip, ...]
+    registry_only: bool = False
+    """Its connections to addresses that the mesh does not know are dropped."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,6 @@ class Wanted:
     """Addresses of the mesh: workloads and services."""
     adoption_seconds: int
     excluded: frozenset[Exclusion] = frozenset()
-    registry_only: bool = False
-    """Connections to addresses that the mesh does not know are dropped."""
     in_question: frozenset[Ip] | None = None
     """None: `known` is every address. Else those that may have become known, or no longer, since the last reconcile
     that succeeded; `known` are those of them that are."""
@@ -400,7 +400,7 @@ class Steering:
             node_addresses=read_node_addresses(node, devices),
             excluded=wanted.excluded,
             slots=_slots_in_use(self._opened_maps()),
-            registry_only=wanted.registry_only or self._overflow["known"] > 0,
+            registry_only=self._overflow["known"] > 0,
             secret=secrets.randbits(64) or 1,
             source_number=secrets.randbits(32) or 1,
             adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
@@ -434,7 +434,7 @@ class Steering:
         self._owners = {pod.number: pod.owner for pod in target.pods}
         others = {table: self._overflow[table] for table in ("verdicts", *SERVICE_TABLES)}
         self._overflow = Counter(step.table for step in hands.overflow) + Counter(others)
-        self._close_when_full(wanted)
+        self._close_when_full()
         self._seen = set(wanted_filters(target)) | hands.undetached
         stale = self._pins.remove_others([former.former.directory] if former is not None and kept else ())
         return [*seen, *in_words(steps, hands, devices), *(f"unpinned {path}" for path in stale)]
@@ -478,11 +478,11 @@ class Steering:
                 settings._replace(slots=_slots_in_use(maps), generation=generation, is_changing=now.is_changing),
             )
 
-    def _close_when_full(self, wanted: Wanted) -> None:
+    def _close_when_full(self) -> None:
         """An address of the mesh that did not fit would be reached in plain text: fail closed."""
         for table, rows in (+self._overflow).items():
             log.error("the kernel map %s is full: %d rows do not fit", table, rows)
-        registry_only = int(wanted.registry_only or self._overflow["known"] > 0)
+        registry_only = int(self._overflow["known"] > 0)
         with self._settings_lock:
             maps = self._opened_maps()
             settings = maps.read_settings()
@@ -514,7 +514,9 @@ def _find_pods(
         if isinstance(device, NotCapturable):
             found = device
         else:
-            found = CapturedPod(pod.namespace, pod.name, pod.netns, pod.addresses, device)
+            found = CapturedPod(
+                pod.namespace, pod.name, pod.netns, pod.addresses, device, registry_only=pod.registry_only
+            )
             captured.append(found)
         states.append((pod, found))
     return captured, states

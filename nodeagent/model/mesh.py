@@ -18,7 +18,15 @@ from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.policy import Policy, PolicyScope
 from nodeagent.model.security import DryRun, Revocations, Security, SecurityExtension, TrustDomains
-from nodeagent.model.traffic import Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
+from nodeagent.model.traffic import (
+    ClientScope,
+    ClientScopes,
+    Extension,
+    MeshTraffic,
+    ServiceTraffic,
+    WorkloadLabels,
+    WorkloadLimits,
+)
 from nodeagent.model.workload import Service, Workload
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -168,9 +176,20 @@ class Mesh:
         found = self.extensions.get(WorkloadLimits.PREFIX + uid)
         return found if isinstance(found, WorkloadLimits) else None
 
-    @property
-    def is_registry_only(self) -> bool:
-        """Whether connections to addresses that nobody has registered are to be dropped."""
+    def scope(self, client: Workload) -> ClientScope | None:
+        """What `client` sees of the mesh, if anything is said about it."""
+        for namespace in (client.namespace, ""):
+            scopes = self.extensions.get(ClientScopes.PREFIX + namespace)
+            found = scopes.scope(self.labels(client.uid)) if isinstance(scopes, ClientScopes) else None
+            if found is not None:
+                return found
+        return None
+
+    def is_registry_only(self, client: Workload) -> bool:
+        """Whether its connections to addresses that nobody has registered are to be dropped."""
+        scope = self.scope(client)
+        if scope is not None:
+            return scope.is_registry_only
         found = self.extensions.get(MeshTraffic.NAME)
         return isinstance(found, MeshTraffic) and found.is_registry_only
 
@@ -231,7 +250,7 @@ class Mesh:
             case WorkloadLabels():
                 workload = self.workloads.get(extension.uid)
                 keys = workload.services if workload is not None else ()
-            case MeshTraffic() | WorkloadLimits() | DryRun() | TrustDomains() | Revocations():
+            case MeshTraffic() | WorkloadLimits() | ClientScopes() | DryRun() | TrustDomains() | Revocations():
                 keys = ()
             case unreachable:
                 assert_never(unreachable)

@@ -5,6 +5,7 @@ Nothing of it is needed: a mesh without these values behaves as a ztunnel's.
 """
 
 import enum
+from collections.abc import Mapping
 from typing import ClassVar, TypeAlias
 
 import msgspec
@@ -196,5 +197,44 @@ class WorkloadLimits(msgspec.Struct, frozen=True, kw_only=True, tag="limits", gc
         return self.PREFIX + self.uid
 
 
-Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic | WorkloadLimits | SecurityExtension
+class EgressHosts(msgspec.Struct, frozen=True, gc=False):
+    hosts: tuple[str, ...]
+    """`namespace/hostname`: of the namespace `*` is any, `.` the client's own, `~` none; the hostname may begin with
+    `*`."""
+    port: int = 0
+    """Of the Service; 0: every port that has none of its own."""
+
+
+class ClientScope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What some clients see of the mesh."""
+
+    name: str
+    """`namespace/name` of the Sidecar that says so."""
+    labels: dict[str, str] = {}
+    """Of the clients; empty: all."""
+    egress: tuple[EgressHosts, ...] | None = None
+    """None: they see everything."""
+    is_registry_only: bool = False
+    """Connections to addresses of nothing that they see are dropped."""
+
+
+class ClientScopes(msgspec.Struct, frozen=True, kw_only=True, tag="clients", gc=False):
+    """For clients of one namespace, instead of what MeshTraffic says."""
+
+    PREFIX: ClassVar[str] = "clients/"
+
+    namespace: str
+    """Empty: of every namespace without scopes for the client."""
+    scopes: tuple[ClientScope, ...]
+    """The first with the client's labels counts."""
+
+    @property
+    def name(self) -> str:
+        return self.PREFIX + self.namespace
+
+    def scope(self, labels: Mapping[str, str]) -> ClientScope | None:
+        return next((scope for scope in self.scopes if scope.labels.items() <= labels.items()), None)
+
+
+Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic | WorkloadLimits | ClientScopes | SecurityExtension
 """Each has a `name`, by which it is replaced and removed."""

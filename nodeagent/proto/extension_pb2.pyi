@@ -36,6 +36,7 @@ class Extension(_message.Message):
     WORKLOAD_FIELD_NUMBER: _builtins.int
     MESH_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     TRUST_DOMAINS_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
@@ -47,6 +48,8 @@ class Extension(_message.Message):
     def mesh(self) -> Global___MeshTraffic: ...
     @_builtins.property
     def limits(self) -> Global___WorkloadLimits: ...
+    @_builtins.property
+    def clients(self) -> Global___ClientScopes: ...
     @_builtins.property
     def dry_run(self) -> Global___DryRun: ...
     @_builtins.property
@@ -60,15 +63,16 @@ class Extension(_message.Message):
         workload: Global___WorkloadLabels | None = ...,
         mesh: Global___MeshTraffic | None = ...,
         limits: Global___WorkloadLimits | None = ...,
+        clients: Global___ClientScopes | None = ...,
         dry_run: Global___DryRun | None = ...,
         trust_domains: Global___TrustDomains | None = ...,
         revocations: Global___Revocations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh", "limits", "dry_run", "trust_domains", "revocations"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh", "limits", "clients", "dry_run", "trust_domains", "revocations"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
@@ -769,3 +773,135 @@ class Revocations(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Revocations: _TypeAlias = Revocations  # noqa: Y015
+
+@_typing.final
+class ClientScopes(_message.Message):
+    """What clients of one namespace see of the mesh, instead of what MeshTraffic says. Named "clients/<namespace>"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty: of every namespace without scopes for the client."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientScope]:
+        """The first with the client's labels counts."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        scopes: _abc.Iterable[Global___ClientScope] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientScopes: _TypeAlias = ClientScopes  # noqa: Y015
+
+@_typing.final
+class ClientScope(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    EGRESS_FIELD_NUMBER: _builtins.int
+    REGISTRY_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"namespace/name" of the Sidecar that says so."""
+    registry_only: _builtins.bool
+    """Connections to addresses of nothing that they see are dropped."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of the clients; none: all."""
+
+    @_builtins.property
+    def egress(self) -> Global___Egress:
+        """Without it they see everything."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        egress: Global___Egress | None = ...,
+        registry_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress", "labels", b"labels", "name", b"name", "registry_only", b"registry_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientScope: _TypeAlias = ClientScope  # noqa: Y015
+
+@_typing.final
+class Egress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTENERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def listeners(self) -> _containers.RepeatedCompositeFieldContainer[Global___EgressHosts]:
+        """One for each port."""
+
+    def __init__(
+        self,
+        *,
+        listeners: _abc.Iterable[Global___EgressHosts] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["listeners", b"listeners"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Egress: _TypeAlias = Egress  # noqa: Y015
+
+@_typing.final
+class EgressHosts(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    port: _builtins.int
+    """Of the Service; 0: every port that has none of its own."""
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"namespace/hostname": of the namespace "*" is any, "." the client's own, "~" none; the hostname may begin with "*"."""
+
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EgressHosts: _TypeAlias = EgressHosts  # noqa: Y015

@@ -8,7 +8,8 @@
    extension has a say (`legs.py`): it may lead to a subset of the endpoints, or to another Service.
 5. A workload that was addressed by its own address and has a waypoint: as in 3.
 6. An HBONE workload is reached by a tunnel to its port 15008, any other by plain TCP.
-7. What nobody knows goes where it was going, unless an extension says that only what is registered may be reached.
+7. What nobody knows, or the client does not see (`visibility.py`), goes where it was going, unless an extension says
+   that only what is registered may be reached.
 
 Waypoints are not sent through themselves. A destination in another network needs a tunnel within a tunnel through its
 gateway, which is not built: it is refused with NO_GATEWAY.
@@ -40,6 +41,7 @@ from nodeagent.routing.candidates import (
 from nodeagent.routing.legs import Leg, asked_names, choose_leg
 from nodeagent.routing.lookup import find_gateway, find_service
 from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
+from nodeagent.routing.visibility import sees
 
 Choose: TypeAlias = Callable[[Candidates], Workload | None]
 """None: there is none to choose at the moment."""
@@ -69,16 +71,35 @@ def decide(
     workload = mesh.workload_at(source.network, target.ip)
     if workload is not None:
         return decision.to_workload(workload)
-    service = find_service(mesh, source.network, target.ip, source.namespace)
+    service = _find_service(target, source, mesh)
     if service is not None:
         return decision.to_service(service)
-    if mesh.is_registry_only:
-        return Refuse(
-            reason=Reason.UNKNOWN_DESTINATION,
-            detail=f"nobody has registered {_show(target)}, and nothing else may be reached (REGISTRY_ONLY): the "
-            "kernel drops it as NOT_REGISTERED, unless it is excluded or an address of the client's node",
-        )
+    if mesh.is_registry_only(source):
+        return Refuse(reason=Reason.UNKNOWN_DESTINATION, detail=_unregistered(target, source, mesh))
     return Direct(ip=target.ip, port=target.port)
+
+
+def _find_service(target: Target, source: Workload, mesh: Mesh) -> Service | None:
+    """That the client sees there."""
+    scope = mesh.scope(source)
+    return find_service(
+        mesh,
+        source.network,
+        target.ip,
+        source.namespace,
+        lambda service: sees(scope, source, service, target.port),
+    )
+
+
+def _unregistered(target: Target, source: Workload, mesh: Mesh) -> str:
+    scope = mesh.scope(source)
+    hidden = find_service(mesh, source.network, target.ip, source.namespace)
+    if scope is not None and hidden is not None:
+        return f"Sidecar {scope.name} does not show {hidden.key} to its clients, and is REGISTRY_ONLY"
+    return (
+        f"nobody has registered {_show(target)}, and nothing else may be reached (REGISTRY_ONLY): the kernel drops it "
+        "as NOT_REGISTERED, unless it is excluded or an address of the client's node"
+    )
 
 
 def server_names(target: Target, source: Workload, mesh: Mesh) -> tuple[str, ...]:
@@ -88,7 +109,7 @@ def server_names(target: Target, source: Workload, mesh: Mesh) -> tuple[str, ...
     """
     if mesh.workload_at(source.network, target.ip) is not None:
         return ()
-    service = find_service(mesh, source.network, target.ip, source.namespace)
+    service = _find_service(target, source, mesh)
     traffic = mesh.traffic(service.key) if service is not None else None
     if service is None or traffic is None or service.waypoint is not None or not lists_port(service, target.port):
         return ()

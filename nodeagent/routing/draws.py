@@ -61,7 +61,7 @@ def lots_of(key: str, mesh: Mesh, sources: Sequence[Workload]) -> tuple[Lots, ..
         return ()
     if mesh.traffic(key) is not None:
         return ()
-    views = {_view(source): source for source in sources}.values()
+    views = {_view(source, mesh): source for source in sources}.values()
     targets = [Target(vip.ip, port.service_port) for vip in service.vips if vip.ip for port in service.ports]
     found = ((target, _draw_for_all(target, service, mesh, views)) for target in targets)
     return tuple(Lots(target, endpoints) for target, endpoints in found if endpoints)
@@ -76,15 +76,17 @@ def basis_of(key: str, mesh: Mesh, sources: Sequence[Workload]) -> object:
     endpoints = [(one.network, ip) for one in mesh.endpoints(key) for ip in one.addresses]
     return (
         mesh.changed(key),
-        frozenset(map(_view, sources)),
+        frozenset(_view(source, mesh) for source in sources),
         [(mesh.services_at_ip(*target), mesh.services_at_block(*target)) for target in targets],
         [mesh.workload_at(*place) for place in (*targets, *endpoints)],
     )
 
 
-def _view(source: Workload) -> tuple[str, ...]:
+def _view(source: Workload, mesh: Mesh) -> tuple[object, ...]:
     """What decide() may ask of a client that is no waypoint; those of one node differ in little."""
-    return (source.namespace, *_place(source))
+    scope = mesh.scope(source)
+    seen = (scope.egress, scope.is_registry_only) if scope is not None else ()
+    return (source.namespace, *_place(source), *seen)
 
 
 def _place(source: Workload) -> tuple[str, ...]:

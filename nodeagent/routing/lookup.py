@@ -4,22 +4,25 @@
 The rank is ztunnel's (src/state/service.rs: find_best_match, get_best_by_cidr_vip).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from nodeagent.model.address import Ip
 from nodeagent.model.mesh import Mesh
 from nodeagent.model.workload import GatewayAddress, Service, Workload
 
 
-def find_service(mesh: Mesh, network: str, ip: Ip, namespace: str) -> Service | None:
+def find_service(
+    mesh: Mesh, network: str, ip: Ip, namespace: str, is_seen: Callable[[Service], bool] = lambda _: True
+) -> Service | None:
     """The Service at `ip` for clients of `namespace`: by exact address, else by the best block that holds it.
 
-    Among blocks the client's own namespace comes before the length of the prefix.
+    Among blocks the client's own namespace comes before the length of the prefix. What is not seen is passed over.
     """
-    exact = best(mesh.services_at_ip(network, ip), namespace)
+    exact = best(filter(is_seen, mesh.services_at_ip(network, ip)), namespace)
     if exact is not None:
         return exact
-    blocks = [found for found in mesh.services_at_block(network, ip) if _is_visible(found[1], namespace)]
+    holding = mesh.services_at_block(network, ip)
+    blocks = [found for found in holding if is_seen(found[1]) and _is_visible(found[1], namespace)]
     if not blocks:
         return None
     return max(blocks, key=lambda found: (found[1].namespace == namespace, found[0], found[1].is_canonical))[1]

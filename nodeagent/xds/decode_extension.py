@@ -15,8 +15,11 @@ from nodeagent.model.address import Cidr
 from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
+    ClientScope,
+    ClientScopes,
     Destination,
     Distribution,
+    EgressHosts,
     Extension,
     Keepalive,
     LocalityBalancing,
@@ -59,6 +62,9 @@ def decode_extension(value: bytes) -> Extension:
             return MeshTraffic(is_registry_only=message.mesh.registry_only)
         case "limits":
             return _limits(message.limits)
+        case "clients":
+            scopes = tuple(_scope(scope) for scope in message.clients.scopes)
+            return ClientScopes(namespace=message.clients.namespace, scopes=scopes)
         case "dry_run":
             return _dry_run(message.dry_run)
         case "trust_domains":
@@ -90,6 +96,17 @@ def _revocations(message: pb.Revocations) -> Revocations:
     if len(message.certificates) > MOST_REVOKED:
         raise ValueError(f"more than {MOST_REVOKED} certificates are revoked")
     return Revocations(source=message.source, certificates=frozenset(message.certificates))
+
+
+def _scope(message: pb.ClientScope) -> ClientScope:
+    egress = None
+    if message.HasField("egress"):
+        egress = tuple(EgressHosts(tuple(one.hosts), _port(one.port)) for one in message.egress.listeners)
+        if len({listener.port for listener in egress}) < len(egress):
+            raise ValueError("two listeners for one port")
+    return ClientScope(
+        name=message.name, labels=dict(message.labels), egress=egress, is_registry_only=message.registry_only
+    )
 
 
 def _limits(message: pb.WorkloadLimits) -> WorkloadLimits:

@@ -638,6 +638,16 @@ def test_row_18_an_unknown_destination_passes_or_is_dropped(kernel: Kernel, fami
         assert kernel.from_pod(packet)[:2] == ("NOT_REGISTERED", SHOT)
     finally:
         kernel.maps.settings.put(0, settings)
+    source = Source(kernel.a, family.pod)
+    row = kernel.maps.sources.find(source)
+    assert row is not None
+    kernel.maps.sources.put(source, row._replace(registry_only=1))
+    try:
+        assert kernel.from_pod(packet)[:2] == ("NOT_REGISTERED", SHOT)
+        assert kernel.from_pod(Packet(family.pod, family.remote))[:2] == ("STEERED", REDIRECT)
+    finally:
+        kernel.maps.sources.put(source, row)
+    assert kernel.from_pod(packet)[:3] == ("UNKNOWN_DESTINATION", UNSPEC, 0)
 
 
 def test_connections_and_drops_are_counted_for_the_pods_device(kernel: Kernel, family: Family) -> None:

@@ -213,7 +213,7 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         _take(world, packet)
         return 17, "STEERED"
     world.flows.pop(packet.connection, None)
-    return 18, "NOT_REGISTERED" if world.registry_only else "UNKNOWN_DESTINATION"
+    return 18, "NOT_REGISTERED" if world.registry_only or sender.registry_only else "UNKNOWN_DESTINATION"
 
 
 def leaves_signed(outcome: Outcome, *, is_signed: bool) -> bool:

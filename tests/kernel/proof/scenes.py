@@ -103,7 +103,8 @@ class Scenes:
         for cast in self._casts:
             for place, address in enumerate(cast.pods):
                 number, device = dice.choice(_NUMBERS), (twin.kernel.a, twin.kernel.b)[place % 2]
-                twin.put_sender(device, address, Sender(number, is_window_open=dice.random() < 0.3))
+                sender = Sender(number, dice.random() < 0.3, registry_only=dice.random() < 0.3)
+                twin.put_sender(device, address, sender)
                 is_gone = place >= 2 and dice.random() < 0.3
                 if is_gone and dice.random() < 0.5:
                     twin.remove_sender(device, address)

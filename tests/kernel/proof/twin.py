@@ -91,7 +91,7 @@ class Twin:
 
     def put_sender(self, device: int, address: bytes, sender: Sender) -> None:
         self.world.senders[device, address] = sender
-        row = SourceRow(_FAR if sender.is_window_open else 0, sender.number)
+        row = SourceRow(_FAR if sender.is_window_open else 0, sender.number, int(sender.registry_only))
         self._maps.sources.put(Source(device, unpack_ip(address)), row)
 
     def remove_sender(self, device: int, address: bytes) -> None:
@@ -275,7 +275,9 @@ class Twin:
             is_settling=bool(settings.is_settling),
             is_changing=bool(settings.is_changing),
             senders={
-                (key.device, packed_ip(key.ip)): Sender(row.number, row.adopt_until > time.monotonic_ns())
+                (key.device, packed_ip(key.ip)): Sender(
+                    row.number, row.adopt_until > time.monotonic_ns(), bool(row.registry_only)
+                )
                 for key, row in maps.sources.rows().items()
             },
             pods={packed_ip(ip): Pod(*row) for ip, row in maps.pods.rows().items()},

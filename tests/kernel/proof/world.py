@@ -27,6 +27,7 @@ class Pod(NamedTuple):
 class Sender(NamedTuple):
     number: int
     is_window_open: bool
+    registry_only: bool = False
 
 
 class Block(NamedTuple):

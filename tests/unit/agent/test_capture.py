@@ -24,7 +24,7 @@ from nodeagent.kernel.steering import Steering, Wanted
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
-from nodeagent.model.traffic import MeshTraffic
+from nodeagent.model.traffic import ClientScope, ClientScopes, MeshTraffic
 from nodeagent.model.workload import TunnelProtocol, Workload
 from nodeagent.proxy.messages import LocalPods, ToWorker
 
@@ -451,7 +451,7 @@ def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Even
 
     def note(wanted: Wanted) -> list[str]:
         known.append(wanted.known)
-        assert not wanted.registry_only
+        assert not any(pod.registry_only for pod in wanted.pods)
         assert wanted.adoption_seconds == node.config.adoption_seconds
         return reconcile(wanted)
 
@@ -470,21 +470,33 @@ def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Even
 def test_the_kernel_drops_what_nobody_has_registered_as_soon_as_the_mesh_says_so(
     node: Node, eventually: Eventually
 ) -> None:
-    told: list[bool] = []
+    told: list[dict[str, bool]] = []
     reconcile = node.reconcile
 
     def note(wanted: Wanted) -> list[str]:
-        told.append(wanted.registry_only)
+        told.append({pod.name: pod.registry_only for pod in wanted.pods})
         return reconcile(wanted)
 
     node.reconcile = note  # type: ignore[method-assign]
 
     async def scenario() -> None:
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"),)))
         async with node.running():
             await node.settled(eventually)
-            for is_on in (True, False):
-                node.change(Changes(extensions=(MeshTraffic(is_registry_only=is_on),)))
-                await eventually(lambda is_on=is_on: told[-1] is is_on)  # type: ignore[misc]
+            mesh = MeshTraffic(is_registry_only=True)
+            for extension, is_on in (
+                (mesh, True),
+                (ClientScopes(namespace="shop", scopes=(scope(is_registry_only=False),)), False),
+                (ClientScopes(namespace="shop", scopes=(scope(is_registry_only=False, app="db"),)), True),
+                (MeshTraffic(), False),
+                (ClientScopes(namespace="", scopes=(scope(is_registry_only=True),)), True),
+            ):
+                node.change(Changes(extensions=(extension,)))
+                await eventually(lambda is_on=is_on: told[-1] == {"web": is_on})  # type: ignore[misc]
 
     asyncio.run(scenario())
-    assert told[0] is False
+    assert told[0] == {"web": False}
+
+
+def scope(*, is_registry_only: bool, **labels: str) -> ClientScope:
+    return ClientScope(name="shop/s", labels=labels, is_registry_only=is_registry_only)

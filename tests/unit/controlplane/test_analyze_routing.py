@@ -73,7 +73,7 @@ def test_nothing_to_say(codes: Codes, more: str) -> None:
         (route("{host: example.com}"), "IST0101"),
         (route("{host: any.example.com}"), "MN0303"),
         (written("DestinationRule", "{host: '*.example.net'}"), "MN0301"),
-        (written("Sidecar", "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"), "MN0301"),
+        (written("Sidecar", "{ingress: [{port: {number: 80}}]}"), "MN0301"),
         (route("{host: api.example.org, port: {number: 80}}"), "IST0101"),
         (route("{host: web, subset: v1}"), "IST0101"),
         (
@@ -123,16 +123,13 @@ CAPTURED = """
     ("spec", "found"),
     [
         ("{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}", set[str]()),
-        ("{egress: [{hosts: ['./*']}]}", {"IST0167"}),
-        (
-            "{workloadSelector: {labels: {app: a}}, outboundTrafficPolicy: {mode: REGISTRY_ONLY}}",
-            {"IST0167", "MN0301"},
-        ),
+        ("{egress: [{hosts: ['./*']}]}", set[str]()),
+        ("{workloadSelector: {labels: {app: a}}, egress: [{hosts: ['./*']}]}", set[str]()),
+        ("{workloadSelector: {labels: {app: a}}}", {"IST0167"}),
+        ("{ingress: [{port: {number: 80}}]}", {"IST0167", "MN0301"}),
     ],
 )
-def test_a_sidecar_of_captured_pods_counts_only_for_what_the_whole_mesh_may_reach(
-    codes: Codes, spec: str, found: set[str]
-) -> None:
+def test_a_sidecar_of_captured_pods_counts_only_for_what_they_reach(codes: Codes, spec: str, found: set[str]) -> None:
     assert codes(CAPTURED + written("Sidecar", spec).replace("shop", "istio-system")) == found
 
 

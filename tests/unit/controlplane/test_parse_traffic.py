@@ -14,7 +14,7 @@ from nodeagent.controlplane.objects import (
     WrittenRoute,
 )
 from nodeagent.model.address import Cidr
-from nodeagent.model.traffic import Subset, TcpMatch
+from nodeagent.model.traffic import EgressHosts, Subset, TcpMatch
 from tests.unit.controlplane.conftest import Read
 
 ROUTED = """
@@ -204,10 +204,49 @@ def test_an_object_without_a_spec_is_refused(read: Read, kind: str) -> None:
     assert findings[0].is_rejected
 
 
-def test_what_a_sidecar_says_to_sidecars_is_taken_without_a_word(read: Read) -> None:
-    (found,), findings = read(SIDECAR + "  egress: [{hosts: ['./*']}]\n")
+def test_what_a_sidecar_shows_is_read(read: Read) -> None:
+    (found,), findings = read(
+        SIDECAR
+        + "  workloadSelector: {labels: {app: web}}\n"
+        + "  egress: [{hosts: ['./*', istio-system/*.a, '*/b.c']}, "
+        + "{port: {number: 80, name: http, protocol: HTTP}, captureMode: IPTABLES, hosts: ['~/*']}]\n"
+    )
     assert isinstance(found, Sidecar)
     assert findings == []
+    assert found.labels == {"app": "web"}
+    assert found.egress == (EgressHosts(("./*", "istio-system/*.a", "*/b.c")), EgressHosts(("~/*",), 80))
+
+
+@pytest.mark.parametrize(
+    ("egress", "words"),
+    [
+        ("[{}]", "spec.egress[0].hosts: at least one is needed"),
+        ("[{hosts: ['*']}]", "spec.egress[0].hosts[0]: '*' is not namespace/host"),
+        ("[{hosts: [a*/b]}]", "'a*/b' is not namespace/host"),
+        ("[{hosts: [a/b*]}]", "'b*' is not a host"),
+        ("[{hosts: [a/]}]", "'' is not a host"),
+        ("[{hosts: [a/b], port: {}}]", "port.number: a number is needed"),
+        ("[{hosts: [a/b], prot: {}}]", "prot: there is no such field"),
+        ("[{hosts: [a/b], captureMode: SOME}]", "captureMode: 'SOME' is not one of"),
+        ("[{hosts: [a/b]}, {hosts: [a/c]}]", "spec.egress: two listeners have no port"),
+        (
+            "[{hosts: [a/b], port: {number: 1}}, {hosts: [a/c], port: {number: 1}}]",
+            "spec.egress: two listeners have the port 1",
+        ),
+    ],
+)
+def test_a_mistake_in_what_a_sidecar_shows_is_refused(read: Read, egress: str, words: str) -> None:
+    found, findings = read(SIDECAR + f"  egress: {egress}\n")
+    assert found == []
+    assert any(words in described(finding) for finding in findings), findings
+
+
+def test_a_listener_to_which_no_captured_connection_comes_is_told_and_shows_nothing(read: Read) -> None:
+    for more, name in (("bind: 127.0.0.1", "bind"), ("captureMode: NONE", "captureMode")):
+        (found,), (finding,) = read(SIDECAR + f"  egress: [{{hosts: [a/b], {more}}}, {{hosts: [a/c]}}]\n")
+        assert isinstance(found, Sidecar)
+        assert (found.egress, finding.code) == ((EgressHosts(("a/c",)),), "MN0301")
+        assert f"spec.egress[0].{name}: not applied" in described(finding)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +255,8 @@ def test_what_a_sidecar_says_to_sidecars_is_taken_without_a_word(read: Read) -> 
         (ROUTED, "  http: [{route: []}]\n", "spec.http: not applied"),
         (ROUTED, "  exportTo: ['.']\n", "spec.exportTo: not applied"),
         (RULE, "  exportTo: ['.']\n", "spec.exportTo: not applied"),
+        (SIDECAR, "  ingress: [{port: {number: 80}}]\n", "spec.ingress: not applied"),
+        (SIDECAR, "  inboundConnectionPool: {}\n", "spec.inboundConnectionPool: not applied"),
         (RULE, "  workloadSelector: {matchLabels: {app: web}}\n", "spec.workloadSelector: not applied"),
     ],
 )

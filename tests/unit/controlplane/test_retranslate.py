@@ -15,7 +15,7 @@ from nodeagent.controlplane.retranslate import Meshed, concerned_nodes, retransl
 from nodeagent.controlplane.snapshot import Snapshot, advance
 from nodeagent.controlplane.translate import enrolled_by, translate
 from nodeagent.model.security import DryRun
-from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
+from nodeagent.model.traffic import ClientScopes, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 RECORDINGS = Path(__file__).parents[2] / "data" / "istiod"
 STEPS = 40
@@ -70,6 +70,9 @@ def make_traffic(documents: list[str]) -> list[str]:
     for version, mode in enumerate(("ALLOW_ANY", "REGISTRY_ONLY", "REGISTRY_ONLY")):
         place = ("istio-system", "istio-system", "default")[version]
         made.append(traffic("Sidecar", place, 0, {"outboundTrafficPolicy": {"mode": mode}}))
+    for number, (namespace, label) in enumerate(sorted((place, min(own)) for place, own in labels.items() if own)):
+        spec = {"workloadSelector": {"labels": dict([label])}, "egress": [{"hosts": ["./*"]}]}
+        made.append(traffic("Sidecar", namespace, 1 + number % 2, spec))
     return made
 
 
@@ -137,7 +140,7 @@ def test_routes_and_limits_are_read_from_the_documents() -> None:
     assert {key.kind for key in catalog.objects} >= {"VirtualService", "DestinationRule", "ConnectionLimit", "Sidecar"}
     assert not [finding for finding in catalog.findings if finding.is_rejected and "about-" in finding.subject]
     told = {type(extension) for extension in translate(catalog.values).extensions.values()}
-    assert told == {ServiceTraffic, WorkloadLabels, WorkloadLimits, MeshTraffic, DryRun}
+    assert told == {ServiceTraffic, WorkloadLabels, WorkloadLimits, MeshTraffic, ClientScopes, DryRun}
 
 
 def test_only_the_namespace_that_changed_is_looked_at() -> None:

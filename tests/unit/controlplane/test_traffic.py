@@ -9,8 +9,11 @@ from nodeagent.controlplane.snapshot import ADDRESS, EXTENSION, Snapshot, advanc
 from nodeagent.controlplane.traffic import analyze_traffic, translate_traffic
 from nodeagent.controlplane.translate import mesh_config, translate
 from nodeagent.model.traffic import (
+    ClientScope,
+    ClientScopes,
     Destination,
     Distribution,
+    EgressHosts,
     Extension,
     LocalityBalancing,
     MeshTraffic,
@@ -286,7 +289,6 @@ OLD, YOUNG = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
             True,
             id="the oldest",
         ),
-        pytest.param(SIDECAR % ("a", "shop", OLD, "REGISTRY_ONLY"), False, id="another namespace's"),
     ],
 )
 def test_only_what_is_registered_for_the_whole_mesh_or_not_at_all(
@@ -296,13 +298,17 @@ def test_only_what_is_registered_for_the_whole_mesh_or_not_at_all(
     assert translated(read, text) == found
 
 
-def test_a_namespaces_own_outbound_policy_is_told_not_to_be_applied(read: Read) -> None:
-    assert [code for code, _ in told(read, SIDECAR % ("a", "shop", OLD, "REGISTRY_ONLY"))] == ["MN0301"]
-    assert told(read, SIDECAR % ("a", "istio-system", OLD, "REGISTRY_ONLY")) == []
-    selecting = (SIDECAR % ("a", "istio-system", OLD, "REGISTRY_ONLY")).replace(
-        "spec: {", "spec: {workloadSelector: {labels: {a: b}}, "
+def test_what_a_sidecar_shows_is_told_with_the_labels_that_it_asks_for_of_its_own_namespace(read: Read) -> None:
+    selecting = (SIDECAR % ("a", "shop", OLD, "REGISTRY_ONLY")).replace(
+        "spec: {", "spec: {workloadSelector: {labels: {app: web}}, egress: [{hosts: ['./*']}], "
     )
-    assert [code for code, _ in told(read, selecting)] == ["MN0301"]
+    scope = ClientScope(name="shop/a", labels={"app": "web"}, egress=(EgressHosts(("./*",)),), is_registry_only=True)
+    assert translated(read, selecting) == {
+        "clients/shop": ClientScopes(namespace="shop", scopes=(scope,)),
+        "workload/u3": WorkloadLabels(uid="u3", labels={"app": "web"}),
+    }
+    assert told(read, selecting) == []
+    assert translated(read, selecting.replace("namespace: shop", "namespace: office")).keys() == {"clients/office"}
 
 
 def limit(spec: str, name: str, namespace: str = "shop", created: str = "") -> str:

@@ -39,7 +39,7 @@ _blocks = st.one_of(
 _values: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "settings": (codings.of_settings, st.builds(Settings, *[_words] * 6, _longs, _words, _words)),
     "source": (codings.of_source, st.builds(Source, _words, _ips)),
-    "source_row": (codings.of_source_row, st.builds(SourceRow, st.integers(0, 2**64 - 1), _words)),
+    "source_row": (codings.of_source_row, st.builds(SourceRow, st.integers(0, 2**64 - 1), _words, _words)),
     "pod": (codings.of_pod, st.builds(PodRow, _words, _macs, _macs, _words)),
     "verdict_key": (codings.of_verdict_key, st.builds(VerdictKey, _words, _words, _ports)),
     "verdict": (codings.of_verdict, st.builds(VerdictBits, st.integers(0, 2**NUMBERS - 1), st.integers(0, 1))),

@@ -189,6 +189,15 @@ def test_an_adoption_window_is_not_opened_again() -> None:
     assert plan(replace(NOTHING, pods=(_pod(),), adopt_until=2), settled) == []
 
 
+@pytest.mark.parametrize("registry_only", [True, False])
+def test_what_a_pod_may_reach_is_a_pods_own(registry_only: bool) -> None:  # noqa: FBT001
+    other = _pod(11, Ip("10.0.0.9"), number=1)
+    before, after = (replace(_pod(10, IPS[0]), registry_only=is_on) for is_on in (not registry_only, registry_only))
+    settled = _after(replace(NOTHING, pods=(before, other), adopt_until=1), Found())
+    steps = plan(replace(NOTHING, pods=(after, other), adopt_until=2), settled)
+    assert steps == [Put("sources", Source(10, IPS[0]), SourceRow(1, 0, int(registry_only)))]
+
+
 def test_a_new_address_of_a_running_pod_has_a_window_of_its_own() -> None:
     settled = _after(replace(NOTHING, pods=(_pod(10, IPS[0]),), adopt_until=1), Found())
     steps = plan(replace(NOTHING, pods=(_pod(10, *IPS),), adopt_until=2), settled)

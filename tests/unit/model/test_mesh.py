@@ -417,10 +417,10 @@ def test_a_change_of_an_extension_is_one_of_its_service_and_of_no_other(change: 
 
 def test_only_what_is_registered_if_the_mesh_says_so() -> None:
     mesh = Mesh()
-    seen = [mesh.is_registry_only]
+    seen = [mesh.is_registry_only(workload("a"))]
     for extension in (MeshTraffic(is_registry_only=True), MeshTraffic()):
         mesh.apply(Changes(extensions=(extension,)))
-        seen.append(mesh.is_registry_only)
+        seen.append(mesh.is_registry_only(workload("a")))
     assert seen == [False, True, False]
 
 

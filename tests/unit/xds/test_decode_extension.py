@@ -15,8 +15,11 @@ from nodeagent.model.policy import Action, Clause, Match, Policy, PolicyScope, R
 from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
+    ClientScope,
+    ClientScopes,
     Destination,
     Distribution,
+    EgressHosts,
     Extension,
     Keepalive,
     LocalityBalancing,
@@ -120,6 +123,18 @@ DRY_POLICIES = st.builds(
     ).map(tuple),
     is_dry_run=st.just(True),  # noqa: FBT003 - a value
 )
+SCOPES = st.builds(
+    ClientScope,
+    name=TEXTS,
+    labels=LABELS,
+    egress=st.none()
+    | st.lists(
+        st.builds(EgressHosts, hosts=st.lists(TEXTS, max_size=2).map(tuple), port=PORTS),
+        max_size=2,
+        unique_by=lambda one: one.port,
+    ).map(tuple),
+    is_registry_only=st.booleans(),
+)
 EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
     st.builds(
         ServiceTraffic,
@@ -145,6 +160,7 @@ EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
         source=TEXTS,
         certificates=st.frozensets(st.binary(min_size=NAME_BYTES, max_size=NAME_BYTES), max_size=3),
     ),
+    st.builds(ClientScopes, namespace=st.text("abc", max_size=3), scopes=st.lists(SCOPES, max_size=2).map(tuple)),
 )
 
 
@@ -196,6 +212,14 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
         ),
         (shared([]), "a distribution without shares, or with one of 0"),
         (shared([pb.Share(locality="a")]), "a distribution without shares, or with one of 0"),
+        (
+            pb.Extension(
+                clients=pb.ClientScopes(
+                    scopes=[pb.ClientScope(egress=pb.Egress(listeners=[pb.EgressHosts(), pb.EgressHosts()]))]
+                )
+            ),
+            "two listeners for one port",
+        ),
         (pb.Extension(limits=pb.WorkloadLimits(concurrent=1)), "limits of a workload without uid"),
         (pb.Extension(limits=pb.WorkloadLimits(uid="a", per_thousand_seconds=1)), "a burst of 0 lets nobody in"),
         (pb.Extension(dry_run=pb.DryRun()), "policy without a name"),
