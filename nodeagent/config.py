@@ -50,6 +50,12 @@ class Config:
     token: str = setting(
         "/var/run/secrets/tokens/istio-token", "AUTH_TOKEN", "File with the bearer token; re-read for every use."
     )
+    crl: str = setting(
+        "",
+        "CRL_PATH",
+        "File with lists of revoked certificates (CRL; PEM or DER), for peers in both roles; re-read (default: those "
+        "alone that the control plane names).",
+    )
     certificate_seconds: int = setting(86400, "SECRET_TTL", "Lifetime asked for workload certificates, seconds or 24h.")
     # -- pods of this node ---------------------------------------------------------------------------------------
     pods_file: str = setting("", "NODEAGENT_PODS", "YAML file of local pods: namespace, name, netns; re-read.")

@@ -5,6 +5,7 @@ Only reads; nothing here decides. Made anew for each question, so there is no se
 """
 
 import dataclasses
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from nodeagent.admin.state import (
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
+from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
@@ -58,6 +60,7 @@ class Picture:
     services: ServiceConnect
     xds: XdsClient
     keeper: CertificateKeeper
+    revocations: RevocationFile
     open_connections: OpenConnections
     totals: Totals
     lines: LineWriter | None
@@ -151,8 +154,16 @@ class Picture:
         refused = [row for row in self.keeper.status() if row.last_error]
         told = refused[0].last_error if refused else "every request was answered"
         yield ComponentState("ca", Health.DEGRADED if refused else Health.OK, self.started, told)
+        yield from self._revocations_component()
         if xds.state_error:
             yield ComponentState("state-file", Health.DEGRADED, self.started, xds.state_error)
+
+    def _revocations_component(self) -> Iterator[ComponentState]:
+        """Nothing where nobody has a list."""
+        count, fault = len(self.state.mesh.security.revoked), self.revocations.fault(dt.datetime.now(dt.UTC))
+        if count or fault:
+            words = f"{count} certificate{'' if count == 1 else 's'} revoked" + _because(fault)
+            yield ComponentState("revocations", Health.DEGRADED if fault else Health.OK, self.started, words)
 
     def _flows_component(self) -> ComponentState:
         cgroup, losses = self.steering.pods_cgroup, self.flows.losses()

@@ -26,6 +26,7 @@ from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
 from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
 from nodeagent.agent.picture import Picture
+from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.service_names import ServiceNames
 from nodeagent.agent.state import NodeState
@@ -111,6 +112,7 @@ class Agent:
             self._connections,
             lambda: self._capture.namespaces if self._capture.is_settled else None,
         )
+        self._revocations = RevocationFile(config.crl, self._state.apply)
         self._verdicts = NodeVerdicts(config, self._steering, self._state, self._flows.revoked)
         self._state.before_workers_know = self._verdicts.suspend_if_changed
         self._services = ServiceConnect(config, self._steering, self._state)
@@ -136,6 +138,7 @@ class Agent:
             services=self._services,
             xds=self._xds,
             keeper=self._keeper,
+            revocations=self._revocations,
             open_connections=self._connections,
             totals=self._totals,
             lines=lines,
@@ -172,6 +175,7 @@ class Agent:
             parts.create_task(self._xds.run(), name="xds")
             parts.create_task(self._keeper.run(), name="certificates")
             parts.create_task(self._capture.watch_pods_file(), name="pods file")
+            parts.create_task(self._revocations.run(), name="revocations")
             parts.create_task(self._capture.run(), name="capture")
             parts.create_task(self._flows.run(), name="connections in the kernel")
             parts.create_task(watch_network(self._capture.look_at_kernel), name="netlink")

@@ -4,6 +4,8 @@
     revoked.json   0644  serials, and when they were revoked; `nodeagent ca revoke` adds to it
     ca-crl.pem     0644  the list, for whoever verifies (ztunnel's CRL_PATH); made again within a second, and every day
 
+Agents of ours are told what is listed, as an extension.
+
 A list is for the certificates of its signer. That of a former intermediate stays in the file for as long as one of its
 leaves may live, which is as long as it was valid for; nothing can be added to it any more.
 """
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from nodeagent.controlplane.ca import CRL_LIFE, CertificateAuthority
 from nodeagent.controlplane.state import PUBLIC, StateDirectory
 from nodeagent.errors import ConfigError, StateFileUnwritable
+from nodeagent.tls.revocation_list import read_lists
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ class RevocationList:
         self._made_of: tuple[object, ...] | None = None
         self._made_at: dt.datetime | None = None
         self._complaint = ""
+        self.certificates: frozenset[bytes] = frozenset()
+        """Names of all that ca-crl.pem lists, as agents are told them."""
 
     def refresh(self, authority: CertificateAuthority, now: dt.datetime) -> None:
         """Makes the list again if something of it has changed, or it is a day old. What prevents it is logged once."""
@@ -84,6 +89,7 @@ class RevocationList:
         former = [crl for crl in self._former(authority) if (crl.next_update_utc or now) > now]
         pem = b"".join(crl.public_bytes(serialization.Encoding.PEM) for crl in [made, *former])
         self._state.write(CRL, pem, PUBLIC)
+        self.certificates = read_lists(pem).certificates
 
     def _former(self, authority: CertificateAuthority) -> list[x509.CertificateRevocationList]:
         """Those in the file that others have signed."""

@@ -33,9 +33,10 @@ from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import Difference, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory, Status
 from nodeagent.controlplane.suppress import Silence, silenced_by, suppress
-from nodeagent.controlplane.translate import Translation, enrolled_by
+from nodeagent.controlplane.translate import Touched, Translation, enrolled_by
 from nodeagent.controlplane.watch import DirectoryWatch
 from nodeagent.errors import ConfigError, StateFileUnwritable
+from nodeagent.model.security import Revocations
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ _REST = 4
 _LONGEST_REST_SECONDS = 10.0
 AUTHORITY_SECONDS = 1.0
 """How often the files of the authority are looked at."""
+_AUTHORITY = "ca"
+"""In whose name agents are told what is revoked."""
+_NOTHING = Touched(*([frozenset[str]()] * len(Touched._fields)))
 _LEVELS = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING, Severity.INFO: logging.INFO}
 
 
@@ -96,6 +100,7 @@ async def run(
         source = _open_source(settings, state, mesh.publisher.snapshot.translation.mesh.trust_domain)
         ledger, revoked = Ledger(state), RevocationList(state)
         revoked.refresh(source.current, dt.datetime.now(dt.UTC))
+        mesh.revoke(revoked.certificates)
 
         def note_issued(authority: CertificateAuthority, certificate: Issued) -> None:
             try:
@@ -112,7 +117,7 @@ async def run(
                 admin.listen()
             ready(address)
             await _until_stopped(
-                mesh.follow(watch), _refresh(source, revoked), *([admin.run()] if admin is not None else ())
+                mesh.follow(watch), _refresh(source, revoked, mesh), *([admin.run()] if admin is not None else ())
             )
         finally:
             await server.stop()
@@ -140,7 +145,7 @@ def _open_source(settings: Settings, state: StateDirectory, trust_domain: str) -
     return source
 
 
-async def _refresh(source: AuthoritySource, revoked: RevocationList) -> None:
+async def _refresh(source: AuthoritySource, revoked: RevocationList, mesh: "MeshDirectory") -> None:
     """In a thread: files are read, and disks may be slow."""
 
     def look(now: dt.datetime) -> None:
@@ -150,6 +155,8 @@ async def _refresh(source: AuthoritySource, revoked: RevocationList) -> None:
     while True:
         await asyncio.sleep(AUTHORITY_SECONDS)
         await asyncio.to_thread(look, dt.datetime.now(dt.UTC))
+        async with mesh.turn:
+            mesh.revoke(revoked.certificates)
 
 
 async def _until_stopped(*services: Coroutine[None, None, None]) -> None:
@@ -206,6 +213,9 @@ class MeshDirectory:
         self._saved: Mapping[Key, Accepted] | None = None
         self._contents: Mapping[str, Content] = {}
         self._complaint = ""
+        self._revoked: frozenset[bytes] = frozenset()
+        self.turn = asyncio.Lock()
+        """Held from the reading of a step to its publication."""
 
     async def follow(self, watch: DirectoryWatch) -> None:
         """Reads and translates in a thread, so that a large directory does not keep the streams waiting."""
@@ -231,21 +241,43 @@ class MeshDirectory:
         while True:
             touched = await watch.changed()
             began = time.perf_counter()
-            try:
-                step = await asyncio.to_thread(self.read, touched)
-            except ConfigError as error:
-                self.complain(str(error), error.check)
-                continue
-            self.apply(step, began)
+            async with self.turn:
+                try:
+                    step = await asyncio.to_thread(self.read, touched)
+                except ConfigError as error:
+                    self.complain(str(error), error.check)
+                    continue
+                self.apply(step, began)
             self._is_due.set()
+
+    def revoke(self, certificates: frozenset[bytes]) -> None:
+        """Tells agents what is revoked now, if that is another thing than before: `turn` is the caller's."""
+        if certificates == self._revoked:
+            return
+        self._revoked = certificates
+        assert self._meshed is not None
+        unchanged = dataclasses.replace(self._meshed, touched=_NOTHING)
+        snapshot, difference = self._advance(unchanged)
+        self.publisher.publish(snapshot)
+        _log.info("generation %d: %s, %d certificates are revoked", snapshot.generation, difference, len(certificates))
 
     def read(self, touched: frozenset[str] | None) -> "_Step":
         """What the directory means now. Raises ConfigError when it cannot be listed."""
         contents = read_directory(self._settings.config_dir, self._contents, touched)
         catalog = admit(self._catalog, contents, refuses_unknown=self._settings.refuses_unknown)
         meshed = retranslate(self._meshed, catalog, self._settings.enrolment)
-        snapshot, difference = advance(self.publisher.snapshot, meshed.translation, meshed.touched)
+        snapshot, difference = self._advance(meshed)
         return _Step(contents, catalog, meshed, snapshot, difference)
+
+    def _advance(self, meshed: Meshed) -> tuple[Snapshot, Difference]:
+        """With what is revoked: no object of the directory says it."""
+        listed = Revocations(source=_AUTHORITY, certificates=self._revoked)
+        extensions = {**meshed.translation.extensions, **({listed.name: listed} if self._revoked else {})}
+        touched = meshed.touched
+        if touched is not None:
+            touched = touched._replace(extensions=touched.extensions | {listed.name})
+        translation = dataclasses.replace(meshed.translation, extensions=extensions)
+        return advance(self.publisher.snapshot, translation, touched)
 
     def apply(self, step: "_Step", began: float | None = None) -> None:
         """Publishes the step and says so, in one line; without `began` it is the first."""

@@ -62,6 +62,11 @@ class Reason(enum.Enum):
     TLS_UNKNOWN_CA = ("tls_unknown_ca", "TLS_FAILURE", "The certificate does not lead to a root of this mesh.")
     TLS_WRONG_IDENTITY = ("tls_wrong_identity", "TLS_FAILURE", "The server is not the workload that was dialled.")
     TLS_WRONG_TRUST_DOMAIN = ("tls_wrong_trust_domain", "TLS_FAILURE", "The client's trust domain is not this mesh's.")
+    CERTIFICATE_REVOKED = (
+        "certificate_revoked",
+        "CERT_REVOKED",
+        "The peer's certificate, or one above it, is on a list of revoked ones.",
+    )
     TLS_TIMEOUT = ("tls_timeout", "TLS_FAILURE", "The handshake was not finished in time.")
     TLS_KEY_CHANGED = (
         "tls_key_changed",

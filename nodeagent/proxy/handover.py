@@ -27,7 +27,7 @@ from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.tls.state import VERSION as TLS_VERSION
 from nodeagent.tls.state import State
 
-VERSION = f"1.{HBONE_VERSION}.{TLS_VERSION}"
+VERSION = f"2.{HBONE_VERSION}.{TLS_VERSION}"
 """The first number changes with the meaning of anything in this file."""
 
 
@@ -82,6 +82,8 @@ class TunnelState(msgspec.Struct, frozen=True):
 
     owner: AcceptedState | DialledState
     peer: Identity
+    peer_certificates: tuple[bytes, ...]
+    """Names of its chain, for lists of revoked ones that are still to come."""
     channel: State
     connection: Snapshot
     unanswered: int

@@ -21,7 +21,7 @@ from nodeagent.proxy.inbound_stream import InboundStream
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import local_address, prepare_tunnel
-from nodeagent.proxy.tls import Handshake, is_of_domain, require_trust_domain
+from nodeagent.proxy.tls import Handshake, is_of_domain, is_revoked, require_not_revoked, require_trust_domain
 from nodeagent.proxy.tunnel import Tunnel
 
 
@@ -131,14 +131,19 @@ class InboundTunnel:
             self.fail(Reason.DRAINED, "")
 
     def look_again(self) -> None:
-        """Whether the pod is still here, and the peer believed by roots that are still in force.
+        """Whether the pod is still here, and the peer believed by roots that are still in force, and not revoked.
 
-        One that was believed by others may come again. Streams go on.
+        One that was believed by others may come again, and streams go on; of one that is revoked everything ends.
         """
         if self._shared.state.has_left(self.local_ip, self.identity):
             self.fail(Reason.POD_REMOVED, "")
             return
-        if self._tunnel is None or self._tunnel.peer is None or self._tunnel.connection.is_draining:
+        if self._tunnel is None or self._tunnel.peer is None:
+            return
+        if is_revoked(self._tunnel.peer_certificates, self._shared.state.mesh.security.revoked):
+            self.fail(Reason.CERTIFICATE_REVOKED, f"the certificate of {self._tunnel.peer}")
+            return
+        if self._tunnel.connection.is_draining:
             return
         if self.identity is not None and not self._believes(self.identity, self._tunnel.peer):
             self._tunnel.drain()
@@ -193,10 +198,12 @@ class InboundTunnel:
     def kernel_records(self) -> KernelRecords:
         return self._shared.kernel_records
 
-    def established(self, tunnel: Tunnel, peer: Identity) -> None:  # noqa: ARG002 - TunnelOwner's signature
+    def established(self, tunnel: Tunnel, peer: Identity) -> None:
+        security = self._shared.state.mesh.security
+        require_not_revoked(tunnel.peer_certificates, security.revoked)
         workload = self._shared.state.local_workload(self.local_ip)
         if workload is not None:
-            require_trust_domain(peer, workload.identity, self._shared.state.mesh.security.trust_domains)
+            require_trust_domain(peer, workload.identity, security.trust_domains)
         self._guard.record.source_identity = peer
         self._shared.counters["tunnels_accepted"] += 1
 
@@ -233,6 +240,8 @@ class InboundTunnel:
     def ended(self, tunnel: Tunnel, reason: Reason, error: str) -> None:
         if tunnel.peer is None or reason.flag == "TLS_FAILURE":
             self._shared.counters["handshakes_failed"] += 1
+        if reason is Reason.CERTIFICATE_REVOKED:
+            self._shared.counters["tunnels_revoked"] += 1
         if reason.flag == "H2_HANDSHAKE_FAILURE" and not self._guard.is_open:
             # Its streams may all be over, and were reset by the peer as far as their records say.
             self._begin_stream(tunnel).close(reason, error)

@@ -25,7 +25,7 @@ from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Timer
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import prepare_tunnel
-from nodeagent.proxy.tls import Handshake, is_expected, require_identity
+from nodeagent.proxy.tls import Handshake, is_expected, is_revoked, require_identity, require_not_revoked
 from nodeagent.proxy.tunnel import Tunnel
 
 
@@ -150,7 +150,13 @@ class Pool:
         return pooled
 
     def state_changed(self) -> None:
-        """Tunnels of pods that left end with them; those that believe outdated roots take no new streams."""
+        """Tunnels of pods that left end with them; those that believe outdated roots take no new streams.
+
+        Those to a peer that is revoked end, also when nobody boards them any more.
+        """
+        for tunnel in tuple(self.retired):
+            if tunnel.is_revoked:
+                tunnel.look_again()
         for tunnel in self.all():
             tunnel.look_again()
             self.look_for_room(tunnel)  # the limit may have become another
@@ -228,10 +234,20 @@ class PooledTunnel:
         is_expected_now = is_expected(self._tunnel.peer, self.key.expected, state.mesh.security.trust_domains)
         return not is_expected_now or state.certificates.trust(self.key.identity) != self._trust
 
+    @property
+    def is_revoked(self) -> bool:
+        """Its peer is believed no more, for anything."""
+        tunnel = self._tunnel
+        return tunnel is not None and is_revoked(tunnel.peer_certificates, self._shared.state.mesh.security.revoked)
+
     def look_again(self) -> None:
-        """Whether the pod is still here, and the peer believed by roots that are still in force."""
+        """Whether the pod is still here, and the peer believed by roots that are still in force, and not revoked."""
         if self._shared.state.has_left(self.key.source_ip, self.key.identity):
             self.fail(Reason.POD_REMOVED, "")
+        elif self.is_revoked:
+            self.fail(
+                Reason.CERTIFICATE_REVOKED, f"the certificate of {', '.join(sorted(map(str, self.key.expected)))}"
+            )
         elif self.is_outdated:
             self.drain()
 
@@ -291,7 +307,9 @@ class PooledTunnel:
         return self._shared.kernel_records
 
     def established(self, tunnel: Tunnel, peer: Identity) -> None:
-        require_identity(peer, self.key.expected, self._shared.state.mesh.security.trust_domains)
+        security = self._shared.state.mesh.security
+        require_not_revoked(tunnel.peer_certificates, security.revoked)
+        require_identity(peer, self.key.expected, security.trust_domains)
         self._shared.counters["tunnels_opened"] += 1
         waiting, self._waiting = self._waiting, {}
         for passenger in waiting:
@@ -318,6 +336,8 @@ class PooledTunnel:
             self._shared.counters["handshakes_failed"] += 1
         elif reason is Reason.CLOSED:
             self._shared.counters["tunnels_closed"] += 1
+        if reason is Reason.CERTIFICATE_REVOKED:
+            self._shared.counters["tunnels_revoked"] += 1
         self._over(reason if reason is not Reason.CLOSED else Reason.PEER_LOST, error, was_cut=tunnel.was_cut)
 
     # ----------------------------------------------------------------------------------------------------------------

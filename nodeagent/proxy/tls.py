@@ -20,6 +20,7 @@ from nodeagent.errors import PeerError
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.secrets_pipe import SecretsPipe
+from nodeagent.tls.certificate_name import name_of
 from nodeagent.tls.keylog import TrafficSecrets
 from nodeagent.tls.opener import MOST_RECORDS
 from nodeagent.tls.take_over import take_over
@@ -32,6 +33,8 @@ RECORD_BYTES = 16384
 _HANDSHAKE_RECORD = b"\x16\x03"
 """How every TLS connection begins, whatever its version: content type 22, legacy version 3.x."""
 _NOTHING = memoryview(b"")
+_DER = 2
+"""Of OpenSSL's two encodings, as the ssl module numbers them."""
 
 
 class TlsError(PeerError):
@@ -161,6 +164,12 @@ class Handshake(_Openssl):
         """Who the verified certificate of the peer says it is. Raises TlsError."""
         return read_identity(self._tls.getpeercert() or {})
 
+    def peer_certificates(self) -> tuple[bytes, ...]:
+        """Names of the verified chain's certificates, by which lists of revoked ones are compared."""
+        # SSLObject has a method for it since Python 3.13, which asks the same of the same object.
+        chain = self._tls._sslobj.get_verified_chain() or ()  # type: ignore[attr-defined]  # noqa: SLF001
+        return tuple(name_of(certificate.public_bytes(_DER)) for certificate in chain)
+
     def close(self) -> None:
         """Before it is established there is nothing to be said but an alert, which OpenSSL has queued."""
 
@@ -243,6 +252,16 @@ def require_identity(found: Identity, expected: frozenset[Identity], aliases: fr
     if not is_expected(found, expected, aliases):
         wanted = " or ".join(sorted(map(str, expected)))
         raise TlsError(f"the server is {found}, expected {wanted}", reason=Reason.TLS_WRONG_IDENTITY)
+
+
+def require_not_revoked(names: tuple[bytes, ...], revoked: frozenset[bytes]) -> None:
+    """`names` as of `peer_certificates`."""
+    if is_revoked(names, revoked):
+        raise TlsError("the peer's certificate is revoked", reason=Reason.CERTIFICATE_REVOKED)
+
+
+def is_revoked(names: tuple[bytes, ...], revoked: frozenset[bytes]) -> bool:
+    return bool(revoked) and not revoked.isdisjoint(names)
 
 
 def is_expected(found: Identity, expected: frozenset[Identity], aliases: frozenset[str] = _NO_ALIASES) -> bool:

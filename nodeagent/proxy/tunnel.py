@@ -66,6 +66,8 @@ class Tunnel:
         self.connection = connection or Connection(role, owner.kernel_records.limits(role))
         self.streams: dict[int, Carried] = {}
         self.peer: Identity | None = None
+        self.peer_certificates: tuple[bytes, ...] = ()
+        """Names of the chain by which it was believed."""
         self.was_cut = False
         """The peer or the network ended it before the handshake was over, and said nothing."""
         self.is_blocked = False
@@ -144,6 +146,7 @@ class Tunnel:
         state = TunnelState(
             owner,
             peer,
+            self.peer_certificates,
             keys,
             connection,
             self._unanswered,
@@ -162,7 +165,7 @@ class Tunnel:
         else:
             channel = RecordChannel.resume(state.channel)
         tunnel = cls(loop, sock, channel, connection.role, owner, _PING_SECONDS, connection=connection)
-        tunnel.peer = state.peer
+        tunnel.peer, tunnel.peer_certificates = state.peer, state.peer_certificates
         tunnel._unanswered, tunnel._awaits_last_pong = state.unanswered, state.awaits_last_pong
         return tunnel
 
@@ -420,6 +423,7 @@ class Tunnel:
         if channel is not None:
             self._channel = self._sending = channel
             self._handshake = None
+            self.peer_certificates = handshake.peer_certificates()
             self._owner_accepts(handshake.peer_identity())
 
     def _owner_accepts(self, peer: Identity) -> None:

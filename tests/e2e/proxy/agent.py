@@ -25,6 +25,7 @@ from nodeagent.proxy.messages import (
     HandedOver,
     Hello,
     ListConnections,
+    Lost,
     Opened,
     Report,
     ToWorker,
@@ -42,6 +43,8 @@ class Agent:
         self.opened: list[ConnectionRecord] = []
         self.closed: list[ConnectionRecord] = []
         self.counters: dict[str, int] = {}
+        self.lost = 0
+        """Reports for which there was no room."""
         self.handed_over: list[tuple[int, int]] = []
         """To which worker, and the record's id."""
         self.descriptors: list[int] = []
@@ -160,5 +163,7 @@ class Agent:
                 self.counters = totals
             case HandedOver(pid, ids):
                 self.handed_over += [(pid, number) for number in ids]
+            case Lost(reports):
+                self.lost += reports
             case _:
                 raise AssertionError(report)

@@ -9,6 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from nodeagent.tls.certificate_name import name_of
+
 
 class Authority:
     """A certificate authority; its keys live as long as the test."""
@@ -16,6 +18,8 @@ class Authority:
     def __init__(self, name: str = "root") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self.issued: list[bytes] = []
+        """Names of all certificates so far, as lists of revoked ones have them."""
         self._certificate = (
             self._builder(self._name, self._key.public_key(), 3600)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -39,7 +43,12 @@ class Authority:
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        self.issued.append(name_of(certificate.public_bytes(serialization.Encoding.DER)))
         return private + certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def own_name(self) -> bytes:
+        return name_of(self._certificate.public_bytes(serialization.Encoding.DER))
 
     def _builder(self, subject: x509.Name, key: Any, seconds: int) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)

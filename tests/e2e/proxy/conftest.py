@@ -42,6 +42,7 @@ def mesh(wires: Wires, config: WorkerConfig, kernel_tls: KernelTls | None) -> It
         Path(directory).chmod(0o755)  # unlike pytest's own, it lets the workers in
         yield made
         for worker in made.workers:
+            assert worker.lost == 0
             if worker.process.poll() is None:
                 assert worker.counters.get("bugs", 0) == 0
 

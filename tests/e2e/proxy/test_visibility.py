@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a Sidecar does not show its pods, they do not reach by its name, whatever its address leads to."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import socket
 
 import pytest
 
@@ -11,14 +9,10 @@ from nodeagent.model.reason import Reason
 from nodeagent.model.record import Transport
 from nodeagent.model.traffic import ClientScope, ClientScopes, EgressHosts
 
-if TYPE_CHECKING:
-    import socket
-
-    from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.mesh import Mesh
+from tests.e2e.proxy.wires import PORT
 
 pytestmark = pytest.mark.e2e
-
-PORT = 8080
 
 
 def shows(*hosts: str, is_registry_only: bool) -> ClientScopes:

@@ -19,7 +19,9 @@ from nodeagent.kernel.flow_table import Losses
 from nodeagent.kernel.passage import PASSAGES
 from nodeagent.kernel.steering import PodState
 from nodeagent.model.address import Ip
+from nodeagent.model.mesh import Changes
 from nodeagent.model.pod import LocalPod
+from nodeagent.model.security import Revocations
 from nodeagent.model.workload import TunnelProtocol, Workload
 from nodeagent.routing.route import Target
 from nodeagent.telemetry.open_connections import KERNEL
@@ -84,6 +86,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         services=SimpleNamespace(is_on=False, drawn=frozenset(), fault="", refused=0, cookies={}),
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
+        revocations=SimpleNamespace(fault=lambda _now: ""),
         open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid]),
         totals=Totals(),
         lines=None,
@@ -342,3 +345,13 @@ def test_services_are_off_while_everything_is_tunnelled(parts: SimpleNamespace) 
 def test_xds(status: XdsStatus, state: Health, since: float, detail: str) -> None:
     component = xds_component(status, STARTED)
     assert (component.name, component.state, component.since, component.detail) == ("xds", state, since, detail)
+
+
+def test_revocations_are_told_where_somebody_has_a_list(parts: SimpleNamespace) -> None:
+    assert "revocations" not in {one.name for one in picture(parts).agent_state().components}
+    parts.state.apply(Changes(extensions=(Revocations(source="ca", certificates=frozenset({b"x" * 32})),)))
+    (told,) = [one for one in picture(parts).agent_state().components if one.name == "revocations"]
+    assert (told.state, told.detail) == (Health.OK, "1 certificate revoked")
+    parts.revocations.fault = lambda _now: "ca-crl.pem is gone"
+    (told,) = [one for one in picture(parts).agent_state().components if one.name == "revocations"]
+    assert (told.state, told.detail) == (Health.DEGRADED, "1 certificate revoked: ca-crl.pem is gone")

@@ -18,6 +18,7 @@ from nodeagent.controlplane.rotation import add_root, use_root
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
+from nodeagent.tls.certificate_name import name_of
 
 WEB = Identity("cluster.local", "shop", "web")
 NOW = dt.datetime.now(dt.UTC)
@@ -54,6 +55,8 @@ class Peer:
         self.file = directory / f"{name}.pem"
         self.file.write_text(private.decode() + "".join(issued.chain[:-1]))
         self.roots = issued.chain[-1]
+        leaf = x509.load_pem_x509_certificate(issued.chain[0].encode())
+        self.name = name_of(leaf.public_bytes(serialization.Encoding.DER))
 
 
 def is_believed(client: Peer, server: Peer, crl: Path) -> bool:
@@ -131,6 +134,23 @@ def test_the_list_of_a_former_intermediate_stays_as_long_as_its_leaves_may_live(
     assert serials(state) == [{"abc", "def"}, {"abc"}]
     noted.refresh(later, NOW + CRL_LIFE + DAY)
     assert serials(state) == [set()], "neither the list nor what was revoked is of any use any more"
+
+
+def test_agents_are_told_the_names_of_the_listed_certificates(
+    state: StateDirectory, authority: CertificateAuthority, tmp_path: Path
+) -> None:
+    web, other = (Peer(authority, tmp_path, name) for name in ("web", "other"))
+    noted = RevocationList(state)
+    noted.refresh(authority, NOW)
+    assert noted.certificates == frozenset()
+    revoke(state, web.serial, NOW)
+    noted.refresh(authority, NOW)
+    assert noted.certificates == {web.name}
+    assert other.name not in noted.certificates
+    add_root(state, NOW)
+    use_root(state, NOW)
+    noted.refresh(open_authority(state, "cluster.local", NOW), NOW + DAY)
+    assert web.name in noted.certificates, "its own intermediate's list is in the file still"
 
 
 @pytest.mark.parametrize("serial", ["", "xyz", "0", "-1", "f" * 41, "the web pod's"])

@@ -15,10 +15,11 @@ from nodeagent.admin.client import AdminClient
 from nodeagent.admin.server import AdminServer
 from nodeagent.controlplane.objects import Enrolment
 from nodeagent.controlplane.run import MeshDirectory, Settings, run
-from nodeagent.controlplane.snapshot import AUTHORIZATION, Snapshot
+from nodeagent.controlplane.snapshot import AUTHORIZATION, EXTENSION, Snapshot
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.controlplane.watch import DirectoryWatch
 from nodeagent.errors import ConfigError
+from nodeagent.model.security import Revocations
 from nodeagent.model.workload import TunnelProtocol
 
 WITHIN_SECONDS = 60
@@ -204,6 +205,27 @@ def test_the_example_mesh_has_nothing_to_complain_about(state: StateDirectory) -
     translation = mesh.publisher.snapshot.translation
     assert (len(translation.workloads), len(translation.services)) == (6, 3)
     assert len(mesh.publisher.snapshot.of_type(AUTHORIZATION)) == 3
+
+
+def test_what_is_revoked_is_told_agents_and_no_object_changes_it(play: Play, mesh: str) -> None:
+    name = f"{Revocations.PREFIX}ca"
+
+    async def story(stage: Stage) -> None:
+        assert name not in stage.snapshot.of_type(EXTENSION)
+        async with stage.mesh.turn:
+            stage.mesh.revoke(frozenset({b"x" * 32}))
+            stage.mesh.revoke(frozenset({b"x" * 32}))
+        assert stage.snapshot.generation == 2
+        first = stage.snapshot.of_type(EXTENSION)[name]
+        edited = await stage.edited(stage.write(mesh.replace("sa/web]", "sa/other]")))
+        assert edited.of_type(EXTENSION)[name] == first
+        async with stage.mesh.turn:
+            stage.mesh.revoke(frozenset())
+        assert name not in stage.snapshot.of_type(EXTENSION)
+        assert stage.snapshot.history[-1][EXTENSION] == {name}
+        assert principal(stage.snapshot).endswith("sa/other")
+
+    play(story)
 
 
 @pytest.fixture

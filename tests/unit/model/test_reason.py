@@ -8,7 +8,17 @@ import pytest
 
 from nodeagent.model.reason import Reason
 
-ISTIO_FLAGS = {"-", "UO", "RL", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "IDENTITY_ERROR"}
+ISTIO_FLAGS = {
+    "-",
+    "UO",
+    "RL",
+    "DENY",
+    "CONNECT",
+    "TLS_FAILURE",
+    "H2_HANDSHAKE_FAILURE",
+    "IDENTITY_ERROR",
+    "CERT_REVOKED",
+}
 
 
 @pytest.mark.parametrize("reason", list(Reason))

@@ -3,10 +3,13 @@
 
 import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,8 +26,10 @@ from nodeagent.proxy.tls import (
     make_context,
     read_identity,
     require_identity,
+    require_not_revoked,
     require_trust_domain,
 )
+from nodeagent.tls.certificate_name import name_of
 from nodeagent.tls.channel import RecordChannel
 
 CLIENT, SERVER = Identity("cluster.local", "a", "client"), Identity("cluster.local", "a", "server")
@@ -261,6 +266,23 @@ def test_who_the_peer_must_be() -> None:
         require_trust_domain(Identity("other", "a", "client"), SERVER)
     assert wrong_server.value.reason is Reason.TLS_WRONG_IDENTITY
     assert wrong_client.value.reason is Reason.TLS_WRONG_TRUST_DOMAIN
+
+
+def test_the_chain_of_the_peer_has_names_for_lists_of_revoked_ones(issue: Issue) -> None:
+    """The leaf's and its issuer's, which may be revoked as well."""
+    client, server = issue(str(CLIENT)), issue(str(SERVER))
+    pair = Pair(client, server)
+    pair.shake_hands()
+    for end, (chain, roots) in ((pair.client, server), (pair.server, client)):
+        leaf, root = (x509.load_pem_x509_certificate(Path(path).read_bytes()) for path in (chain, roots))
+        names = end.handshake.peer_certificates()
+        assert names == tuple(name_of(one.public_bytes(Encoding.DER)) for one in (leaf, root))
+        require_not_revoked(names, frozenset())
+        require_not_revoked(names, frozenset({b"x" * 32}))
+        for revoked in names:
+            with pytest.raises(TlsError, match="revoked") as refused:
+                require_not_revoked(names, frozenset({revoked}))
+            assert refused.value.reason is Reason.CERTIFICATE_REVOKED
 
 
 def test_an_alias_of_the_trust_domain_is_as_good() -> None:
