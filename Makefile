@@ -32,7 +32,7 @@ demo: build/.runtime ## a mesh of two nodes on this machine: the tour, then a li
 
 test: build/.developer build/envoy/bin/envoy ## every test; those for the kernel and the lab need root (sudo)
 	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy REQUIRE="$${REQUIRE:-kernel,e2e,interop}" \
-		$(BIN)/pytest $(TESTS)
+		$(if $(CI),CI=$(CI)) $(BIN)/pytest $(TESTS)
 
 test-kernels: build/.kernels ## the kernel's tests on Debian's 5.10, 6.1, 6.12 and newest kernels, in virtual machines
 	@$(BIN)/python -m vagrant.matrix $(KERNELS)

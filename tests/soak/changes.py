@@ -11,7 +11,7 @@ from nodeagent.lab.demo.client import Echo, Fate, fate
 from nodeagent.lab.demo.stage import NODES, PORT, Stage
 from tests.soak.losses import IN_FLIGHT_SECONDS, RESET, Loss
 
-_WITHIN_SECONDS = 30.0
+_WITHIN_SECONDS = 60.0
 _POLICY = "35-soak.yaml"
 
 
@@ -51,7 +51,10 @@ class Changes:
         for echo in held:
             demand(echo.seconds_until_cut(_WITHIN_SECONDS) is not None, "an open connection outlived its policy")
             echo.close()
-        demand(all(fate(batch, ip, PORT) is Fate.REFUSED for ip in db.ips), "a policy cut what is open, and no more")
+        demand(
+            all(fate(batch, ip, PORT, seconds=_WITHIN_SECONDS) is Fate.REFUSED for ip in db.ips),
+            "a policy cut what is open, and no more",
+        )
         self._stage.write(_POLICY, [])
         for ip in db.ips:
             eventually(lambda ip=ip: fate(batch, ip, PORT) is Fate.SERVED, _WITHIN_SECONDS, "the change back")  # type: ignore[misc]

@@ -173,7 +173,7 @@ def test_old_state_is_not_used(store: Store, caplog: pytest.LogCaptureFixture) -
     assert "7 days old" in caplog.text
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(st.binary(max_size=300))
 def test_no_content_makes_it_raise(store: Store, content: bytes) -> None:
     descriptor = os.open(store.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
