@@ -133,8 +133,11 @@ class Stage:
             self._stranger = Stranger(self.lab.control, self.state_directory, directory)
 
     def start_agent(self, name: str, *, takeover: bool = False, **settings: str) -> None:
-        """Starts the agent of a node, with settings of one's own by their names; waits until its pods are captured."""
-        node = self.lab.nodes[name]
+        """Starts the agent of a node, with settings of one's own by their names; waits until its pods are captured.
+
+        With `takeover` also until the former one has left, which answers until then.
+        """
+        node, former = self.lab.nodes[name], self.agents.get(name) if takeover else None
         token = subprocess.run(
             command("token", "--node", name, "--state-dir", self.state_directory), check=True, capture_output=True
         ).stdout
@@ -161,7 +164,7 @@ class Stage:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-        self._await(lambda: self._is_ready(name), name)
+        self._await(lambda: self._is_ready(name, former), name)
 
     def stop_agent(self, name: str, number: int = signal.SIGTERM) -> None:
         """In order, or killed: what it has set up goes on without it."""
@@ -198,9 +201,11 @@ class Stage:
             return False
         return True
 
-    def _is_ready(self, name: str) -> bool:
+    def _is_ready(self, name: str, former: "subprocess.Popen[bytes] | None" = None) -> bool:
         if self.agents[name].poll() is not None:
             raise NotPossible(f"the agent of {name} ended; its last words: {self._last_words(name)}")
+        if former is not None and former.poll() is None:
+            return False
         try:
             with self.lab.nodes[name].connect("127.0.0.1", 15021) as probe:
                 probe.sendall(b"GET /healthz/ready HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
