@@ -6,6 +6,7 @@ families. What may be lost is named: connections that a killed worker, or those 
 """
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -130,7 +131,8 @@ def lose_namespace(scene: Scene, number: int) -> None:
     if is_agent_lost:
         scene.stage.stop_agent(node, signal.SIGKILL)
     # What a lost namespace held hears nothing of it, if it has nothing to send but waits for an answer.
-    former = _kill_workers(scene, node, RESET | {"silent"})
+    # Nor is anybody's end waited for: the agent would put another worker into a namespace that is taken away then.
+    former = _kill_workers(scene, node, RESET | {"silent"}, kill=lambda pid: os.kill(pid, signal.SIGKILL))
     scene.stage.lab.nodes[node].call(_take_away)
     if is_agent_lost:
         scene.stage.start_agent(node)
@@ -150,10 +152,12 @@ def _is_served_anew(scene: Scene, node: str, former: list[int]) -> bool:
     return False
 
 
-def _kill_workers(scene: Scene, node: str, endings: AbstractSet[str] = RESET) -> list[int]:
+def _kill_workers(
+    scene: Scene, node: str, endings: AbstractSet[str] = RESET, kill: Callable[[int], None] | None = None
+) -> list[int]:
     began, former = time.monotonic(), scene.stage.worker_pids(node)
     for pid in former:
-        scene.stage.kill_worker(pid)
+        (kill or scene.stage.kill_worker)(pid)
     scene.lost.append(Loss(began, time.monotonic() + IN_FLIGHT_SECONDS, endings))
     return former
 
