@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import grpc
@@ -17,7 +17,7 @@ import grpc.aio
 from nodeagent.controlplane.clients import Client, Clients, TooManyClients
 from nodeagent.controlplane.delta import Accepted, Asked, DeltaStream, Event, OutOfTurn, Refused, Subscribed
 from nodeagent.controlplane.gate import Gate
-from nodeagent.controlplane.snapshot import Snapshot
+from nodeagent.controlplane.publisher import Publisher
 from nodeagent.controlplane.subscription import TooMuchAsked
 from nodeagent.controlplane.token import TokenRefused
 from nodeagent.logs.escape import bounded
@@ -30,33 +30,6 @@ FIRST_REQUEST_SECONDS = 10.0
 """A stream without a request is of no use, and takes the place of one."""
 _MAX_ID_CHARACTERS = 256
 """Of what a client calls itself that goes to logs and tables."""
-
-
-class Publisher:
-    """Holds the snapshot in force and wakes the streams when it is replaced."""
-
-    def __init__(self) -> None:
-        self.snapshot = Snapshot()
-        self._listeners: dict[asyncio.Event, str] = {}
-
-    def publish(self, snapshot: Snapshot, first: Collection[str] = ()) -> None:
-        """Streams are served in the order in which they are woken: those of the nodes in `first` before the others."""
-        self.snapshot = snapshot
-        for listener in sorted(self._listeners, key=lambda listener: self._listeners[listener] not in first):
-            listener.set()
-
-    @contextlib.contextmanager
-    def listening(self, node: str) -> Iterator[asyncio.Event]:
-        changed = asyncio.Event()
-        self._listeners[changed] = node
-        try:
-            yield changed
-        finally:
-            del self._listeners[changed]
-
-    @property
-    def streams(self) -> int:
-        return len(self._listeners)
 
 
 class DiscoveryService(xds_pb2_grpc.AggregatedDiscoveryServiceServicer):
@@ -172,6 +145,7 @@ class _Conversation:
             woken.clear()
             for response in self.stream.due(self._publisher.snapshot, clock()):
                 await self._context.write(response)
+            self._publisher.served(woken)
 
     async def _wait_for_end(self) -> None:
         raise _Ended(grpc.StatusCode.UNAVAILABLE, await self._end)

@@ -15,8 +15,8 @@ import grpc.aio
 from nodeagent.controlplane import audit
 from nodeagent.controlplane.authorize import Refusal, decide
 from nodeagent.controlplane.ca import AuthorityNotValid, CertificateAuthority, Issued, UnusableRequest
-from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.gate import Gate, cluster_of
+from nodeagent.controlplane.publisher import Publisher
 from nodeagent.controlplane.quota import PER_SECOND, Quota
 from nodeagent.controlplane.token import TokenRefused
 from nodeagent.proto import ca_pb2, ca_pb2_grpc

@@ -20,11 +20,11 @@ from nodeagent.controlplane.authority import AuthoritySource, describe, files_of
 from nodeagent.controlplane.ca import CertificateAuthority, Issued
 from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
 from nodeagent.controlplane.clients import show_clients
-from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import Enrolment, Key
+from nodeagent.controlplane.publisher import Publisher
 from nodeagent.controlplane.retranslate import Meshed, concerned_nodes, retranslate
 from nodeagent.controlplane.review import see_together
 from nodeagent.controlplane.revocation import RevocationList
@@ -45,6 +45,8 @@ SERVER_NAMES = ("localhost", "127.0.0.1", "::1", "istiod.istio-system.svc")
 _REST = 4
 """Times as long as a look at the whole mesh has taken it is not looked at again: changes go first."""
 _LONGEST_REST_SECONDS = 10.0
+_AGENTS_FIRST_SECONDS = 0.1
+"""Between publishing and such a look: hundreds of streams have been written to by then, which it would slow down."""
 AUTHORITY_SECONDS = 1.0
 """How often the files of the authority are looked at."""
 _AUTHORITY = "ca"
@@ -229,6 +231,7 @@ class MeshDirectory:
     async def _review(self) -> None:
         while True:
             await self._is_due.wait()
+            await asyncio.sleep(_AGENTS_FIRST_SECONDS)
             self._is_due.clear()
             began = time.monotonic()
             assert self._meshed is not None

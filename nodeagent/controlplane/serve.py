@@ -12,9 +12,10 @@ import grpc.aio
 
 from nodeagent.controlplane.ca import SERVING_LIFE, AuthorityNotValid, CertificateAuthority
 from nodeagent.controlplane.clients import MAX_CLIENTS, Clients
-from nodeagent.controlplane.discovery import DiscoveryService, Publisher
+from nodeagent.controlplane.discovery import DiscoveryService
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.issue import CertificateService, NoteIssued
+from nodeagent.controlplane.publisher import Publisher
 from nodeagent.errors import ConfigError, MissingPrivilege, PortInUse
 from nodeagent.model.address import join_host_port, split_host_port
 from nodeagent.proto import ca_pb2_grpc, xds_pb2_grpc

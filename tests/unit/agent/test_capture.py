@@ -3,10 +3,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 import pytest
@@ -22,11 +22,12 @@ from nodeagent.config import Config
 from nodeagent.errors import KernelError
 from nodeagent.kernel.steering import Steering, Wanted
 from nodeagent.model.address import Ip
+from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.traffic import ClientScope, ClientScopes, MeshTraffic
 from nodeagent.model.workload import TunnelProtocol, Workload
-from nodeagent.proxy.messages import LocalPods, ToWorker
+from nodeagent.proxy.messages import Apply, LocalPods, ToWorker
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -48,9 +49,10 @@ def workload(name: str, *ips: str) -> Workload:
 class _Services:
     def __init__(self, node: "Node") -> None:
         self._node = node
+        self.is_asking = True
 
     async def update(self, _enrolment: Enrolment, is_steered: Callable[[Ip], bool]) -> None:
-        addresses = self._node.state.mesh.known_addresses("")
+        addresses = self._node.state.mesh.known_addresses("") if self.is_asking else ()
         self._node.steps.append(("services", sorted(filter(is_steered, addresses))))
 
 
@@ -61,7 +63,7 @@ class Node:
         self.pods_file = directory / "pods.yaml"
         self.pods(web="web-1")
         self.config = Config(node="node-a", pods_file=str(self.pods_file))
-        self.state = NodeState()
+        self.state = NodeState(self.config.node, self.config.network)
         self.state.subscribe(self._told)
         self.is_mesh_known = True
         self.is_applied = True
@@ -72,12 +74,13 @@ class Node:
         self.asked: list[AbstractSet[Ip] | None] = []
         self.known: list[AbstractSet[Ip]] = []
         """Of each reconcile that succeeded: addresses in question, and those of them that are the mesh's."""
+        self.services = _Services(self)
         self.capture = Capture(
             self.config,
             cast("Steering", self),
             self.state,
             cast("WorkerFleet", self),
-            KernelTables(cast("NodeVerdicts", self), cast("ServiceConnect", _Services(self))),
+            KernelTables(cast("NodeVerdicts", self), cast("ServiceConnect", self.services)),
             lambda identities: self.steps.append(
                 ("certificates", sorted(identity.service_account for identity in identities))
             ),
@@ -331,6 +334,47 @@ def test_the_kernel_is_asked_about_a_pod_elsewhere_only_if_its_addresses_are_new
                 assert not [step for step in steps if step[0] == "workers"]
                 assert ("verdicts", ["web"]) in steps
             assert node.asked == asked
+
+    asyncio.run(scenario())
+
+
+class _NotGoneThrough(dict[str, Workload]):
+    """Finds what it is asked for by name, and nothing else."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("somebody goes through all workloads of the mesh")
+
+    def values(self) -> NoReturn:
+        raise AssertionError("somebody goes through all workloads of the mesh")
+
+    items = keys = values
+
+
+def test_a_change_elsewhere_goes_through_nothing_that_grows_with_the_mesh(
+    node: Node, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: the workloads, the addresses, what is told to workers and what is asked of the kernel."""
+
+    async def scenario() -> None:
+        others = tuple(workload(f"far{n}", f"10.1.{n // 250}.{n % 250}") for n in range(500))
+        away = tuple(msgspec.structs.replace(one, node="node-b") for one in others)
+        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"), *away)))
+        async with node.running():
+            await node.settled(eventually)
+            assert len(node.known[-1]) == 501
+            mesh = node.state.mesh
+            mesh.workloads = _NotGoneThrough(mesh.workloads)
+            monkeypatch.setattr(AddressIndex, "addresses", _NotGoneThrough.values)
+            monkeypatch.setattr(node.services, "is_asking", False)
+            told: list[ToWorker] = []
+            node.state.subscribe(lambda message, _: told.append(message))
+            node.asked.clear()
+            node.change(Changes(workloads=(msgspec.structs.replace(away[7], canonical_revision="2"),)))
+            node.change(Changes(workloads=(msgspec.structs.replace(away[8], addresses=(Ip("10.9.0.1"),)),)))
+            await eventually(lambda: bool(node.asked))
+            assert node.asked == [{"10.1.0.8", "10.9.0.1"}]
+            assert node.known[-1] == {"10.9.0.1"}
+            assert sum(message.changes.values for message in told if isinstance(message, Apply)) == 2
 
     asyncio.run(scenario())
 

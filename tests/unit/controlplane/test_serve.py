@@ -31,11 +31,11 @@ from nodeagent.controlplane.ca import (
     root_name,
 )
 from nodeagent.controlplane.clients import MAX_CLIENTS_OF_NODE, show_clients
-from nodeagent.controlplane.discovery import Publisher
 from nodeagent.controlplane.encode import Resource
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.gate import Gate
 from nodeagent.controlplane.objects import MeshObject
+from nodeagent.controlplane.publisher import Publisher
 from nodeagent.controlplane.serve import Server
 from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot, advance
 from nodeagent.controlplane.state import StateDirectory
