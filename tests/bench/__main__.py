@@ -4,6 +4,7 @@
 Parts, of which BENCH names some (`make bench BENCH=same-node`); without names, all:
     same-node       pods of one node: fast path, steered, tunnel, against no program and against a pair of Envoys
     across          pods of two nodes, against no mesh; memory
+    abuse           what a hostile peer costs the other connections of a worker
     tunnels         the same, and bare workers, against a pair of Envoys, and of ztunnels if ZTUNNEL names one
     verdicts        the table of verdicts of a full node
 
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from nodeagent.errors import NodeagentError
 from nodeagent.lab.demo.stage import NODES
-from tests.bench import across, same_node, tunnels, verdicts
+from tests.bench import abuse, across, same_node, tunnels, verdicts
 from tests.bench.ground import Ground, prepared
 from tests.bench.report import Row, merge, table
 from tests.bench.rounds import Busy, Harness, Settings
@@ -42,6 +43,7 @@ PARTS: Mapping[str, Part] = {
     "verdicts": _verdicts,
     "same-node": same_node.run,
     "across": across.run,
+    "abuse": abuse.run,
     "tunnels": tunnels.run,
 }
 """In this order: the first two find the nodes without an agent, as they want them."""
@@ -101,7 +103,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each work in each round")
     parser.add_argument("--even-busy", action="store_true", help="print figures of a busy machine, which count nothing")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="TEXT", help="works of the part `tunnels` whose name has this"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="of the parts `tunnels` and `abuse`, what has this in its name",
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):

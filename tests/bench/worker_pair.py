@@ -21,6 +21,7 @@ from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip
 from nodeagent.proxy.messages import WorkerConfig
 from tests.bench import proxies
+from tests.e2e.proxy.authority import Authority
 from tests.e2e.proxy.mesh import Mesh
 from tests.e2e.proxy.running import Running
 from tests.e2e.proxy.wires import PORT, Namespace, Pod, Proxy, Wires
@@ -33,6 +34,10 @@ _MACS = {"far": "02:00:00:00:01:01", "near": "02:00:00:00:01:02"}
 class WorkerPair:
     client: Host
     server: Host
+    outsider: Host
+    """At both workers."""
+    authority: Authority
+    """Of the mesh."""
     ip: Ip
     """Where clients dial: the application's own address, which the near worker takes for itself."""
     pids: tuple[int, int]
@@ -47,15 +52,21 @@ def running(cgroup: Path, cores: tuple[int, int], **settings: float) -> Iterator
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory.chmod(0o755)  # the workers pass through it
         mesh = stack.enter_context(contextlib.closing(Mesh(_BridgedWires(), config, directory)))
-        client, server = (
+        client, server, outsider = (
             Host(f"bare-{name}", pod.addresses, Path(pod.path), cgroup)
-            for name, pod in (("client", mesh.wires.client), ("server", mesh.wires.server))
+            for name, pod in (
+                ("client", mesh.wires.client),
+                ("server", mesh.wires.server),
+                ("outsider", mesh.wires.outsider),
+            )
         )
         for worker, core in zip((mesh.near, mesh.far), cores, strict=True):
             (cgroup / "cgroup.procs").write_text(str(worker.process.pid))
             proxies.pin(worker.process.pid, core)
             _discard_reports(worker, client)
-        yield WorkerPair(client, server, server.ipv4, (mesh.near.process.pid, mesh.far.process.pid))
+        yield WorkerPair(
+            client, server, outsider, mesh.authority, server.ipv4, (mesh.near.process.pid, mesh.far.process.pid)
+        )
 
 
 def _product_config() -> WorkerConfig:

@@ -14,7 +14,6 @@ from nodeagent.model.security import DryRun, Revocations, TrustDomains
 from nodeagent.model.workload import Workload
 from tests.e2e.proxy.authority import Authority
 from tests.e2e.proxy.mesh import Mesh
-from tests.e2e.proxy.peer import HbonePeer
 from tests.e2e.proxy.running import Running
 from tests.e2e.proxy.wires import PORT
 

@@ -8,7 +8,6 @@ import pytest
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Transport
 from nodeagent.model.traffic import ClientScope, ClientScopes, EgressHosts
-
 from tests.e2e.proxy.mesh import Mesh
 from tests.e2e.proxy.wires import PORT
 

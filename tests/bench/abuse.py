@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""64 connections that ask and answer, alone and beside a peer that abuses the worker of their server, over and over.
+
+Each abuse has an `alone` of its own in each round, so that both halves of a ratio are a second apart.
+
+Both bare workers share two cores with the load; the hostile peer runs on that of the near end, so a part of what it
+costs the others is the core's. A worker cannot end what is no tunnel yet by any rule but time, so a peer that does
+nothing but shake hands is among the abuses.
+"""
+
+import contextlib
+import os
+import platform
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+from nodeagent.errors import NotPossible
+from tests.bench import load, worker_pair
+from tests.bench.ground import Ground
+from tests.bench.hostile import ABUSES
+from tests.bench.report import Comparison, Round, Row, at_most, summarize
+from tests.bench.rounds import Harness, Settings, Subject
+from tests.bench.worker_pair import WorkerPair
+from tests.e2e.proxy.authority import memfd
+from tests.e2e.proxy.mesh import CLIENT
+from tests.e2e.proxy.wires import HBONE
+
+TITLE = f"abuse, Python {'.'.join(platform.python_version_tuple()[:2])}:"
+ALONE = "alone"
+GOAL = at_most(2)
+WORK = load.exchange(64)
+_START_SECONDS = 20.0
+
+
+def run(ground: Ground, harness: Harness, settings: Settings) -> list[Row]:
+    cores = sorted(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        pair = stack.enter_context(worker_pair.running(ground.stage.lab.control.cgroup, (cores[0], cores[-1])))
+        ground.generator.serve(pair.server, pair.port)
+        made = []
+        for name in (one for one in ABUSES if settings.takes(one)):
+            print(f" {name}", flush=True)
+            subjects = [_subject(pair, ALONE), _subject(pair, name, cores[0])]
+            made += rows(name, harness.run(subjects, [WORK], settings.tunnel_rounds))
+        return made
+
+
+def rows(abuse: str, rounds: Sequence[Round]) -> list[Row]:
+    """Pure."""
+    return summarize(rounds, _comparisons(abuse))
+
+
+def _comparisons(abuse: str) -> Iterator[Comparison]:
+    for measure in WORK.measures:
+        yield Comparison(f"{TITLE} {measure}, beside {abuse} to {ALONE}", measure, "us", abuse, ALONE, GOAL)
+
+
+def _subject(pair: WorkerPair, name: str, core: int | None = None) -> Subject:
+    """`core`: of the hostile peer; without one there is none."""
+    peer = contextlib.ExitStack()
+
+    def begin() -> None:
+        if core is not None:
+            peer.enter_context(_hostile(pair, name, core))
+
+    return Subject(name, pair.client, pair.ip, pair.port, begin, peer.close, lambda: pair.pids)
+
+
+@contextlib.contextmanager
+def _hostile(pair: WorkerPair, abuse: str, core: int) -> Iterator[None]:
+    """Until the block ends. Raises NotPossible."""
+    certificate = memfd(pair.authority.issue(str(CLIENT)))
+    words = [abuse, pair.ip, str(HBONE), str(certificate)]
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "tests.bench.hostile", *words]
+    try:
+        process = pair.outsider.spawn(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=(certificate,)
+        )
+    finally:
+        os.close(certificate)
+    with process:
+        try:
+            assert process.stdout is not None
+            if not select.select([process.stdout], [], [], _START_SECONDS)[0] or not process.stdout.readline():
+                raise NotPossible(f"a peer that does {abuse!r} did not begin")
+            yield
+        finally:
+            process.kill()
