@@ -141,6 +141,12 @@ class Loop:
         """Runs `action` once, after the next few callbacks or at the end of this turn, whatever comes first."""
         self._soon.append((owner, action))
 
+    def share(self) -> None:
+        """Of a callback that does the work of many: that of one is done, and what is due `soon` may be due now."""
+        self._sharing_left -= 1
+        if self._sharing_left <= 0:
+            self._run_soon()
+
     # ---- running ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -168,10 +174,12 @@ class Loop:
             except Exception:  # noqa: BLE001 - `_broke` logs it
                 self._broke(watcher)
             self._sharing_left -= 1
-            if not self._sharing_left:
+            if self._sharing_left <= 0:
                 self._run_soon()
-        self._run_timers()
-        self._run_ends()
+        if self._timers and self._timers[0][0] <= self.now:
+            self._run_timers()
+        if self._at_end or self._soon:
+            self._run_ends()
 
     def _patience(self, at_most: float | None) -> float:
         if self._at_end or self._soon:
@@ -206,7 +214,7 @@ class Loop:
                 owner, action = at_end.popleft()
                 self.guarded(owner, action)
                 self._sharing_left -= 1
-                if not self._sharing_left:
+                if self._sharing_left <= 0:
                     self._run_soon()
             self._run_soon()
 

@@ -451,7 +451,8 @@ class Tunnel:
             self._lost("tunnel: the peer closed it")
         elif self._is_moving:
             self._head_for_the_kernel(channel)
-        self.flush_later()
+        if self._is_moving or self.connection.has_pending or channel.has_control:
+            self.flush_later()
 
     def _opened(self, size: int) -> None:
         """So much plaintext is there. Raises H2Error."""
