@@ -329,6 +329,11 @@ class Connection:
         else:
             state.final_goaway(code)
 
+    @property
+    def has_pending(self) -> bool:
+        """There is something to encrypt and send."""
+        return self._outbox.has_pending
+
     def pending(self) -> memoryview:
         """Bytes to encrypt and send next; empty when there are none. Valid until `taken`."""
         return self._outbox.pending()

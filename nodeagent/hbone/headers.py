@@ -50,7 +50,7 @@ _OURS = frozenset({b"baggage", b"forwarded", b"traceparent", b"x-forwarded-netwo
 """Names that need no look, since every request has some of them."""
 _DIFFERENT_EACH_TIME = frozenset({b"forwarded", b"traceparent"})
 _REMEMBERED_BYTES = 512
-"""Of a field's value at most: a baggage has less than 300."""
+"""Of a field at most: a baggage has less than 300."""
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
 _OF_HTTP_1 = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 """Connection-specific fields, malformed in HTTP/2 (§8.2.2)."""
@@ -322,7 +322,7 @@ def _sort(fields: Fields) -> tuple[dict[bytes, bytes], list[tuple[str, str]], st
     pseudo: dict[bytes, bytes] = {}
     rest: list[tuple[str, str]] = []
     for name, value in fields:
-        is_new = name in _DIFFERENT_EACH_TIME or len(value) > _REMEMBERED_BYTES
+        is_new = name in _DIFFERENT_EACH_TIME or len(name) + len(value) > _REMEMBERED_BYTES
         field = _read_field(name, value) if is_new else _read_known_field(name, value)
         if isinstance(field, str):
             return pseudo, rest, field
@@ -353,7 +353,7 @@ def _read_field(name: bytes, value: bytes) -> tuple[str, str] | str | None:
 
 
 _read_known_field = functools.lru_cache(maxsize=256)(_read_field)
-"""What repeats with each stream is looked at once; 128 KiB at most."""
+"""What repeats with each stream is looked at once. A peer that never repeats itself makes it hold 128 KiB at most."""
 
 
 def _join(fields: Sequence[tuple[str, str]]) -> dict[str, str]:

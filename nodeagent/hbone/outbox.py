@@ -114,6 +114,10 @@ class Outbox:
         self._used = at
         return frames
 
+    @property
+    def has_pending(self) -> bool:
+        return bool(self._used or self._queue)
+
     def pending(self) -> memoryview:
         """What goes out next; empty when there is nothing."""
         if self._buffer is not None:

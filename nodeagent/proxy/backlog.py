@@ -32,23 +32,27 @@ class Backlog:
     __slots__ = ("_pieces",)
 
     def __init__(self) -> None:
-        self._pieces: deque[bytearray] = deque()
+        self._pieces: deque[bytearray] | None = None
+        """None until something waits: a stream has a backlog and mostly needs none, and an empty deque has 0.7 KiB."""
 
     def __del__(self) -> None:
-        self.clear()
+        if self._pieces:
+            self.clear()
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
     @property
     def pieces(self) -> int:
-        return len(self._pieces)
+        return len(self._pieces or ())
 
     def add(self, views: list[memoryview], skipped: int = 0) -> None:
         """Copies; `skipped` bytes at the beginning were taken already, and at least one was not."""
         piece = bytearray().join(views)
         del piece[:skipped]
         HELD.size += len(piece)
+        if self._pieces is None:
+            self._pieces = deque()
         if self._pieces and len(self._pieces[-1]) + len(piece) <= _PIECE_BYTES:
             self._pieces[-1] += piece
         else:
@@ -57,10 +61,12 @@ class Backlog:
     @property
     def first(self) -> bytearray:
         """What goes next; only when there is something."""
+        assert self._pieces
         return self._pieces[0]
 
     def taken(self, size: int) -> bool:
         """So many bytes of `first`; whether that was all of it."""
+        assert self._pieces
         HELD.size -= size
         if size < len(self._pieces[0]):
             del self._pieces[0][:size]  # moves no byte
@@ -70,8 +76,8 @@ class Backlog:
 
     def whole(self) -> tuple[bytes, ...]:
         """All pieces, in order."""
-        return tuple(map(bytes, self._pieces))
+        return tuple(map(bytes, self._pieces or ()))
 
     def clear(self) -> None:
-        HELD.size -= sum(map(len, self._pieces))
-        self._pieces.clear()
+        HELD.size -= sum(map(len, self._pieces or ()))
+        self._pieces = None

@@ -154,6 +154,12 @@ class Loop:
         self._slow_left -= 1
         return self._slow_left >= 0
 
+    def share(self) -> None:
+        """Of a callback that does the work of many: that of one is done, and what is due `soon` may be due now."""
+        self._sharing_left -= 1
+        if self._sharing_left <= 0:
+            self._run_soon()
+
     # ---- running ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -183,12 +189,14 @@ class Loop:
             except Exception:  # noqa: BLE001 - `_broke` logs it
                 self._broke(watcher)
             self._sharing_left -= 1
-            if not self._sharing_left:
+            if self._sharing_left <= 0:
                 self._run_soon()
         for owner, action in postponed:
             self.guarded(owner, action)
-        self._run_timers()
-        self._run_ends()
+        if self._timers and self._timers[0][0] <= self.now:
+            self._run_timers()
+        if self._at_end or self._soon:
+            self._run_ends()
 
     def _patience(self, at_most: float | None) -> float:
         if self._at_end or self._soon or self._postponed:
@@ -223,7 +231,7 @@ class Loop:
                 owner, action = at_end.popleft()
                 self.guarded(owner, action)
                 self._sharing_left -= 1
-                if not self._sharing_left:
+                if self._sharing_left <= 0:
                     self._run_soon()
             self._run_soon()
 

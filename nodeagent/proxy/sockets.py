@@ -177,6 +177,7 @@ class Listener:
                 continue
             prepare_accepted(sock, has_inherited=self._all_inherit)
             self._loop.guarded(self, self._accepted, sock, (socket_ip(peer[0]), peer[1]))
+            self._loop.share()
 
     def close(self) -> None:
         """Closes this process's copy. The agent has another, so that what waits in the backlog is not reset."""

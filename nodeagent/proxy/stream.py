@@ -241,7 +241,8 @@ class StreamRelay(CarriedSocket):
 
     def _credit(self, sent: int) -> None:
         self._connection.delivered(self._stream_id, sent)
-        self._tunnel.flush_later()
+        if self._connection.has_pending:  # an update of a window, mostly not
+            self._tunnel.flush_later()
         if self._is_outbound:
             self._guard.record.received_bytes += sent
         else:

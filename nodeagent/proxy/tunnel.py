@@ -444,7 +444,8 @@ class Tunnel:
             self._lost("tunnel: the peer closed it")
         elif self._move.is_ahead:
             self._move.head_for_it(channel)
-        self.flush_later()
+        if self._move.is_ahead or self.connection.has_pending or channel.has_control:
+            self.flush_later()
 
     def _go_on_later(self) -> None:
         self._is_behind = True

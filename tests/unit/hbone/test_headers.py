@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.hbone import headers
 from nodeagent.hbone.error import H2Error
 from nodeagent.hbone.events import Request, Response
 from nodeagent.hbone.frames import ErrorCode
@@ -204,9 +205,27 @@ def test_a_response(fields: Pairs, response: Response | None) -> None:
 
 @given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=12)), max_size=8))
 def test_parsing_is_total(fields: Pairs) -> None:
-    parse_request(1, [*CONNECT, *fields])
-    parse_request(1, fields)
-    parse_response(1, [(b":status", b"200"), *fields])
+    for _ in range(2):  # also of what is known already
+        parse_request(1, [*CONNECT, *fields])
+        parse_request(1, fields)
+        parse_response(1, [(b":status", b"200"), *fields])
+
+
+names, values = st.binary(max_size=12), st.binary(max_size=12)
+
+
+@given(st.lists(st.tuples(names | st.sampled_from([b"te", b"upgrade", b"baggage", b":path"]), values), max_size=4))
+def test_a_field_that_is_known_is_judged_as_it_was(fields: Pairs) -> None:
+    for name, value in fields:
+        assert headers._read_known_field(name, value) == headers._read_field(name, value)
+        assert headers._read_known_field(name, value) == headers._read_field(name, value)
+
+
+def test_large_fields_and_those_that_differ_each_time_are_not_remembered() -> None:
+    headers._read_known_field.cache_clear()
+    large = [(b"x-" + b"n" * 600, b""), (b"x", b"v" * 600), (b"forwarded", b"for=unknown"), (b"traceparent", b"00")]
+    assert not parse_request(1, [*CONNECT, *large]).problem
+    assert headers._read_known_field.cache_info().currsize == len(CONNECT)
 
 
 # ---- what ends the connection

@@ -42,6 +42,21 @@ def test_a_buffer_costs_what_is_written_into_it() -> None:
     assert resident_bytes() - before < 8 << 20
 
 
+def test_what_is_pending_is_known_without_a_look_at_it() -> None:
+    outbox = Outbox(CountingPool())
+    known = [outbox.has_pending]
+    outbox.append(pack_frame(DATA, 0, 1))
+    known.append(outbox.has_pending)
+    drain(outbox)
+    land(outbox.reserve(100, DEFAULT_FRAME), b"abc")
+    known.append(outbox.has_pending)
+    outbox.commit(1, 3, DEFAULT_FRAME)
+    known.append(outbox.has_pending)
+    drain(outbox)
+    known.append(outbox.has_pending)
+    assert known == [False, True, False, True, False]
+
+
 def drain(outbox: Outbox) -> bytes:
     parts = []
     while pending := outbox.pending():

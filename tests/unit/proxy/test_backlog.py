@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What waits comes out as it went in, and in few pieces."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,20 @@ def test_single_bytes_are_joined() -> None:
     for _ in range(200_000):
         backlog.add([memoryview(b"x")])
     assert backlog.pieces == 4
+
+
+def test_an_empty_one_is_small() -> None:
+    """Each stream has one."""
+    tracemalloc.start()
+    try:
+        backlogs = [Backlog() for _ in range(1000)]
+        assert tracemalloc.get_traced_memory()[0] < 200_000, "it was 800,000 with a deque for each"
+    finally:
+        tracemalloc.stop()
+    for backlog in backlogs:
+        assert not backlog
+        backlog.clear()
+        assert (backlog.pieces, backlog.whole()) == (0, ())
 
 
 def test_large_pieces_stay_as_they_came() -> None:

@@ -173,6 +173,26 @@ def test_what_is_due_soon_waits_for_a_few_callbacks_and_not_for_all() -> None:
         right.close()
 
 
+def test_what_is_due_soon_does_not_wait_for_a_callback_that_does_the_work_of_many() -> None:
+    """As a listener does, for which many wait."""
+    loop, owner, order = Loop(), Recorder(), list[str]()
+    left, right = socket.socketpair()
+
+    def accept_all() -> None:
+        loop.soon(owner, lambda: order.append("sent"))
+        for number in range(20):
+            order.append(str(number))
+            loop.share()
+
+    with left, right:
+        loop.watch(left.fileno(), READ, Recorder(accept_all))
+        right.send(b"x")
+        loop.turn(1)
+        loop.forget(left.fileno())
+    assert order.index("sent") == 8
+    assert len(order) == 21
+
+
 def test_what_is_due_soon_is_done_within_the_turn_and_among_its_ends() -> None:
     """Two dozen dials are ends; what the first have made to be sent does not wait for the last."""
     loop, owner, order = Loop(), Recorder(), list[str]()
