@@ -111,7 +111,7 @@ def control_plane(directory: Path) -> int:
     StateDirectory(directory).save_catalog(old)
     for lines in kill_at_each_line(lambda: StateDirectory(directory).save_catalog(new), within):
         state = StateDirectory(directory)
-        accepted = state.load_catalog().objects[Key("Node", "", "n")]
+        accepted = state.load_catalog().objects[Key("Node", "", "node")]
         assert accepted.value.meta.labels["a"] in {"old", "new"}, f"line {lines}"
         seen.add(accepted.value.meta.labels["a"])
         state.save_catalog(old)
@@ -123,7 +123,7 @@ def control_plane(directory: Path) -> int:
 
 
 def _catalog(labels: str) -> Catalog:
-    text = f"apiVersion: v1\nkind: Node\nmetadata: {{name: n, labels: {labels}}}\n"
+    text = f"apiVersion: v1\nkind: Node\nmetadata: {{name: node, labels: {labels}}}\n"
     return admit(Catalog(), {"a.yaml": Content("mesh.d/a.yaml", text)})
 
 

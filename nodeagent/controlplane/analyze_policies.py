@@ -27,14 +27,14 @@ _GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 
 def analyze_policies(view: View) -> Iterator[Finding]:
     for policy in view.policies:
-        yield from _selection(policy.meta, policy.selector or {}, view.reached(policy))
+        yield from _selection(policy.meta, policy.selector or {}, view.reached(policy), view, view.scope(policy))
         yield from _clients(policy, view)
         if _is_enforced(policy):
             yield from _enforcement(policy, view)
             yield from _families(policy, view.reached(policy))
     for peer in view.peers:
         selected = view.select(peer.meta.namespace, peer.selector)
-        yield from _selection(peer.meta, peer.selector, selected)
+        yield from _selection(peer.meta, peer.selector, selected, view, peer.meta.namespace)
         is_strict = MtlsMode.STRICT in {peer.mode, *peer.port_modes.values()}
         if is_strict and peer.meta.namespace != view.mesh.root_namespace:
             yield from _uncaptured(peer.meta, selected, view)
@@ -46,13 +46,19 @@ def _is_enforced(policy: AuthorizationPolicy) -> bool:
     return policy.action is not None and not policy.is_for_waypoint and not policy.is_dry_run
 
 
-def _selection(meta: Meta, selector: dict[str, str], selected: Sequence[Pod]) -> Iterator[Finding]:
+def _selection(
+    meta: Meta, selector: dict[str, str], selected: Sequence[Pod], view: View, namespace: str | None
+) -> Iterator[Finding]:
     if not selector:
         return
-    if not selected:
+    if not selected and not view.selects_entry(namespace, selector):
         labels = ", ".join(f"{name}={value}" for name, value in selector.items())
         yield warn(
-            meta, "IST0127", f"no pod has the labels {labels}", "Compare with the pods' labels.", "spec.selector"
+            meta,
+            "IST0127",
+            f"no pod has the labels {labels}, and no WorkloadEntry",
+            "Compare with the pods' labels.",
+            "spec.selector",
         )
     for pod in selected:
         gateway = pod.meta.labels.get(_GATEWAY_NAME)

@@ -2,7 +2,7 @@
 """Services and ServiceEntries as they are written: protocols, addresses, and what the cluster says of them. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from nodeagent.controlplane.fields import Fields
 from nodeagent.controlplane.view import View
@@ -11,7 +11,11 @@ from nodeagent.controlplane.written import WrittenObject, number_of
 _NEGATIVE = {
     "Service": frozenset({"istio.io/WaypointBound"}),
     "ServiceEntry": frozenset({"istio.io/WaypointBound"}),
+    "WorkloadEntry": frozenset({"istio.io/WaypointBound"}),
+    "AuthorizationPolicy": frozenset({"ZtunnelAccepted", "WaypointAccepted"}),
     "Gateway": frozenset({"Accepted", "Programmed", "ResolvedRefs"}),
+    "HTTPRoute": frozenset({"Accepted", "Programmed", "ResolvedRefs"}),
+    "GRPCRoute": frozenset({"Accepted", "Programmed", "ResolvedRefs"}),
 }
 """Conditions whose status False says that something is wrong."""
 
@@ -27,12 +31,21 @@ def analyze_registry(by_kind: Mapping[str, list[WrittenObject]], view: View) -> 
 
 def _conditions(one: WrittenObject, negative: frozenset[str]) -> None:
     status = one.root.within("status")
-    for condition in status.each("conditions") if status is not None else ():
+    for condition in _all_conditions(status) if status is not None else ():
         kind = condition.text("type")
-        if kind in negative and condition.text("status") == "False":
+        is_partial = kind == "WaypointAccepted" and condition.text("reason") == "PartiallyInvalid"
+        if kind in negative and (condition.text("status") == "False" or is_partial):
             told = condition.text("message") or condition.text("reason") or "no reason is given"
-            words = f"the condition {kind} is False: {told}"
+            said = "PartiallyInvalid" if is_partial else "False"
+            words = f"the condition {kind} is {said}: {told}"
             one.report.warn(condition.mapping.line, words, "The cluster says so.", "IST0171", field=condition.path)
+
+
+def _all_conditions(status: Fields) -> Iterator[Fields]:
+    """Of the object, and of each parent of a route."""
+    yield from status.each("conditions")
+    for parent in status.each("parents"):
+        yield from parent.each("conditions")
 
 
 def _protocols(services: Iterable[WrittenObject], view: View) -> None:

@@ -2,12 +2,14 @@
 """YAML text -> documents, in which every value knows its line.
 
 Built from the parser's events and not by yaml's own constructors, because these forget lines, keep the last of two
-equal keys, recurse (a deep file would end the process) and make dates out of strings. Plain scalars are read as
-Kubernetes reads them (YAML 1.1 without base 60 and dates). Pure: whatever the text, the answer is documents or one
-YamlError, nothing else.
+equal keys, recurse (a deep file would end the process) and make dates out of strings. Plain scalars and keys are read
+as kubectl and istiod read them: sigs.k8s.io/yaml over go-yaml v2, which is YAML 1.1 without base 60 and dates, made
+JSON, in which 1e3 is 1000. So `y`, `n`, `on` and `off` are booleans, and as keys "true" and "false". Pure: whatever the
+text, the answer is documents or one YamlError, nothing else.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -22,15 +24,21 @@ _CORE_TAG = "tag:yaml.org,2002:"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
     spelling: value
-    for words, value in ((("true", "yes", "on"), True), (("false", "no", "off"), False))
+    for words, value in ((("true", "yes", "on", "y"), True), (("false", "no", "off", "n"), False))
     for word in words
     for spelling in (word, word.capitalize(), word.upper())
 }
-# Base 60 is left out: 12:30 is a text to Kubernetes.
-_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", re.ASCII)
+# As Go's strconv.ParseInt reads them with base 0, underscores left out. Base 60 is none: 12:30 is a text to Kubernetes.
+_INTEGER = re.compile(r"[-+]?(?:0[bB][01]+|0[oO]?[0-7]+|0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_NO_JSON = frozenset({f"{sign}{word}" for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")})
+_NO_JSON |= {".nan", ".NaN", ".NAN"}
+"""Numbers that JSON does not have."""
+_EXPONENT_FROM = 1e21
+"""JSON of Go writes whole numbers below it without an exponent, so that they are integers for whoever reads them."""
 _MAX_DIGITS = 40
 """Longer numbers stay text: int() of a million digits takes a minute, and no field is that large."""
+_INT64, _UINT64 = 1 << 63, 1 << 64
 
 
 class YamlError(ValueError):
@@ -190,8 +198,8 @@ class _Builder:
             self._enter(into, into.value, key, value)
 
     def _key(self, value: Value) -> Scalar:
-        if isinstance(value, Scalar):
-            return value
+        if isinstance(value, Scalar) and value.value is not None:
+            return dataclasses.replace(value, text=_key_text(value))
         self._object_to(value.line, "a key has to be a text")
         return Scalar("", "", value.line)
 
@@ -216,6 +224,8 @@ class _Builder:
         self._problems.append(Problem(line, message, f"{path}.{key}".strip(".")))
 
     def _resolve(self, event: yaml.ScalarEvent, line: int) -> str | int | float | bool | None:
+        if event.value in _NO_JSON and (event.implicit[0] or event.tag == _CORE_TAG + "float"):
+            self._object_to(line, f"{event.value} is no number that Kubernetes takes")
         if event.implicit[0] or event.tag in {_CORE_TAG + "int", _CORE_TAG + "bool", _CORE_TAG + "float"}:
             return _plain(event.value)
         if event.tag is not None and not event.implicit[1] and not event.tag.startswith(_CORE_TAG):
@@ -239,19 +249,35 @@ def _plain(text: str) -> str | int | float | bool | None:
         return None
     if text in _BOOLEANS:
         return _BOOLEANS[text]
-    if len(text) <= _MAX_DIGITS:
-        if _INTEGER.fullmatch(text):
-            return _integer(text)
-        if _FLOAT.fullmatch(text):
-            return float(text.replace("_", ""))
+    if len(text) > _MAX_DIGITS or text[:1] == "_":
+        return text
+    digits = text if text.startswith(".") else text.replace("_", "")
+    if _INTEGER.fullmatch(digits):
+        number = _integer(digits)
+        if -_INT64 <= number < _UINT64:
+            return number
+    if _FLOAT.fullmatch(digits):
+        found = float(digits)
+        if math.isfinite(found):
+            return int(found) if found.is_integer() and abs(found) < _EXPONENT_FROM else found
     return text
 
 
-def _integer(text: str) -> int | str:
-    digits = text.replace("_", "").lower()
-    if digits.lstrip("+-").startswith("0") and digits.lstrip("+-")[1:].isdigit():
+def _integer(digits: str) -> int:
+    unsigned = digits.lstrip("+-")
+    if unsigned.startswith("0") and unsigned[1:].isdigit():
         digits = digits.replace("0", "0o", 1)  # YAML 1.1 writes octal as 010
-    try:
-        return int(digits, 0)
-    except ValueError:  # nothing but underscores, as in 0x__, or 089
-        return text
+    return int(digits, 0)
+
+
+def _key_text(key: Scalar) -> str:
+    """As it stands in JSON. A fraction stays as it is written."""
+    match key.value:
+        case bool():
+            return "true" if key.value else "false"
+        case int():
+            return str(key.value)
+        case str():
+            return key.value
+        case _:
+            return key.text

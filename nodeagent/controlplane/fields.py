@@ -94,8 +94,9 @@ class Fields:
         value = self._value(name)
         if value is None:
             return None
-        if isinstance(value, Scalar) and is_port(value.value):
-            return Port(int(value.text, 0))
+        number = value.value if isinstance(value, Scalar) else None
+        if isinstance(number, int) and is_port(number):
+            return Port(number)
         self.wrong(name, f"{_shown(value)} is not a port", check="Ports are numbers from 1 to 65535.")
         return None
 

@@ -23,6 +23,7 @@ CODES = {
     "IST0127": "a selector matches no workload",
     "IST0130": "a routing rule that is never reached",
     "IST0131": "a match that is never reached",
+    "IST0133": "what is possible and hardly meant",
     "IST0134": "a ServiceEntry without addresses",
     "IST0137": "two Services send to one port of the same pods",
     "IST0166": "a selector where a Gateway asks for targetRefs",

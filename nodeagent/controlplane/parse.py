@@ -45,6 +45,8 @@ class Parsed:
 
 JUDGED_AS_WRITTEN = frozenset({"VirtualService", "DestinationRule", "Sidecar", "ServiceEntry", "Gateway", "Service"})
 """Kinds whose findings need more than the mesh does (`analyze_routing.py`); for these alone, since trees are large."""
+JUDGED_BY_STATUS = frozenset({"WorkloadEntry", "AuthorizationPolicy", "HTTPRoute", "GRPCRoute"})
+"""Kinds whose conditions are looked at, where they are written: in what was taken from a cluster."""
 
 _READERS: dict[str, tuple[str, _Reader]] = {
     "Namespace": ("", lambda _fields, meta: Namespace(meta=meta)),
@@ -127,7 +129,8 @@ def _parse_object(root: Mapping, document: Document, file: str, *, refuses_unkno
         name = "/".join(filter(None, (version, kind)))
         return _unnamed(document, file, root.line, f"{name} has no valid name", "metadata.name")
     report.subject = str(key)
-    kept = root if kind in JUDGED_AS_WRITTEN else None
+    is_judged = kind in JUDGED_AS_WRITTEN or (kind in JUDGED_BY_STATUS and "status" in root.entries)
+    kept = root if is_judged else None
     if reader is None:
         _ignore(report, root.line, version, kind)
         return Parsed(key, None, tuple(report.findings), root.line, document.text, is_ignored=True, root=kept)

@@ -68,6 +68,7 @@ def parse_service_entry(fields: Fields, meta: Meta) -> ServiceEntry:
         spec.has(name)
     spec.refuse_others(_API)
     _check(entry, spec)
+    _doubt(entry, spec)
     return entry
 
 
@@ -78,6 +79,9 @@ def _entry(fields: Fields, port_names: Collection[str] | None = None, *, is_temp
         fields.wrong("address", "is missing", check="Write an address, or the network by whose gateway it is reached.")
     elif address and not _is_address(address) and not _NAME.fullmatch(address):
         fields.wrong("address", f"{address!r} is neither an IP address nor a name")
+    elif not address and network and not is_template:
+        words = "without an address it is reached by the gateway of its network alone"
+        fields.report.warn(fields.mapping.line, words, "Is that meant?", "IST0133", field=fields.below("address"))
     locality = (*fields.text("locality").split("/"), "", "")[:3]
     entry = EntrySpec(
         address=address,
@@ -167,6 +171,25 @@ def _check(entry: ServiceEntry, spec: Fields) -> None:
                     f"port {port.port} of protocol {port.protocol or 'TCP'} cannot tell several hosts apart",
                     check="Write a ServiceEntry for each host.",
                 )
+
+
+def _doubt(entry: ServiceEntry, spec: Fields) -> None:
+    """Of what Istio's webhook warns of, and takes."""
+    if entry.selector is not None:
+        words = ""
+        if not entry.selector:
+            words = "without labels it selects every workload of the namespace"
+        elif entry.resolution is Resolution.NONE:
+            words = "nobody is selected with resolution NONE: connections keep their address"
+        if words:
+            where = spec.below("workloadSelector")
+            spec.report.warn(spec.line("workloadSelector"), words, "Is that meant?", "IST0133", field=where)
+    for at, host in enumerate(entry.hosts):
+        if host.startswith("*") and not host.startswith("*.") and entry.resolution is not Resolution.DYNAMIC_DNS:
+            words = f"{host!r} is no pattern for whole labels of a name"
+            spec.report.warn(
+                spec.line_in("hosts", at), words, "Write *. first.", "IST0133", field=f"{spec.below('hosts')}[{at}]"
+            )
 
 
 def _check_endpoints(entry: ServiceEntry, spec: Fields) -> None:

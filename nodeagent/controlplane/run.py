@@ -275,11 +275,11 @@ class MeshDirectory:
     def _advance(self, meshed: Meshed) -> tuple[Snapshot, Difference]:
         """With what is revoked: no object of the directory says it."""
         listed = Revocations(source=_AUTHORITY, certificates=self._revoked)
-        extensions = {**meshed.translation.extensions, **({listed.name: listed} if self._revoked else {})}
-        touched = meshed.touched
+        translation, touched = meshed.translation, meshed.touched
+        if self._revoked:  # else nothing is copied: a change costs what it changes
+            translation = dataclasses.replace(translation, extensions={**translation.extensions, listed.name: listed})
         if touched is not None:
             touched = touched._replace(extensions=touched.extensions | {listed.name})
-        translation = dataclasses.replace(meshed.translation, extensions=extensions)
         return advance(self.publisher.snapshot, translation, touched)
 
     def apply(self, step: "_Step", began: float | None = None) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VirtualService, DestinationRule and MeshConfig -> extensions of our own for agents. Pure.
 
+What of them is about security is made in `extra_security.py`.
+
 Istio's meaning, with what layer 4 and this mesh make of it:
 
 - Routes count for a host of the VirtualService's own namespace alone. Istio lets every namespace route every host, so

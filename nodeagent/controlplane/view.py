@@ -22,6 +22,7 @@ from nodeagent.controlplane.objects import (
     Service,
     Sidecar,
     VirtualService,
+    WorkloadEntry,
 )
 from nodeagent.controlplane.translate import Translation, mesh_config, select
 from nodeagent.model.identity import Identity
@@ -40,6 +41,7 @@ class View:
         self.pods = [pod for pod in select(known, Pod) if pod.phase not in _ENDED]
         self.namespaces: Mapping[str, Namespace] = {value.meta.name: value for value in select(known, Namespace)}
         self.services = select(known, Service)
+        self.entries = select(known, WorkloadEntry)
         self.policies = select(known, AuthorizationPolicy)
         self.peers = select(known, PeerAuthentication)
         self.routing = [one for one in known if isinstance(one, VirtualService | DestinationRule | Sidecar)]
@@ -66,10 +68,20 @@ class View:
             if (namespace is None or pod.meta.namespace == namespace) and labels.items() <= pod.meta.labels.items()
         ]
 
+    def selects_entry(self, namespace: str | None, labels: Mapping[str, str]) -> bool:
+        """Whether there is a WorkloadEntry with all of these labels, as `select` looks for pods."""
+        return any(
+            namespace in {None, entry.meta.namespace} and labels.items() <= entry.labels.items()
+            for entry in self.entries
+        )
+
+    def scope(self, policy: AuthorizationPolicy) -> str | None:
+        """The namespace that a policy is about; None: all."""
+        return None if policy.meta.namespace == self.mesh.root_namespace else policy.meta.namespace
+
     def reached(self, policy: AuthorizationPolicy) -> list[Pod]:
         """The pods that a policy is about."""
-        is_of_all = policy.meta.namespace == self.mesh.root_namespace
-        namespace, labels = None if is_of_all else policy.meta.namespace, policy.selector or {}
+        namespace, labels = self.scope(policy), policy.selector or {}
         scope = namespace, tuple(sorted(labels.items()))
         if scope not in self._reached:  # many policies are about the same pods
             self._reached[scope] = self.select(namespace, labels)

@@ -79,7 +79,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     network_gateway: GatewayAddress | None = None
     native_tunnel: bool = False
     application_tunnel_port: int = 0
-    """Port of the application's PROXY-protocol tunnel; 0 without one."""
+    """Port of the application's PROXY-protocol tunnel; 0 without one, and for one on the port that is asked for."""
+    has_open_tunnel: bool = False
+    """It has one on the port that is asked for."""
     services: dict[str, tuple[ServicePort, ...]] = {}
     """`ns/hostname` of each Service it is an endpoint of, with this endpoint's own target ports."""
     policies: tuple[str, ...] = ()
@@ -91,6 +93,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     zone: str = ""
     subzone: str = ""
     capacity: int = 1
+
+    @property
+    def expects_proxy_protocol(self) -> bool:
+        """Its application is told by a PROXY header for whom a connection was."""
+        return self.has_open_tunnel or self.application_tunnel_port > 0
 
     @property
     def identity(self) -> Identity:

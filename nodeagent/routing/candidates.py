@@ -124,7 +124,7 @@ def target_port(service: Service, port: int, endpoint: Workload) -> int:
     if shared:
         return shared
     # A waypoint with an application tunnel takes any port; its tunnel tells it which one was meant.
-    return port if endpoint.application_tunnel_port else 0
+    return port if endpoint.expects_proxy_protocol else 0
 
 
 def lists_port(service: Service, port: int) -> bool:

@@ -122,7 +122,7 @@ def is_reached_directly(workload: Workload, mesh: Mesh) -> bool:
     The answer is the same for every port but those of the proxy itself, and for every client, since a workload without
     a waypoint is asked about.
     """
-    if workload.waypoint is not None or workload.application_tunnel_port:
+    if workload.waypoint is not None or workload.expects_proxy_protocol:
         return False
     routes = [decide(Target(ip, _ANY_PORT), workload, mesh, _nobody) for ip in workload.addresses]
     return all(

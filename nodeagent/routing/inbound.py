@@ -30,7 +30,7 @@ def resolve_inbound(
         A Refuse with HBONE_BAD_REQUEST is answered 400; UNKNOWN_DESTINATION, NO_SERVICE_PORT, SELF_CALL and
         CONNECT_FAILED 503.
     """
-    if local.application_tunnel_port:
+    if local.expects_proxy_protocol:
         return Refuse(
             reason=Reason.CONNECT_FAILED,
             detail=f"{local.namespace}/{local.name} expects the PROXY protocol, which is not spoken",

@@ -74,6 +74,7 @@ def _workload(message: pb.Workload) -> Workload:
         network_gateway=_gateway(message.network_gateway) if message.HasField("network_gateway") else None,
         native_tunnel=message.native_tunnel,
         application_tunnel_port=_application_tunnel(message.application_tunnel),
+        has_open_tunnel=_has_tunnel(message.application_tunnel) and not message.application_tunnel.port,
         services={key: _service_ports(ports.ports) for key, ports in message.services.items()},
         policies=tuple(message.authorization_policies),
         is_healthy=pb.WorkloadStatus.Name(message.status) == "HEALTHY",
@@ -148,10 +149,15 @@ def _gateway(message: pb.GatewayAddress) -> GatewayAddress:
 
 
 def _application_tunnel(message: pb.ApplicationTunnel) -> int:
-    """The port of the PROXY-protocol tunnel; without that protocol there is no tunnel, whatever port is given."""
-    if pb.ApplicationTunnel.Protocol.Name(message.protocol) == "NONE":
-        return 0
-    return _port(message.port)
+    """The port of the PROXY-protocol tunnel, 0 if it is that of the request (waypoint-inbound-binding: PROXY).
+
+    Without that protocol there is no tunnel, whatever port is given.
+    """
+    return _port_or_zero(message.port) if _has_tunnel(message) else 0
+
+
+def _has_tunnel(message: pb.ApplicationTunnel) -> bool:
+    return pb.ApplicationTunnel.Protocol.Name(message.protocol) != "NONE"
 
 
 def _balancing(message: pb.LoadBalancing) -> LoadBalancing:

@@ -56,7 +56,11 @@ FRONT += "spec: {selector: {app: api}, clusterIP: 10.96.0.11, ports: [{name: htt
     ("more", "code", "words"),
     [
         (TWIN.format("", ""), "MN0214", "10.244.1.10 is also the address of Pod shop/web-0"),
-        (policy("{selector: {matchLabels: {app: nobody}}}"), "IST0127", "no pod has the labels app=nobody"),
+        (
+            policy("{selector: {matchLabels: {app: nobody}}}"),
+            "IST0127",
+            "no pod has the labels app=nobody, and no WorkloadEntry",
+        ),
         (policy("{selector: {matchLabels: {app: db}}}", "elsewhere"), "IST0127", "app=db"),
         (peer("{selector: {matchLabels: {app: nobody}}}"), "IST0127", "app=nobody"),
         (rules("{from: [{source: {namespaces: [shpo]}}]}"), "IST0101", "'shpo' does not exist"),
@@ -177,3 +181,14 @@ def test_the_port_of_a_service_is_told_with_the_port_of_its_pods(read: Read) -> 
 def test_nothing_to_say(read: Read, mesh: str, more: str) -> None:
     objects, _ = read(mesh + more)
     assert analyze(View(objects, translate(objects))) == []
+
+
+@pytest.mark.parametrize(("namespace", "is_told"), [("shop", False), ("elsewhere", True)])
+def test_a_workload_entry_is_a_workload(read: Read, mesh: str, namespace: str, *, is_told: bool) -> None:
+    entry = (
+        f"---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: v, namespace: {namespace}}}\n"
+    )
+    entry += "spec: {address: 10.9.9.9, labels: {app: vm}}\n"
+    objects, _ = read(mesh + entry + policy("{selector: {matchLabels: {app: vm}}}"))
+    codes = {finding.code for finding in analyze(View(objects, translate(objects)))}
+    assert ("IST0127" in codes) is is_told

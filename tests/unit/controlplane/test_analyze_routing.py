@@ -106,6 +106,32 @@ def test_something_to_say(codes: Codes, more: str, code: str) -> None:
     assert code in codes(more)
 
 
+CONDITIONS = "conditions: [{type: %s, status: '%s', reason: %s}]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "is_told"),
+    [
+        ("WorkloadEntry", CONDITIONS % ("istio.io/WaypointBound", "False", "x"), True),
+        ("WorkloadEntry", CONDITIONS % ("istio.io/WaypointBound", "True", "x"), False),
+        ("AuthorizationPolicy", CONDITIONS % ("ZtunnelAccepted", "False", "UnsupportedValue"), True),
+        ("AuthorizationPolicy", CONDITIONS % ("WaypointAccepted", "True", "PartiallyInvalid"), True),
+        ("AuthorizationPolicy", CONDITIONS % ("WaypointAccepted", "True", "Accepted"), False),
+        ("AuthorizationPolicy", CONDITIONS % ("Accepted", "False", "x"), False),
+        ("HTTPRoute", f"parents: [{{}}, {{{CONDITIONS % ('ResolvedRefs', 'False', 'x')}}}]", True),
+        ("GRPCRoute", f"parents: [{{{CONDITIONS % ('Accepted', 'False', 'x')}}}]", True),
+        ("HTTPRoute", f"parents: [{{{CONDITIONS % ('Accepted', 'True', 'x')}}}]", False),
+    ],
+)
+def test_what_the_cluster_says_of_an_object(codes: Codes, kind: str, status: str, *, is_told: bool) -> None:
+    spec = "{address: 10.0.0.7}" if kind == "WorkloadEntry" else "{}"
+    group = "security.istio.io/v1" if kind == "AuthorizationPolicy" else "gateway.networking.k8s.io/v1"
+    group = "networking.istio.io/v1" if kind == "WorkloadEntry" else group
+    text = f"apiVersion: {group}\nkind: {kind}\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n"
+    assert ("IST0171" in codes(f"{text}status: {{{status}}}\n")) is is_told
+    assert "IST0171" not in codes(text)
+
+
 @pytest.mark.parametrize("destination", ["{host: nobody}", "{host: web, subset: v1}"])
 def test_what_does_not_exist_is_told_once(codes: Codes, destination: str) -> None:
     assert codes(route(destination)) == {"IST0101"}

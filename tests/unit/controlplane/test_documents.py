@@ -44,16 +44,32 @@ def only(text: str) -> Document:
         ("0o10", 8),
         ("1_000", 1000),
         ("1.5", 1.5),
-        ("1e3", 1000.0),
+        ("1e3", 1000),
+        ("5.", 5),
+        ("5_e-1", 0.5),
+        ("1e400", "1e400"),
+        ("1e30", 1e30),
+        ("0X1f", 31),
+        ("0B11", 3),
+        ("0O17", 15),
+        ("08", 8),
+        ("_1", "_1"),
+        ("+_1", 1),
+        ("18446744073709551615", 2**64 - 1),
         ("yes", True),
+        ("y", True),
+        ("N", False),
         ("Off", False),
+        ("yEs", "yEs"),
+        ("'n'", "n"),
+        ("!!bool y", True),
         ("~", None),
         ("", None),
         ("12:30", "12:30"),
         ("2026-01-01", "2026-01-01"),
         ("10.0.0.1", "10.0.0.1"),
         ("0x__", "0x__"),
-        ("089", "089"),
+        ("089", 89),
         ("9" * 100, "9" * 100),
         ("!!str 12", "12"),
         ("!!int '12'", 12),
@@ -61,6 +77,21 @@ def only(text: str) -> Document:
 )
 def test_scalars_are_read_as_kubernetes_reads_them(written: str, value: object) -> None:
     assert plain(only(f"key: {written}\nother: x").root) == {"key": value, "other": "x"}
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [("on", "true"), ("n", "false"), ("8080", "8080"), ("0x50", "80"), ("'on'", "on"), ("010", "8"), ("1.25", "1.25")],
+)
+def test_keys_are_what_they_are_in_json(written: str, key: str) -> None:
+    assert plain(only(f"{written}: x").root) == {key: "x"}
+
+
+@pytest.mark.parametrize("number", [".inf", "-.Inf", "+.INF", ".nan"])
+def test_a_number_that_json_has_not_refuses_the_object(number: str) -> None:
+    (problem,) = only(f"a: {number}\n").problems
+    assert "no number that Kubernetes takes" in problem.message
+    assert only(f"a: '{number}'\n").problems == []
 
 
 def test_every_key_and_value_knows_its_line() -> None:
@@ -86,14 +117,14 @@ def test_documents_are_told_apart_and_empty_ones_left_out() -> None:
 
 def test_anchors_and_merge_keys() -> None:
     document = only(
-        "base: &b {x: 1, y: 2}\nsame: *b\nmore: {<<: *b, y: 3}\nmany: {<<: [*b, {z: 4}]}\nquoted: {'<<': *b}\n"
+        "base: &b {x: 1, w: 2}\nsame: *b\nmore: {<<: *b, w: 3}\nmany: {<<: [*b, {z: 4}]}\nquoted: {'<<': *b}\n"
     )
     assert plain(document.root) == {
-        "base": {"x": 1, "y": 2},
-        "same": {"x": 1, "y": 2},
-        "more": {"x": 1, "y": 3},
-        "many": {"x": 1, "y": 2, "z": 4},
-        "quoted": {"<<": {"x": 1, "y": 2}},
+        "base": {"x": 1, "w": 2},
+        "same": {"x": 1, "w": 2},
+        "more": {"x": 1, "w": 3},
+        "many": {"x": 1, "w": 2, "z": 4},
+        "quoted": {"<<": {"x": 1, "w": 2}},
     }
     assert document.problems == []
 
@@ -105,6 +136,7 @@ def test_anchors_and_merge_keys() -> None:
         ("x:\n- y\n- z: {a: 1,\n  a: 2}\n", 4, "x[1].z.a", "'a' occurs twice, first in line 3"),
         ("a:\n  ? [x]\n  : 1\n", 2, "a", "a key has to be a text"),
         ("a: !secret x\n", 1, "a", "tag !secret"),
+        ("a: 1\n~: 2\n", 2, "", "a key has to be a text"),
         ("- a: [b, !thing {}]\n", 1, "[0].a[1]", "tag !thing"),
     ],
 )

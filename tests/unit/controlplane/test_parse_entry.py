@@ -147,7 +147,8 @@ def test_what_is_refused(read: Read, text: str, line: int, message: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        written("WorkloadEntry", "network: net-2"),
+        written("WorkloadEntry", "network: net-2", "address: 10.0.0.1"),
+        written("ServiceEntry", "hosts: ['*a.test']", "resolution: DYNAMIC_DNS"),
         written("ServiceEntry", "hosts: [a.test, b.test]", "ports: [{number: 5432, name: db, protocol: TCP}]"),
         written(
             "ServiceEntry",
@@ -163,6 +164,27 @@ def test_what_is_refused(read: Read, text: str, line: int, message: str) -> None
 def test_what_is_not(read: Read, text: str) -> None:
     objects, findings = read(text)
     assert (len(objects), findings) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (written("WorkloadEntry", "network: net-2"), "spec.address"),
+        (
+            written("ServiceEntry", "hosts: [a.test]", "resolution: STATIC", "workloadSelector: {}"),
+            "spec.workloadSelector",
+        ),
+        (
+            written("ServiceEntry", "hosts: [a.test]", "resolution: NONE", "workloadSelector: {labels: {a: b}}"),
+            "spec.workloadSelector",
+        ),
+        (written("ServiceEntry", "hosts: [b.test, '*a.test']", "resolution: NONE"), "spec.hosts[1]"),
+    ],
+)
+def test_what_is_possible_and_hardly_meant(read: Read, text: str, field: str) -> None:
+    objects, findings = read(text)
+    assert [(finding.code, finding.field, finding.is_rejected) for finding in findings] == [("IST0133", field, False)]
+    assert len(objects) == 1
 
 
 def test_a_group_is_a_template(read: Read) -> None:

@@ -85,7 +85,7 @@ Found = Callable[[str], list[tuple[str, int, str]]]
         pytest.param(POLICY, 5, id="alone"),
         pytest.param(f"# a comment\n\n---\n{POLICY}", 8, id="after others"),
         pytest.param(
-            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node, metadata: {name: n}}\n- "
+            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node, metadata: {name: node}}\n- "
             + POLICY.replace("\n", "\n  "),
             9,
             id="in a list",

@@ -199,9 +199,9 @@ endpoints:
         pytest.param("pod-template-hash: abc", "{kind: ReplicaSet, name: web-xyz", "web-xyz", id="another hash"),
         pytest.param("pod-template-hash: ''", "{kind: ReplicaSet, name: web-", "web-", id="no hash"),
         pytest.param("deploymentconfig: web", "{kind: ReplicationController, name: web-1", "web", id="OpenShift"),
-        pytest.param("x: y", "{kind: Job, name: web-28999999", "web", id="a CronJob"),
-        pytest.param("x: y", "{kind: Job, name: web-28", "web-28", id="a Job"),
-        pytest.param("x: y", "{kind: StatefulSet, name: web", "web", id="a StatefulSet"),
+        pytest.param("x: z", "{kind: Job, name: web-28999999", "web", id="a CronJob"),
+        pytest.param("x: z", "{kind: Job, name: web-28", "web-28", id="a Job"),
+        pytest.param("x: z", "{kind: StatefulSet, name: web", "web", id="a StatefulSet"),
         pytest.param("service.istio.io/workload-name: shop", "{kind: StatefulSet, name: web", "shop", id="its label"),
     ],
 )

@@ -171,7 +171,7 @@ metadata: {name: istio-waypoint, labels: {istio.io/waypoint-for: workload}}
         pytest.param(
             "{value: 10.0.0.9}", GatewayAddress(Port(15008), network="net-1", ip=Ip("10.0.0.9")), id="by address"
         ),
-        pytest.param("{type: x.io/other, value: y}", None, id="by something that nobody knows"),
+        pytest.param("{type: x.io/other, value: z}", None, id="by something that nobody knows"),
     ],
 )
 def test_where_a_waypoint_is(translated: Translated, status: str, expected: GatewayAddress | None) -> None:

@@ -146,8 +146,9 @@ def test_a_waypoint_takes_what_is_for_those_behind_it(
     assert found == Inbound(port=80, service=None) if is_ours else isinstance(found, Refuse)
 
 
-def test_an_application_that_expects_the_proxy_protocol_is_not_sent_without_it() -> None:
-    found = resolve_inbound("10.0.0.1", 80, HERE, local(application_tunnel_port=15088), mesh_of())
+@pytest.mark.parametrize("tunnel", [{"application_tunnel_port": 15088}, {"has_open_tunnel": True}])
+def test_an_application_that_expects_the_proxy_protocol_is_not_sent_without_it(tunnel: dict[str, Any]) -> None:
+    found = resolve_inbound("10.0.0.1", 80, HERE, local(**tunnel), mesh_of())
     assert isinstance(found, Refuse)
     assert (found.reason, "PROXY protocol" in found.detail) == (Reason.CONNECT_FAILED, True)
 

@@ -142,15 +142,33 @@ HOST = pb.NamespacedHostname(namespace="shop", hostname="wp.shop")
         ),
         pytest.param({"services": {"a/b": pb.PortList(ports=[pb.Port()])}}, "port 0", id="service port 0"),
         pytest.param(
-            {"application_tunnel": pb.ApplicationTunnel(protocol=pb.ApplicationTunnel.PROXY)},
-            "port 0",
-            id="application tunnel without port",
+            {"application_tunnel": pb.ApplicationTunnel(protocol=pb.ApplicationTunnel.PROXY, port=70000)},
+            "port 70000",
+            id="application tunnel on no port",
         ),
     ],
 )
 def test_a_workload_that_cannot_be_used(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         workload(**fields)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "expects", "is_open"),
+    [
+        (pb.ApplicationTunnel.PROXY, 15088, True, False),
+        (pb.ApplicationTunnel.PROXY, 0, True, True),
+        (pb.ApplicationTunnel.NONE, 15088, False, False),
+        (pb.ApplicationTunnel.NONE, 0, False, False),
+    ],
+)
+def test_a_tunnel_without_a_port_is_on_the_one_that_is_asked_for(
+    protocol: pb.ApplicationTunnel.Protocol.ValueType, port: int, *, expects: bool, is_open: bool
+) -> None:
+    """As istiod tells it of `waypoint-inbound-binding: PROXY`."""
+    found = workload(application_tunnel=pb.ApplicationTunnel(protocol=protocol, port=port))
+    assert (found.expects_proxy_protocol, found.has_open_tunnel) == (expects, is_open)
+    assert found.application_tunnel_port == (port if expects else 0)
 
 
 @pytest.mark.parametrize(
