@@ -172,6 +172,7 @@ class Capture:
             known=frozenset(self._state.mesh.known_addresses(self._config.network)),
             adoption_seconds=self._config.adoption_seconds,
             excluded=self._config.exclusions,
+            known_blocks=frozenset(self._state.mesh.known_blocks(self._config.network)),
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)

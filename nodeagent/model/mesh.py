@@ -183,6 +183,10 @@ class Mesh:
         yield from (ip for net, ip in self._by_address if net == network)
         yield from (ip for net, ip in self._by_vip if net == network)
 
+    def known_blocks(self, network: str) -> Iterator[Cidr]:
+        """Every block of addresses of this network that a Service has."""
+        return (block for net, block in self._blocks if net == network)
+
     def everything(self) -> Changes:
         """The whole state as one change, for a worker that starts."""
         return Changes(
