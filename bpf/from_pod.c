@@ -88,6 +88,17 @@ static __always_inline bool is_excluded(const struct packet *packet)
 	return excluded.lookup(&key) != NULL;
 }
 
+/* A mesh address that is no pod's of this node: a workload's or a Service's, or within a Service's block. */
+static __always_inline bool is_known(struct packet *packet)
+{
+	struct exclusion_key key = {
+		.prefix_bits = 32 + 128,
+		.address = packet->destination,
+	};
+
+	return known.lookup(&packet->destination) || known_blocks.lookup(&key);
+}
+
 /* What the agent says of the pod whose packet this is, and when: read once. */
 struct sender {
 	u64 adopt_until;
@@ -221,7 +232,7 @@ static __always_inline enum reason judge_direct(struct __sk_buff *skb, struct pa
 	}
 	if (flow)
 		return REASON_REVOKED;
-	if (!is_mesh_address(&packet->destination)) {
+	if (!pods.lookup(&packet->destination) && !is_known(packet)) {
 		if (is_syn_ack(packet))
 			count_unasked(skb->ifindex);
 		return REASON_OUTSIDE_FLOW;
@@ -304,7 +315,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 	/* A pod of this node has to_pod in front, which would give the connection to the proxy, and
 	 * take it for one that came through the node's NAT. */
 	if (!pod && is_excluded(packet)) {
-		if (known.lookup(&packet->destination))
+		if (is_known(packet))
 			add_flow(packet, FLOW_EXCLUDED, sender->generation);
 		else
 			delete_flow(packet);
@@ -320,7 +331,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		delete_hairpin(packet);
 		return REASON_LOCAL_STEERED;
 	}
-	if (known.lookup(&packet->destination)) {
+	if (is_known(packet)) {
 		take_flow(packet, sender, 0);
 		return REASON_STEERED;
 	}

@@ -116,7 +116,7 @@ def _by_route(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
             case Tunnel():
                 yield _plain(mesh, client, route.destination, Target(route.ip, route.port_at_destination))
             case Direct():
-                yield _plain(mesh, client, route.destination, Target(route.ip, route.port))
+                yield _plain(mesh, client, route.destination, Target(route.ip, route.port), route.service)
 
 
 def _routes(mesh: Mesh, source: Workload, target: Target) -> Iterator[Route]:
@@ -192,11 +192,18 @@ def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target, *, is_di
     return replace(answer, path=("pod", "from_pod: the kernel's table of verdicts", "application"))
 
 
-def _plain(mesh: Mesh, client: Client, destination: Workload | None, at: Target) -> Answer:
+def _plain(
+    mesh: Mesh, client: Client, destination: Workload | None, at: Target, service: Service | None = None
+) -> Answer:
     """Plain TCP, because one of the two ends is outside the mesh."""
     path = (_start(client), "plain TCP")
     if destination is None:
-        words = "nobody in the mesh has this address: it goes where it was going, untouched"
+        who = "nobody in the mesh has this address"
+        if service is not None:
+            who = f"{service.key} is outside of the mesh"
+        elif client.is_captured and mesh.services_at(client.workload.network, at.ip):
+            who = "the client's Sidecar does not show the Service that has this address"
+        words = f"{who}: it goes where it was going, untouched"
         return Answer("PASSES", "", words, "TCP", path, join_host_port(at.ip, at.port))
     if destination.protocol is TunnelProtocol.TCP:
         words = "the destination is not in the mesh: plain text, and no policy is enforced"

@@ -24,7 +24,7 @@ from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError, KernelError
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
-from nodeagent.model.address import Ip
+from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.pod import LocalPod
 
@@ -87,6 +87,8 @@ class Capture:
         not know it would let a pod connect in plain text."""
         self._restricted: frozenset[tuple[Ip, ...]] | None = None
         """Addresses of the pods that may connect to the registry's addresses only, as the kernel was told last."""
+        self._blocks: frozenset[Cidr] = frozenset()
+        """Of addresses of the mesh, as the kernel was told last."""
         self._is_kernel_due = True
         self._wake = asyncio.Event()
         self._wake.set()
@@ -166,6 +168,7 @@ class Capture:
             or wanted != self._captured
             or self._unsettled != set()
             or self._restricted_of(wanted) != self._restricted
+            or self._blocks != frozenset(self._state.mesh.known_blocks(self._config.network))
         )
 
     async def _follow(self, enrolment: Enrolment, wanted: Addresses) -> None:
@@ -201,7 +204,7 @@ class Capture:
             known = frozenset(mesh.known_addresses(network))
         else:
             known = frozenset(ip for ip in in_question if mesh.is_known(network, ip))
-        restricted = self._restricted_of(pods)
+        restricted, blocks = self._restricted_of(pods), frozenset(mesh.known_blocks(network))
         wanted = Wanted(
             pods=tuple(
                 WantedPod(pod.namespace, pod.name, pod.netns, addresses, addresses in restricted)
@@ -211,10 +214,11 @@ class Capture:
             adoption_seconds=self._config.adoption_seconds,
             excluded=self._config.exclusions,
             in_question=in_question,
+            known_blocks=blocks,
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)
-        self._captured, self._unsettled, self._restricted = pods, set(), restricted
+        self._captured, self._unsettled, self._restricted, self._blocks = pods, set(), restricted, blocks
 
     def _gather_news(self) -> None:
         """Before the first reconcile that succeeds all addresses are in question; after one that fails its own are."""

@@ -157,7 +157,7 @@ PAGES: dict[str, Page] = {
         "Agents route connections, not requests: routes of HTTP, settings of layer 7, hosts by pattern and "
         "what only a sidecar has are left out, and the rest of the object is in force. docs/traffic.md lists what is "
         "applied.",
-        "Nothing, if it is for a waypoint or for sidecars. Else say it with tcp routes, or for the whole mesh.",
+        "Nothing, if it is for a waypoint or for sidecars. Else say it with tcp or tls routes.",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: shop}\n"
         "spec:\n  hosts: [web]\n  http:\n  - route: [{destination: {host: web}}]",
     ),

@@ -48,6 +48,7 @@ class Hands:
             pods=maps.pods.rows(),
             counted=frozenset(maps.pod_counts.keys()),
             known=frozenset(known),
+            known_blocks=frozenset(maps.known_blocks.keys()),
             node_addresses=frozenset(maps.node_addresses.keys()),
             excluded=frozenset(maps.excluded.keys()),
             filters={hook: ours for hook, ours in filters.items() if ours},

@@ -118,6 +118,8 @@ class Maps:
                 opened, directory, "pod_counts", codings.of_number(), codings.of_pod_count(), is_per_cpu=True
             )
             self.known = _open(opened, directory, "known", codings.of_address(), codings.of_number())
+            blocks = codings.of_exclusion()
+            self.known_blocks = _open(opened, directory, "known_blocks", blocks, codings.of_number())
             self.node_addresses = _open(opened, directory, "node_addresses", codings.of_address(), codings.of_number())
             self.excluded = _open(opened, directory, "excluded", codings.of_exclusion(), codings.of_number())
             self.verdicts = _open(opened, directory, "verdicts", codings.of_verdict_key(), codings.of_verdict())

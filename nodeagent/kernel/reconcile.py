@@ -31,7 +31,7 @@ from nodeagent.kernel.proxy_namespace import Crossing
 from nodeagent.model.address import Ip
 from nodeagent.model.exclusion import Exclusion
 
-TableName = Literal["settings", "sources", "pods", "pod_counts", "known", "node_addresses", "excluded"]
+TableName = Literal["settings", "sources", "pods", "pod_counts", "known", "known_blocks", "node_addresses", "excluded"]
 Owner = tuple[str, str, str]
 """A pod: its namespace, name and network namespace."""
 PRESENT = 1
@@ -74,6 +74,8 @@ class Target:
     known: frozenset[Ip]
     node_addresses: frozenset[Ip]
     excluded: frozenset[Exclusion] = frozenset()
+    known_blocks: frozenset[Exclusion] = frozenset()
+    """Of every port."""
     slots: int = 0
     registry_only: bool = False
     """For every pod."""
@@ -101,6 +103,7 @@ class Found:
     known: frozenset[Ip] = frozenset()
     node_addresses: frozenset[Ip] = frozenset()
     excluded: frozenset[Exclusion] = frozenset()
+    known_blocks: frozenset[Exclusion] = frozenset()
     filters: Mapping[Hook, frozenset[Attachment]] = field(default_factory=dict)
     """What of ours is attached, whatever generation and kind, wherever it is."""
 
@@ -267,8 +270,17 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
         yield Put("excluded", exclusion, PRESENT)
     for ip in sorted(target.known - found.known):
         yield Put("known", ip, PRESENT)
+    for block in target.known_blocks - found.known_blocks:
+        yield Put("known_blocks", block, PRESENT)
     for device in sorted({pod.device.index for pod in target.pods} - found.counted):
         yield Put("pod_counts", device, PodCount())
+    yield from _source_additions(target, found)
+    for ip, row in _rows(target).items():
+        if found.pods.get(ip) != row:
+            yield Put("pods", ip, row)
+
+
+def _source_additions(target: Target, found: Found) -> Iterator[Step]:
     restricted = {pod.device.index for pod in target.pods if pod.registry_only}
     for source, number in sorted(_sources(target).items()):
         former = found.sources.get(source, SourceRow(target.adopt_until, NO_NUMBER))
@@ -278,9 +290,6 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
         wanted = SourceRow(adopt_until, number, int(source.device in restricted))
         if found.sources.get(source) != wanted:
             yield Put("sources", source, wanted)
-    for ip, row in _rows(target).items():
-        if found.pods.get(ip) != row:
-            yield Put("pods", ip, row)
 
 
 def _attachments(filters: Mapping[Hook, Program], target: Target, found: Found) -> Iterator[Step]:
@@ -303,6 +312,8 @@ def _removals(target: Target, found: Found) -> Iterator[Step]:
         yield Remove("pod_counts", device)
     for ip in sorted(found.known - target.known):
         yield Remove("known", ip)
+    for block in found.known_blocks - target.known_blocks:
+        yield Remove("known_blocks", block)
     for exclusion in found.excluded - target.excluded:
         yield Remove("excluded", exclusion)
     for ip in sorted(found.node_addresses - target.node_addresses):

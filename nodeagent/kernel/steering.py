@@ -63,7 +63,7 @@ from nodeagent.kernel.sources import PROGRAMS
 from nodeagent.kernel.succession import Succession, find_former
 from nodeagent.kernel.syscall import opened, program_info
 from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
-from nodeagent.model.address import Ip
+from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 from nodeagent.policy.verdict_table import VerdictRow
@@ -95,6 +95,8 @@ class Wanted:
     in_question: frozenset[Ip] | None = None
     """None: `known` is every address. Else those that may have become known, or no longer, since the last reconcile
     that succeeded; `known` are those of them that are."""
+    known_blocks: frozenset[Cidr] = frozenset()
+    """Every block of addresses that a Service has."""
 
 
 _NO_COUNT = PodCount()
@@ -399,8 +401,9 @@ class Steering:
             known=self._all_known(wanted),
             node_addresses=read_node_addresses(node, devices),
             excluded=wanted.excluded,
+            known_blocks=frozenset(map(Exclusion, wanted.known_blocks)),
             slots=_slots_in_use(self._opened_maps()),
-            registry_only=self._overflow["known"] > 0,
+            registry_only=self._is_overflowing(),
             secret=secrets.randbits(64) or 1,
             source_number=secrets.randbits(32) or 1,
             adopt_until=time.monotonic_ns() + wanted.adoption_seconds * 1_000_000_000,
@@ -482,12 +485,16 @@ class Steering:
         """An address of the mesh that did not fit would be reached in plain text: fail closed."""
         for table, rows in (+self._overflow).items():
             log.error("the kernel map %s is full: %d rows do not fit", table, rows)
-        registry_only = int(self._overflow["known"] > 0)
+        registry_only = int(self._is_overflowing())
         with self._settings_lock:
             maps = self._opened_maps()
             settings = maps.read_settings()
             if settings.registry_only != registry_only:
                 maps.settings.put(0, settings._replace(registry_only=registry_only))
+
+    def _is_overflowing(self) -> bool:
+        """Some address of the mesh is not known to the kernel."""
+        return self._overflow["known"] + self._overflow["known_blocks"] > 0
 
 
 def _read_program(name: str, path: Path) -> Program:

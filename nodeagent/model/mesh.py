@@ -220,6 +220,10 @@ class Mesh:
         """Whether it is among those to be taken."""
         return self._news is None or ip in self._news
 
+    def known_blocks(self, network: str) -> Iterator[Cidr]:
+        """Every block of addresses of this network that a Service has."""
+        return (block for net, block in self._blocks if net == network)
+
     def everything(self) -> Changes:
         """The whole state as one change, for a worker that starts."""
         return Changes(

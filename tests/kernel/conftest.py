@@ -193,10 +193,17 @@ class Node:
         known: tuple[str, ...] = (),
         adoption_seconds: int = 0,
         excluded: frozenset[Exclusion] = frozenset(),
+        blocks: frozenset[Cidr] = frozenset(),
     ) -> list[str]:
         """These pods and no others, from here on."""
         addresses = {ip for pod in pods for ip in pod.addresses} | {parse_ip(ip) for ip in known}
-        wanted = Wanted(tuple(pod.wanted for pod in pods), frozenset(addresses), adoption_seconds, excluded)
+        wanted = Wanted(
+            pods=tuple(pod.wanted for pod in pods),
+            known=frozenset(addresses),
+            adoption_seconds=adoption_seconds,
+            excluded=excluded,
+            known_blocks=blocks,
+        )
         return self.steering.reconcile(wanted)
 
     def number(self, pod: Pod) -> int:
@@ -249,6 +256,8 @@ class Family(NamedTuple):
     outside: Ip
     """Unknown to the mesh."""
     node: Ip
+    registered: Ip
+    """Within a block that a Service has."""
     excluded: Ip
     """A mesh address in an excluded block."""
     is_ipv6: bool
@@ -266,6 +275,7 @@ FAMILIES = {
         remote=Ip("10.99.2.2"),
         outside=Ip("203.0.113.9"),
         node=Ip("192.0.2.1"),
+        registered=Ip("198.18.7.9"),
         excluded=Ip("10.97.0.7"),
     ),
     "IPv6": Family(
@@ -275,6 +285,7 @@ FAMILIES = {
         remote=Ip("fd99:2::2"),
         outside=Ip("fd66::9"),
         node=Ip("2001:db8::1"),
+        registered=Ip("2001:db8:7::9"),
         excluded=Ip("fd97::7"),
     ),
 }
@@ -491,7 +502,8 @@ def prepared(node: Node) -> Iterator[Kernel]:
         Exclusion(Cidr.parse(block), Port(port))
         for block, port in (("10.97.0.0/16", 0), ("fd97::/16", 0), ("0.0.0.0/0", 2049), ("::/0", 2049))
     )
-    node.enrol(node.a, node.b, known=tuple(everyone), excluded=excluded)
+    blocks = frozenset(map(Cidr.parse, ("198.18.0.0/15", "2001:db8:7::/48")))
+    node.enrol(node.a, node.b, known=tuple(everyone), excluded=excluded, blocks=blocks)
     # Programs are run by hand from here on: the stacks' own packets (ARP, MLD) must not be counted in between.
     node.detach()
     made = Kernel(node)

@@ -629,6 +629,13 @@ def test_row_17_a_known_address_is_steered_and_an_old_flow_taken(kernel: Kernel,
     assert [flow.kind for flow in kernel.flows().values()] == [TAKEN]
 
 
+def test_rows_10_and_17_an_address_in_a_services_block_is_the_meshs(kernel: Kernel, family: Family) -> None:
+    assert kernel.from_pod(Packet(family.pod, family.registered))[:2] == ("STEERED", REDIRECT)
+    kernel.forget()
+    assert kernel.from_pod(Packet(family.pod, family.registered, ACK))[:2] == ("UNKNOWN_FLOW", REDIRECT)
+    assert kernel.from_pod(Packet(family.pod, family.outside, ACK))[0] == "OUTSIDE_FLOW"
+
+
 def test_row_18_an_unknown_destination_passes_or_is_dropped(kernel: Kernel, family: Family) -> None:
     packet = Packet(family.pod, family.outside)
     assert kernel.from_pod(packet)[:3] == ("UNKNOWN_DESTINATION", UNSPEC, 0)

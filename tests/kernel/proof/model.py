@@ -143,7 +143,7 @@ def _judge_direct(world: World, packet: Tcp, sender: Sender, flow: Flow | None, 
             world.flows[packet.connection] = flow._replace(generation=world.generation)
             return 8, "FLOW_RENEWED"
         return 9, "REVOKED"
-    if not world.is_mesh(packet.destination[0]):
+    if packet.destination[0] not in world.pods and not world.is_known(packet.destination[0]):
         return 10, "OUTSIDE_FLOW"
     return _judge_unknown(world, packet, sender, is_taken=is_taken)
 
@@ -197,7 +197,7 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         world.flows.pop(packet.connection, None)
         return 13, "NODE_ADDRESS"
     if not pod and world.is_excluded(address, port):
-        if address in world.known:
+        if world.is_known(address):
             world.flows[packet.connection] = Flow(world.generation, EXCLUDED, packet.source)
         else:
             world.flows.pop(packet.connection, None)
@@ -209,7 +209,7 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         _take(world, packet)
         world.hairpins.discard(Hairpin(packet.source, packet.destination))
         return 16, "LOCAL_STEERED"
-    if address in world.known:
+    if world.is_known(address):
         _take(world, packet)
         return 17, "STEERED"
     world.flows.pop(packet.connection, None)

@@ -283,6 +283,10 @@ class Twin:
             pods={packed_ip(ip): Pod(*row) for ip, row in maps.pods.rows().items()},
             known={packed_ip(ip) for ip in maps.known.keys()},  # noqa: SIM118
             node_addresses={packed_ip(ip) for ip in maps.node_addresses.keys()},  # noqa: SIM118
+            known_blocks={
+                Block(row.block.network, row.block.bits, row.port)
+                for row in maps.known_blocks.keys()  # noqa: SIM118
+            },
             excluded={Block(row.block.network, row.block.bits, row.port) for row in maps.excluded.keys()},  # noqa: SIM118
         )
 

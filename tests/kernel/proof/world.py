@@ -36,6 +36,9 @@ class Block(NamedTuple):
     port: int
     """0: every port."""
 
+    def holds(self, address: bytes) -> bool:
+        return (int.from_bytes(address, "big") ^ int.from_bytes(self.network, "big")) >> (128 - self.bits) == 0
+
 
 class Verdict(NamedTuple):
     sources: frozenset[int] = frozenset()
@@ -81,6 +84,7 @@ class World:
     """By device and address."""
     pods: dict[bytes, Pod] = field(default_factory=dict)
     known: set[bytes] = field(default_factory=set)
+    known_blocks: set[Block] = field(default_factory=set)
     node_addresses: set[bytes] = field(default_factory=set)
     excluded: set[Block] = field(default_factory=set)
     verdicts: dict[tuple[int, int, int], Verdict] = field(default_factory=dict)
@@ -107,12 +111,11 @@ class World:
     def is_mesh(self, address: bytes) -> bool:
         return address in self.pods or address in self.known
 
+    def is_known(self, address: bytes) -> bool:
+        return address in self.known or any(block.holds(address) for block in self.known_blocks)
+
     def is_excluded(self, address: bytes, port: int) -> bool:
-        whole = int.from_bytes(address, "big")
-        return any(
-            block.port in {0, port} and (whole ^ int.from_bytes(block.network, "big")) >> (128 - block.bits) == 0
-            for block in self.excluded
-        )
+        return any(block.port in {0, port} and block.holds(address) for block in self.excluded)
 
     def may_connect(self, source: int, destination: int, port: int) -> bool:
         verdict = self._verdict(destination, port)

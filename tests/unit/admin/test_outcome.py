@@ -9,9 +9,11 @@ import pytest
 
 from nodeagent.admin.outcome import MAX_ENDPOINTS, Answer, Client, find_answers, find_targets
 from nodeagent.errors import ConfigError
-from nodeagent.model.address import Ip, Port
+from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.traffic import (
+    ClientScope,
+    ClientScopes,
     Destination,
     MeshTraffic,
     ServiceTraffic,
@@ -21,7 +23,15 @@ from nodeagent.model.traffic import (
     WorkloadLabels,
     WorkloadLimits,
 )
-from nodeagent.model.workload import GatewayAddress, Service, TunnelProtocol, Workload
+from nodeagent.model.workload import (
+    BalancingMode,
+    GatewayAddress,
+    LoadBalancing,
+    Service,
+    TunnelProtocol,
+    Vip,
+    Workload,
+)
 from nodeagent.routing.route import Target
 
 _DB = "shop/db.shop.svc.cluster.local"
@@ -113,6 +123,30 @@ def test_what_nobody_has_registered_is_refused_to_clients_of_the_mesh_alone(mesh
     assert [answer.verdict for answer in ask("192.0.2.1", 443)] == ["REFUSED"]
     assert [answer.verdict for answer in ask("192.0.2.1", 443, is_captured=False)] == ["PASSES"]
     assert {answer.verdict for answer in ask("10.96.0.5", 5432, is_captured=False)} <= {"ALLOWED", "DENIED"}
+
+
+def test_what_a_sidecar_does_not_show_is_told_to_be_that(mesh: Mesh, ask: Ask) -> None:
+    web = _find(mesh, "web")
+    scope = ClientScope(name=f"{web.namespace}/few", egress=())
+    mesh.apply(Changes(extensions=(ClientScopes(namespace=web.namespace, scopes=(scope,)),)))
+    (answer,) = ask("10.96.0.5", 5432)
+    assert (answer.verdict, answer.transport) == ("PASSES", "TCP")
+    assert "Sidecar does not show the Service" in answer.words
+    (answer,) = ask("192.0.2.1", 443)
+    assert answer.words.startswith("nobody in the mesh has this address")
+
+
+def test_a_block_of_addresses_outside_is_its_services(mesh: Mesh, ask: Ask) -> None:
+    outside = Service(
+        name="out",
+        namespace="shop",
+        hostname="*.example",
+        vips=(Vip("", block=Cidr.parse("192.0.2.0/24")),),
+        balancing=LoadBalancing(BalancingMode.PASSTHROUGH),
+    )
+    mesh.apply(Changes(services=(outside,)))
+    (answer,) = ask("192.0.2.1", 443)
+    assert answer.words.startswith("shop/*.example is outside of the mesh")
 
 
 def test_a_waypoint_decides_for_clients_of_the_mesh(mesh: Mesh, ask: Ask) -> None:

@@ -21,12 +21,12 @@ from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
 from nodeagent.kernel.steering import Steering, Wanted
-from nodeagent.model.address import Ip
+from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.traffic import ClientScope, ClientScopes, MeshTraffic
-from nodeagent.model.workload import TunnelProtocol, Workload
+from nodeagent.model.workload import Service, TunnelProtocol, Vip, Workload
 from nodeagent.proxy.messages import Apply, LocalPods, ToWorker
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -491,10 +491,12 @@ def test_a_worker_that_does_not_answer_does_not_hold_up_the_kernel(
 
 def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Eventually) -> None:
     known: list[frozenset[Ip]] = []
+    blocks: list[frozenset[Cidr]] = []
     reconcile = node.reconcile
 
     def note(wanted: Wanted) -> list[str]:
         known.append(wanted.known)
+        blocks.append(wanted.known_blocks)
         assert not any(pod.registry_only for pod in wanted.pods)
         assert wanted.adoption_seconds == node.config.adoption_seconds
         return reconcile(wanted)
@@ -502,13 +504,21 @@ def test_the_kernel_knows_every_address_of_the_mesh(node: Node, eventually: Even
     node.reconcile = note  # type: ignore[method-assign]
 
     async def scenario() -> None:
-        node.state.apply(Changes(workloads=(workload("web", "10.0.0.1"), workload("far", "10.1.0.1"))))
+        outside = Service(
+            name="out",
+            namespace="shop",
+            hostname="*.example",
+            vips=(Vip("", block=Cidr.parse("192.0.2.0/24")), Vip("elsewhere", block=Cidr.parse("198.18.0.0/15"))),
+        )
+        both = (workload("web", "10.0.0.1"), workload("far", "10.1.0.1"))
+        node.state.apply(Changes(workloads=both, services=(outside,)))
         async with node.running():
             await node.settled(eventually)
 
     asyncio.run(scenario())
     assert known == [{"10.0.0.1", "10.1.0.1"}]
     assert node.asked == [None], "any address: a predecessor may have left others"
+    assert blocks == [{Cidr.parse("192.0.2.0/24")}]
 
 
 def test_the_kernel_drops_what_nobody_has_registered_as_soon_as_the_mesh_says_so(

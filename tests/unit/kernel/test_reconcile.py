@@ -59,6 +59,7 @@ def _after(target: Target, found: Found, steps_done: int | None = None) -> Found
         "known": dict.fromkeys(found.known),
         "node_addresses": dict.fromkeys(found.node_addresses),
         "excluded": dict.fromkeys(found.excluded),
+        "known_blocks": dict.fromkeys(found.known_blocks),
     }
     filters = dict(found.filters)
     for step in plan(target, found)[:steps_done]:
@@ -81,6 +82,7 @@ def _after(target: Target, found: Found, steps_done: int | None = None) -> Found
         frozenset(tables["known"]),  # type: ignore[arg-type]
         frozenset(tables["node_addresses"]),  # type: ignore[arg-type]
         frozenset(tables["excluded"]),  # type: ignore[arg-type]
+        frozenset(tables["known_blocks"]),  # type: ignore[arg-type]
         filters,
     )
 
@@ -273,6 +275,7 @@ _targets = st.builds(
     known=st.frozensets(_ips),
     node_addresses=st.frozensets(_ips),
     excluded=_exclusions.map(frozenset),
+    known_blocks=_exclusions.map(frozenset),
     slots=st.integers(0, 4),
     registry_only=st.booleans(),
     is_settling=st.booleans(),

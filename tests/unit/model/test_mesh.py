@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.mesh import Changes, Mesh, split
 from nodeagent.model.policy import Action, Policy, PolicyScope
-from nodeagent.model.traffic import MeshTraffic, ServiceTraffic, Subset, WorkloadLabels, WorkloadLimits
+from nodeagent.model.traffic import (
+    ClientScope,
+    ClientScopes,
+    MeshTraffic,
+    ServiceTraffic,
+    Subset,
+    WorkloadLabels,
+    WorkloadLimits,
+)
 from nodeagent.model.workload import Service, Vip, Workload
 
 A, B, V = Ip("10.0.0.1"), Ip("fd00::2"), Ip("10.9.0.1")
@@ -422,6 +430,36 @@ def test_only_what_is_registered_if_the_mesh_says_so() -> None:
         mesh.apply(Changes(extensions=(extension,)))
         seen.append(mesh.is_registry_only(workload("a")))
     assert seen == [False, True, False]
+
+
+def test_blocks_are_told_with_their_network() -> None:
+    mesh = Mesh()
+    mesh.apply(Changes(services=(service("a", block("10.0.0.0/8"), Vip("far", block=Cidr.parse("fd00::/8"))),)))
+    assert [list(mesh.known_blocks(network)) for network in ("", "far")] == [
+        [Cidr.parse("10.0.0.0/8")],
+        [Cidr.parse("fd00::/8")],
+    ]
+    mesh.apply(Changes(removed_services=("shop/a.example",)))
+    assert list(mesh.known_blocks("")) == []
+
+
+def test_the_scope_of_a_client_is_the_first_of_its_namespace_else_everybodys() -> None:
+    mesh, client = Mesh(), workload("a")
+    own = ClientScopes(
+        namespace="shop", scopes=(ClientScope(name="selecting", labels={"x": "y"}), ClientScope(name="all"))
+    )
+    everybodys = ClientScopes(namespace="", scopes=(ClientScope(name="root"),))
+    labels = WorkloadLabels(uid="a", labels={"x": "y", "z": ""})
+    seen = [mesh.scope(client)]
+    for changes in (
+        Changes(extensions=(everybodys,)),
+        Changes(extensions=(own,)),
+        Changes(extensions=(labels,)),
+        Changes(removed_extensions=("clients/shop",)),
+    ):
+        mesh.apply(changes)
+        seen.append(mesh.scope(client))
+    assert [scope.name if scope is not None else None for scope in seen] == [None, "root", "all", "selecting", "root"]
 
 
 def test_the_limits_of_a_workload() -> None:
