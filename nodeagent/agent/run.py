@@ -40,6 +40,7 @@ from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.watch import watch_network
+from nodeagent.model import sharing
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.telemetry.access_log import AccessLog
@@ -224,6 +225,7 @@ class Agent:
             await self._has_garbage.wait()
             await asyncio.sleep(GIVE_BACK_SECONDS)
             self._has_garbage.clear()
+            sharing.forget()
             await asyncio.to_thread(give_back_memory)
 
     def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:

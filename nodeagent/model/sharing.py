@@ -50,3 +50,9 @@ def _services(ports: tuple[tuple[str, tuple[ServicePort, ...]], ...]) -> dict[st
 @lru_cache(maxsize=_MOST)
 def _policies(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
+
+
+def forget() -> None:
+    """After a mesh has come: what was shared stays so, and what is remembered for the next takes memory itself."""
+    _services.cache_clear()
+    _policies.cache_clear()

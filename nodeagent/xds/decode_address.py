@@ -7,6 +7,7 @@ would miss.
 """
 
 from collections.abc import Iterable
+from sys import intern
 
 from nodeagent.model.address import Cidr, Port, unpack_ip
 from nodeagent.model.identity import Identity
@@ -97,8 +98,8 @@ def _service(message: pb.Service) -> Service:
     if message.ip_families not in _FAMILIES:
         raise ValueError(f"unknown IPFamilies {message.ip_families}")
     return Service(
-        name=message.name,
-        namespace=message.namespace,
+        name=intern(message.name),
+        namespace=intern(message.namespace),
         hostname=message.hostname,
         vips=tuple(_vip(address) for address in message.addresses),
         ports=_service_ports(message.ports),

@@ -6,6 +6,7 @@ widens it (an empty list matches everything), and leaving out a condition widens
 """
 
 from collections.abc import Iterable
+from sys import intern
 
 from nodeagent.model.address import Cidr, Port
 from nodeagent.model.policy import (
@@ -40,8 +41,8 @@ def read_policy(message: pb.Authorization) -> Policy:
     if not (message.name + message.namespace).isprintable():
         raise ValueError("unprintable characters in its name")
     return Policy(
-        name=message.name,
-        namespace=message.namespace,
+        name=intern(message.name),
+        namespace=intern(message.namespace),
         scope=PolicyScope(pb.Scope.Name(message.scope)),
         action=Action(pb.Action.Name(message.action)),
         rules=tuple(
@@ -81,7 +82,7 @@ def _text(message: pb.StringMatch) -> StringMatch:
         raise ValueError("string match without a type")
     if kind == "presence":
         return StringMatch(MatchKind.PRESENCE)
-    return StringMatch(_KINDS[kind], getattr(message, kind))
+    return StringMatch(_KINDS[kind], intern(getattr(message, kind)))  # a client is named by all that it may call
 
 
 def _accounts(messages: Iterable[pb.ServiceAccountMatch]) -> tuple[ServiceAccountMatch, ...]:

@@ -4,7 +4,7 @@
 import msgspec
 
 from nodeagent.model.address import Ip, Port
-from nodeagent.model.sharing import share
+from nodeagent.model.sharing import forget, share
 from nodeagent.model.workload import ServicePort, Workload
 
 
@@ -48,3 +48,12 @@ def test_another_order_of_services_is_another_mapping() -> None:
     ports = (ServicePort(Port(80), 8080),)
     forth, back = (share(workload("one", services=dict.fromkeys(keys, ports))) for keys in ("ab", "ba"))
     assert (list(forth.services), list(back.services)) == (["a", "b"], ["b", "a"])
+
+
+def test_what_was_shared_stays_so_when_what_is_remembered_goes() -> None:
+    one, other = share(workload("one")), share(workload("other"))
+    forget()
+    assert one.services is other.services
+    later, last = share(workload("later")), share(workload("last"))
+    assert later.services is last.services
+    assert later == workload("later")
