@@ -86,12 +86,16 @@ def translate_traffic(
         found[MeshTraffic.NAME] = MeshTraffic(is_registry_only=True)
     scopes = translate_sidecars(known, mesh, outbound_mode(known, mesh))
     found |= {one.name: one for one in scopes}
-    clients = {one.namespace: {pair for scope in one.scopes for pair in scope.labels.items()} for one in scopes}
+    clients = {
+        one.namespace: frozenset(pair for scope in one.scopes for pair in scope.labels.items()) for one in scopes
+    }
     limits = _limits(known)
     asked, compared = written.labels(), _compared(found.values())
     for uid, every in labels.items():
-        wanted = asked | clients.get(namespaces[uid], set())
-        told = {name: value for name, value in every.items() if (name, value) in wanted or name in compared}
+        told = dict(every.items() & asked)
+        if clients or compared:
+            own = clients.get(namespaces[uid], frozenset())
+            told |= {name: value for name, value in every.items() if (name, value) in own or name in compared}
         if told:
             workload = WorkloadLabels(uid=uid, labels=told)
             found[workload.name] = workload
