@@ -91,12 +91,16 @@ def translate_traffic(
     found |= security
     scopes = translate_sidecars(known, mesh, outbound_mode(known, mesh))
     found |= {one.name: one for one in scopes}
-    clients = {one.namespace: {pair for scope in one.scopes for pair in scope.labels.items()} for one in scopes}
+    clients = {
+        one.namespace: frozenset(pair for scope in one.scopes for pair in scope.labels.items()) for one in scopes
+    }
     limits = _limits(known)
     asked, of_dry_runs, compared = written.labels(), asked_labels(security.values()), _compared(found.values())
     for uid, every in labels.items():
-        wanted = asked | of_dry_runs("", namespaces[uid]) | clients.get(namespaces[uid], set())
-        told = {name: value for name, value in every.items() if (name, value) in wanted or name in compared}
+        told = dict(every.items() & (asked | of_dry_runs("", namespaces[uid])))
+        if clients or compared:
+            own = clients.get(namespaces[uid], frozenset())
+            told |= {name: value for name, value in every.items() if (name, value) in own or name in compared}
         if told:
             workload = WorkloadLabels(uid=uid, labels=told)
             found[workload.name] = workload
