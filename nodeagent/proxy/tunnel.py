@@ -87,7 +87,7 @@ class Tunnel:
         self._unread = _NOTHING
         """Of its own: plaintext that there was no time for."""
         self._is_behind = False
-        """There is such, or records that are not opened yet; `_go_on` comes in the next turn."""
+        """There is such, or records that are not opened yet; `_catch_up` comes in the next turn."""
         self._stalled: dict[Carried, None] = {}
         self._unanswered = 0
         self._is_server = role is Role.SERVER
@@ -260,8 +260,12 @@ class Tunnel:
     def ready(self, events: int) -> None:
         if events & WRITE:
             self._unblock()
-        if events & ~select.EPOLLOUT:
+        if events & ~select.EPOLLOUT and self._may_receive():
             self._receive()
+
+    def _may_receive(self) -> bool:
+        """Else the loop tells it again in the next turn."""
+        return not self._is_behind and (self._handshake is None or self._loop.takes_slow_step())
 
     def crashed(self) -> None:
         self.fail(Reason.BUG, "")
@@ -357,9 +361,7 @@ class Tunnel:
     # ---- receiving -------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        if self._socket is None or self._is_behind:
-            return
-        if self._handshake is not None and not self._loop.takes_slow_step():
+        if self._socket is None:
             return
         if self._kernel is not None:
             self._receive_from(self._kernel)
@@ -546,7 +548,8 @@ class Tunnel:
         self._loop.at_end_of_turn(self, lambda: self._hear_last_words(f"tunnel: {error.strerror}"))
 
     def _hear_last_words(self, error: str) -> None:
-        self._receive()
+        if not self._is_behind:
+            self._receive()
         self._lost(error)
 
     def _ping(self) -> None:
