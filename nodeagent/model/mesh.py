@@ -155,6 +155,8 @@ class Mesh:
 
     def dry_runs_for(self, workload: Workload) -> tuple[Policy, ...]:
         """Policies that only tell what they would decide about connections to `workload`."""
+        if not self.security.has_dry_runs:  # the usual case, and asked for every connection
+            return ()
         return tuple(self.security.dry_runs(workload, self.labels(workload.uid)))
 
     def policy_named(self, key: str) -> Policy | None:

@@ -74,9 +74,13 @@ class Security:
         """Whether anything is said."""
         return bool(self._dry_runs or self._lists or self.trust_domains)
 
+    @property
+    def has_dry_runs(self) -> bool:
+        return bool(self._dry_runs)
+
     def dry_runs(self, workload: Workload, labels: dict[str, str]) -> Iterator[Policy]:
         """Those that are about this workload, which has these labels."""
-        for namespace in ("", workload.namespace) if self._dry_runs else ():
+        for namespace in ("", workload.namespace):
             for dry_run in self._dry_runs.get(namespace, {}).values():
                 if dry_run.selector.items() <= labels.items():
                     yield dry_run.policy

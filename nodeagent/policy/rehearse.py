@@ -65,8 +65,5 @@ def rehearsal_words(rehearsed: Allow | Deny, verdict: Verdict) -> str:
     if isinstance(rehearsed, Allow):
         change = "as it is" if isinstance(verdict, Allow) else "which it is not"
         return f"would be allowed{by}, {change}"
-    if isinstance(rehearsed.policy, str):
-        words = f"would be denied{by}"
-    else:
-        words = "would be denied, since ALLOW policies would apply and none matches"
-    return f"{words}, {'which it is not' if isinstance(verdict, Allow) else 'as it is'}"
+    why = by or ", since ALLOW policies would apply and none matches"
+    return f"would be denied{why}, {'which it is not' if isinstance(verdict, Allow) else 'as it is'}"

@@ -20,7 +20,7 @@ from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
 from nodeagent.controlplane.finding import CODES
 from nodeagent.controlplane.objects import Key
 from nodeagent.controlplane.review import review
-from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, Snapshot, advance
+from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION, EXTENSION, Snapshot, advance
 from nodeagent.controlplane.translate import translate
 from nodeagent.xds.decode import decode_resource
 from nodeagent.xds.delta import Kind
@@ -89,7 +89,8 @@ def _occurs_twice(key: Key, catalog: Catalog) -> bool:
 
 
 def _check_told(snapshot: Snapshot) -> None:
-    for kind, type_url in ((Kind.ADDRESS, ADDRESS), (Kind.AUTHORIZATION, AUTHORIZATION)):
+    told = ((Kind.ADDRESS, ADDRESS), (Kind.AUTHORIZATION, AUTHORIZATION), (Kind.EXTENSION, EXTENSION))
+    for kind, type_url in told:
         for name, resource in snapshot.of_type(type_url).items():
             decode_resource(kind, name, resource.value)
 
