@@ -163,6 +163,7 @@ class Capture:
         self._gather_news()
         return (
             self._is_kernel_due
+            or self._steering.lacks_pods
             or wanted != self._captured
             or self._unsettled != set()
             or self._state.mesh.is_registry_only != self._is_registry_only

@@ -8,6 +8,7 @@ next agent. `nodeagent cleanup` is what removes them.
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ class Agent:
             lines=lines,
             bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
-        self._has_garbage = asyncio.Event()
+        self._gives_back_at = math.inf
         self._bugs = 0
         self._servers: list[AdminServer | HttpServer] = []
         self._exposition = Exposition(traffic, self._picture.readings)
@@ -177,7 +178,6 @@ class Agent:
             parts.create_task(self._flows.run(), name="connections in the kernel")
             parts.create_task(watch_network(self._capture.look_at_kernel), name="netlink")
             parts.create_task(self._observe(), name="observe")
-            parts.create_task(self._give_back(), name="memory")
             log.info("agent of node %s started", self._config.node)
 
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
@@ -214,13 +214,12 @@ class Agent:
         self._state.apply(changes)
         self._capture.look_again()
         if changes.values >= LARGE_CHANGE:
-            self._has_garbage.set()
+            self._gives_back_at = time.monotonic() + GIVE_BACK_SECONDS
 
     async def _give_back(self) -> None:
-        while True:
-            await self._has_garbage.wait()
-            await asyncio.sleep(GIVE_BACK_SECONDS)
-            self._has_garbage.clear()
+        """Once, after large changes, and not before the kernel has the first: on a busy machine that takes long."""
+        if self._capture.is_settled and time.monotonic() > self._gives_back_at:
+            self._gives_back_at = math.inf
             sharing.forget()
             await asyncio.to_thread(give_back_memory)
 
@@ -240,6 +239,7 @@ class Agent:
             await self._fleet.observe()
             with contextlib.suppress(KernelError):  # `status` says it: the counters are the kernel's too
                 self._passages.looked(self._steering.counters())
+            await self._give_back()
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that no task carries: nobody else would count it. The loop goes on."""
