@@ -165,6 +165,7 @@ class Capture:
         self._gather_news()
         return (
             self._is_kernel_due
+            or self._steering.lacks_pods
             or wanted != self._captured
             or self._unsettled != set()
             or self._restricted_of(wanted) != self._restricted

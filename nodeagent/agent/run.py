@@ -8,6 +8,7 @@ next agent. `nodeagent cleanup` is what removes them.
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ OBSERVE_SECONDS = 15.0
 LARGE_CHANGE = 256
 """Values: reading, telling and saving them leaves as much memory behind as they take themselves."""
 GIVE_BACK_SECONDS = 10.0
-"""After a large change; by then the rest of it has come, and kernel, workers and disk have it."""
+"""After a change, of large ones the last; by then kernel, workers and disk have it. Small ones, too, leave a page here
+and there in what was free."""
 
 
 def run_agent(config: Config, *, takeover: bool) -> None:
@@ -145,7 +147,7 @@ class Agent:
             lines=lines,
             bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
-        self._has_garbage = asyncio.Event()
+        self._gives_back_at, self._has_new_mesh = math.inf, False
         self._bugs = 0
         self._servers: list[AdminServer | HttpServer] = []
         self._exposition = Exposition(traffic, self._picture.readings)
@@ -181,7 +183,6 @@ class Agent:
             parts.create_task(self._flows.run(), name="connections in the kernel")
             parts.create_task(watch_network(self._capture.look_at_kernel), name="netlink")
             parts.create_task(self._observe(), name="observe")
-            parts.create_task(self._give_back(), name="memory")
             log.info("agent of node %s started", self._config.node)
 
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
@@ -217,16 +218,21 @@ class Agent:
     def _mesh_changed(self, changes: Changes) -> None:
         self._state.apply(changes)
         self._capture.look_again()
+        due = time.monotonic() + GIVE_BACK_SECONDS
         if changes.values >= LARGE_CHANGE:
-            self._has_garbage.set()
+            self._gives_back_at, self._has_new_mesh = due, True
+        else:
+            self._gives_back_at = min(self._gives_back_at, due)
 
     async def _give_back(self) -> None:
-        while True:
-            await self._has_garbage.wait()
-            await asyncio.sleep(GIVE_BACK_SECONDS)
-            self._has_garbage.clear()
+        """Some time after changes, and not before the kernel has the first: on a busy machine that takes long."""
+        if not self._capture.is_settled or time.monotonic() < self._gives_back_at:
+            return
+        self._gives_back_at = math.inf
+        if self._has_new_mesh:
+            self._has_new_mesh = False
             sharing.forget()
-            await asyncio.to_thread(give_back_memory)
+        await asyncio.to_thread(give_back_memory)
 
     def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:
         had_ended = identity in self._state.lapsed
@@ -244,6 +250,7 @@ class Agent:
             await self._fleet.observe()
             with contextlib.suppress(KernelError):  # `status` says it: the counters are the kernel's too
                 self._passages.looked(self._steering.counters())
+            await self._give_back()
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that no task carries: nobody else would count it. The loop goes on."""

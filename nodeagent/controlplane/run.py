@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 SERVER_NAMES = ("localhost", "127.0.0.1", "::1", "istiod.istio-system.svc")
 """The last is what ztunnels and agents look for unless told otherwise."""
-_REST = 4
+_REST = 9
 """Times as long as a look at the whole mesh has taken it is not looked at again: changes go first."""
 _LONGEST_REST_SECONDS = 10.0
 _AGENTS_FIRST_SECONDS = 0.1

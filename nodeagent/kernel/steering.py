@@ -298,6 +298,11 @@ class Steering:
         """The pods of the last reconcile, with their counts of this moment."""
         return [self._counted(state, time.monotonic()) for state in self._states]
 
+    @property
+    def lacks_pods(self) -> bool:
+        """Of those that the last reconcile wanted: what it lacked may come without a sign on the node's own devices."""
+        return not all(state.is_captured for state in self._states)
+
     def remove(self) -> list[str]:
         """Takes away everything of ours: filters, na0, the proxy namespace's mount, pins. What was there, in words."""
         with self._lock, IPRoute() as node:

@@ -157,7 +157,7 @@ def test_a_full_disk_for_the_state_file_is_told_and_harms_nobody(stage: Stage) -
     node.call(lambda: subprocess.run(["mount", "-o", "remount,size=2m", "/run"], check=True))
     try:
         node.call(fill)
-        stage.write("25-more.yaml", [_namespace_object()])
+        stage.write("25-more.yaml", _more_objects())
         eventually(lambda: "state-file" in run(stage, "status").stdout, WITHIN_SECONDS, "status names the state file")
         assert is_captured(stage)
         assert stage.agents[NODE].poll() is None
@@ -168,11 +168,14 @@ def test_a_full_disk_for_the_state_file_is_told_and_harms_nobody(stage: Stage) -
     eventually(lambda: "state-file" not in run(stage, "status").stdout, WITHIN_SECONDS, "status is content again")
 
 
-def _namespace_object() -> dict[str, object]:
-    """Any change of the mesh that reaches this node."""
+def _more_objects() -> list[dict[str, object]]:
+    """A change that reaches this node, and is larger than what may be left of the last page of its state file."""
     from nodeagent.lab.demo import mesh
 
-    return mesh.service("more", "shop", {"app": "db"}, ("10.96.0.77", "fd00:96::77"), {80: PORT})
+    return [
+        mesh.service(f"more-{number}", "shop", {"app": "db"}, (f"10.96.1.{number}", f"fd00:96::1:{number}"), {80: PORT})
+        for number in range(1, 61)
+    ]
 
 
 def test_explain_names_the_policy_that_the_proxy_enforces(stage: Stage) -> None:
