@@ -113,9 +113,9 @@ def _parse_config_map(root: Mapping, document: Document, file: str) -> Parsed:
 
 
 def _parse_object(root: Mapping, document: Document, file: str, *, refuses_unknown: bool, within: str) -> Parsed:
-    report = Report(file, "")
-    fields = Fields(root, "", report)
-    version, kind = fields.text("apiVersion"), fields.text("kind")
+    # Before the object has a name nothing is said: a finding without one would be about the whole file.
+    unnamed = Fields(root, "", Report(file, ""))
+    version, kind = unnamed.text("apiVersion"), unnamed.text("kind")
     if kind == "MeshConfig":
         reader: _Reader | None = parse_mesh_config
     else:
@@ -128,7 +128,9 @@ def _parse_object(root: Mapping, document: Document, file: str, *, refuses_unkno
     if key is None:
         name = "/".join(filter(None, (version, kind)))
         return _unnamed(document, file, root.line, f"{name} has no valid name", "metadata.name")
-    report.subject = str(key)
+    report = Report(file, str(key))
+    fields = Fields(root, "", report)
+    fields.text("apiVersion"), fields.text("kind")
     is_judged = kind in JUDGED_AS_WRITTEN or (kind in JUDGED_BY_STATUS and "status" in root.entries)
     kept = root if is_judged else None
     if reader is None:

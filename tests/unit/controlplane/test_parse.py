@@ -254,3 +254,9 @@ def _version(kind: str) -> str:
         "PeerAuthentication": "security.istio.io/",
     }
     return f"{groups.get(kind, '')}v1"
+
+
+def test_a_finding_about_the_version_is_about_its_object(read: Read) -> None:
+    objects, findings = read('{"apiVersion": 0, "kind": "MeshConfig", "metadata": {"name": "default"}}')
+    assert objects == []
+    assert [(finding.subject, finding.field) for finding in findings] == [("MeshConfig default", "apiVersion")]
