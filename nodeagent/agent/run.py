@@ -60,7 +60,8 @@ OBSERVE_SECONDS = 15.0
 LARGE_CHANGE = 256
 """Values: reading, telling and saving them leaves as much memory behind as they take themselves."""
 GIVE_BACK_SECONDS = 10.0
-"""After a large change; by then the rest of it has come, and kernel, workers and disk have it."""
+"""After a change, of large ones the last; by then kernel, workers and disk have it. Small ones, too, leave a page here
+and there in what was free."""
 
 
 def run_agent(config: Config, *, takeover: bool) -> None:
@@ -143,7 +144,7 @@ class Agent:
             lines=lines,
             bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
-        self._gives_back_at = math.inf
+        self._gives_back_at, self._has_new_mesh = math.inf, False
         self._bugs = 0
         self._servers: list[AdminServer | HttpServer] = []
         self._exposition = Exposition(traffic, self._picture.readings)
@@ -213,15 +214,21 @@ class Agent:
     def _mesh_changed(self, changes: Changes) -> None:
         self._state.apply(changes)
         self._capture.look_again()
+        due = time.monotonic() + GIVE_BACK_SECONDS
         if changes.values >= LARGE_CHANGE:
-            self._gives_back_at = time.monotonic() + GIVE_BACK_SECONDS
+            self._gives_back_at, self._has_new_mesh = due, True
+        else:
+            self._gives_back_at = min(self._gives_back_at, due)
 
     async def _give_back(self) -> None:
-        """Once, after large changes, and not before the kernel has the first: on a busy machine that takes long."""
-        if self._capture.is_settled and time.monotonic() > self._gives_back_at:
-            self._gives_back_at = math.inf
+        """Some time after changes, and not before the kernel has the first: on a busy machine that takes long."""
+        if not self._capture.is_settled or time.monotonic() < self._gives_back_at:
+            return
+        self._gives_back_at = math.inf
+        if self._has_new_mesh:
+            self._has_new_mesh = False
             sharing.forget()
-            await asyncio.to_thread(give_back_memory)
+        await asyncio.to_thread(give_back_memory)
 
     def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:
         had_ended = identity in self._state.lapsed
