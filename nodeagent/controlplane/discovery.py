@@ -28,6 +28,8 @@ _Request: TypeAlias = xds_pb2.DeltaDiscoveryRequest
 _Response: TypeAlias = xds_pb2.DeltaDiscoveryResponse
 FIRST_REQUEST_SECONDS = 10.0
 """A stream without a request is of no use, and takes the place of one."""
+_LAST_WRITE_SECONDS = 1.0
+"""For the message on its way when a stream ends: a client that reads no more does not keep its place for longer."""
 _MAX_ID_CHARACTERS = 256
 """Of what a client calls itself that goes to logs and tables."""
 
@@ -83,6 +85,10 @@ class _Conversation:
         self.stream = stream
         self._publisher, self._context = publisher, context
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._is_over = False
+        self._written = asyncio.Event()
+        """No message is on its way."""
+        self._written.set()
 
     def end(self, words: str) -> None:
         if not self._end.done():
@@ -122,9 +128,12 @@ class _Conversation:
                 self._hear(first)
                 woken.set()
                 pushing = tasks.create_task(self._push(woken))
-                async for request in requests:
-                    self._hear(request)
-                    woken.set()
+                try:
+                    async for request in requests:
+                        self._hear(request)
+                        woken.set()
+                finally:
+                    await self._stop_writing()
                 pushing.cancel()
         finally:
             _log.info("node %s disconnected", self.stream.node)
@@ -144,11 +153,29 @@ class _Conversation:
                     await woken.wait()
             woken.clear()
             for response in self.stream.due(self._publisher.snapshot, clock()):
-                await self._context.write(response)
+                if self._is_over:
+                    return
+                await self._write(response)
             self._publisher.served(woken)
 
+    async def _write(self, response: _Response) -> None:
+        self._written.clear()
+        try:
+            await self._context.write(response)
+        finally:
+            self._written.set()
+
+    async def _stop_writing(self) -> None:
+        """Before the stream is ended: gRPC cannot send a status beside a message that is on its way."""
+        self._is_over = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WRITE_SECONDS):
+                await self._written.wait()
+
     async def _wait_for_end(self) -> None:
-        raise _Ended(grpc.StatusCode.UNAVAILABLE, await self._end)
+        words = await self._end
+        await self._stop_writing()
+        raise _Ended(grpc.StatusCode.UNAVAILABLE, words)
 
 
 def _judge_node(request: _Request, node: str) -> None:
