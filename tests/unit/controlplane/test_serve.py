@@ -290,6 +290,23 @@ def test_the_newest_of_too_many_streams_of_a_node_wins(play: Callable[[Story], N
     play(story)
 
 
+def test_a_stream_ends_behind_the_message_that_is_on_its_way(
+    play: Callable[[Story], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(stage: Running) -> None:
+        calls = [stage.stream(bearer(f"node-{number}")) for number in range(40)]
+        for call in calls:
+            await call.write(first_request())
+            await call.done_writing()
+        for call in calls:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+            assert await call.code() is grpc.StatusCode.OK
+
+    play(story)
+    assert [one.getMessage() for one in logged(caplog, "grpc") if one.levelno >= logging.ERROR] == []
+
+
 def test_a_stop_tells_the_clients(play: Callable[[Story], None], caplog: pytest.LogCaptureFixture) -> None:
     async def story(stage: Running) -> None:
         call = stage.stream(bearer())
