@@ -63,6 +63,7 @@ def test_a_server_with_another_name_is_not_talked_to(mesh: Mesh, names: tuple[st
 
 def test_a_server_of_an_unknown_ca_is_not_talked_to(mesh: Mesh, other: Authority) -> None:
     mesh.far.certify(mesh.server.identity, other, roots=mesh.authority.roots)
+    mesh.far.apply()  # what came before it is in force
     assert mesh.wires.client.is_refused(mesh.wires.server.v4)
     assert mesh.near.ended()[0].reason == Reason.TLS_UNKNOWN_CA.value
     assert mesh.far.ended()[0].reason == Reason.TLS_UNKNOWN_CA.value
@@ -243,6 +244,7 @@ class TestFull:
             client.sendall(b"still here")
             assert served.recv(100) == b"still here"
         mesh.near.ended(4)
+        mesh.far.ended(3)  # which is as full
         with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0] as served:
             client.sendall(b"room again")
             assert served.recv(100) == b"room again"
