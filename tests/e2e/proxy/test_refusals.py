@@ -240,7 +240,7 @@ class TestFull:
             client.sendall(b"still here")
             assert served.recv(100) == b"still here"
         mesh.near.ended(4)
-        mesh.far.ended(3)
+        mesh.far.ended(3)  # which is as full
         with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client, app.accept()[0] as served:
             client.sendall(b"room again")
             assert served.recv(100) == b"room again"

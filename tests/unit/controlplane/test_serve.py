@@ -47,6 +47,7 @@ from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.proto import ca_pb2, ca_pb2_grpc, xds_pb2, xds_pb2_grpc
 from nodeagent.xds.client import XdsClient
 from nodeagent.xds.store import Store
+from tests.logged import logged
 
 Read = Callable[[str], tuple[list[MeshObject], list[Finding]]]
 KEY = make_key()
