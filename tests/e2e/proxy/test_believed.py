@@ -3,7 +3,7 @@
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -158,15 +158,13 @@ def test_who_has_a_certificate_of_a_revoked_authority_is_revoked(
 
 
 @ROLES
-def test_a_tunnel_that_drains_ends_too(
-    mesh: Mesh, app: socket.socket, authority_of: Callable[[str], Authority], *, is_server: bool
-) -> None:
+def test_a_tunnel_that_drains_ends_too(mesh: Mesh, app: socket.socket, *, is_server: bool) -> None:
     judge, other, owner = roles(mesh, is_server=is_server)
     own = mesh.client if is_server else mesh.server
     name = certify(mesh, other, owner)
     with connection(mesh, app) as (client, served):
         assert works(client, served)
-        judge.certify(own.identity, mesh.authority, roots=authority_of("another mesh").roots)
+        judge.certify(own.identity, mesh.authority, roots=Authority("another mesh").roots)
         judge.apply()
         assert works(client, served), "it takes nothing new, and goes on"
         judge.apply(extensions=(listed(name),))

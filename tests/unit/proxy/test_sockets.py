@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Accepting:
     def __init__(self, clock: Any) -> None:
         self.clock, self.loop = clock, Loop(clock)
         sock = ListeningSocket(socket.create_server(("127.0.0.1", 0)).detach())
-        self.address = sock.getsockname()
+        self.address, self._listening = sock.getsockname(), sock
         self.listener = Listener(self.loop, sock, self.accepted)
         self.sockets: list[socket.socket] = []
         self.peers: list[tuple[Ip, int]] = []
@@ -38,10 +39,19 @@ class Accepting:
         self.peers.append(peer)
 
     def connect(self) -> tuple[str, int]:
+        """Returns when it waits to be accepted, which the client may know a moment earlier than the listener."""
+        waiting = self._waiting()
         client = socket.create_connection(self.address)
         self.sockets.append(client)
+        while self._waiting() == waiting:
+            time.sleep(0.001)
         name: tuple[str, int] = client.getsockname()
         return name
+
+    def _waiting(self) -> int:
+        """tcpi_unacked of a listener: how many connections are in its queue."""
+        (count,) = struct.unpack_from("I", self._listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28), 24)
+        return int(count)
 
 
 @pytest.fixture
