@@ -11,12 +11,12 @@ nothing but shake hands is among the abuses.
 import contextlib
 import os
 import platform
-import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
 from nodeagent.errors import NotPossible
+from nodeagent.lab.ready import readable
 from tests.bench import load, worker_pair
 from tests.bench.ground import Ground
 from tests.bench.hostile import ABUSES
@@ -83,7 +83,7 @@ def _hostile(pair: WorkerPair, abuse: str, core: int) -> Iterator[None]:
     with process:
         try:
             assert process.stdout is not None
-            if not select.select([process.stdout], [], [], _START_SECONDS)[0] or not process.stdout.readline():
+            if not readable([process.stdout], _START_SECONDS) or not process.stdout.readline():
                 raise NotPossible(f"a peer that does {abuse!r} did not begin")
             yield
         finally:

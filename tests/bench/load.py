@@ -4,7 +4,6 @@
 import contextlib
 import json
 import os
-import select
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from nodeagent.errors import NotPossible
 from nodeagent.lab.namespaces import Host
+from nodeagent.lab.ready import readable
 from nodeagent.model.address import Ip
 
 PORT = 7000
@@ -155,7 +155,7 @@ class Generator:
 def _first_line(process: "subprocess.Popen[bytes]") -> bytes:
     """Empty when it ends, or says nothing for too long."""
     assert process.stdout is not None
-    return process.stdout.readline() if select.select([process.stdout], [], [], _PATIENCE_SECONDS)[0] else b""
+    return process.stdout.readline() if readable([process.stdout], _PATIENCE_SECONDS) else b""
 
 
 def _compile(directory: Path) -> Path:

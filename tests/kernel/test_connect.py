@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import select
 import socket
 import struct
 import threading
@@ -22,6 +21,7 @@ from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import enter_netns, netns_cookie
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.service_codings import DialKey
+from nodeagent.lab.ready import readable, writable
 from nodeagent.model.address import Ip
 from nodeagent.policy.verdict_table import VerdictRow
 from nodeagent.routing.route import Target
@@ -142,11 +142,11 @@ def test_one_that_does_not_wait_is_drawn_once(
     with drawing.open_socket(family) as client:
         client.setblocking(False)  # noqa: FBT003 - the parameter has no name
         assert client.connect_ex((prefix + vip.ip, vip.port)) == errno.EINPROGRESS
-        assert select.select([], [client], [], PATIENCE_SECONDS)[1]
+        assert writable([client], PATIENCE_SECONDS)
         assert client.connect_ex((prefix + vip.ip, vip.port)) in {0, errno.EISCONN}
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
         assert client.getpeername()[:2] == (prefix + vip.ip, vip.port)
-        reached = select.select(list(listeners.values()), [], [], PATIENCE_SECONDS)[0]
+        reached = readable(list(listeners.values()), PATIENCE_SECONDS)
         assert len(reached) == 1
         reached[0].accept()[0].close()
 
@@ -261,7 +261,7 @@ def test_draws_are_spread_by_their_shares(
     for _ in range(times):
         client = drawing.open_socket(family.sockets)
         client.connect((vip.ip, vip.port))
-        (listener,) = select.select(list(listeners.values()), [], [], PATIENCE_SECONDS)[0]
+        (listener,) = readable(list(listeners.values()), PATIENCE_SECONDS)
         server, _ = listener.accept()
         reached[server.getsockname()[1]] += 1
         drawing.leave(server)
@@ -294,7 +294,7 @@ class _Connecting:
             began, port = time.monotonic(), None
             with contextlib.suppress(OSError):  # the address of the Service leads nowhere
                 client.connect((VIPS[0].ip, VIPS[0].port))
-                (listener,) = select.select(list(self._listeners.values()), [], [], PATIENCE_SECONDS)[0]
+                (listener,) = readable(list(self._listeners.values()), PATIENCE_SECONDS)
                 server, _ = listener.accept()
                 port = server.getsockname()[1]
                 self._drawing.leave(server)

@@ -3,7 +3,6 @@
 
 import contextlib
 import errno
-import select
 import shutil
 import socket
 import struct
@@ -18,6 +17,7 @@ from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import ListenerKind
+from nodeagent.lab.ready import readable
 from nodeagent.model.address import Ip, socket_ip
 from nodeagent.policy.verdict_table import VerdictRow
 from nodeagent.proxy.tunnel_port import pick_port
@@ -174,7 +174,7 @@ def test_a_spoofed_source_is_dropped_and_counted(enrolled: Node, worker: Listene
         with pytest.raises(TimeoutError):
             client.connect((family.remote, 8080))
     assert enrolled.counted("SPOOFED_SOURCE")["SPOOFED_SOURCE"] > before
-    assert not select.select([worker[ListenerKind.OUTBOUND]], [], [], 0)[0]
+    assert not readable([worker[ListenerKind.OUTBOUND]], 0)
     assert enrolled.steering.pods()[0].counts.dropped > 0
 
 
@@ -221,7 +221,7 @@ def test_a_stranger_meets_the_proxy_and_not_the_application(
             stranger = enrolled.x.addresses[family.is_ipv6]
             assert _ends(taken) == ((stranger, client.getsockname()[1]), (family.pod, port))
             _talk(client, taken)
-        assert not select.select([application], [], [], 0)[0]
+        assert not readable([application], 0)
 
 
 def test_the_proxy_connects_to_the_application_as_the_client(enrolled: Node, worker: Listeners, family: Family) -> None:
@@ -345,7 +345,7 @@ def test_after_the_window_an_unknown_connection_is_reset_and_nothing_leaks(
         client.sendall(b"secret")
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert not select.select([served], [], [], 0.1)[0]
+        assert not readable([served], 0.1)
 
 
 # ---- playing the worker ----------------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def _worker(node: Node, slot: int) -> Iterator[Listeners]:
 
 @contextlib.contextmanager
 def _accept(listener: socket.socket) -> Iterator[socket.socket]:
-    assert select.select([listener], [], [], PATIENCE_SECONDS)[0], "nobody came"
+    assert readable([listener], PATIENCE_SECONDS), "nobody came"
     taken, _ = listener.accept()
     taken.settimeout(PATIENCE_SECONDS)
     with taken:
@@ -374,7 +374,7 @@ def _accept(listener: socket.socket) -> Iterator[socket.socket]:
 
 def _accept_all(listener: socket.socket, stack: contextlib.ExitStack) -> int:
     count = 0
-    while select.select([listener], [], [], 0.05)[0]:
+    while readable([listener], 0.05):
         stack.enter_context(_accept(listener))
         count += 1
     return count

@@ -2,7 +2,6 @@
 """A flood of SYNs that nobody goes on with: open connections go on, and new ones come in by SYN cookies."""
 
 import contextlib
-import select
 import socket
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ import pytest
 
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.kernel.steering import ListenerKind
+from nodeagent.lab.ready import readable
 from tests.kernel.conftest import FAMILIES, PATIENCE_SECONDS, Family, Node, Pod
 from tests.kernel.namespaces import mac, run
 from tests.kernel.no_way_around.frames import SYN, Frame
@@ -76,7 +76,7 @@ def _flood(sender: Pod, family: Family, target: str, *, is_own: bool) -> None:
 
 @contextlib.contextmanager
 def _accept(listener: socket.socket) -> Iterator[socket.socket]:
-    assert select.select([listener], [], [], PATIENCE_SECONDS)[0], "nobody came"
+    assert readable([listener], PATIENCE_SECONDS), "nobody came"
     taken, _ = listener.accept()
     taken.settimeout(PATIENCE_SECONDS)
     with taken:

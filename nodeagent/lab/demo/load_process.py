@@ -5,7 +5,6 @@ The script is run by itself, without site-packages, and imports nothing of the p
 input with a report, a line of JSON; at the end of its input it ends the load and writes the last one.
 """
 
-import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Generic, Self, TypeVar
 import msgspec
 
 from nodeagent.lab.namespaces import Pod
+from nodeagent.lab.ready import readable
 
 R = TypeVar("R")
 _ANSWER_SECONDS = 60.0
@@ -59,7 +59,7 @@ class LoadProcess(Generic[R]):
     def _read(self, within_seconds: float) -> R:
         stdout = self._process.stdout
         assert stdout is not None
-        if not select.select([stdout], [], [], within_seconds)[0]:
+        if not readable([stdout], within_seconds):
             raise TimeoutError(f"the load did not answer within {within_seconds:g} s")
         line = stdout.readline()
         if not line:

@@ -8,7 +8,6 @@ node-b   db   legacy                 db: shop/db       legacy, legacy2: outside 
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from nodeagent.lab.demo.versions import THIS_VERSION, Version
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.machine import State, difference, network_state
 from nodeagent.lab.namespaces import RUN_DIR, Pod
+from nodeagent.lab.ready import readable
 from nodeagent.lab.topology import PodPlace, PodSpec, Topology
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
@@ -190,7 +190,7 @@ class Stage:
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
-        if not select.select([process.stdout], [], [], START_SECONDS)[0] or process.stdout.readline() != b"ready\n":
+        if not readable([process.stdout], START_SECONDS) or process.stdout.readline() != b"ready\n":
             raise NotPossible(f"the application of pod {pod.name} did not start")
         return process
 
@@ -304,7 +304,7 @@ class Stage:
         descriptor = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            if not select.select([descriptor], [], [], _ANSWER_SECONDS)[0]:
+            if not readable([descriptor], _ANSWER_SECONDS):
                 raise NotPossible(f"worker {pid} was killed and does not end", check="Is it in state D (ps -o stat)?")
         finally:
             os.close(descriptor)

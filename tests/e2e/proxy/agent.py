@@ -2,11 +2,11 @@
 """The other end of a worker's sockets, where its agent would be."""
 
 import os
-import select
 import socket
 import time
 from collections.abc import Callable
 
+from nodeagent.lab.ready import readable
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Policy
@@ -133,7 +133,7 @@ class Agent:
         """Reads what comes next, or waits."""
         socks = [sock for sock in (self.control, self.report) if sock is not None and sock not in self._ended]
         assert socks, "the worker is gone"
-        for sock in select.select(socks, [], [], seconds)[0]:
+        for sock in readable(socks, seconds):
             payload, descriptors, _, _ = socket.recv_fds(sock, 1 << 18, 16)
             if not payload:
                 self._ended.append(sock)

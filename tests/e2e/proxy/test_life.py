@@ -3,7 +3,6 @@
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import struct
@@ -15,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from nodeagent.lab.ready import readable
 from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.messages import Drain, Hello, LocalPods, Resync, WorkerConfig
@@ -94,9 +94,9 @@ def test_a_tunnel_that_is_cut_in_its_handshake_is_dialled_again(mesh: Mesh, app:
     mesh.far.kill()
     with mesh.wires.client.connect(mesh.wires.server.v4, PORT) as client:
         listener = mesh.listeners[mesh.wires.far][1]
-        assert select.select([listener], [], [], PATIENCE_SECONDS)[0], "nobody dials"
+        assert readable([listener], PATIENCE_SECONDS), "nobody dials"
         cut, _ = listener.accept()
-        assert select.select([cut], [], [], PATIENCE_SECONDS)[0], "no ClientHello"
+        assert readable([cut], PATIENCE_SECONDS), "no ClientHello"
         cut.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         cut.close()
         mesh.start(mesh.wires.far, mesh.wires.server, mesh.server.identity)

@@ -2,7 +2,6 @@
 """Blocks as the kernel fills them, built here; and the conversation with the process that reads them."""
 
 import io
-import select
 import socket
 import struct
 import threading
@@ -14,6 +13,7 @@ import pytest
 from nodeagent.lab import capture
 from nodeagent.lab.capture import SNAPSHOT, STOP, Capture, Ring, serve
 from nodeagent.lab.packets import Flow, Seen, Tally
+from nodeagent.lab.ready import readable
 
 BRIDGE, PORT = 7, 8
 MARKER = b"marker"
@@ -96,4 +96,4 @@ def test_it_answers_until_it_is_told_to_stop_or_left_alone(words: list[bytes]) -
             assert answer.count().packets == 1
         serving.join(10)
         assert not serving.is_alive()
-        assert not select.select([ours], [], [], 0)[0]
+        assert not readable([ours], 0)

@@ -7,7 +7,6 @@ sealed is sent. tests/unit/proxy/test_kernel_channel.py shows that a kernel with
 
 import errno
 import os
-import select
 import socket
 import struct
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from nodeagent.lab.ready import writable
 from nodeagent.proxy import kernel_tls
 from nodeagent.tls.key_schedule import Cipher
 from nodeagent.tls.record import APPLICATION_DATA, HANDSHAKE, LONGEST, PREFIX, RECORD_BYTES
@@ -101,7 +101,7 @@ class EmulatedSocket(socket.socket):
 
     def _seal(self, plain: bytes, kind: int) -> int:
         done = 0
-        while done < len(plain) and select.select([], [self], [], 0)[1]:
+        while done < len(plain) and writable([self], 0):
             piece = plain[done : done + RECORD_BYTES]
             sealed = self.keys[TX].seal(piece, kind)
             assert super().send(sealed) == len(sealed)

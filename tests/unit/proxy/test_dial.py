@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connecting without blocking, on loopback: done, refused, silent, and when the port cannot be kept."""
 
-import select
 import socket
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nodeagent.lab.ready import readable
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.dial import Dial
@@ -111,7 +111,7 @@ def silent_destination() -> tuple[socket.socket, list[socket.socket]]:
         filler.setblocking(False)  # noqa: FBT003 - the standard library's signature
         filler.connect_ex(listener.getsockname())
         fillers.append(filler)
-        assert select.select([listener], [], [], 60)[0], "the first is in its queue: then that is full"
+        assert readable([listener], 60), "the first is in its queue: then that is full"
     return listener, fillers
 
 

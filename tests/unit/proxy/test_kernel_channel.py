@@ -6,7 +6,6 @@ With an emulated kernel anywhere, with the real one where it has TLS: `make test
 
 import errno
 import fcntl
-import select
 import socket
 import termios
 import time
@@ -16,6 +15,7 @@ import msgspec
 import pytest
 
 from nodeagent.errors import PeerError
+from nodeagent.lab.ready import readable
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.kernel_channel import (
     LAST_RECORD,
@@ -96,7 +96,7 @@ def receive(channel: KernelChannel, size: int) -> bytes:
 
 def wait(channel: KernelChannel, buffer: memoryview | None = None) -> int:
     """Until there is something."""
-    while select.select([channel._socket], [], [], SECONDS)[0]:
+    while readable([channel._socket], SECONDS):
         try:
             return channel.receive_into(memoryview(bytearray(1 << 17)) if buffer is None else buffer)
         except BlockingIOError:

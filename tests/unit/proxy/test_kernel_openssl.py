@@ -4,12 +4,12 @@
 With an emulated kernel anywhere, with the real one where it has TLS: `make test-kernels`.
 """
 
-import select
 import socket
 from collections.abc import Callable
 
 import pytest
 
+from nodeagent.lab.ready import readable, writable
 from nodeagent.proxy.kernel_channel import KernelChannel, KeyUpdateReceived, move_into_kernel
 from nodeagent.proxy.kernel_tls import load_module
 from nodeagent.proxy.kernel_trial import try_kernel_tls
@@ -43,7 +43,7 @@ class Moving:
             try:
                 view = view[self.channel.send(view) :]
             except BlockingIOError:
-                assert select.select([], [self.socket], [], SECONDS)[1]
+                assert writable([self.socket], SECONDS)
 
     def receive(self, until: Callable[[], bool]) -> None:
         while not until():
@@ -64,7 +64,7 @@ class Moving:
         self.receive(lambda: reading.secret != former)
 
     def _wait(self) -> None:
-        assert select.select([self.socket], [], [], SECONDS)[0], self.plain
+        assert readable([self.socket], SECONDS), self.plain
 
 
 @pytest.fixture(params=["emulated kernel", pytest.param("real kernel", marks=pytest.mark.vm)])
