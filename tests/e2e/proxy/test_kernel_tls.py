@@ -9,6 +9,7 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ SIZE = 8_000_000
 LOSSY_SIZE = 1_000_000
 BLOCK = 100_000
 """Not a whole number of records."""
+PAUSE_SECONDS = 0.05
+"""Between blocks of who only goes on until something else is done, which has one emulated processor with them."""
 SECONDS = 120
 """Until a test is given up, in which an emulated processor seals and opens some MiB."""
 
@@ -90,6 +93,8 @@ class Talk:
     def _say(self, sock: socket.socket) -> None:
         digest, said = hashlib.sha256(), 0
         while said < self._size or not self._may_end.is_set():
+            if said >= self._size:
+                time.sleep(PAUSE_SECONDS)
             sock.sendall(self._block)
             digest.update(self._block)
             said += BLOCK
