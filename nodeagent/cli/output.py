@@ -52,7 +52,7 @@ class Output:
         for number, table in enumerate(shown):
             if number:
                 click.echo()
-            click.echo(self._render(table, answer[table.member]), nl=False)
+            click.echo(self.render(table, answer[table.member], with_headers=self.with_headers), nl=False)
 
     def show_whole(self, answer: Mapping[str, Any]) -> None:
         if self.form == "yaml":
@@ -62,13 +62,15 @@ class Output:
         else:
             click.echo(json.dumps(answer, indent=2 if self.form == "json" else None))
 
-    def _render(self, table: Table, rows: Sequence[Row]) -> str:
+    def render(self, table: Table, rows: Sequence[Row], *, with_headers: bool, floor: Sequence[int] = ()) -> str:
+        """Lines as they suit where they go; `floor` as in table.py."""
         return render(
-            [header for header, _ in table.columns],
+            _headers(table),
             _cells(table, rows),
-            with_headers=self.with_headers,
+            with_headers=with_headers,
             width=shutil.get_terminal_size().columns if is_terminal() else None,
             with_colour=has_colour(),
+            floor=floor,
         )
 
 
@@ -83,15 +85,9 @@ class Listing:
     def show(self, rows: Sequence[Row]) -> None:
         output, table = self._output, self._table
         if output.is_table:
-            with_headers, headers = output.with_headers and not self._widths, [header for header, _ in table.columns]
-            cells = _cells(table, rows)
-            self._widths = widths([headers, *cells], self._widths)
-            width = shutil.get_terminal_size().columns if is_terminal() else None
-            colour = has_colour()
-            text = render(
-                headers, cells, with_headers=with_headers, width=width, with_colour=colour, floor=self._widths
-            )
-            click.echo(text, nl=False)
+            with_headers = output.with_headers and not self._widths
+            self._widths = widths([_headers(table), *_cells(table, rows)], self._widths)
+            click.echo(output.render(table, rows, with_headers=with_headers, floor=self._widths), nl=False)
         elif output.form == "yaml":
             import yaml
 
@@ -101,6 +97,10 @@ class Listing:
             for row in rows:
                 click.echo(json.dumps({"schema": SCHEMA, "kind": table.member, **row}))
         sys.stdout.flush()
+
+
+def _headers(table: Table) -> list[str]:
+    return [header for header, _ in table.columns]
 
 
 def _cells(table: Table, rows: Sequence[Row]) -> list[list[str]]:
