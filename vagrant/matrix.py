@@ -29,6 +29,7 @@ from vagrant.fetch import (
     fetch,
     machine_mirrors,
 )
+from vagrant.inside import SELECTION
 from vagrant.machine import Accelerator, Machine, boots, fitting, has_kvm, last_lines, run_machines
 from vagrant.results import Outcome, as_json, closing_line, outcome, read_lines, row
 
@@ -138,6 +139,7 @@ def _userland() -> Path:
 
 def _checkout(scratch: Path) -> Path:
     """What is tested: as it is at this moment."""
+    userland.compile_checkout(CHECKOUT, SELECTION)
     userland.stage_checkout(CHECKOUT, scratch / "tree")
     userland.write_image(scratch / "tree", scratch / "checkout.img")
     return scratch / "checkout.img"

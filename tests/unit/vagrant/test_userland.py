@@ -26,14 +26,15 @@ def test_envoy_goes_along_where_the_tests_have_one(tmp_path: Path) -> None:
     assert key({"a": "1"}, b"", program) != key({"a": "1"}, b"")
 
 
-def test_the_checkout_comes_without_what_was_made_in_it(tmp_path: Path) -> None:
+def test_the_checkout_comes_compiled_and_without_what_else_was_made_in_it(tmp_path: Path) -> None:
     checkout, target = tmp_path / "checkout", tmp_path / "target"
-    for name in ("nodeagent/a.py", ".git/x", ".venv/x", "build/x", "tests/__pycache__/x", ".mypy_cache/x"):
+    compiled = "nodeagent/__pycache__/a.pyc"
+    for name in ("nodeagent/a.py", compiled, ".git/x", ".venv/x", "build/x", ".mypy_cache/x"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(name)
     stage_checkout(checkout, target)
     found = [str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()]
-    assert found == [str((checkout / "nodeagent/a.py").relative_to("/"))]
+    assert sorted(found) == sorted(str((checkout / name).relative_to("/")) for name in ("nodeagent/a.py", compiled))
 
 
 @pytest.mark.skipif(not Path("/var/lib/dpkg/status").exists(), reason="no machine with dpkg")
