@@ -8,12 +8,13 @@ agent's last good state, `control-plane` for the control plane's; it prints at h
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from nodeagent.controlplane.catalog import Catalog, Content, admit
+from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
+from nodeagent.controlplane.last_good import LastGood as Documents
 from nodeagent.controlplane.objects import Key
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.model.mesh import Changes
@@ -104,20 +105,37 @@ def _last_good(name: str) -> LastGood:
 
 
 def control_plane(directory: Path) -> int:
-    """The old documents or the new ones; and the next write removes what a dead process has left."""
-    old, new = (_catalog(labels) for labels in ("{a: old}", "{a: new}"))
-    within = {StateDirectory.write.__code__, StateDirectory._sync.__code__}
+    """The old documents or the new ones; and the next write removes what a dead process has left.
+
+    All of them are written, and a change is appended.
+    """
+    old, new = (_catalog(labels).objects for labels in ("{a: old}", "{a: new}"))
+
+    def save() -> None:
+        Documents(StateDirectory(directory)).save(new)
+
+    def append() -> None:
+        successor = Documents(StateDirectory(directory))
+        successor.save(old)
+        successor.save(new)
+
+    writes = {StateDirectory.write.__code__, StateDirectory._sync.__code__}
+    appends = writes | {StateDirectory.append.__code__, Documents.save.__code__, Documents._append.__code__}
+    return _killed_while_saving(directory, save, writes, old) + _killed_while_saving(directory, append, appends, old)
+
+
+def _killed_while_saving(
+    directory: Path, act: Callable[[], None], within: set[CodeType], old: Mapping[Key, Accepted]
+) -> int:
     lines, seen = 0, set()
-    StateDirectory(directory).save_catalog(old)
-    for lines in kill_at_each_line(lambda: StateDirectory(directory).save_catalog(new), within):
-        state = StateDirectory(directory)
-        accepted = state.load_catalog().objects[Key("Node", "", "node")]
-        assert accepted.value.meta.labels["a"] in {"old", "new"}, f"line {lines}"
-        seen.add(accepted.value.meta.labels["a"])
-        state.save_catalog(old)
-        assert sorted(path.name for path in directory.iterdir()) == ["last-good.json"], (
-            f"line {lines}: a scratch is left"
-        )
+    Documents(StateDirectory(directory)).save(old)
+    for lines in kill_at_each_line(act, within):
+        kept = Documents(StateDirectory(directory))
+        label = kept.load().objects[Key("Node", "", "node")].value.meta.labels["a"]
+        assert label in {"old", "new"}, f"line {lines}"
+        seen.add(label)
+        kept.save(old)
+        assert [path.name for path in directory.iterdir()] == ["last-good.jsonl"], f"line {lines}: a scratch is left"
     assert seen == {"old", "new"}
     return lines
 

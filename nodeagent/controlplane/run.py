@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import logging
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -18,12 +19,13 @@ from typing import Protocol, TypeAlias
 from nodeagent.controlplane import token
 from nodeagent.controlplane.authority import AuthoritySource, describe, files_of, open_authority, open_given
 from nodeagent.controlplane.ca import CertificateAuthority, Issued
-from nodeagent.controlplane.catalog import Accepted, Catalog, Content, admit
+from nodeagent.controlplane.catalog import Catalog, Content, admit
 from nodeagent.controlplane.clients import show_clients
 from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.gate import Gate
-from nodeagent.controlplane.objects import Enrolment, Key
+from nodeagent.controlplane.last_good import LastGood
+from nodeagent.controlplane.objects import Enrolment
 from nodeagent.controlplane.publisher import Publisher
 from nodeagent.controlplane.retranslate import Meshed, concerned_nodes, retranslate
 from nodeagent.controlplane.review import see_together
@@ -97,7 +99,7 @@ async def run(
     watch = DirectoryWatch(settings.config_dir)
     try:
         state = StateDirectory(settings.state_dir)
-        mesh = MeshDirectory(settings, state, state.load_catalog())
+        mesh = MeshDirectory(settings, state)
         mesh.apply(mesh.read(None))
         source = _open_source(settings, state, mesh.publisher.snapshot.translation.mesh.trust_domain)
         ledger, revoked = Ledger(state), RevocationList(state)
@@ -200,24 +202,26 @@ class MeshDirectory:
     Agents are told first. What looks at the whole mesh, for findings and for the disk, follows when there is time.
     """
 
-    def __init__(self, settings: Settings, state: StateDirectory, last_good: Catalog) -> None:
+    def __init__(self, settings: Settings, state: StateDirectory) -> None:
         self.publisher = Publisher()
         self.findings: tuple[Finding, ...] = ()
         self._settings = settings
         self._state = state
-        self._catalog = last_good
+        self._last_good = LastGood(state)
+        self._catalog = self._last_good.load()
         self._meshed: Meshed | None = None
         self._silence: Silence = {}
         self._seen: tuple[Finding, ...] = ()
         """Found by the last look at all objects together."""
         self._is_due = asyncio.Event()
         """Such a look, and what is on disk."""
-        self._saved: Mapping[Key, Accepted] | None = None
         self._contents: Mapping[str, Content] = {}
         self._complaint = ""
         self._revoked: frozenset[bytes] = frozenset()
         self.turn = asyncio.Lock()
         """Held from the reading of a step to its publication."""
+        self._saving = threading.Lock()
+        """The end may come while a thread saves."""
 
     async def follow(self, watch: DirectoryWatch) -> None:
         """Reads and translates in a thread, so that a large directory does not keep the streams waiting."""
@@ -328,6 +332,10 @@ class MeshDirectory:
 
     def _save(self) -> None:
         """After publishing: a slow or full disk delays nobody."""
+        with self._saving:
+            self._save_now()
+
+    def _save_now(self) -> None:
         snapshot = self.publisher.snapshot
         status = Status(
             generation=snapshot.generation,
@@ -338,9 +346,7 @@ class MeshDirectory:
             findings=self.findings,
         )
         try:
-            if self._saved is not self._catalog.objects:
-                self._state.save_catalog(self._catalog)
-                self._saved = self._catalog.objects
+            self._last_good.save(self._catalog.objects)
             self._state.save_status(status)
         except StateFileUnwritable as error:
             self.complain(

@@ -7,27 +7,22 @@
     revoked.json, ca-crl.pem    see `revocation.py`
     issued.json      0644  until when certificates of which roots are in use, see `rotation.py`
     token-key        0600  signs the nodes' tokens
-    last-good.json   0600  the documents in force, so that a restart with an invalid file keeps their last good version
+    last-good.jsonl  0600  the documents in force, see `last_good.py`
     findings.json    0644  what is wrong in the mesh directory at the moment
 
-Every file is replaced whole, so that a process that is killed leaves the old one or the new one; what it had written
-beside is removed by the next write. A full disk is reported and stops nothing but the writing.
+Every file but last-good.jsonl is replaced whole, so that a process that is killed leaves the old one or the new one;
+what it had written beside is removed by the next write. A full disk is reported and stops nothing but the writing.
 """
 
 import contextlib
 import glob
 import logging
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from nodeagent.controlplane.catalog import Accepted, Catalog
-from nodeagent.controlplane.documents import YamlError, parse_documents
 from nodeagent.controlplane.finding import Finding
-from nodeagent.controlplane.objects import Key
-from nodeagent.controlplane.parse import parse_document
 from nodeagent.errors import ConfigError, MissingPrivilege, NotPossible, StateFileUnwritable
 
 _log = logging.getLogger(__name__)
@@ -35,19 +30,6 @@ _log = logging.getLogger(__name__)
 PUBLIC, SECRET = 0o644, 0o600
 SCHEMA = "nodeagent/v1"
 _ROOT_CERTIFICATE = "root-cert.pem"
-_LAST_GOOD = "last-good.json"
-
-
-class SavedDocument(msgspec.Struct, frozen=True):
-    file: str
-    line: int
-    text: str
-    objects: tuple[str, ...]
-
-
-class Saved(msgspec.Struct, frozen=True):
-    documents: tuple[SavedDocument, ...]
-    schema: str = SCHEMA
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -119,6 +101,18 @@ class StateDirectory:
                 scratch.unlink()
             raise StateFileUnwritable(f"{path}: {error.strerror}") from error
 
+    def append(self, name: str, data: bytes) -> None:
+        """At the end of a file that is there. What a full disk has cut off stays. Raises StateFileUnwritable."""
+        path = self.path / name
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), "wb", buffering=0) as file:  # noqa: PTH123
+                written = file.write(data)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StateFileUnwritable(f"{path}: {error.strerror}") from error
+        if written != len(data):
+            raise StateFileUnwritable(f"{path}: {written} of {len(data)} bytes were written")
+
     def create_secret(self, name: str, data: bytes) -> bytes:
         """Writes the secret unless there is one, and returns the one that counts: of two starters, one wins."""
         path = self.path / name
@@ -157,53 +151,6 @@ class StateDirectory:
         finally:
             os.close(descriptor)
 
-    def save_catalog(self, catalog: Catalog) -> None:
-        """Raises StateFileUnwritable."""
-        self.write(_LAST_GOOD, msgspec.json.encode(_saved(catalog)), SECRET)
-
-    def load_catalog(self) -> Catalog:
-        """What was in force when it was last saved; empty when there is nothing usable.
-
-        Starting empty is right then: the mesh directory is read next, and is complete unless something is invalid.
-        """
-        data = self.read(_LAST_GOOD)
-        if data is None:
-            return Catalog()
-        try:
-            saved = msgspec.json.decode(data, type=Saved)
-        except msgspec.MsgspecError as error:
-            return self._ignored(f"is damaged ({error})")
-        if saved.schema != SCHEMA:
-            return self._ignored(f"is of another program or version ({saved.schema!r})")
-        return Catalog(objects=dict(_restored(saved.documents)))
-
-    def _ignored(self, why: str) -> Catalog:
-        _log.warning("%s %s: starting from the mesh directory alone", self.path / _LAST_GOOD, why)
-        return Catalog()
-
     def save_status(self, status: Status) -> None:
         """Raises StateFileUnwritable."""
         self.write("findings.json", msgspec.json.format(msgspec.json.encode(status)) + b"\n", PUBLIC)
-
-
-def _saved(catalog: Catalog) -> Saved:
-    documents: dict[tuple[str, int, str], list[str]] = {}
-    for key, accepted in catalog.objects.items():
-        documents.setdefault((accepted.file, accepted.line, accepted.text), []).append(str(key))
-    return Saved(tuple(SavedDocument(*place, tuple(keys)) for place, keys in documents.items()))
-
-
-def _restored(documents: Iterable[SavedDocument]) -> Iterator[tuple[Key, Accepted]]:
-    """A document that this version reads differently is left out: then it is as if it had never been in force."""
-    for saved in documents:
-        try:
-            parsed = [
-                found
-                for document in parse_documents(saved.text)
-                for found in parse_document(document, saved.file, refuses_unknown=False)  # it was in force
-            ]
-        except YamlError:
-            continue
-        for found in parsed:
-            if found.key is not None and found.value is not None and str(found.key) in saved.objects:
-                yield found.key, Accepted(found.value, saved.file, saved.line, saved.text)

@@ -87,6 +87,9 @@ class Loop:
         self._sharing = self._sharing_left = _LEAST_SHARING
         self._slow_left = _SLOW_STEPS
         self._stopped = False
+        self.turns_shared = 0
+        """How often one had more to do than a turn may cost, and left the rest to the next."""
+        self.slow_steps_deferred = 0
 
     # ---- descriptors -----------------------------------------------------------------------------------------------
 
@@ -148,11 +151,15 @@ class Loop:
     def next_turn(self, owner: Breakable, action: Callable[[], None]) -> None:
         """Runs `action` once, behind the events of the next turn, which does not wait for any."""
         self._postponed.append((owner, action))
+        self.turns_shared += 1
 
     def takes_slow_step(self) -> bool:
         """Whether something that takes a millisecond may be done in this turn; else leave its event for the next."""
         self._slow_left -= 1
-        return self._slow_left >= 0
+        if self._slow_left >= 0:
+            return True
+        self.slow_steps_deferred += 1
+        return False
 
     def share(self) -> None:
         """Of a callback that does the work of many: that of one is done, and what is due `soon` may be due now."""

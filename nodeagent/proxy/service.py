@@ -276,6 +276,9 @@ class _Running:
         totals = dict(self.shared.counters)
         totals["bugs"] = self._loop.bugs
         totals["accept_failures"] = sum(listener.failures for listener in self.listeners)
+        totals["accepts_deferred"] = sum(listener.deferred for listener in self.listeners)
+        totals["handshake_steps_deferred"] = self._loop.slow_steps_deferred
+        totals["turns_shared"] = self._loop.turns_shared
         totals["certificates_refused"] = self.state.certificates.refused
         totals["endpoints_ejected"] = self._outbound.chooser.ejections
         if totals != self._told:

@@ -148,6 +148,8 @@ class Listener:
     def __init__(self, loop: Loop, sock: socket.socket, accepted: Callable[[socket.socket, tuple[Ip, int]], None]):
         self.socket: socket.socket | None = sock
         self.failures = 0
+        self.deferred = 0
+        """Turns that ended before the backlog was empty."""
         self._loop, self._accepted = loop, accepted
         self._all_inherit = False
         """The queue has been empty since the listener was prepared, so what comes has its options."""
@@ -178,6 +180,7 @@ class Listener:
             prepare_accepted(sock, has_inherited=self._all_inherit)
             self._loop.guarded(self, self._accepted, sock, (socket_ip(peer[0]), peer[1]))
             self._loop.share()
+        self.deferred += 1
 
     def close(self) -> None:
         """Closes this process's copy. The agent has another, so that what waits in the backlog is not reset."""

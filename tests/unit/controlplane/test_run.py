@@ -66,7 +66,7 @@ def play(directory: Path, state: StateDirectory) -> Play:
     async def following(story: Story) -> None:
         settings = Settings(config_dir=directory, state_dir=state.path)
         watch = DirectoryWatch(directory)
-        mesh = MeshDirectory(settings, state, state.load_catalog())
+        mesh = MeshDirectory(settings, state)
         mesh.apply(mesh.read(None))
         async with asyncio.timeout(WITHIN_SECONDS), asyncio.TaskGroup() as tasks:
             follower = tasks.create_task(mesh.follow(watch))
@@ -165,21 +165,21 @@ def test_a_full_disk_delays_nobody(
     play: Play, mesh: str, state: StateDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story(stage: Stage) -> None:
-        (state.path / "last-good.json").unlink()
-        (state.path / "last-good.json").mkdir()
+        (state.path / "last-good.jsonl").unlink()
+        (state.path / "last-good.jsonl").mkdir()
         snapshot = await stage.edited(stage.write(mesh.replace("sa/web]", "sa/other]")))
         assert principal(snapshot).endswith("sa/other")
         snapshot = await stage.edited(stage.write(mesh))
         assert principal(snapshot).endswith("sa/web")
 
     play(story)
-    assert "last-good.json" in caplog.text
+    assert "last-good.jsonl" in caplog.text
 
 
 def test_the_flag_for_enrolment_goes_before_the_mesh_configuration(directory: Path, state: StateDirectory) -> None:
     for enrolment, protocol in ((None, TunnelProtocol.HBONE), (Enrolment.ANNOTATION, TunnelProtocol.TCP)):
         settings = Settings(config_dir=directory, state_dir=state.path, enrolment=enrolment)
-        mesh = MeshDirectory(settings, state, state.load_catalog())
+        mesh = MeshDirectory(settings, state)
         mesh.apply(mesh.read(None))
         found = {workload.protocol for workload in mesh.publisher.snapshot.translation.workloads.values()}
         assert found == {protocol}
@@ -191,7 +191,7 @@ def test_unknown_fields_refuse_their_object_unless_they_are_taken(
 ) -> None:
     (directory / "a.yaml").write_text(mesh.replace("serviceAccountName: web}", "serviceAccountName: web, brandNew: 1}"))
     settings = Settings(config_dir=directory, state_dir=state.path, refuses_unknown=refuses_unknown)
-    mesh_directory = MeshDirectory(settings, state, state.load_catalog())
+    mesh_directory = MeshDirectory(settings, state)
     mesh_directory.apply(mesh_directory.read(None))
     assert len(mesh_directory.publisher.snapshot.translation.workloads) == workloads
     assert [finding.is_rejected for finding in mesh_directory.findings if finding.code == "MN0212"] == [refuses_unknown]
@@ -199,7 +199,7 @@ def test_unknown_fields_refuse_their_object_unless_they_are_taken(
 
 def test_the_example_mesh_has_nothing_to_complain_about(state: StateDirectory) -> None:
     settings = Settings(config_dir=Path(__file__).parents[3] / "examples" / "mesh.d", state_dir=state.path)
-    mesh = MeshDirectory(settings, state, state.load_catalog())
+    mesh = MeshDirectory(settings, state)
     mesh.apply(mesh.read(None))
     assert mesh.findings == ()
     translation = mesh.publisher.snapshot.translation
@@ -261,7 +261,7 @@ def test_a_signal_ends_it_cleanly(directory: Path, tmp_path: Path, number: signa
         "findings.json",
         "intermediate-cert.pem",
         "intermediate-key.pem",
-        "last-good.json",
+        "last-good.jsonl",
         "root-cert.pem",
         "root-key.pem",
         "token-key",

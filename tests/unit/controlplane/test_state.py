@@ -1,60 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state directory: who may read what, whole files only, and a restart with an invalid file."""
+"""The state directory: who may read what, and whole files only."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from nodeagent.controlplane.catalog import Catalog, Content, admit
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.state import PUBLIC, SECRET, StateDirectory, Status
 from nodeagent.errors import ConfigError, StateFileUnwritable
-
-
-def content(text: str) -> dict[str, Content]:
-    return {"a.yaml": Content("mesh.d/a.yaml", text)}
-
-
-def test_a_restart_with_an_invalid_file_keeps_the_last_good_version(state: StateDirectory, mesh: str) -> None:
-    good = admit(Catalog(), content(mesh))
-    state.save_catalog(good)
-
-    restored = StateDirectory(state.path).load_catalog()
-    after = admit(restored, content(mesh.replace("principals: [cluster.local/ns/shop/sa/web]", "principals: ['*x*']")))
-
-    assert [finding.code for finding in after.findings] == ["IST0106"]
-    assert {key: accepted.value for key, accepted in after.objects.items()}.keys() == good.objects.keys()
-    policy = next(key for key in after.objects if key.kind == "AuthorizationPolicy")
-    assert after.objects[policy].text == good.objects[policy].text
-    assert admit(restored, {}).objects == {}
-
-
-@pytest.mark.parametrize(
-    "damage", ["", "{}", "{", '{"documents": [{"file": "a", "line": 1, "text": "a: [", "objects": []}]}']
-)
-def test_a_damaged_file_is_an_empty_one(state: StateDirectory, damage: str) -> None:
-    (state.path / "last-good.json").write_text(damage)
-    assert state.load_catalog().objects == {}
-
-
-def test_a_file_of_another_version_is_refused_with_the_reason(
-    state: StateDirectory, mesh: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    state.save_catalog(admit(Catalog(), content(mesh)))
-    path = state.path / "last-good.json"
-    path.write_text(path.read_text().replace("nodeagent/v1", "nodeagent/v7"))
-    assert state.load_catalog().objects == {}
-    assert "last-good.json is of another program or version ('nodeagent/v7')" in caplog.text
-
-
-def test_a_process_that_is_killed_while_saving_leaves_the_old_documents_or_the_new_ones(state: StateDirectory) -> None:
-    program = [sys.executable, "-m", "tests.crashes", "control-plane", str(state.path)]
-    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10
 
 
 def test_what_a_dead_process_has_left_is_removed_and_what_a_living_one_writes_is_not(state: StateDirectory) -> None:

@@ -79,6 +79,7 @@ def test_many_that_wait_are_accepted_in_portions(accepting: Accepting) -> None:
     for accepted in (8, 16, 20):
         accepting.loop.turn(60)
         assert accepting.peers == names[:accepted]
+    assert accepting.listener.deferred == 2
 
 
 class Exhausted:

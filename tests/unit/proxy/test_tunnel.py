@@ -339,6 +339,7 @@ def test_what_comes_in_single_bytes_takes_many_turns_and_all_of_it_arrives(joine
         before = len(far.received)
     assert bytes(far.received) == said
     assert max(grown) <= TURN_WORK
+    assert joined.loop.turns_shared >= len(said) // TURN_WORK
 
 
 def test_a_tunnel_moves_when_it_has_caught_up(joined: Joined) -> None:
@@ -383,6 +384,7 @@ def test_handshakes_that_come_at_once_take_turns(authority: Callable[[], Issue],
         loop.turn(1)
         established.append(sum(pair.server_owner.peer is not None for pair in pairs))
     assert all(after - before <= 1 for before, after in itertools.pairwise(established))
+    assert loop.slow_steps_deferred
     for pair in pairs:
         for tunnel in (pair.client, pair.server):
             tunnel.fail(Reason.DRAINED, "")
