@@ -56,6 +56,11 @@ class Config:
         "File with lists of revoked certificates (CRL; PEM or DER), for peers in both roles; re-read (default: those "
         "alone that the control plane names).",
     )
+    resolv_conf: str = setting(
+        "/etc/resolv.conf",
+        "NODEAGENT_RESOLV_CONF",
+        "Servers, search domains and options for endpoints that are known by a DNS name alone; re-read for every use.",
+    )
     certificate_seconds: int = setting(86400, "SECRET_TTL", "Lifetime asked for workload certificates, seconds or 24h.")
     # -- pods of this node ---------------------------------------------------------------------------------------
     pods_file: str = setting("", "NODEAGENT_PODS", "YAML file of local pods: namespace, name, netns; re-read.")

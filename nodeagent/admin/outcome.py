@@ -65,12 +65,12 @@ def find_targets(mesh: Mesh, source: Workload, found: Workload | Service | Ip, p
     wants_ipv6 = bool(source.addresses) and is_ipv6(source.addresses[0])
     match found:
         case Workload():
-            addresses: Sequence[Ip] = found.addresses
+            addresses: Sequence[Ip] = mesh.addresses(found)
         case Service():
             addresses = [vip.ip for vip in found.vips if vip.ip]
             if not addresses:  # headless: the client's resolver gives it every endpoint
                 return [
-                    Target(endpoint.addresses[0], port) for endpoint in mesh.endpoints(found.key) if endpoint.addresses
+                    Target(own[0], port) for endpoint in mesh.endpoints(found.key) if (own := mesh.addresses(endpoint))
                 ] or _no_address(f"service {found.key}")
         case _:
             return [Target(found, port)]
@@ -226,7 +226,7 @@ def _past_the_mesh(
         yield mesh.workload_at(client.workload.network, target.ip), target
         return
     for endpoint in candidates(service, target.port, client.workload, mesh).endpoints[:MAX_ENDPOINTS]:
-        yield endpoint, Target(endpoint.addresses[0], target_port(service, target.port, endpoint))
+        yield endpoint, Target(mesh.addresses(endpoint)[0], target_port(service, target.port, endpoint))
 
 
 def _nobody(client: Client) -> Answer:
@@ -260,5 +260,6 @@ def _source_ip(client: Client, at: Target) -> Ip:
 
 
 def _spell(workload: Workload, at: Target) -> str:
+    name = f"{workload.hostname} is " if workload.is_named else ""
     node = f", {workload.node}" if workload.node else ""
-    return f"{workload.namespace}/{workload.name} ({join_host_port(at.ip, at.port)}{node})"
+    return f"{workload.namespace}/{workload.name} ({name}{join_host_port(at.ip, at.port)}{node})"

@@ -45,7 +45,7 @@ def pods(state: AgentState) -> dict[str, object]:
 
 
 def workloads(mesh: Mesh) -> dict[str, object]:
-    return {"workloads": [_workload(found) for found in sorted(mesh.workloads.values(), key=_by_name)]}
+    return {"workloads": [_workload(mesh, found) for found in sorted(mesh.workloads.values(), key=_by_name)]}
 
 
 def services(mesh: Mesh) -> dict[str, object]:
@@ -141,12 +141,15 @@ def _by_name(found: Workload | Service | Policy) -> tuple[str, str, str]:
     return found.namespace, found.name, found.uid if isinstance(found, Workload) else ""
 
 
-def _workload(workload: Workload) -> dict[str, object]:
+def _workload(mesh: Mesh, workload: Workload) -> dict[str, object]:
+    resolved = mesh.resolved.get(workload.hostname) if workload.is_named else None
     return {
         "uid": workload.uid,
         "namespace": workload.namespace,
         "name": workload.name,
-        "addresses": list(workload.addresses),
+        "addresses": list(mesh.addresses(workload)),
+        "dns_name": workload.hostname if workload.is_named else "",
+        "dns_error": resolved.error if resolved is not None else "",
         "network": workload.network,
         "node": workload.node,
         "cluster": workload.cluster,
@@ -176,6 +179,7 @@ def _service(mesh: Mesh, service: Service) -> dict[str, object]:
         "waypoint": show_gateway(service.waypoint),
         "balancing": service.balancing.mode.name,
         "endpoints": len(endpoints),
+        "names": {endpoint.hostname: list(mesh.addresses(endpoint)) for endpoint in endpoints if endpoint.is_named},
         "healthy_endpoints": sum(endpoint.is_healthy for endpoint in endpoints),
         "endpoint_uids": [endpoint.uid for endpoint in endpoints],
     }

@@ -31,6 +31,7 @@ from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
+from nodeagent.dns.keeper import NameKeeper, describe
 from nodeagent.errors import KernelError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
@@ -43,6 +44,7 @@ from nodeagent.version import VERSION
 from nodeagent.xds.client import XdsClient, XdsStatus
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
+_MOST_NAMES_TOLD = 3
 _NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK"})
 """Why a local pod is rightly left alone; every other reason is one that should go away."""
 
@@ -61,6 +63,7 @@ class Picture:
     xds: XdsClient
     keeper: CertificateKeeper
     revocations: RevocationFile
+    names: NameKeeper
     open_connections: OpenConnections
     totals: Totals
     lines: LineWriter | None
@@ -131,6 +134,10 @@ class Picture:
                 str(identity): bundle.not_after.timestamp() for identity, bundle in self.state.certificates.items()
             },
             certificate_failures=self.keeper.failures,
+            names=self.names.book.names,
+            names_failing=len(self.names.book.failing),
+            dns_lookups=self.names.lookups,
+            dns_failures=self.names.failures,
         )
 
     def _components(self) -> Iterator[ComponentState]:
@@ -155,6 +162,7 @@ class Picture:
         told = refused[0].last_error if refused else "every request was answered"
         yield ComponentState("ca", Health.DEGRADED if refused else Health.OK, self.started, told)
         yield from self._revocations_component()
+        yield from self._names_component()
         if xds.state_error:
             yield ComponentState("state-file", Health.DEGRADED, self.started, xds.state_error)
 
@@ -164,6 +172,15 @@ class Picture:
         if count or fault:
             words = f"{count} certificate{'' if count == 1 else 's'} revoked" + _because(fault)
             yield ComponentState("revocations", Health.DEGRADED if fault else Health.OK, self.started, words)
+
+    def _names_component(self) -> Iterator[ComponentState]:
+        """Nothing where no endpoint is known by its name alone."""
+        count, failing = self.names.book.names, self.names.book.failing
+        if count:
+            words = f"{count} name{'' if count == 1 else 's'} of endpoints{'' if failing else ' resolved'}"
+            words += "".join(f"; {found.hostname}: {describe(found)}" for found in failing[:_MOST_NAMES_TOLD])
+            words += f"; and {len(failing) - _MOST_NAMES_TOLD} more" if len(failing) > _MOST_NAMES_TOLD else ""
+            yield ComponentState("dns", Health.DEGRADED if failing else Health.OK, self.started, words)
 
     def _flows_component(self) -> ComponentState:
         cgroup, losses = self.steering.pods_cgroup, self.flows.losses()

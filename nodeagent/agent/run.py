@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from nodeagent.certs.bundle import CertificateBundle
 from nodeagent.certs.client import CaClient
 from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
+from nodeagent.dns.keeper import NameKeeper
+from nodeagent.dns.resolver import NodeResolver
 from nodeagent.errors import KernelError, NodeagentError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.pins import Pins
@@ -44,6 +46,7 @@ from nodeagent.kernel.watch import watch_network
 from nodeagent.model import sharing
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
+from nodeagent.model.workload import TunnelProtocol
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Exposition
@@ -115,6 +118,7 @@ class Agent:
             self._connections,
             lambda: self._capture.namespaces if self._capture.is_settled else None,
         )
+        self._names = NameKeeper(NodeResolver(config.resolv_conf), self._wanted_names, self._state.apply)
         self._revocations = RevocationFile(config.crl, self._state.apply)
         self._verdicts = NodeVerdicts(config, self._steering, self._state, self._flows.revoked)
         self._state.before_workers_know = self._verdicts.suspend_if_changed
@@ -127,7 +131,7 @@ class Agent:
             self._fleet,
             KernelTables(self._verdicts, self._services),
             self._keeper.wanted,
-            lambda: self._xds.is_ready,
+            lambda: self._xds.is_ready and self._names.is_settled(),
         )
         self._picture = Picture(
             config=config,
@@ -142,6 +146,7 @@ class Agent:
             xds=self._xds,
             keeper=self._keeper,
             revocations=self._revocations,
+            names=self._names,
             open_connections=self._connections,
             totals=self._totals,
             lines=lines,
@@ -177,6 +182,7 @@ class Agent:
             parts.create_task(self._fleet.run(), name="workers")
             parts.create_task(self._xds.run(), name="xds")
             parts.create_task(self._keeper.run(), name="certificates")
+            parts.create_task(self._names.run(), name="names")
             parts.create_task(self._capture.watch_pods_file(), name="pods file")
             parts.create_task(self._revocations.run(), name="revocations")
             parts.create_task(self._capture.run(), name="capture")
@@ -217,12 +223,19 @@ class Agent:
 
     def _mesh_changed(self, changes: Changes) -> None:
         self._state.apply(changes)
+        self._names.look_again()
         self._capture.look_again()
         due = time.monotonic() + GIVE_BACK_SECONDS
         if changes.values >= LARGE_CHANGE:
             self._gives_back_at, self._has_new_mesh = due, True
         else:
             self._gives_back_at = min(self._gives_back_at, due)
+
+    def _wanted_names(self) -> Collection[str]:
+        """None on a node without clients that could want to go there."""
+        here = self._state.mesh.workloads_on(self._config.node)
+        is_needed = any(workload.protocol is TunnelProtocol.HBONE for workload in here)
+        return self._state.mesh.names() if is_needed else ()
 
     async def _give_back(self) -> None:
         """Some time after changes, and not before the kernel has the first: on a busy machine that takes long."""

@@ -53,6 +53,19 @@ def byte_count(count: int) -> str:
     return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
+def _addresses(row: Row) -> str:
+    """Of a workload; with its name, if it is known by that alone."""
+    addresses = ",".join(row["addresses"])
+    if not row["dns_name"]:
+        return addresses
+    return f"{row['dns_name']} ({addresses or row['dns_error'] or 'not resolved yet'})"
+
+
+def _endpoints(row: Row) -> str:
+    names = "".join(f" {name}={','.join(found) or '?'}" for name, found in row["names"].items())
+    return f"{row['healthy_endpoints']}/{row['endpoints']}{names}"
+
+
 STATUS = Table(
     "components",
     (
@@ -94,7 +107,7 @@ WORKLOADS = Table(
     (
         ("NAMESPACE", _field("namespace")),
         ("POD NAME", _field("name")),
-        ("ADDRESS", _joined("addresses")),
+        ("ADDRESS", _addresses),
         ("NODE", _field("node")),
         ("WAYPOINT", lambda row: row["waypoint"] or "None"),
         ("PROTOCOL", _field("protocol")),
@@ -109,7 +122,7 @@ SERVICES = Table(
         ("SERVICE VIP", lambda row: ",".join(vip.partition("/")[2] for vip in row["vips"])),
         ("PORTS", lambda row: ",".join(f"{port}->{target or '?'}" for port, target in row["ports"].items())),
         ("WAYPOINT", lambda row: row["waypoint"] or "None"),
-        ("ENDPOINTS", lambda row: f"{row['healthy_endpoints']}/{row['endpoints']}"),
+        ("ENDPOINTS", _endpoints),
     ),
 )
 POLICIES = Table(

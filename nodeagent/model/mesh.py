@@ -7,7 +7,7 @@ policy that has not come yet, and one address may belong to two workloads while 
 that came is found, and the removal of the older one does not hide it).
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, KeysView
 from collections.abc import Set as AbstractSet
 from sys import intern
 from typing import TypeVar, assert_never
@@ -17,6 +17,7 @@ import msgspec
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.policy import Policy, PolicyScope
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import DryRun, Revocations, Security, SecurityExtension, TrustDomains
 from nodeagent.model.traffic import (
     ClientScope,
@@ -33,18 +34,21 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one xDS response did, in the order in which it must be applied.
+    """What one xDS response did, or the node's resolver, in the order in which it must be applied.
 
     Policies first, so that no workload is seen with a policy list it cannot resolve although both came together; then
-    extensions, so that no client is seen without the labels that a route asks for.
+    extensions, so that no client is seen without the labels that a route asks for, and names before who has them.
     """
 
     policies: tuple[Policy, ...] = ()
     extensions: tuple[Extension, ...] = ()
+    names: tuple[ResolvedName, ...] = ()
+    """What the agent has found out itself."""
     services: tuple[Service, ...] = ()
     workloads: tuple[Workload, ...] = ()
     removed_workloads: tuple[str, ...] = ()
     removed_services: tuple[str, ...] = ()
+    removed_names: tuple[str, ...] = ()
     removed_extensions: tuple[str, ...] = ()
     removed_policies: tuple[str, ...] = ()
 
@@ -54,7 +58,8 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def values(self) -> int:
         """How many there are, without what is removed."""
-        return len(self.policies) + len(self.extensions) + len(self.services) + len(self.workloads)
+        kinds = (self.policies, self.extensions, self.names, self.services, self.workloads)
+        return sum(map(len, kinds))
 
 
 class Mesh:
@@ -67,12 +72,16 @@ class Mesh:
         self.services: dict[str, Service] = {}
         self.policies: dict[str, Policy] = {}
         self.extensions: dict[str, Extension] = {}
+        self.resolved: dict[str, ResolvedName] = {}
+        """By name; one that is missing nobody has had an answer to yet."""
         self.security = Security()
         self._by_address, self._by_vip = AddressIndex(), AddressIndex()
         # Each inner dict is an ordered set.
         self._blocks: dict[tuple[str, Cidr], dict[str, None]] = {}
         self._by_hostname: dict[str, dict[str, None]] = {}
         self._endpoints: dict[str, dict[str, None]] = {}
+        self._by_name: dict[str, dict[str, None]] = {}
+        """Workloads that are known by their name alone."""
         self._by_scope: dict[str, dict[str, Policy]] = {}
         self._changed: dict[str, int] = {}
         self._node, self._network = node, network
@@ -90,21 +99,30 @@ class Mesh:
                 self._by_scope.setdefault(_scope_of(policy), {})[key] = policy
         for extension in changes.extensions:
             self._add_extension(extension)
+        for found in changes.names:
+            self.resolved[found.hostname] = found
+            self._note_name(found.hostname)
         for service in changes.services:
             self._remove_service(service.key)
             self._add_service(service)
         for workload in changes.workloads:
             self._remove_workload(workload.uid)
             self._add_workload(workload)
+        self._remove(changes)
+        self.generation += 1
+
+    def _remove(self, changes: Changes) -> None:
         for key in changes.removed_workloads:
             self._remove_workload(key)
         for key in changes.removed_services:
             self._remove_service(key)
+        for hostname in changes.removed_names:
+            self.resolved.pop(hostname, None)
+            self._note_name(hostname)
         for name in changes.removed_extensions:
             self._remove_extension(name)
         for key in changes.removed_policies:
             self._remove_policy(key)
-        self.generation += 1
 
     def workload_at(self, network: str, ip: Ip) -> Workload | None:
         """The workload that owns this address; host-network workloads share theirs and are never found."""
@@ -136,6 +154,17 @@ class Mesh:
     def services_named(self, hostname: str) -> tuple[Service, ...]:
         """Services with this hostname, one per namespace at most, in the order of arrival."""
         return tuple(self.services[key] for key in self._by_hostname.get(hostname, ()))
+
+    def names(self) -> KeysView[str]:
+        """By which alone some workload is known."""
+        return self._by_name.keys()
+
+    def addresses(self, workload: Workload) -> tuple[Ip, ...]:
+        """Its own; of one that is known by its name alone, those that the name has at the moment."""
+        if not workload.is_named:
+            return workload.addresses
+        found = self.resolved.get(workload.hostname)
+        return found.addresses if found is not None else ()
 
     def endpoints(self, service_key: str) -> Iterator[Workload]:
         """Every workload that names this Service, healthy or not, in the order of arrival."""
@@ -231,6 +260,7 @@ class Mesh:
         return Changes(
             policies=tuple(self.policies.values()),
             extensions=tuple(self.extensions.values()),
+            names=tuple(self.resolved.values()),
             services=tuple(self.services.values()),
             workloads=tuple(self.workloads.values()),
         )
@@ -260,7 +290,15 @@ class Mesh:
                 keys = ()
             case unreachable:
                 assert_never(unreachable)
-        for key in keys:
+        self._note(keys)
+
+    def _note_name(self, hostname: str) -> None:
+        for uid in self._by_name.get(hostname, ()):
+            self._note(self.workloads[uid].services)
+
+    def _note(self, services: Iterable[str]) -> None:
+        """As changed."""
+        for key in services:
             if key in self.services or key in self._endpoints:
                 self._changed[key] = self.generation + 1
 
@@ -271,6 +309,8 @@ class Mesh:
         if not workload.is_host_network:
             for ip in workload.addresses:
                 self._add_address(self._by_address, workload.network, ip, workload.uid)
+        if workload.is_named:
+            self._by_name.setdefault(workload.hostname, {})[workload.uid] = None
         for key in workload.services:
             self._endpoints.setdefault(key, {})[workload.uid] = None
             self._changed[key] = self.generation + 1
@@ -282,6 +322,8 @@ class Mesh:
         self._here.pop(uid, None)
         for ip in workload.addresses:
             self._remove_address(self._by_address, workload.network, ip, uid)
+        if workload.is_named:
+            _discard(self._by_name, workload.hostname, uid)
         for key in workload.services:
             _discard(self._endpoints, key, uid)
             if key in self.services or key in self._endpoints:

@@ -42,6 +42,11 @@ class Reason(enum.Enum):
     UNKNOWN_SOURCE = ("unknown_source", "CONNECT", "The source address is no enrolled pod; has xDS sent its workload?")
     UNKNOWN_DESTINATION = ("unknown_destination", "CONNECT", "No workload or service has this address.")
     NO_HEALTHY_ENDPOINT = ("no_healthy_endpoint", "CONNECT", "The service has no ready endpoint for this port.")
+    DNS_FAILED = (
+        "dns_failed",
+        "DF",
+        "The service's endpoints are known by name, and the node's resolver has no address; `explain` says why.",
+    )
     NO_SERVICE_PORT = ("no_service_port", "CONNECT", "The service does not list this port.")
     NO_GATEWAY = ("no_gateway", "CONNECT", "The waypoint or network gateway of the destination is not known.")
     SELF_CALL = ("self_call", "CONNECT", "The connection was for a port of the proxy itself.")

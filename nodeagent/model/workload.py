@@ -64,6 +64,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     namespace: str
     addresses: tuple[Ip, ...] = ()
     hostname: str = ""
+    """Its name in the DNS; it counts where there are no addresses."""
     network: str = ""
     protocol: TunnelProtocol = TunnelProtocol.TCP
     trust_domain: str = "cluster.local"
@@ -98,6 +99,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     def expects_proxy_protocol(self) -> bool:
         """Its application is told by a PROXY header for whom a connection was."""
         return self.has_open_tunnel or self.application_tunnel_port > 0
+
+    @property
+    def is_named(self) -> bool:
+        """Known by its name alone, which has to be resolved."""
+        return bool(self.hostname) and not self.addresses
 
     @property
     def identity(self) -> Identity:

@@ -6,7 +6,7 @@ policy of the destination is asked here, and nothing leaves the kernel's memory.
 table of verdicts does not allow: to be refused by name, to be waited for, or addressed to a Service.
 
 The kernel steers only what the mesh knows. An address that we do not know is one that we do not know yet, or no more:
-it is waited for and then refused, since plain text would be a guess.
+it is waited for and then refused, since plain text would be a guess. So is a name that has not been resolved yet.
 
 The client was accepted by steering's grace and waits; nothing is read from it before the other end has answered, so a
 stream that the peer never processed can be tried again, and every refusal is a reset. Where a route asks for the name
@@ -142,9 +142,27 @@ class OutboundConnection:
             named = functools.partial(self._named, source)
             self._naming = ServerName(self._shared.loop, self._socket, self, named)
             return True
-        choose = functools.partial(self._outbound.chooser.choose, self._record.source_ip)
-        self._go(source, decide(target, source, mesh, pick_by_weight, self._outbound.balancer.candidates, choose))
+        route = self._decided(source, target)
+        if isinstance(route, Refuse) and route.is_pending:  # the agent asks its resolver for that name
+            attempt = functools.partial(self._resolved, source, target)
+            give_up = functools.partial(self._go, source, route)
+            self._hold = self._shared.holds.hold(self, self._shared.state.config.policy_wait_seconds, attempt, give_up)
+        else:
+            self._go(source, route)
         return True
+
+    def _resolved(self, source: Workload, target: Target) -> bool:
+        """Decides anew, since the mesh may have changed in other ways meanwhile."""
+        route = self._decided(source, target)
+        if isinstance(route, Refuse) and route.is_pending:
+            return False
+        self._go(source, route)
+        return True
+
+    def _decided(self, source: Workload, target: Target) -> Route:
+        choose = functools.partial(self._outbound.chooser.choose, self._record.source_ip)
+        mesh, find_candidates = self._shared.state.mesh, self._outbound.balancer.candidates
+        return decide(target, source, mesh, pick_by_weight, find_candidates, choose)
 
     def _named(self, source: Workload, name: str) -> None:
         """Asks anew, since the mesh may have changed meanwhile."""

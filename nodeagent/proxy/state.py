@@ -148,11 +148,12 @@ class _Unseen:
 
     def __init__(self, mesh: Mesh) -> None:
         self._policies, self._services, self._workloads = set(mesh.policies), set(mesh.services), set(mesh.workloads)
-        self._extensions = set(mesh.extensions)
+        self._extensions, self._names = set(mesh.extensions), set(mesh.resolved)
 
     def came(self, changes: Changes) -> None:
         self._policies.difference_update(policy.key for policy in changes.policies)
         self._extensions.difference_update(extension.name for extension in changes.extensions)
+        self._names.difference_update(found.hostname for found in changes.names)
         self._services.difference_update(service.key for service in changes.services)
         self._workloads.difference_update(workload.uid for workload in changes.workloads)
 
@@ -160,6 +161,7 @@ class _Unseen:
         return Changes(
             removed_policies=tuple(self._policies),
             removed_extensions=tuple(self._extensions),
+            removed_names=tuple(self._names),
             removed_services=tuple(self._services),
             removed_workloads=tuple(self._workloads),
         )

@@ -2,7 +2,7 @@
 """Which endpoints of a Service may serve one client: ready, reachable, with the port, and as near as the Service asks.
 
 Scopes and modes as in ztunnel (src/state.rs: load_balance), except that what this agent cannot reach (another network,
-an endpoint known only by a DNS name) is left out before ranking instead of failing when it is drawn.
+an endpoint whose name has no address) is left out before ranking instead of failing when it is drawn.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,9 @@ def candidates(service: Service, port: int, source: Workload, mesh: Mesh, subset
     Of its `subset` only, if that is named; one that nobody has defined is empty.
     """
     usable = [
-        endpoint for endpoint in in_subset(service, subset, mesh) if obstacle(service, port, source, endpoint) is None
+        endpoint
+        for endpoint in in_subset(service, subset, mesh)
+        if obstacle(service, port, source, endpoint, mesh) is None
     ]
     policy = _policy(service, port, mesh, subset)
     locality = policy.locality if policy is not None else None
@@ -99,7 +101,7 @@ def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(labels.get(name) == value for name, value in wanted.items())
 
 
-def obstacle(service: Service, port: int, source: Workload, endpoint: Workload) -> str | None:
+def obstacle(service: Service, port: int, source: Workload, endpoint: Workload, mesh: Mesh) -> str | None:
     """Why `endpoint` cannot serve, in words that complete "1 endpoint is ..."; None when it can."""
     if not endpoint.is_healthy and not service.balancing.takes_unhealthy:
         return "not ready"
@@ -107,12 +109,28 @@ def obstacle(service: Service, port: int, source: Workload, endpoint: Workload) 
         return f"on network {endpoint.network!r}, which needs a gateway"
     if endpoint.capacity == 0:
         return "of weight 0"
-    if not usable_addresses(service, endpoint):
-        is_named = not endpoint.addresses and endpoint.hostname
-        return "known only by a DNS name, which is not resolved" if is_named else "without a usable address"
+    if not usable_addresses(service, endpoint, mesh):
+        return _unresolved(endpoint, mesh) if endpoint.is_named else "without a usable address"
     if target_port(service, port, endpoint) == 0:
         return f"without port {port}"
     return None
+
+
+BY_NAME = "known only by the name"
+"""How the obstacle of a name begins."""
+
+
+def _unresolved(endpoint: Workload, mesh: Mesh) -> str:
+    found = mesh.resolved.get(endpoint.hostname)
+    why = "is not resolved yet" if found is None else f"cannot be resolved: {found.error}"
+    if found is not None and found.addresses:
+        why = "has no address of the family that the service asks for"
+    return f"{BY_NAME} {endpoint.hostname}, which {why}"
+
+
+def is_pending(endpoint: Workload, mesh: Mesh) -> bool:
+    """Whether its name has not been answered for the first time."""
+    return endpoint.is_named and endpoint.hostname not in mesh.resolved
 
 
 def target_port(service: Service, port: int, endpoint: Workload) -> int:
@@ -131,11 +149,12 @@ def lists_port(service: Service, port: int) -> bool:
     return any(listed.service_port == port for listed in service.ports)
 
 
-def usable_addresses(service: Service, endpoint: Workload) -> Sequence[Ip]:
+def usable_addresses(service: Service, endpoint: Workload, mesh: Mesh) -> Sequence[Ip]:
     """Those of the family that the Service asks for."""
+    addresses = mesh.addresses(endpoint)
     if service.prefers_ipv6 is None:
-        return endpoint.addresses
-    return [ip for ip in endpoint.addresses if is_ipv6(ip) is service.prefers_ipv6]
+        return addresses
+    return [ip for ip in addresses if is_ipv6(ip) is service.prefers_ipv6]
 
 
 def _lookup(ports: Iterable[ServicePort], port: int) -> int:

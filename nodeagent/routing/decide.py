@@ -8,7 +8,9 @@
    extension has a say (`legs.py`): it may lead to a subset of the endpoints, or to another Service.
 5. A workload that was addressed by its own address and has a waypoint: as in 3.
 6. An HBONE workload is reached by a tunnel to its port 15008, any other by plain TCP.
-7. What nobody knows, or the client does not see (`visibility.py`), goes where it was going, unless an extension says
+7. An endpoint that is known by its name alone has the addresses that the name has at the moment. One of the family by
+   which the client came is drawn, since the connection will leave from the client's own address of that family.
+8. What nobody knows, or the client does not see (`visibility.py`), goes where it was going, unless an extension says
    that only what is registered may be reached.
 
 Waypoints are not sent through themselves. A destination in another network needs a tunnel within a tunnel through its
@@ -27,12 +29,14 @@ from nodeagent.model.mesh import Mesh
 from nodeagent.model.reason import Reason
 from nodeagent.model.workload import BalancingMode, GatewayAddress, Service, TunnelProtocol, Workload
 from nodeagent.routing.candidates import (
+    BY_NAME,
     Candidates,
     FindCandidates,
     Pick,
     Terms,
     candidates,
     in_subset,
+    is_pending,
     lists_port,
     obstacle,
     target_port,
@@ -188,8 +192,10 @@ class _Decision:
         endpoint = self._drawn(service, leg.port, leg.subset)
         if isinstance(endpoint, Refuse):
             return endpoint
-        port = target_port(service, leg.port, endpoint)
-        return self._to_endpoint(endpoint, _address_of(endpoint, service, self._target.ip), port, service)
+        ip = self._address_of(endpoint, service, self._target.ip)
+        if isinstance(ip, Refuse):
+            return ip
+        return self._to_endpoint(endpoint, ip, target_port(service, leg.port, endpoint), service)
 
     def _to_endpoint(self, endpoint: Workload, ip: Ip, port: int, service: Service | None) -> Route:
         if endpoint.protocol is TunnelProtocol.TCP:
@@ -233,7 +239,8 @@ class _Decision:
                 if isinstance(instance, Refuse):
                     return instance
                 port = target_port(service, gateway.hbone_port, instance)
-                return _Hop(_address_of(instance, service, like), port, instance, _expected(instance, service))
+                ip = self._address_of(instance, service, like)
+                return ip if isinstance(ip, Refuse) else _Hop(ip, port, instance, _expected(instance, service))
             case Workload() as workload:
                 if workload.network != self._source.network:
                     return Refuse(reason=Reason.NO_GATEWAY, detail=f"it is on network {workload.network!r}")
@@ -254,6 +261,18 @@ class _Decision:
             return Refuse(reason=Reason.NO_HEALTHY_ENDPOINT, detail=detail, service=service)
         return _refusal(Leg(service, port, subset), self._source, self._mesh)
 
+    def _address_of(self, endpoint: Workload, service: Service, like: Ip) -> Ip | Refuse:
+        """One of the family of `like`, else its first; never of a family that the Service excludes."""
+        usable = usable_addresses(service, endpoint, self._mesh)
+        same = [ip for ip in usable if is_ipv6(ip) is is_ipv6(like)]
+        if not endpoint.is_named:
+            return same[0] if same else usable[0]
+        if not same:
+            family = "IPv6" if is_ipv6(like) else "IPv4"
+            detail = f"the name {endpoint.hostname} has no {family} address, and the client came by {family}"
+            return Refuse(reason=Reason.DNS_FAILED, detail=detail, service=service)
+        return self._pick(same, range(1, len(same) + 1))
+
     def _is_from(self, gateway: GatewayAddress) -> bool:
         """True when the source is an instance of this waypoint: sent to itself, its traffic would never arrive."""
         found = find_gateway(self._mesh, gateway, self._source.namespace)
@@ -269,12 +288,6 @@ class _Hop(msgspec.Struct, frozen=True):
     port: int
     workload: Workload
     expected: frozenset[Identity]
-
-
-def _address_of(endpoint: Workload, service: Service, like: Ip) -> Ip:
-    """The endpoint's address of the family of `like`, else its first; never of a family that the Service excludes."""
-    usable = usable_addresses(service, endpoint)
-    return next((ip for ip in usable if is_ipv6(ip) is is_ipv6(like)), usable[0])
 
 
 def _expected(endpoint: Workload, service: Service | None) -> frozenset[Identity]:
@@ -304,15 +317,19 @@ def _no_port(service: Service, port: int) -> Refuse:
 def _refusal(leg: Leg, source: Workload, mesh: Mesh) -> Refuse:
     """Counts why each endpoint was left out, since "no healthy endpoint" alone sends the reader looking."""
     service, port = leg.service, leg.port
-    obstacles = Counter(
-        obstacle(service, port, source, endpoint) or "too far" for endpoint in in_subset(service, leg.subset, mesh)
-    )
+    endpoints = list(in_subset(service, leg.subset, mesh))
+    obstacles = Counter(obstacle(service, port, source, endpoint, mesh) or "too far" for endpoint in endpoints)
     told = ", ".join(f"{count} {words}" for words, count in sorted(obstacles.items())) or "it has none"
-    is_remote = bool(obstacles) and all("needs a gateway" in words for words in obstacles)
+    reason = Reason.NO_HEALTHY_ENDPOINT
+    if obstacles and all("needs a gateway" in words for words in obstacles):
+        reason = Reason.NO_GATEWAY
+    elif any(words.startswith(BY_NAME) for words in obstacles):
+        reason = Reason.DNS_FAILED
     return Refuse(
-        reason=Reason.NO_GATEWAY if is_remote else Reason.NO_HEALTHY_ENDPOINT,
+        reason=reason,
         detail=f"{leg} has no endpoint for port {port}: {told}",
         service=service,
+        is_pending=reason is Reason.DNS_FAILED and any(is_pending(endpoint, mesh) for endpoint in endpoints),
     )
 
 

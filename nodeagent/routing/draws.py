@@ -5,7 +5,7 @@ Nothing is decided here: decide() is asked once for each endpoint that it might 
 own address. A Service is drawn early only if the two answers are the same for all of its endpoints and for all pods of
 the node, so that a connection ends up where the proxy would have brought it, and as often. What the proxy must see
 itself is left to it: waypoints, refusals, names of a Service that a peer may answer by, names that only some namespaces
-know, and whatever an extension says about a Service.
+know, endpoints that are known by name alone, and whatever an extension says about a Service.
 """
 
 import math
@@ -59,7 +59,7 @@ def lots_of(key: str, mesh: Mesh, sources: Sequence[Workload]) -> tuple[Lots, ..
     service = mesh.services.get(key)
     if service is None or service.waypoint is not None:  # an instance of the waypoint, alone, would not go through it
         return ()
-    if mesh.traffic(key) is not None:
+    if mesh.traffic(key) is not None or any(endpoint.is_named for endpoint in mesh.endpoints(key)):
         return ()
     views = {_view(source, mesh): source for source in sources}.values()
     targets = [Target(vip.ip, port.service_port) for vip in service.vips if vip.ip for port in service.ports]

@@ -61,6 +61,8 @@ class Refuse(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     """One line for log and `explain`: what was looked for and not found."""
     service: Service | None = None
+    is_pending: bool = False
+    """What is missing may be on its way: it is worth a wait."""
 
 
 Route: TypeAlias = Tunnel | Direct | Refuse

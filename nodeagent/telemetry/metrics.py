@@ -52,6 +52,13 @@ class Readings:
     """Unix time by identity, of the certificates in use."""
     certificate_failures: int = 0
     """Certificate requests that the CA refused or did not answer."""
+    names: int = 0
+    """By which alone some endpoint is known."""
+    names_failing: int = 0
+    """Of them those whose last question was not answered, or by no address."""
+    dns_lookups: int = 0
+    dns_failures: int = 0
+    """Of them those that the node's resolver could not answer."""
 
 
 class AgentMetrics(Collector):
@@ -118,12 +125,18 @@ def _ours(now: Readings) -> Iterator[Metric]:
         ("nodeagent_access_log_lines_lost", "Access log lines that were dropped", now.access_log_lines_lost),
         ("nodeagent_bugs", "Exceptions that nothing expected; the log has their tracebacks", now.bugs),
         ("nodeagent_certificate_failures", "Certificate requests that failed", now.certificate_failures),
+        ("nodeagent_dns_lookups", "Names of endpoints that the node's resolver was asked for", now.dns_lookups),
+        ("nodeagent_dns_failures", "Of them those that it could not answer", now.dns_failures),
     ):
         yield CounterMetricFamily(name, words, value=value)
     resources = GaugeMetricFamily("nodeagent_mesh_resources", "Size of the mesh as known here", labels=["kind"])
     for kind, number in now.mesh_resources.items():
         resources.add_metric([kind], number)
     yield resources
+    yield GaugeMetricFamily("nodeagent_dns_names", "Names by which alone endpoints are known", value=now.names)
+    yield GaugeMetricFamily(
+        "nodeagent_dns_names_failing", "Of them those without a good answer", value=now.names_failing
+    )
     yield GaugeMetricFamily("nodeagent_mesh_generation", "Changes of the mesh applied", value=now.mesh_generation)
     expiry = GaugeMetricFamily(
         "nodeagent_certificate_expiry_timestamp_seconds", "When the certificate in use ends", labels=["identity"]

@@ -213,6 +213,7 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "hbone/events.py",
             "hbone/stream.py",
             "model/pod.py",
+            "model/resolved_name.py",
             "proxy/handover.py",
             "proxy/messages.py",
             "proxy/shared.py",

@@ -11,6 +11,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Policy
 from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.traffic import Extension
 from nodeagent.model.workload import Service, Workload
 from nodeagent.proxy.framing import FrameReader, encode_frame
@@ -76,6 +77,7 @@ class Agent:
         services: tuple[Service, ...] = (),
         policies: tuple[Policy, ...] = (),
         extensions: tuple[Extension, ...] = (),
+        names: tuple[ResolvedName, ...] = (),
         removed_policies: tuple[str, ...] = (),
         removed_extensions: tuple[str, ...] = (),
     ) -> None:
@@ -84,6 +86,7 @@ class Agent:
         changes = Changes(
             policies=policies,
             extensions=extensions,
+            names=names,
             services=services,
             workloads=workloads,
             removed_policies=removed_policies,

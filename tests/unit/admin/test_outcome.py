@@ -11,6 +11,7 @@ from nodeagent.admin.outcome import MAX_ENDPOINTS, Answer, Client, find_answers,
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.traffic import (
     ClientScope,
     ClientScopes,
@@ -28,6 +29,7 @@ from nodeagent.model.workload import (
     GatewayAddress,
     LoadBalancing,
     Service,
+    ServicePort,
     TunnelProtocol,
     Vip,
     Workload,
@@ -279,3 +281,44 @@ def test_a_destination_whose_connections_are_counted_goes_by_the_worker(mesh: Me
     mesh.apply(Changes(extensions=(WorkloadLimits(uid=_find(mesh, "db-0").uid, concurrent=1),)))
     (counted,) = ask_here("10.242.0.1", 5432)
     assert counted.path[1] == "worker of this node: policy"
+
+
+@pytest.fixture
+def outside(mesh: Mesh) -> Service:
+    """A ServiceEntry's: its endpoint is known by its name alone."""
+    ports = (ServicePort(Port(443), 443),)
+    vips = (Vip("", Ip("240.240.0.1")), Vip("", Ip("2001:2::1")))
+    entry = Service(name="api", namespace="shop", hostname="api.example", vips=vips, ports=ports)
+    host = Workload(uid="api", name="api", namespace="shop", hostname="api.example", services={entry.key: ports})
+    mesh.apply(Changes(services=(entry,), workloads=(host,)))
+    return entry
+
+
+def test_every_address_of_a_name_is_a_way(mesh: Mesh, ask: Ask, outside: Service) -> None:
+    both = ResolvedName(hostname="api.example", addresses=(Ip("203.0.113.7"), Ip("203.0.113.8"), Ip("2001:db8::7")))
+    mesh.apply(Changes(names=(both,)))
+    answers = ask("240.240.0.1", 443)
+    assert {(one.verdict, one.endpoint) for one in answers} == {
+        ("PASSES", "shop/api (api.example is 203.0.113.7:443)"),
+        ("PASSES", "shop/api (api.example is 203.0.113.8:443)"),
+    }
+    (six,) = ask("2001:2::1", 443)
+    assert six.endpoint == "shop/api (api.example is [2001:db8::7]:443)"
+    mesh.apply(Changes(extensions=(ServiceTraffic(service=outside.key),)))  # of which only the captured know
+    (past_the_mesh,) = ask("240.240.0.1", 443, is_captured=False)
+    assert past_the_mesh.endpoint == "shop/api (api.example is 203.0.113.7:443)"
+
+
+def test_a_name_that_means_nothing_is_told_with_why(mesh: Mesh, ask: Ask, outside: Service) -> None:
+    mesh.apply(Changes(names=(ResolvedName(hostname="api.example", error="there is no such name"),)))
+    (answer,) = ask("240.240.0.1", 443)
+    assert (answer.verdict, answer.reason) == ("REFUSED", "dns_failed")
+    assert answer.words.endswith("known only by the name api.example, which cannot be resolved: there is no such name")
+
+
+def test_where_a_workload_known_by_its_name_would_be_dialled(mesh: Mesh, outside: Service) -> None:
+    web, host = _find(mesh, "web"), _find(mesh, "api")
+    with pytest.raises(ConfigError, match="has no address"):
+        find_targets(mesh, web, host, 443)
+    mesh.apply(Changes(names=(ResolvedName(hostname="api.example", addresses=(Ip("203.0.113.7"),)),)))
+    assert find_targets(mesh, web, host, 443) == [Target(Ip("203.0.113.7"), 443)]

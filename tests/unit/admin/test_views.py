@@ -10,12 +10,15 @@ import pytest
 from nodeagent.admin import views
 from nodeagent.admin.state import AgentState, CertificateState, CertificateView, OpenConnection
 from nodeagent.errors import ConfigError
+from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import Action, Policy, PolicyScope
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import FlowPage, Transport
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import DryRun
+from nodeagent.model.workload import Service, Workload
 
 StateOf = Callable[..., AgentState]
 
@@ -186,3 +189,22 @@ def test_dry_runs_are_listed_with_the_policies(mesh: Mesh) -> None:
     in_shop = [workload for workload in mesh.workloads.values() if workload.namespace == "shop"]
     assert (told["dry_run"], told["attached"]) == (True, len(in_shop))
     assert "dry run" in _json(views.policy_in_words(mesh, "shop/try"))["policy"]["headline"]
+
+
+def test_an_endpoint_that_is_known_by_its_name_shows_it_and_what_it_means(mesh: Mesh) -> None:
+    outside = Service(name="outside", namespace="shop", hostname="api.example")
+    named = [
+        Workload(uid=name, name=name, namespace="out", hostname=f"{name}.example", services={outside.key: ()})
+        for name in ("known", "lost", "new")
+    ]
+    known = ResolvedName(hostname="known.example", addresses=(Ip("203.0.113.7"),))
+    lost = ResolvedName(hostname="lost.example", error="there is no such name")
+    mesh.apply(Changes(services=(outside,), workloads=tuple(named), names=(known, lost)))
+    told = [one for one in _json(views.workloads(mesh))["workloads"] if one["namespace"] == "out"]
+    assert [(one["dns_name"], one["addresses"], one["dns_error"]) for one in told] == [
+        ("known.example", ["203.0.113.7"], ""),
+        ("lost.example", [], "there is no such name"),
+        ("new.example", [], ""),
+    ]
+    (service,) = [one for one in _json(views.services(mesh))["services"] if one["name"] == "outside"]
+    assert service["names"] == {"known.example": ["203.0.113.7"], "lost.example": [], "new.example": []}

@@ -21,6 +21,7 @@ from nodeagent.kernel.steering import PodState
 from nodeagent.model.address import Ip
 from nodeagent.model.mesh import Changes
 from nodeagent.model.pod import LocalPod
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import Revocations
 from nodeagent.model.workload import TunnelProtocol, Workload
 from nodeagent.routing.route import Target
@@ -87,6 +88,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         revocations=SimpleNamespace(fault=lambda _now: ""),
+        names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1),
         open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid]),
         totals=Totals(),
         lines=None,
@@ -355,3 +357,21 @@ def test_revocations_are_told_where_somebody_has_a_list(parts: SimpleNamespace) 
     parts.revocations.fault = lambda _now: "ca-crl.pem is gone"
     (told,) = [one for one in picture(parts).agent_state().components if one.name == "revocations"]
     assert (told.state, told.detail) == (Health.DEGRADED, "1 certificate revoked: ca-crl.pem is gone")
+
+
+def test_names_are_told_where_there_are_some(parts: SimpleNamespace) -> None:
+    def component() -> list[tuple[Health, str]]:
+        return [(one.state, one.detail) for one in picture(parts).agent_state().components if one.name == "dns"]
+
+    assert component() == []
+    parts.names.book.names = 5
+    assert component() == [(Health.OK, "5 names of endpoints resolved")]
+    parts.names.book.failing = [ResolvedName(hostname=f"{number}.example", error="gone") for number in range(5)]
+    ((state, words),) = component()
+    assert state is Health.DEGRADED
+    assert words == (
+        "5 names of endpoints; 0.example: it cannot be resolved: gone; 1.example: it cannot be resolved: gone; "
+        "2.example: it cannot be resolved: gone; and 2 more"
+    )
+    readings = picture(parts).readings()
+    assert (readings.names, readings.names_failing, readings.dns_lookups, readings.dns_failures) == (5, 5, 9, 1)

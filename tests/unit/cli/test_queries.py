@@ -47,11 +47,31 @@ _ANSWERS: dict[str, dict[str, Any]] = {
                 "namespace": "shop",
                 "name": "web",
                 "addresses": ["10.1.0.5", "fd00::5"],
+                "dns_name": "",
+                "dns_error": "",
                 "node": "node-a",
                 "waypoint": "",
                 "protocol": "HBONE",
                 "healthy": True,
-            }
+            },
+            *(
+                {
+                    "namespace": "shop",
+                    "name": name,
+                    "addresses": addresses,
+                    "dns_name": f"{name}.example",
+                    "dns_error": error,
+                    "node": "",
+                    "waypoint": "",
+                    "protocol": "TCP",
+                    "healthy": True,
+                }
+                for name, addresses, error in (
+                    ("api", ["203.0.113.7"], ""),
+                    ("lost", [], "there is no such name"),
+                    ("new", [], ""),
+                )
+            ),
         ]
     },
     "services": {
@@ -64,7 +84,18 @@ _ANSWERS: dict[str, dict[str, Any]] = {
                 "waypoint": "shop/wp.shop.svc.cluster.local:15008",
                 "endpoints": 3,
                 "healthy_endpoints": 2,
-            }
+                "names": {},
+            },
+            {
+                "namespace": "shop",
+                "name": "api",
+                "vips": ["/240.240.0.1"],
+                "ports": {"443": 443},
+                "waypoint": "",
+                "endpoints": 2,
+                "healthy_endpoints": 2,
+                "names": {"api.example": ["203.0.113.7", "203.0.113.8"], "lost.example": []},
+            },
         ]
     },
     "policies": {
@@ -110,10 +141,15 @@ old        cron  -                 -               no        NOT_IN_MESH  -     
     "workloads": """\
 NAMESPACE  POD NAME  ADDRESS           NODE    WAYPOINT  PROTOCOL  HEALTHY
 shop       web       10.1.0.5,fd00::5  node-a  None      HBONE     yes
+shop       api       api.example (203.0.113.7)             -  None  TCP  yes
+shop       lost      lost.example (there is no such name)  -  None  TCP  yes
+shop       new       new.example (not resolved yet)        -  None  TCP  yes
 """,
     "services": """\
 NAMESPACE  SERVICE NAME  SERVICE VIP                    PORTS            WAYPOINT                              ENDPOINTS
 shop       db            10.96.0.5,fd01::5,10.0.0.0/8  5432->5432,80->?  shop/wp.shop.svc.cluster.local:15008  2/3
+shop       api           240.240.0.1                    443->443         None  \
+2/2 api.example=203.0.113.7,203.0.113.8 lost.example=?
 """,
     "policies": """\
 NAMESPACE  POLICY NAME  ACTION           SCOPE              RULES  ATTACHED  FROM

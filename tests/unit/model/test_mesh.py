@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.mesh import Changes, Mesh, split
 from nodeagent.model.policy import Action, Policy, PolicyScope
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.traffic import (
     ClientScope,
     ClientScopes,
@@ -26,7 +27,13 @@ from nodeagent.model.workload import Service, Vip, Workload
 A, B, V = Ip("10.0.0.1"), Ip("fd00::2"), Ip("10.9.0.1")
 
 
-def workload(uid: str, *addresses: Ip, services: tuple[str, ...] = (), policies: tuple[str, ...] = ()) -> Workload:
+def workload(
+    uid: str,
+    *addresses: Ip,
+    services: tuple[str, ...] = (),
+    policies: tuple[str, ...] = (),
+    hostname: str = "",
+) -> Workload:
     return Workload(
         uid=uid,
         name=uid,
@@ -35,6 +42,7 @@ def workload(uid: str, *addresses: Ip, services: tuple[str, ...] = (), policies:
         services=dict.fromkeys(services, ()),
         policies=policies,
         node=f"node-{uid[0]}",
+        hostname=hostname,
     )
 
 
@@ -317,9 +325,15 @@ def random_changes(rng: random.Random) -> Changes:
                 *rng.sample(ips, rng.randrange(3)),
                 services=tuple(rng.sample(keys, rng.randrange(3))),
                 policies=tuple(rng.sample(["shop/p", "shop/q"], rng.randrange(3))),
+                hostname=rng.choice(["", "g", "h"]),
             )
             for _ in range(rng.randrange(4))
         ),
+        names=tuple(
+            ResolvedName(hostname=rng.choice("gh"), addresses=tuple(rng.sample(ips, rng.randrange(3))))
+            for _ in range(rng.randrange(2))
+        ),
+        removed_names=tuple(rng.sample("gh", rng.randrange(2))),
         removed_workloads=tuple(rng.sample("abc", rng.randrange(2))),
         removed_services=tuple(rng.sample(keys, rng.randrange(2))),
         removed_policies=tuple(rng.sample(["shop/p", "shop/q"], rng.randrange(2))),
@@ -337,6 +351,8 @@ def test_after_any_history_the_indexes_equal_those_of_a_fresh_mesh(rng: random.R
     assert fresh.workloads == mesh.workloads
     assert fresh.services == mesh.services
     assert fresh.policies == mesh.policies
+    assert fresh.resolved == mesh.resolved
+    assert set(mesh.names()) == {one.hostname for one in mesh.workloads.values() if one.is_named}
     for ip in (A, B, V):
         owners = {uid for uid, value in mesh.workloads.items() if ip in value.addresses}
         assert (found(mesh, ip) in owners) if owners else (found(mesh, ip) is None)
@@ -348,7 +364,7 @@ def test_after_any_history_the_indexes_equal_those_of_a_fresh_mesh(rng: random.R
         assert ({p.key for p in here[0]}, here[1]) == ({p.key for p in there[0]}, there[1])
 
     mesh.apply(Changes(removed_workloads=tuple(mesh.workloads), removed_policies=tuple(mesh.policies)))
-    mesh.apply(Changes(removed_services=tuple(mesh.services)))
+    mesh.apply(Changes(removed_services=tuple(mesh.services), removed_names=tuple(mesh.resolved)))
     assert is_empty(mesh)
 
 
@@ -472,3 +488,21 @@ def test_an_extension_about_nobody_leaves_no_trace() -> None:
     mesh = Mesh()
     mesh.apply(Changes(extensions=(ServiceTraffic(service="shop/s.example"),)))
     assert mesh.changed("shop/s.example") == 0
+
+
+def test_the_addresses_of_a_name_are_of_those_who_have_no_other() -> None:
+    mesh = Mesh()
+    named, own = workload("a", hostname="h", services=("shop/s.example",)), workload("b", A, hostname="h")
+    mesh.apply(Changes(workloads=(named, own)))
+    assert (set(mesh.names()), mesh.addresses(named), mesh.addresses(own)) == ({"h"}, (), (A,))
+
+    before = mesh.changed("shop/s.example")
+    mesh.apply(Changes(names=(ResolvedName(hostname="h", addresses=(V,)),)))
+    assert (mesh.addresses(named), mesh.addresses(own)) == ((V,), (A,))
+    assert mesh.changed("shop/s.example") != before
+    assert found(mesh, V) is None, "who owns an address says so itself"
+
+    mesh.apply(Changes(removed_names=("h",)))
+    assert mesh.addresses(named) == ()
+    mesh.apply(Changes(removed_workloads=("a",)))
+    assert set(mesh.names()) == set()

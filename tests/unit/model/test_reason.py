@@ -12,6 +12,7 @@ ISTIO_FLAGS = {
     "-",
     "UO",
     "RL",
+    "DF",
     "DENY",
     "CONNECT",
     "TLS_FAILURE",

@@ -12,6 +12,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Action, Policy, PolicyScope
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.traffic import WorkloadLabels
 from nodeagent.model.workload import Service, Workload
 from nodeagent.proxy import state
@@ -120,16 +121,21 @@ def test_a_resync_removes_what_it_does_not_name(learner: Learner, config: Worker
         extensions=(WorkloadLabels(uid="w1", labels={}),),
         services=(SERVICE,),
         workloads=(workload(1), workload(2, B)),
+        names=(ResolvedName(hostname="gone.example"), ResolvedName(hostname="kept.example", addresses=(A,))),
     )
     learner.state.submit(Apply(before, 1, is_last=True), [])
     learner.state.submit(Resync(config), [])
-    learner.state.submit(Apply(Changes(policies=(policy("kept"), policy("added"))), 2, is_last=False), [])
+    kept = ResolvedName(hostname="kept.example", addresses=(B,))
+    learner.state.submit(
+        Apply(Changes(policies=(policy("kept"), policy("added")), names=(kept,)), 2, is_last=False), []
+    )
     learner.state.submit(Apply(Changes(workloads=(workload(2, B),)), 2, is_last=True), [])
     learner.settle()
     mesh = learner.state.mesh
     assert set(mesh.policies) == {"apps/kept", "apps/added"}
     assert set(mesh.services) == set()
     assert set(mesh.extensions) == set()
+    assert mesh.resolved == {"kept.example": kept}
     assert set(mesh.workloads) == {"w2"}
     assert learner.answers == [Applied(1), Applied(2)]
     learner.state.submit(Apply(Changes(workloads=(workload(3),)), 3, is_last=True), [])

@@ -8,6 +8,7 @@ import pytest
 
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.traffic import (
     Distribution,
     LocalityBalancing,
@@ -20,6 +21,8 @@ from nodeagent.model.traffic import (
 from nodeagent.model.workload import BalancingMode, LoadBalancing, Scope, Service, ServicePort, Workload
 from nodeagent.routing.candidates import Balancer, candidates, lists_port, obstacle, target_port, usable_addresses
 
+FOUR = ResolvedName(hostname="four", addresses=(Ip("203.0.113.7"),))
+GONE = ResolvedName(hostname="gone", error="there is no such name")
 CLIENT = Workload(
     uid="client",
     name="client",
@@ -44,9 +47,16 @@ def service(**fields: Any) -> Service:
     return Service(name="s", namespace="shop", hostname="s", **{"ports": (ServicePort(Port(80), 8080),)} | fields)
 
 
-def names(backend: Service, *endpoints: Workload, port: int = 80) -> list[str]:
+def mesh_of(changes: Changes = Changes()) -> Mesh:  # noqa: B008 - frozen
+    """That knows what the names mean, too."""
     mesh = Mesh()
-    mesh.apply(Changes(services=(backend,), workloads=endpoints))
+    mesh.apply(Changes(names=(FOUR, GONE)))
+    mesh.apply(changes)
+    return mesh
+
+
+def names(backend: Service, *endpoints: Workload, port: int = 80) -> list[str]:
+    mesh = mesh_of(Changes(services=(backend,), workloads=endpoints))
     return [found.name for found in candidates(backend, port, CLIENT, mesh).endpoints]
 
 
@@ -59,7 +69,19 @@ def names(backend: Service, *endpoints: Workload, port: int = 80) -> list[str]:
         (service(), {"network": "far"}, "on network 'far', which needs a gateway"),
         (service(), {"capacity": 0}, "of weight 0"),
         (service(), {"addresses": ()}, "without a usable address"),
-        (service(), {"addresses": (), "hostname": "h"}, "known only by a DNS name, which is not resolved"),
+        (service(), {"addresses": (), "hostname": "h"}, "known only by the name h, which is not resolved yet"),
+        (service(), {"addresses": (), "hostname": "four"}, None),
+        (
+            service(prefers_ipv6=True),
+            {"addresses": (), "hostname": "four"},
+            "known only by the name four, which has no address of the family that the service asks for",
+        ),
+        (
+            service(),
+            {"addresses": (), "hostname": "gone"},
+            "known only by the name gone, which cannot be resolved: there is no such name",
+        ),
+        (service(), {"hostname": "gone"}, None),
         (service(prefers_ipv6=True), {}, "without a usable address"),
         (service(prefers_ipv6=True), {"addresses": (Ip("10.0.0.1"), Ip("fd00::1"))}, None),
         (service(prefers_ipv6=False), {"addresses": (Ip("fd00::1"),)}, "without a usable address"),
@@ -70,7 +92,7 @@ def names(backend: Service, *endpoints: Workload, port: int = 80) -> list[str]:
 )
 def test_what_keeps_an_endpoint_from_serving(backend: Service, fields: dict[str, Any], words: str | None) -> None:
     candidate = endpoint("e", **fields)
-    assert obstacle(backend, 80, CLIENT, candidate) == words
+    assert obstacle(backend, 80, CLIENT, candidate, mesh_of()) == words
     assert names(backend, candidate) == ([] if words else ["e"])
 
 
@@ -100,9 +122,11 @@ def test_a_listed_port_may_be_a_named_one() -> None:
 
 def test_the_usable_addresses_are_those_of_the_services_family() -> None:
     both = endpoint("e", addresses=(Ip("10.0.0.1"), Ip("fd00::1")))
-    assert list(usable_addresses(service(), both)) == ["10.0.0.1", "fd00::1"]
-    assert list(usable_addresses(service(prefers_ipv6=True), both)) == ["fd00::1"]
-    assert list(usable_addresses(service(prefers_ipv6=False), both)) == ["10.0.0.1"]
+    mesh = mesh_of()
+    assert list(usable_addresses(service(), both, mesh)) == ["10.0.0.1", "fd00::1"]
+    assert list(usable_addresses(service(prefers_ipv6=True), both, mesh)) == ["fd00::1"]
+    assert list(usable_addresses(service(prefers_ipv6=False), both, mesh)) == ["10.0.0.1"]
+    assert list(usable_addresses(service(), endpoint("e", addresses=(), hostname="four"), mesh)) == ["203.0.113.7"]
 
 
 BESIDE = endpoint("beside")
@@ -252,3 +276,13 @@ def test_a_balancer_keeps_clients_of_different_labels_apart(mesh: Mesh) -> None:
             mesh.services["shop/s"], 80, client, mesh
         )
     assert len(balancer.candidates(mesh.services["shop/s"], 80, CLIENT, mesh).groups) == 2
+
+
+def test_a_remembered_answer_is_not_used_when_a_name_means_something_else() -> None:
+    balancer, backend = Balancer(), service()
+    mesh = mesh_of(Changes(services=(backend,), workloads=(endpoint("e", addresses=(), hostname="late"),)))
+    assert balancer.candidates(backend, 80, CLIENT, mesh).endpoints == ()
+    mesh.apply(Changes(names=(ResolvedName(hostname="late", addresses=FOUR.addresses),)))
+    assert len(balancer.candidates(backend, 80, CLIENT, mesh).endpoints) == 1
+    mesh.apply(Changes(removed_names=("late",)))
+    assert balancer.candidates(backend, 80, CLIENT, mesh).endpoints == ()

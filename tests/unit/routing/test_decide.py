@@ -13,6 +13,7 @@ from nodeagent.model.address import Cidr, Ip, Port, is_ipv6
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.reason import Reason
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.traffic import MeshTraffic
 from nodeagent.model.workload import (
     BalancingMode,
@@ -358,7 +359,16 @@ def test_the_address_of_an_endpoint_follows_the_client_and_the_service(
         ),
         pytest.param((endpoint("a"),), Reason.NO_HEALTHY_ENDPOINT, "1 without a usable address", id="no address"),
         pytest.param(
-            (endpoint("a", hostname="db.example"),), Reason.NO_HEALTHY_ENDPOINT, "1 known only by a DNS name", id="name"
+            (endpoint("a", hostname="db.example"),),
+            Reason.DNS_FAILED,
+            "1 known only by the name db.example, which is not resolved yet",
+            id="name",
+        ),
+        pytest.param(
+            (endpoint("a", hostname="db.example"), endpoint("b", "10.0.1.3", is_healthy=False)),
+            Reason.DNS_FAILED,
+            "1 not ready",
+            id="name, and another that is not ready",
         ),
         pytest.param(
             (endpoint("a", "10.0.1.3", capacity=0),), Reason.NO_HEALTHY_ENDPOINT, "1 of weight 0", id="weight"
@@ -371,6 +381,75 @@ def test_a_service_without_an_endpoint_is_refused_and_says_why(
     found = refusal(VIP, 80, service(), *endpoints, pick=never)
     assert found[0] is reason
     assert words in found[1]
+
+
+def resolved(hostname: str, *addresses: str, error: str = "") -> ResolvedName:
+    return ResolvedName(hostname=hostname, addresses=tuple(map(Ip, addresses)), error=error)
+
+
+def by_name(target: str, *names: ResolvedName, pick: Any = first, **fields: Any) -> Route:
+    """To port 80 of a Service whose one endpoint is known by its name alone."""
+    named = endpoint("a", hostname="db.example", **{"protocol": TunnelProtocol.TCP} | fields)
+    mesh = mesh_of(CLIENT, service(), named)
+    mesh.apply(Changes(names=names))
+    return decide(Target(Ip(target), 80), CLIENT, mesh, pick)
+
+
+DUAL = resolved("db.example", "203.0.113.7", "203.0.113.8", "2001:db8::7")
+
+
+@pytest.mark.parametrize(
+    ("target", "place", "ip"), [(VIP, 0, "203.0.113.7"), (VIP, 1, "203.0.113.8"), (VIP6, 0, "2001:db8::7")]
+)
+def test_an_address_of_a_name_is_drawn_from_those_of_the_clients_family(target: str, place: int, ip: str) -> None:
+    drawn: list[int] = []
+
+    def pick(options: Sequence[Option], cumulative: Sequence[int]) -> Option:
+        drawn.append(len(options))
+        assert list(cumulative) == list(range(1, len(options) + 1))
+        return options[place if len(drawn) > 1 else 0]
+
+    found = by_name(target, DUAL, pick=pick)
+    assert isinstance(found, Direct)
+    assert (found.ip, found.port, found.service) == (ip, 8080, service())
+    assert drawn == [1, 1 if target == VIP6 else 2]
+
+
+def test_an_endpoint_of_the_mesh_may_be_known_by_its_name() -> None:
+    found = by_name(VIP, DUAL, protocol=TunnelProtocol.HBONE, ports=(ServicePort(Port(80), 9090),))
+    assert isinstance(found, Tunnel)
+    assert (found.ip, found.authority) == ("203.0.113.7", "203.0.113.7:9090")
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "is_pending"),
+    [
+        ((), "1 known only by the name db.example, which is not resolved yet", True),
+        ((resolved("db.example", error="there is no such name"),), "cannot be resolved: there is no such name", False),
+        ((resolved("db.example", "2001:db8::7"),), "has no IPv4 address, and the client came by IPv4", False),
+    ],
+)
+def test_without_an_address_it_is_refused_and_waited_for_where_that_helps(
+    names: tuple[ResolvedName, ...], words: str, *, is_pending: bool
+) -> None:
+    found = by_name(VIP, *names)
+    assert isinstance(found, Refuse)
+    assert (found.reason, found.is_pending, found.service) == (Reason.DNS_FAILED, is_pending, service())
+    assert words in found.detail
+
+
+def test_a_waypoint_may_be_known_by_its_name() -> None:
+    behind = service(waypoint=GatewayAddress(Port(15008), service="shop/gate"))
+    gate = service("gate", "10.9.0.9", ports=(ServicePort(Port(15008), 15008),))
+    mesh = mesh_of(CLIENT, behind, gate, endpoint("a", of="shop/gate", hostname="gate.example"))
+    target = Target(VIP, 80)
+    unknown = decide(target, CLIENT, mesh, first)
+    mesh.apply(Changes(names=(resolved("gate.example", "203.0.113.7"),)))
+    known = decide(target, CLIENT, mesh, first)
+    assert isinstance(unknown, Refuse)
+    assert unknown.reason is Reason.DNS_FAILED
+    assert isinstance(known, Tunnel)
+    assert (known.ip, known.authority) == ("203.0.113.7", f"{VIP}:80")
 
 
 def test_a_named_port_that_no_endpoint_has_is_refused() -> None:

@@ -106,6 +106,7 @@ def test_locality_is_the_nodes() -> None:
         ),
         pytest.param(service("fd00:96::1"), (endpoint("four", "10.0.1.9"),), id="an endpoint of the other family"),
         pytest.param(service("10.0.0.2"), (), id="its address is a pod's"),
+        pytest.param(service(), (endpoint("outside", hostname="db.example"),), id="an endpoint known by its name"),
     ],
 )
 def test_what_the_proxy_must_see_is_left_to_it(changed: Service, more: tuple[Workload, ...]) -> None:

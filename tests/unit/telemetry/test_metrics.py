@@ -25,6 +25,10 @@ _READINGS = Readings(
     pods_pending=1,
     mesh_resources={"workload": 4},
     mesh_generation=9,
+    names=5,
+    names_failing=2,
+    dns_lookups=70,
+    dns_failures=3,
     certificate_expiry={"spiffe://cluster.local/ns/shop/sa/web": 1_800_000_000.0},
 )
 
@@ -46,6 +50,10 @@ _READINGS = Readings(
         "nodeagent_bugs_total 0.0",
         'nodeagent_mesh_resources{kind="workload"} 4.0',
         "nodeagent_mesh_generation 9.0",
+        "nodeagent_dns_names 5.0",
+        "nodeagent_dns_names_failing 2.0",
+        "nodeagent_dns_lookups_total 70.0",
+        "nodeagent_dns_failures_total 3.0",
         'nodeagent_certificate_expiry_timestamp_seconds{identity="spiffe://cluster.local/ns/shop/sa/web"} 1.8e+09',
         'istio_tcp_sockets_open{reporter="source"} 1.0',
     ],

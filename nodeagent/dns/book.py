@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which name is asked when, and what it means until then; without clock or I/O.
+
+The rules:
+
+- A wanted name is asked at once, and for both families; at most `CONCURRENT` names are being asked, each once.
+- It is asked again when the shorter of its answers ends (its TTL, not below `SHORTEST_SECONDS` nor above
+  `LONGEST_SECONDS`), up to a tenth earlier, so that the nodes of a mesh do not ask together.
+- That there is no such name, or that it has no address, is an answer: what it had is forgotten.
+- A resolver that does not answer, or cannot, is asked again after 1 s, doubling to 30 s, each ± 20 %. The last good
+  answer of that family is kept meanwhile, for `KEPT_SECONDS`.
+- A node knows `MOST_NAMES` at most, and of a name `MOST_ADDRESSES`; beyond it names are told to be unresolved.
+- Addresses at which no pod can reach anything but itself are none.
+"""
+
+import ipaddress
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from nodeagent.model.address import Ip
+from nodeagent.model.mesh import Changes
+from nodeagent.model.resolved_name import ResolvedName
+from nodeagent.upstream.backoff import delay
+
+CONCURRENT = 16
+"""Names that are being asked at once: a node's come in a second when they all start, gentle on a cluster's resolver."""
+MOST_NAMES = 1024
+"""ServiceEntries are written by hand; a resolver that is asked for each every few seconds can take that."""
+MOST_ADDRESSES = 32
+"""Of a name, in both families: twice what fits into a UDP answer of usual size."""
+SHORTEST_SECONDS, LONGEST_SECONDS = 5.0, 300.0
+KEPT_SECONDS = 3600.0
+"""RFC 8767 §5 lets stale answers be used for days; an hour outlives the usual outage of a resolver, not its cause."""
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
+EARLIER_SHARE = 0.1
+
+
+class Family(IntEnum):
+    IPV4 = 4
+    IPV6 = 6
+
+
+class Outcome(NamedTuple):
+    """What came of one question."""
+
+    addresses: tuple[Ip, ...] = ()
+    seconds: float = 0.0
+    """For how long it holds."""
+    words: str = ""
+    """Why there are no addresses."""
+    is_answer: bool = True
+    """False: the resolver could not say."""
+
+
+Outcomes = dict[Family, Outcome]
+
+
+@dataclass(slots=True)
+class _Known:
+    """Of one family. Times are those of a clock that never goes back, in seconds."""
+
+    addresses: tuple[Ip, ...] = ()
+    good_at: float = 0.0
+    words: str = ""
+
+
+@dataclass(slots=True)
+class _Entry:
+    next_try: float
+    known: dict[Family, _Known] = field(default_factory=lambda: {family: _Known() for family in Family})
+    failures: int = 0
+    """In a row."""
+    told: ResolvedName | None = None
+
+
+class NameBook:
+    """`pick` draws from [0, 1)."""
+
+    def __init__(self, pick: Callable[[], float]) -> None:
+        self._pick = pick
+        self._entries: dict[str, _Entry] = {}
+        self._surplus: dict[str, None] = {}
+        self._asked: set[str] = set()
+        """Also one that nobody wants any more, until its answer comes."""
+
+    def has_told(self, names: Iterable[str]) -> bool:
+        """Whether each of them has been answered, or could not be."""
+        return all(name in self._surplus or (name in self._entries and self._entries[name].told) for name in names)
+
+    @property
+    def names(self) -> int:
+        return len(self._entries) + len(self._surplus)
+
+    @property
+    def failing(self) -> list[ResolvedName]:
+        """Names of which something is to be said."""
+        told = [entry.told for entry in self._entries.values() if entry.told is not None and entry.told.error]
+        return told + [_too_many(name) for name in self._surplus]
+
+    def want(self, names: Collection[str], now: float) -> Changes:
+        """All that are wanted from here on. Returns what is to be told at once."""
+        gone = [name for name in (*self._entries, *self._surplus) if name not in names]
+        for name in gone:
+            self._entries.pop(name, None)
+            self._surplus.pop(name, None)
+        for name in names:
+            if name not in self._entries and len(self._entries) < MOST_NAMES:
+                self._entries[name] = _Entry(next_try=now)
+                self._surplus.pop(name, None)
+        new = [name for name in names if name not in self._entries and name not in self._surplus]
+        self._surplus.update(dict.fromkeys(new))
+        return Changes(
+            names=tuple(map(_too_many, new)),
+            removed_names=tuple(gone),
+        )
+
+    def due(self, now: float) -> list[str]:
+        """Names to be asked; `learned` has to be called for each of them."""
+        waiting = [name for name, entry in self._entries.items() if name not in self._asked and entry.next_try <= now]
+        chosen = sorted(waiting, key=lambda name: self._entries[name].next_try)[: CONCURRENT - len(self._asked)]
+        self._asked.update(chosen)
+        return chosen
+
+    def next_event(self) -> float | None:
+        """When `due` may have something; None: not before something else happens."""
+        if len(self._asked) >= CONCURRENT:
+            return None
+        times = (entry.next_try for name, entry in self._entries.items() if name not in self._asked)
+        return min(times, default=None)
+
+    def learned(self, name: str, outcomes: Outcomes, now: float) -> Changes:
+        """Returns what is to be told: nothing if the name means what it meant, or if nobody wants it any more."""
+        self._asked.discard(name)
+        entry = self._entries.get(name)
+        if entry is None:
+            return Changes()
+        for family, outcome in outcomes.items():
+            _learn(entry.known[family], outcome, now)
+        entry.failures = entry.failures + 1 if any(not one.is_answer for one in outcomes.values()) else 0
+        entry.next_try = now + self._pause(entry.failures, outcomes.values())
+        found = _sum_up(name, entry.known.values())
+        if found == entry.told:
+            return Changes()
+        entry.told = found
+        return Changes(names=(found,))
+
+    def _pause(self, failures: int, outcomes: Iterable[Outcome]) -> float:
+        if failures:
+            return delay(failures, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, self._pick)
+        shortest = min(outcome.seconds for outcome in outcomes)
+        return min(max(shortest, SHORTEST_SECONDS), LONGEST_SECONDS) * (1.0 - EARLIER_SHARE * self._pick())
+
+
+def _learn(known: _Known, outcome: Outcome, now: float) -> None:
+    known.words = outcome.words
+    if outcome.is_answer:
+        usable = [ip for ip in outcome.addresses if _is_usable(ip)]
+        known.addresses, known.good_at = tuple(sorted(usable)[:MOST_ADDRESSES]), now
+        if outcome.addresses and not usable:
+            known.words = f"{outcome.addresses[0]} is no address that a pod could reach it by"
+    elif now - known.good_at > KEPT_SECONDS:
+        known.addresses = ()
+
+
+def _sum_up(name: str, known: Iterable[_Known]) -> ResolvedName:
+    """That one family has no address is usual; that its resolver did not answer is told beside what it had."""
+    families = list(known)
+    addresses = tuple(ip for one in families for ip in one.addresses)
+    failed = [one.words for one in families if one.words and (one.addresses or not addresses)]
+    return ResolvedName(hostname=name, addresses=addresses, error=failed[0] if failed else "")
+
+
+def _too_many(name: str) -> ResolvedName:
+    return ResolvedName(hostname=name, error=f"of the mesh's names this node resolves {MOST_NAMES} at most")
+
+
+def _is_usable(ip: Ip) -> bool:
+    """Not those that mean each host itself, many at once, or something else on each link."""
+    address = ipaddress.ip_address(ip)
+    is_local = address.is_loopback or address.is_unspecified or (address.version == 6 and address.is_link_local)
+    return not (is_local or address.is_multicast)
