@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
+from nodeagent.admin.config_dump import Subject
 from nodeagent.admin.state import (
     AgentState,
     Captured,
@@ -72,6 +73,8 @@ class Picture:
         found = []
         if not self.fleet.is_ready:
             found.append("not every tunnel worker is running")
+        for slot, seconds in sorted(self.fleet.silent.items()):
+            found.append(f"worker {slot} has not answered for {seconds:.0f} s: it is stopped or overloaded")
         if not self.xds.is_ready:
             found.append("the mesh is not known: no answer from the control plane yet, and no saved state")
         if not self.capture.is_settled:
@@ -98,6 +101,11 @@ class Picture:
             kernel=tuple(self._kernel()),
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
         )
+
+    async def dump_subject(self) -> Subject:
+        """For /config_dump."""
+        connections = await self.connections()
+        return Subject.of(self.agent_state(), connections, self.config)
 
     async def connections(self) -> list[OpenConnection]:
         carried = [OpenConnection(slot, record) for slot, record in await self.fleet.connections()]
@@ -242,6 +250,7 @@ class Picture:
 
     def _certificates(self) -> Iterator[CertificateView]:
         for row in self.keeper.status():
+            bundle = self.state.certificates.get(row.identity)
             yield CertificateView(
                 identity=row.identity,
                 state=CertificateState(row.state.value),
@@ -250,9 +259,12 @@ class Picture:
                 not_after=row.not_after or 0.0,
                 rotates=row.next_try or 0.0,
                 last_error=row.last_error,
+                chain_pem=bundle.chain_pem if bundle is not None else b"",
+                roots_pem=bundle.roots_pem if bundle is not None else b"",
             )
 
     def _workers(self) -> Iterator[WorkerView]:
+        silent = self.fleet.silent
         for slot in range(self.fleet.slots):
             worker = self.fleet.workers.get(slot)
             if worker is None:
@@ -261,7 +273,7 @@ class Picture:
             yield WorkerView(
                 slot=slot,
                 pid=worker.pid,
-                state="ready" if worker.is_ready else "starting",
+                state="starting" if not worker.is_ready else "silent" if slot in silent else "ready",
                 since=worker.started,
                 restarts=self.fleet.restarts[slot],
                 connections=self.open_connections.count(worker.pid),
