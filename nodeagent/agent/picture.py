@@ -7,6 +7,7 @@ Only reads; nothing here decides. Made anew for each question, so there is no se
 import dataclasses
 import datetime as dt
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -36,6 +37,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import PodState, Steering
+from nodeagent.model.set_up import split_totals
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Readings
 from nodeagent.telemetry.open_connections import KERNEL, OpenConnections
@@ -113,13 +115,24 @@ class Picture:
 
     def readings(self) -> Readings:
         xds, pods, losses = self.xds.status, list(self._pods()), self.flows.losses()
+        events, set_up = split_totals(self.totals.sums())
+        bundles = {str(identity): bundle for identity, bundle in self.state.certificates.items()}
         return Readings(
             version=VERSION,
             kernel_packets=self._counters(),
+            kernel_drops=frozenset(row.name for row in reasons() if row.is_drop),
+            verdict_generation=self.verdicts.generation,
+            verdict_rows=self.verdicts.rows,
+            verdict_swapped=self.verdicts.since,
+            xds_connected_since=xds.connected_since,
+            xds_last_change=xds.last_change,
             xds_terminations=xds.terminations,
             xds_messages={kind.value: counts.messages for kind, counts in xds.kinds.items()},
             xds_message_bytes={kind.value: counts.message_bytes for kind, counts in xds.kinds.items()},
-            worker_totals=self.totals.sums(),
+            worker_totals=events,
+            set_up=set_up,
+            workers=Counter(worker.state for worker in self._workers()),
+            is_ready=not self.obstacles(),
             worker_restarts=self.fleet.restarts.total(),
             reports_lost=self.fleet.reports_lost,
             bugs=self.bugs(),
@@ -135,9 +148,9 @@ class Picture:
                 "policy": len(self.state.mesh.policies),
             },
             mesh_generation=self.state.mesh.generation,
-            certificate_expiry={
-                str(identity): bundle.not_after.timestamp() for identity, bundle in self.state.certificates.items()
-            },
+            certificate_expiry={name: bundle.not_after.timestamp() for name, bundle in bundles.items()},
+            certificate_issued={name: bundle.not_before.timestamp() for name, bundle in bundles.items()},
+            flows_kept=len(self.open_connections.history),
             certificate_failures=self.keeper.failures,
         )
 

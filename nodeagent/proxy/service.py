@@ -294,6 +294,7 @@ class _Running:
         totals["accept_failures"] = sum(listener.failures for listener in self.listeners)
         totals["certificates_refused"] = self.state.certificates.refused
         totals["endpoints_ejected"] = self._outbound.chooser.ejections
+        totals.update(self.shared.connections.times.totals())
         if totals != self._told:
             self._told = totals
             self._reports.emit(Counters(totals))
