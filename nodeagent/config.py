@@ -130,6 +130,11 @@ class Config:
     )
     stats_address: str = setting("[::]:15020", "NODEAGENT_STATS", "Address of /metrics; empty: none.")
     ready_address: str = setting("[::]:15021", "NODEAGENT_READY", "Address of /healthz/ready; empty: none.")
+    admin_address: str = setting(
+        "127.0.0.1:15000",
+        "NODEAGENT_ADMIN",
+        "Address of /config_dump and /logging, where istioctl and Kiali ask a ztunnel; loopback only; empty: none.",
+    )
     # -- seeing it -----------------------------------------------------------------------------------------------
     log_format: str = setting("text", "LOG_FORMAT", "Log lines as `text` or `json`.")
     log_level: str = setting("info", "NODEAGENT_LOG", "debug, info, warning or error.")
@@ -294,12 +299,24 @@ def _validate_addresses(config: Config) -> None:
             ipaddress.ip_address(config.instance_ip)
         except ValueError as error:
             raise ConfigError(f"--instance-ip: {error}") from error
-    for name in ("stats_address", "ready_address"):
+    for name in ("stats_address", "ready_address", "admin_address"):
         try:
             if getattr(config, name):
                 split_host_port(getattr(config, name))
         except ValueError as error:
             raise ConfigError(f"{_flag(name)}: {error}", check="Expected: address:port, or nothing.") from error
+    if config.admin_address and not _is_loopback(split_host_port(config.admin_address)[0]):
+        raise ConfigError(
+            f"--admin-address: {config.admin_address!r} is not on loopback",
+            check="Whoever reaches it may change what is logged: 127.0.0.1:15000, or nothing.",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _flag(name: str) -> str:

@@ -24,6 +24,7 @@ from nodeagent.kernel.reasons import reasons
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction, Party
+from nodeagent.model.set_up import split_totals
 from nodeagent.telemetry.labels import LOCALITY_LABELS, TRAFFIC_LABELS
 from nodeagent.telemetry.metrics import Exposition, Readings
 from nodeagent.telemetry.traffic import TrafficMetrics
@@ -146,7 +147,10 @@ def _exposed() -> Iterator[tuple[str, str, Sequence[str], str]]:
         xds_message_bytes=one,
         worker_totals=one,
         mesh_resources=one,
+        workers=one,
+        set_up=split_totals(one)[1],
         certificate_expiry={"x": 1.0},
+        certificate_issued={"x": 1.0},
     )
     traffic = TrafficMetrics()
     record = ConnectionRecord(
@@ -166,7 +170,8 @@ def _exposed() -> Iterator[tuple[str, str, Sequence[str], str]]:
     text, _ = Exposition(traffic, lambda: readings).render("text/plain")
     for family in text_string_to_metric_families(text.decode()):
         sample = family.samples[0]
-        yield sample.name, family.type, list(sample.labels), family.documentation
+        name = family.name if family.type == "histogram" else sample.name
+        yield name, family.type, [label for label in sample.labels if label != "le"], family.documentation
 
 
 def _proxy_reasons() -> Iterator[str]:

@@ -21,7 +21,7 @@ REQUEST_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 
 _PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error"}
-_PHRASES |= {503: "Service Unavailable"}
+_PHRASES |= {403: "Forbidden", 503: "Service Unavailable"}
 _END_OF_HEAD = b"\r\n\r\n"
 
 _log = logging.getLogger(__name__)
@@ -56,9 +56,7 @@ def parse_request(head: bytes) -> Request:
         first, *rest = head.decode("ascii").split("\r\n")
         method, target, version = first.split(" ")
         parts = urlsplit(target)
-        query = dict(
-            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=32)
-        )
+        query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=32))
     except ValueError as error:
         raise BadRequest(400, "not an HTTP request") from error
     if not version.startswith("HTTP/1."):

@@ -79,6 +79,9 @@ class CertificateView:
     last_error: str = ""
     subject: str = ""
     """Of a root: its name."""
+    chain_pem: bytes = b""
+    """Certificates alone, as are the roots: leaf first, then intermediates."""
+    roots_pem: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class WorkerView:
     slot: int
     pid: int
     state: str
-    """`ready`, `starting`, `draining` or `gone`."""
+    """`ready`, `silent` (it owes an answer for seconds), `starting`, `draining` or `gone`."""
     since: float
     restarts: int = 0
     connections: int = 0

@@ -28,6 +28,7 @@ from nodeagent.config import Config
 from nodeagent.errors import KernelError, NotPossible
 from nodeagent.kernel.maps import SLOTS
 from nodeagent.kernel.steering import ListenerKind, Steering
+from nodeagent.logs.levels import LogLevels
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.record import PID_SHIFT, ConnectionRecord
@@ -47,9 +48,11 @@ from nodeagent.proxy.messages import (
     Hello,
     Lost,
     Opened,
+    Pong,
     Ready,
     Report,
     Resync,
+    SetLogLevels,
     Start,
     ToWorker,
     WorkerConfig,
@@ -75,6 +78,10 @@ LAST_SECONDS = 5.0
 """What a draining worker gets beyond its deadline; then it is killed."""
 STALLED_SECONDS = 60.0
 """A worker that has read nothing for so long hangs, and what it should know piles up here."""
+PING_SECONDS = 1.0
+SILENT_SECONDS = 5.0
+"""A worker that owes an answer for so long does not serve either; shorter ones are work, such as a thousand
+handshakes."""
 KINDS = (ListenerKind.OUTBOUND, ListenerKind.HBONE, ListenerKind.PLAINTEXT)
 """Order of the descriptors in Start and Hello."""
 
@@ -95,6 +102,7 @@ class WorkerFleet:
         self._connections, self._totals = connections, totals
         self._settings = WorkerConfig(**{name: getattr(config, name) for name in WorkerConfig.__struct_fields__})
         self._kernel_tls: KernelTls | None = None
+        self._log_levels = LogLevels.parse(config.log_level)
         self.slots = decide_slots(config.workers, os.cpu_count() or 1)
         self._arrivals: dict[int, tuple[int, asyncio.Future[Worker]]] = {}
         """By slot: the pid that is waited for. A pid is believed, since the kernel says whose the socket is."""
@@ -130,6 +138,7 @@ class WorkerFleet:
                         group.create_task(self._keep(slot), name=f"worker {slot}")
                     group.create_task(self._empty_slots(), name="superfluous slots")
                     group.create_task(self._renew(), name="workers of another version")
+                    group.create_task(self._ping(), name="heartbeat")
                     group.create_task(self._see_off_leaving(group), name="superfluous workers")
             finally:
                 for worker in self._everyone():
@@ -140,6 +149,29 @@ class WorkerFleet:
     @property
     def is_ready(self) -> bool:
         return len(self.workers) == self.slots and all(worker.is_ready for worker in self.workers.values())
+
+    @property
+    def silent(self) -> dict[int, float]:
+        """By slot: for how many seconds its worker has not answered, of those that are too late."""
+        silences = {slot: worker.silent_seconds for slot, worker in self.workers.items()}
+        return {slot: seconds for slot, seconds in silences.items() if seconds > SILENT_SECONDS}
+
+    def set_log_levels(self, levels: LogLevels) -> None:
+        """For all workers, and those to come."""
+        self._log_levels = levels
+        for worker in self._everyone():
+            self._tell_levels(worker)
+
+    def _tell_levels(self, worker: Worker) -> None:
+        """Also of the configured ones: an adopted worker may have others, from its former agent."""
+        if worker.knows >= 1:
+            worker.send(SetLogLevels(self._log_levels))
+
+    async def _ping(self) -> None:
+        while True:
+            for worker in self._everyone():
+                worker.ping()
+            await asyncio.sleep(PING_SECONDS)
 
     async def started(self, timeout_seconds: float) -> bool:
         """Whether every slot has a worker that is ready, within the time."""
@@ -372,12 +404,16 @@ class WorkerFleet:
             case Ready():
                 worker.handover = message.handover
                 worker.has_kernel_tls, worker.kernel_tls_found = message.kernel_tls, message.kernel_tls_found
+                worker.knows = message.knows
+                self._tell_levels(worker)
                 worker.said_ready.set()
             case Applied(generation):
                 worker.generation = generation
                 self._progress.set()
             case Connections():
                 self._questions.answered(worker, message)
+            case Pong():
+                worker.answered()
             case Hello():
                 worker.kill("it said Hello twice")
 
@@ -456,7 +492,9 @@ class WorkerFleet:
         worker.held = frozenset(guest.hello.identities)
         worker.handover, worker.program = guest.hello.handover, guest.hello.program
         worker.has_kernel_tls, worker.kernel_tls_found = guest.hello.kernel_tls, guest.hello.kernel_tls_found
+        worker.knows = guest.hello.knows
         worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
+        self._tell_levels(worker)
         pid, arrival = self._arrivals.get(slot, (0, None))
         if arrival is not None and pid == guest.pid and not arrival.done():
             self.workers[slot] = worker

@@ -7,9 +7,11 @@ Only reads; nothing here decides. Made anew for each question, so there is no se
 import dataclasses
 import datetime as dt
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
+from nodeagent.admin.config_dump import Subject
 from nodeagent.admin.state import (
     AgentState,
     Captured,
@@ -36,6 +38,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import PodState, Steering
+from nodeagent.model.set_up import split_totals
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Readings
 from nodeagent.telemetry.open_connections import KERNEL, OpenConnections
@@ -75,6 +78,8 @@ class Picture:
         found = []
         if not self.fleet.is_ready:
             found.append("not every tunnel worker is running")
+        for slot, seconds in sorted(self.fleet.silent.items()):
+            found.append(f"worker {slot} has not answered for {seconds:.0f} s: it is stopped or overloaded")
         if not self.xds.is_ready:
             found.append("the mesh is not known: no answer from the control plane yet, and no saved state")
         if not self.capture.is_settled:
@@ -102,19 +107,35 @@ class Picture:
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
         )
 
+    async def dump_subject(self) -> Subject:
+        """For /config_dump."""
+        connections = await self.connections()
+        return Subject.of(self.agent_state(), connections, self.config)
+
     async def connections(self) -> list[OpenConnection]:
         carried = [OpenConnection(slot, record) for slot, record in await self.fleet.connections()]
         return carried + [OpenConnection(None, record) for record in await self.flows.connections()]
 
     def readings(self) -> Readings:
         xds, pods, losses = self.xds.status, list(self._pods()), self.flows.losses()
+        events, set_up = split_totals(self.totals.sums())
+        bundles = {str(identity): bundle for identity, bundle in self.state.certificates.items()}
         return Readings(
             version=VERSION,
             kernel_packets=self._counters(),
+            kernel_drops=frozenset(row.name for row in reasons() if row.is_drop),
+            verdict_generation=self.verdicts.generation,
+            verdict_rows=self.verdicts.rows,
+            verdict_swapped=self.verdicts.since,
+            xds_connected_since=xds.connected_since,
+            xds_last_change=xds.last_change,
             xds_terminations=xds.terminations,
             xds_messages={kind.value: counts.messages for kind, counts in xds.kinds.items()},
             xds_message_bytes={kind.value: counts.message_bytes for kind, counts in xds.kinds.items()},
-            worker_totals=self.totals.sums(),
+            worker_totals=events,
+            set_up=set_up,
+            workers=Counter(worker.state for worker in self._workers()),
+            is_ready=not self.obstacles(),
             worker_restarts=self.fleet.restarts.total(),
             reports_lost=self.fleet.reports_lost,
             bugs=self.bugs(),
@@ -130,9 +151,9 @@ class Picture:
                 "policy": len(self.state.mesh.policies),
             },
             mesh_generation=self.state.mesh.generation,
-            certificate_expiry={
-                str(identity): bundle.not_after.timestamp() for identity, bundle in self.state.certificates.items()
-            },
+            certificate_expiry={name: bundle.not_after.timestamp() for name, bundle in bundles.items()},
+            certificate_issued={name: bundle.not_before.timestamp() for name, bundle in bundles.items()},
+            flows_kept=len(self.open_connections.history),
             certificate_failures=self.keeper.failures,
             names=self.names.book.names,
             names_failing=len(self.names.book.failing),
@@ -259,6 +280,7 @@ class Picture:
 
     def _certificates(self) -> Iterator[CertificateView]:
         for row in self.keeper.status():
+            bundle = self.state.certificates.get(row.identity)
             yield CertificateView(
                 identity=row.identity,
                 state=CertificateState(row.state.value),
@@ -267,9 +289,12 @@ class Picture:
                 not_after=row.not_after or 0.0,
                 rotates=row.next_try or 0.0,
                 last_error=row.last_error,
+                chain_pem=bundle.chain_pem if bundle is not None else b"",
+                roots_pem=bundle.roots_pem if bundle is not None else b"",
             )
 
     def _workers(self) -> Iterator[WorkerView]:
+        silent = self.fleet.silent
         for slot in range(self.fleet.slots):
             worker = self.fleet.workers.get(slot)
             if worker is None:
@@ -278,7 +303,7 @@ class Picture:
             yield WorkerView(
                 slot=slot,
                 pid=worker.pid,
-                state="ready" if worker.is_ready else "starting",
+                state="starting" if not worker.is_ready else "silent" if slot in silent else "ready",
                 since=worker.started,
                 restarts=self.fleet.restarts[slot],
                 connections=self.open_connections.count(worker.pid),

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from nodeagent.admin.compatible import CompatibleServer
 from nodeagent.admin.http import HttpServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
 from nodeagent.admin.routes import make_orders, make_routes
@@ -25,6 +26,7 @@ from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
+from nodeagent.agent.log_levels import AgentLogLevels
 from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.revocations import RevocationFile
@@ -43,6 +45,7 @@ from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.watch import watch_network
+from nodeagent.logs.levels import LogLevels
 from nodeagent.model import sharing
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
@@ -103,10 +106,11 @@ class Agent:
         access_log = AccessLog(
             lines.write if lines else lambda _line: None,
             as_json=config.log_format == "json",
-            tells_openings=config.log_level == "debug",
+            level=LogLevels.parse(config.log_level).access(),
         )
         self._connections, self._totals = OpenConnections(traffic, access_log), Totals()
         self._fleet = WorkerFleet(config, self._steering, self._state, self._connections, self._totals)
+        self._log_levels = AgentLogLevels(config.log_level, (access_log.follow, self._fleet.set_log_levels))
         store = Store(config.state_file, cluster=config.cluster, node=config.node)
         self._xds = XdsClient(config, store, self._mesh_changed)
         self._keeper = CertificateKeeper(CaClient(config), self._certificate_came, self._certificate_ended)
@@ -199,6 +203,8 @@ class Agent:
             yield StatsServer(config.stats_address, self._exposition.render)
         if config.ready_address:
             yield ReadyServer(config.ready_address, picture.obstacles)
+        if config.admin_address:
+            yield CompatibleServer(config.admin_address, self._log_levels, picture.dump_subject)
 
     async def _replace_workers(self, slot: int | None, wait_seconds: float) -> list[ReplacedWorker]:
         slots = range(self._fleet.slots) if slot is None else (slot,)

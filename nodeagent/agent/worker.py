@@ -14,7 +14,7 @@ from nodeagent.agent.channel import Channel
 from nodeagent.agent.replacement import Replacement
 from nodeagent.model.identity import Identity
 from nodeagent.proxy.framing import FrameBroken, FrameReader, encode_frame
-from nodeagent.proxy.messages import FromWorker, HandOver, Report, TakeOver, ToWorker
+from nodeagent.proxy.messages import FromWorker, HandOver, Ping, Report, TakeOver, ToWorker
 
 
 class Worker:
@@ -46,7 +46,10 @@ class Worker:
         self.handover = ""
         """Version in which it can give and take open connections; empty: it cannot."""
         self.has_kernel_tls, self.kernel_tls_found = False, ""
-        """As in Ready."""
+        """As in Ready, and so is the next."""
+        self.knows = 0
+        self._asked: float | None = None
+        """When the Ping was sent that is not answered."""
         self.program = ""
         """Version of the package that an adopted one was started from."""
         self.heir: Worker | None = None
@@ -73,6 +76,20 @@ class Worker:
         """For how long it has read nothing of what it was sent."""
         return self._control.stalled_seconds if self._control is not None else 0.0
 
+    @property
+    def silent_seconds(self) -> float:
+        """For how long it has owed an answer; 0 of one that owes none, or that knows no Ping."""
+        return time.monotonic() - self._asked if self._asked is not None else 0.0
+
+    def ping(self) -> None:
+        """Unless one is on its way already."""
+        if self.knows >= 1 and self._asked is None:
+            self._asked = time.monotonic()
+            self.send(Ping())
+
+    def answered(self) -> None:
+        self._asked = None
+
     def listen(
         self,
         control: Channel,
@@ -82,6 +99,7 @@ class Worker:
     ) -> None:
         """May be called again: a worker that lost us comes back with channels of its own."""
         self._close_channels()
+        self._asked = None  # a question of the former channel has no answer any more
         self._control, self._report = control, report
         answers: FrameReader[FromWorker] = FrameReader(FromWorker)
         reports: FrameReader[Report] = FrameReader(Report)

@@ -16,10 +16,12 @@ import msgspec
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction
+from nodeagent.model.set_up import Phase, SetUpTimes
 from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.proxy.handover import GuardState, PairState
 from nodeagent.proxy.messages import Closed, Opened
 
+_PHASES = {Direction.OUTBOUND: Phase.OUTBOUND, Direction.INBOUND: Phase.INBOUND}
 _ERROR_CHARACTERS = 300
 """A peer's words end up in logs: a bound and no control characters."""
 
@@ -72,6 +74,7 @@ class ConnectionGuard:
         """Both ends are connected, and policy allows it."""
         if self.is_open and not self.is_established:
             self.is_established = True
+            self._table.times.add(_PHASES[self.record.direction], self.age)
             self._table.emit(Opened(self.record))
 
     def close(self, reason: Reason, error: str = "") -> None:
@@ -131,6 +134,7 @@ class OpenConnections:
         """`now` is monotonic and may be cheap and coarse; `wall_clock` is Unix time; ids begin behind `last_id`."""
         self.guards: dict[int, weakref.ref[ConnectionGuard]] = {}
         self.emit, self.now = emit, now
+        self.times = SetUpTimes()
         self._wall_clock = wall_clock
         self._last_id = last_id
 

@@ -13,6 +13,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party, Transport
+from nodeagent.model.set_up import Phase
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import AcceptedState, TunnelState
@@ -206,6 +207,7 @@ class InboundTunnel:
             require_trust_domain(peer, workload.identity, security.trust_domains)
         self._guard.record.source_identity = peer
         self._shared.counters["tunnels_accepted"] += 1
+        self._shared.connections.times.add(Phase.TUNNEL_ACCEPT, self._guard.age)
 
     def requested(self, tunnel: Tunnel, request: Request) -> None:
         # From the first stream on the tunnel's own end is told by its streams.

@@ -16,6 +16,7 @@ and LocalPods.
 
 import msgspec
 
+from nodeagent.logs.levels import LogLevels
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
@@ -116,8 +117,27 @@ class TakeOver(msgspec.Struct, frozen=True, tag=True):
     """Go on with what is open at a former worker. Descriptor: a socket to it, see handover.py."""
 
 
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """Answered by Pong from the worker's loop: it serves. Only to one that says that it knows it, as is the next."""
+
+
+class SetLogLevels(msgspec.Struct, frozen=True, tag=True):
+    levels: LogLevels
+
+
 ToWorker = (
-    Start | Apply | Resync | LocalPods | Certificate | ForgetCertificate | Drain | ListConnections | HandOver | TakeOver
+    Start
+    | Apply
+    | Resync
+    | LocalPods
+    | Certificate
+    | ForgetCertificate
+    | Drain
+    | ListConnections
+    | HandOver
+    | TakeOver
+    | Ping
+    | SetLogLevels
 )
 
 # ---- worker to agent, control socket -----------------------------------------------------------------------------
@@ -133,6 +153,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """The kernel makes the records of its tunnels, where it can."""
     kernel_tls_found: str = ""
     """What was found of the kernel's TLS, for people; empty: it was not asked for."""
+    knows: int = 0
+    """1: Ping and SetLogLevels."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -154,6 +176,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     kernel_tls: bool = False
     kernel_tls_found: str = ""
     """Both as in Ready."""
+    knows: int = 0
+    """As in Ready."""
 
 
 class Applied(msgspec.Struct, frozen=True, tag=True):
@@ -168,7 +192,14 @@ class Connections(msgspec.Struct, frozen=True, tag=True):
     is_last: bool
 
 
-FromWorker = Ready | Hello | Applied | Connections
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+KNOWS = 1
+"""What this release says in Ready and Hello."""
+
+FromWorker = Ready | Hello | Applied | Connections | Pong
 
 # ---- worker to agent, report socket ------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.model.address import Ip, join_host_port
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party, Transport
+from nodeagent.model.set_up import Phase
 from nodeagent.model.workload import Service, Workload
 from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.proxy.authorizer import Authorizer
@@ -93,6 +94,7 @@ class OutboundConnection:
         self._tunnel: Tunnel | None = None
         self._stream_id = 0
         self._attempts = self._asked = 0
+        self._asked_at = 0.0
         self._is_boarding = False
         """The pool has been asked and has not answered."""
         self._hold: Hold | None = None
@@ -279,6 +281,7 @@ class OutboundConnection:
             return
         self._attempts += 1
         self._tunnel, self._stream_id = tunnel, stream_id
+        self._asked_at = self._shared.loop.now
         self._record.source_identity, self._record.destination_identity = self._key.identity, tunnel.peer
         config = self._shared.state.config
         seconds = config.connect_seconds + config.policy_wait_seconds + _ANSWER_SECONDS
@@ -328,6 +331,7 @@ class OutboundConnection:
         tunnel, stream_id = self._tunnel, self._stream_id
         if tunnel is None:
             return
+        self._shared.connections.times.add(Phase.REQUEST, self._shared.loop.now - self._asked_at)
         if not 200 <= response.status < 300:
             reason = Reason.HBONE_DENIED if response.status == 401 else Reason.HBONE_REFUSED
             self.refuse(reason, f"http status: {response.status}")

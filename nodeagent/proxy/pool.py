@@ -18,6 +18,7 @@ from nodeagent.hbone.limits import Role
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
+from nodeagent.model.set_up import Phase
 from nodeagent.proxy.dial import Dial
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import DialledState, TunnelState
@@ -182,8 +183,11 @@ class PooledTunnel:
         self._trust = b""
         self._is_over = False
         self._dial: Dial | None = None
+        self._began = 0.0
+        """When this phase did: the dial, then the handshake."""
 
     def dial(self) -> None:
+        self._began = self._shared.loop.now
         seconds, key = self._shared.state.config.connect_seconds, self.key
         source = key.source_ip, self._shared.pick_tunnel_port()
         self._dial = Dial(self._shared.loop, source, (key.ip, key.port), seconds, self)
@@ -285,6 +289,7 @@ class PooledTunnel:
 
     def connected(self, sock: socket.socket, keeps_port: bool) -> None:  # noqa: FBT001 - Dialler's signature
         del keeps_port  # any other than was picked is as good
+        self._took(Phase.TUNNEL_CONNECT)
         state = self._shared.state
         try:
             context = state.certificates.client_context(self.key.identity)
@@ -311,6 +316,7 @@ class PooledTunnel:
         require_not_revoked(tunnel.peer_certificates, security.revoked)
         require_identity(peer, self.key.expected, security.trust_domains)
         self._shared.counters["tunnels_opened"] += 1
+        self._took(Phase.TUNNEL_HANDSHAKE)
         waiting, self._waiting = self._waiting, {}
         for passenger in waiting:
             self._shared.loop.guarded(passenger, passenger.tunnel_ready, tunnel)
@@ -341,6 +347,11 @@ class PooledTunnel:
         self._over(reason if reason is not Reason.CLOSED else Reason.PEER_LOST, error, was_cut=tunnel.was_cut)
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _took(self, phase: Phase) -> None:
+        now = self._shared.loop.now
+        self._shared.connections.times.add(phase, now - self._began)
+        self._began = now
 
     def _over(self, reason: Reason, error: str, *, was_cut: bool = False) -> None:
         self._leave()

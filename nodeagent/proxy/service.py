@@ -10,6 +10,7 @@ from collections import Counter
 from itertools import islice
 from typing import assert_never
 
+from nodeagent.logs.levels import put_in_force
 from nodeagent.logs.process import set_up_logging
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import PID_SHIFT, ConnectionRecord
@@ -25,6 +26,7 @@ from nodeagent.proxy.inbound import Inbound, InboundTunnel
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import READ, Loop
 from nodeagent.proxy.messages import (
+    KNOWS,
     Apply,
     Certificate,
     Connections,
@@ -35,8 +37,11 @@ from nodeagent.proxy.messages import (
     Hello,
     ListConnections,
     LocalPods,
+    Ping,
+    Pong,
     Ready,
     Resync,
+    SetLogLevels,
     Start,
     TakeOver,
     ToWorker,
@@ -87,8 +92,8 @@ class Service:
                 raise RuntimeError(f"{type(message).__name__} before Start")  # a defect of the agent
             case Apply() | Resync() | LocalPods() | Certificate() | ForgetCertificate():
                 running.state.submit(message, descriptors)
-            case ListConnections():
-                self._list(message.request, running.shared.connections)
+            case ListConnections() | Ping() | SetLogLevels():
+                self._asked(message, running.shared.connections)
             case Drain():
                 running.drain(message.seconds)
             case HandOver():
@@ -127,7 +132,18 @@ class Service:
         set_up_logging(message.config.log_format, message.config.log_level, part=f"worker{self._slot}")
         self._running = _Running(self._loop, message, descriptors, self._control, self._reports, slot=self._slot)
         records = self._running.shared.kernel_records
-        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found))
+        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found, KNOWS))
+
+    def _asked(self, message: ListConnections | Ping | SetLogLevels, connections: OpenConnections) -> None:
+        match message:
+            case ListConnections(request):
+                self._list(request, connections)
+            case Ping():
+                self._control.send(Pong())
+            case SetLogLevels(levels):
+                put_in_force(levels)
+            case unreachable:
+                assert_never(unreachable)
 
     def _list(self, request: int, connections: OpenConnections) -> None:
         records = connections.records()
@@ -281,6 +297,7 @@ class _Running:
         totals["turns_shared"] = self._loop.turns_shared
         totals["certificates_refused"] = self.state.certificates.refused
         totals["endpoints_ejected"] = self._outbound.chooser.ejections
+        totals.update(self.shared.connections.times.totals())
         if totals != self._told:
             self._told = totals
             self._reports.emit(Counters(totals))
@@ -306,6 +323,7 @@ class _Greeting:
             program,
             records.is_wanted,
             records.found,
+            KNOWS,
         )
 
     def said(self) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from nodeagent.logs.escape import bare, bounded, quoted
+from nodeagent.logs.levels import LogLevels, is_told
 from nodeagent.logs.moment import LAST_SECOND, timestamp
 from nodeagent.model.address import join_host_port
 from nodeagent.model.reason import Reason
@@ -24,17 +25,22 @@ _BARE_FIELDS = frozenset({"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent"
 class AccessLog:
     """`write` gets each line, with its newline; it must neither block nor raise (see LineWriter)."""
 
-    def __init__(self, write: Callable[[str], None], *, as_json: bool = False, tells_openings: bool = False) -> None:
-        """`tells_openings`: also a line when a connection opens, at level debug."""
-        self._write, self._format, self._tells_openings = write, format_json if as_json else format_text, tells_openings
+    def __init__(self, write: Callable[[str], None], *, as_json: bool = False, level: str = "info") -> None:
+        self._write, self._format = write, format_json if as_json else format_text
+        self._level = level
+        """At debug there is a line when a connection opens, too."""
+
+    def follow(self, levels: LogLevels) -> None:
+        self._level = levels.access()
 
     def opened(self, record: ConnectionRecord) -> None:
-        if self._tells_openings:
+        if is_told("debug", self._level):
             self._write(self._format(record.started, "debug", "connection opened", dict(_ends(record))))
 
     def closed(self, record: ConnectionRecord) -> None:
         level, message = level_and_message(record)
-        self._write(self._format(record.started + record.seconds, level, message, fields_of(record)))
+        if is_told(level, self._level):
+            self._write(self._format(record.started + record.seconds, level, message, fields_of(record)))
 
 
 def level_and_message(record: ConnectionRecord) -> tuple[str, str]:

@@ -31,6 +31,9 @@ class FlowHistory:
         """In cursors: those of a former agent say nothing of this one's numbers."""
         self._waiting: set[asyncio.Future[None]] = set()
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def ended(self, record: ConnectionRecord) -> None:
         self._rows.append(_pack(record))
         self._ended += 1

@@ -12,6 +12,8 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.record import OPEN_FLAG, ConnectionRecord, Direction, Party, Transport, reason_of
 
 UNKNOWN = "unknown"
+SOURCE, DESTINATION = "source", "destination"
+"""Reporters."""
 
 TRAFFIC_LABELS = (
     "reporter",
@@ -54,11 +56,11 @@ class TrafficLabels(NamedTuple):
         return named
 
 
-def labels_of(record: ConnectionRecord) -> TrafficLabels:
+def labels_of(record: ConnectionRecord, reporter: str = "") -> TrafficLabels:
     """Labels of an open or ended connection; the flag is the reason's, `-` while it is open."""
     service, service_namespace, service_name = _service(record.service)
     values = (
-        reporter_of(record),
+        reporter or reporter_of(record),
         *_party(record.source, record.source_identity),
         service,
         service_namespace,
@@ -81,8 +83,20 @@ def anonymous(labels: TrafficLabels) -> TrafficLabels:
     return TrafficLabels(tuple(value if name in kept else UNKNOWN for name, value in pairs), ())
 
 
+def is_seen_at_both_ends(record: ConnectionRecord) -> bool:
+    """Between two pods of this node without a tunnel: one record, and nobody else will tell the destination's side.
+
+    There alone an identity is proved without TLS.
+    """
+    return (
+        record.direction is Direction.OUTBOUND
+        and record.transport is Transport.TCP
+        and record.destination_identity is not None
+    )
+
+
 def reporter_of(record: ConnectionRecord) -> str:
-    return "source" if record.direction is Direction.OUTBOUND else "destination"
+    return SOURCE if record.direction is Direction.OUTBOUND else DESTINATION
 
 
 def flag_of(record: ConnectionRecord) -> str:

@@ -5,14 +5,16 @@ The agent is one process that knows all, so prometheus-client's multiprocess mod
 own are not copied on every change: the agent gives one callable that reads them at scrape.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from nodeagent.model.set_up import SetUp
 from nodeagent.telemetry.traffic import TrafficMetrics
 
 
@@ -23,6 +25,8 @@ class Readings:
     version: str
     kernel_packets: Mapping[str, int] = field(default_factory=dict)
     """By the kernel's reason."""
+    kernel_drops: frozenset[str] = frozenset()
+    """Those of these reasons that drop, or answer with a reset."""
     xds_terminations: Mapping[str, int] = field(default_factory=dict)
     """By ConnectionError, Error, Reconnect or Complete."""
     xds_messages: Mapping[str, int] = field(default_factory=dict)
@@ -50,6 +54,8 @@ class Readings:
     mesh_generation: int = 0
     certificate_expiry: Mapping[str, float] = field(default_factory=dict)
     """Unix time by identity, of the certificates in use."""
+    certificate_issued: Mapping[str, float] = field(default_factory=dict)
+    """From when on they are valid."""
     certificate_failures: int = 0
     """Certificate requests that the CA refused or did not answer."""
     names: int = 0
@@ -59,6 +65,19 @@ class Readings:
     dns_lookups: int = 0
     dns_failures: int = 0
     """Of them those that the node's resolver could not answer."""
+    set_up: Mapping[str, SetUp] = field(default_factory=dict)
+    """By phase."""
+    workers: Mapping[str, int] = field(default_factory=dict)
+    """By state."""
+    is_ready: bool = False
+    verdict_generation: int = 0
+    """Of the table that decides between pods of this node; 0: none yet."""
+    verdict_rows: int = 0
+    verdict_swapped: float = 0.0
+    """Unix time, as are the next two; 0: never."""
+    xds_connected_since: float = 0.0
+    xds_last_change: float = 0.0
+    flows_kept: int = 0
 
 
 class AgentMetrics(Collector):
@@ -102,7 +121,12 @@ def _istio(now: Readings) -> Iterator[Metric]:
 
 
 def _ours(now: Readings) -> Iterator[Metric]:
-    yield _counters("nodeagent_kernel_packets", "Packets by what the programs decided", "reason", now.kernel_packets)
+    packets = CounterMetricFamily(
+        "nodeagent_kernel_packets", "Packets by what the programs decided", labels=["reason", "verdict"]
+    )
+    for reason, number in now.kernel_packets.items():
+        packets.add_metric([reason, "drop" if reason in now.kernel_drops else "pass"], number)
+    yield packets
     yield _counters("nodeagent_worker_events", "What the tunnel workers count", "event", now.worker_totals)
     for name, words, value in (
         ("nodeagent_worker_restarts", "Tunnel workers that died and were replaced", now.worker_restarts),
@@ -133,17 +157,60 @@ def _ours(now: Readings) -> Iterator[Metric]:
     for kind, number in now.mesh_resources.items():
         resources.add_metric([kind], number)
     yield resources
-    yield GaugeMetricFamily("nodeagent_dns_names", "Names by which alone endpoints are known", value=now.names)
-    yield GaugeMetricFamily(
-        "nodeagent_dns_names_failing", "Of them those without a good answer", value=now.names_failing
+    workers = GaugeMetricFamily("nodeagent_workers", "Tunnel workers by state", labels=["state"])
+    for state, number in now.workers.items():
+        workers.add_metric([state], number)
+    yield workers
+    for name, words, gauge in (
+        ("nodeagent_dns_names", "Names by which alone endpoints are known", now.names),
+        ("nodeagent_dns_names_failing", "Of them those without a good answer", now.names_failing),
+        ("nodeagent_mesh_generation", "Changes of the mesh applied", now.mesh_generation),
+        ("nodeagent_ready", "Whether /healthz/ready says so", now.is_ready),
+        (
+            "nodeagent_verdict_table_generation",
+            "Of the table that decides between pods of this node; 0 while there is none",
+            now.verdict_generation,
+        ),
+        ("nodeagent_verdict_table_rows", "Rows of that table", now.verdict_rows),
+        (
+            "nodeagent_verdict_table_timestamp_seconds",
+            "When that table came into force; 0 while there is none",
+            now.verdict_swapped,
+        ),
+        (
+            "nodeagent_xds_connected_timestamp_seconds",
+            "Since when the control plane is followed; 0 while it is not",
+            now.xds_connected_since,
+        ),
+        (
+            "nodeagent_xds_change_timestamp_seconds",
+            "When the control plane last changed something here; 0 while it has not",
+            now.xds_last_change,
+        ),
+        ("nodeagent_flows_kept", "Records of the flow history", now.flows_kept),
+    ):
+        yield GaugeMetricFamily(name, words, value=gauge)
+    for name, words, moments in (
+        ("expiry", "When the certificate in use ends", now.certificate_expiry),
+        ("issued", "When the certificate in use begins", now.certificate_issued),
+    ):
+        family = GaugeMetricFamily(f"nodeagent_certificate_{name}_timestamp_seconds", words, labels=["identity"])
+        for identity, moment in moments.items():
+            family.add_metric([identity], moment)
+        yield family
+    yield _set_up(now.set_up)
+
+
+def _set_up(phases: Mapping[str, SetUp]) -> Metric:
+    family = HistogramMetricFamily(
+        "nodeagent_set_up_seconds",
+        "How long phases of a connection's set-up took, as far as workers' loops see it",
+        labels=["phase"],
     )
-    yield GaugeMetricFamily("nodeagent_mesh_generation", "Changes of the mesh applied", value=now.mesh_generation)
-    expiry = GaugeMetricFamily(
-        "nodeagent_certificate_expiry_timestamp_seconds", "When the certificate in use ends", labels=["identity"]
-    )
-    for identity, moment in now.certificate_expiry.items():
-        expiry.add_metric([identity], moment)
-    yield expiry
+    for phase, found in phases.items():
+        buckets = [("+Inf" if bound == math.inf else str(bound), number) for bound, number in found.counts]
+        family.add_metric([phase], buckets, found.sum_seconds)
+    return family
 
 
 def _counters(name: str, words: str, label: str, values: Mapping[str, int]) -> Metric:

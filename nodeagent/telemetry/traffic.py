@@ -4,6 +4,9 @@
 `sent` and `received` are swapped against intuition, for Istio's dashboards read them so (istio/istio#32399): both
 reporters count as *sent* what the application answered and as *received* what the client said. The access log tells
 the same bytes as each end sees them.
+
+A connection that stays on this node without a tunnel has one record and two reporters, as a ztunnel tells of both its
+ends: graphs look at a namespace from the side of either.
 """
 
 from collections import Counter
@@ -13,10 +16,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from nodeagent.model.record import OPEN_FLAG, ConnectionRecord, Direction, reason_of
-from nodeagent.telemetry.labels import TrafficLabels, anonymous, labels_of
+from nodeagent.telemetry.labels import (
+    DESTINATION,
+    UNKNOWN,
+    TrafficLabels,
+    anonymous,
+    is_seen_at_both_ends,
+    labels_of,
+)
 
 MAX_SERIES = 20_000
 """Label sets kept apart; beyond them connections are counted without names. About 2 KiB each, 5 samples a scrape."""
+MAX_DRY_RUNS = 1_000
+"""Verdicts of dry runs by policy kept apart; beyond them they are counted without the policy's name."""
 
 
 class _Counts:
@@ -50,31 +62,35 @@ class TrafficMetrics(Collector):
         self._nameless = 0
 
     def opened(self, record: ConnectionRecord) -> None:
-        self._counts(record).opened += 1
+        for counts in self._counts(record):
+            counts.opened += 1
         if record.dry_run:
             labels = (record.dry_run, record.dry_run_policy, "yes" if record.is_dry_run_other else "no")
+            if len(self._dry_runs) >= MAX_DRY_RUNS and labels not in self._dry_runs:
+                labels = (record.dry_run, UNKNOWN, labels[2])
             self._dry_runs[labels] += 1
-        self._open[record.direction] += 1
+        self._add_open(record, 1)
 
     def progressed(self, record: ConnectionRecord, sent_bytes: int, received_bytes: int) -> None:
         """Bytes of an open connection since they were last counted, in the record's sense of sent and received."""
-        counts = self._counts(record)
-        counts.sent += received_bytes
-        counts.received += sent_bytes
+        for counts in self._counts(record):
+            counts.sent += received_bytes
+            counts.received += sent_bytes
 
     def closed(self, record: ConnectionRecord) -> None:
         """Of a connection that was opened before; its last bytes come through `progressed`."""
-        counts = self._counts(record)
-        counts.closed += 1
         reason = reason_of(record)
+        has_failed = reason is not None and reason.flag != OPEN_FLAG
+        for counts in self._counts(record):
+            counts.closed += 1
+            counts.failed += has_failed
         if reason is not None:
-            counts.failed += reason.flag != OPEN_FLAG
             self._endings[reason.value, record.direction, record.path] += 1
         if record.round_trip_us:
             self._round_trips += 1
             self._round_trip_seconds += record.round_trip_us / 1e6
         self._retransmissions += record.retransmissions
-        self._open[record.direction] -= 1
+        self._add_open(record, -1)
 
     def collect(self) -> Iterator[Metric]:
         for name, field, words in _FAMILIES:
@@ -128,8 +144,18 @@ class TrafficMetrics(Collector):
             dry_runs.add_metric(list(labels), count)
         return dry_runs
 
-    def _counts(self, record: ConnectionRecord) -> _Counts:
-        labels = labels_of(record)
+    def _add_open(self, record: ConnectionRecord, number: int) -> None:
+        self._open[record.direction] += number
+        if is_seen_at_both_ends(record):
+            self._open[Direction.INBOUND] += number
+
+    def _counts(self, record: ConnectionRecord) -> tuple[_Counts, ...]:
+        """Of each side that this node tells about."""
+        if is_seen_at_both_ends(record):
+            return self._series_of(labels_of(record)), self._series_of(labels_of(record, DESTINATION))
+        return (self._series_of(labels_of(record)),)
+
+    def _series_of(self, labels: TrafficLabels) -> _Counts:
         counts = self._series.get(labels)
         if counts is None:
             if len(self._series) >= self._max_series:

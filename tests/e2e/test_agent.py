@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent as an operator meets it: refusals with an exit code, successors, leaving, cleaning up, a full disk."""
 
+import base64
+import contextlib
+import http.client
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +47,19 @@ def is_captured(stage: Stage) -> bool:
     before = [stage.packets(node)[name] for node, name in names]
     is_answered = is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
     return is_answered and all(stage.packets(node)[name] > old for (node, name), old in zip(names, before, strict=True))
+
+
+def fetch(stage: Stage, port: int, target: str, method: str = "GET") -> tuple[int, str]:
+    """Status and body, asked on the node's own loopback."""
+
+    def ask_there() -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WITHIN_SECONDS)
+        with contextlib.closing(connection):
+            connection.request(method, target)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    return stage.lab.nodes[NODE].call(ask_there)
 
 
 def agent_words(stage: Stage, *more: str) -> list[str]:
@@ -121,12 +138,55 @@ def test_a_mistake_gives_one_clear_error(stage: Stage, words: list[str], code: i
 def test_without_its_capabilities_it_says_so(stage: Stage) -> None:
     # Not another user, who may well be kept out of the folder in which this code lies.
     program = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "nodeagent.cli.main"]
-    elsewhere = ("--run-dir", "/run/other", "--ready-address", "127.0.0.1:15121", "--stats-address", "127.0.0.1:15120")
+    ports = ("--ready-address", "127.0.0.1:15121", "--stats-address", "127.0.0.1:15120", "--admin-address", "")
+    elsewhere = ("--run-dir", "/run/other", *ports)
     refused = stage.lab.nodes[NODE].run([*program, *agent_words(stage, *elsewhere)])
 
     assert refused.returncode == 4, refused.stderr
     assert "CAP_BPF" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_it_is_ready_only_while_every_worker_answers(stage: Stage) -> None:
+    def readiness() -> tuple[int, str]:
+        return fetch(stage, 15021, "/healthz/ready")
+
+    pid = stage.worker_pids(NODE)[0]
+    eventually(lambda: readiness()[0] == 200, WITHIN_SECONDS, "the agent is ready")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(lambda: "has not answered" in readiness()[1], WITHIN_SECONDS, "the stopped worker is missed")
+        assert readiness()[0] == 503
+        assert "silent" in run(stage, "status").stdout
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: readiness()[0] == 200, WITHIN_SECONDS, "the agent is ready again")
+    assert pid in stage.worker_pids(NODE)
+
+
+def test_istioctl_and_kiali_find_what_they_ask_a_ztunnel_for(stage: Stage) -> None:
+    with Traffic(stage.pod("web"), stage.pod("db").ipv4, PORT).running() as traffic:
+        traffic.wait_for_more(1)
+        status, body = fetch(stage, 15000, "/config_dump")
+    dump = json.loads(body)
+    assert status == 200
+    assert {"web", "db", "legacy"} <= {one["name"] for one in dump["workloads"]}
+    up = {one["info"]["name"] for one in dump["workloadState"].values() if one["state"] == "Up"}
+    assert up == {"web", "api", "batch"}
+    certificates = {one["identity"].rpartition("/")[2]: one for one in dump["certificates"]}
+    assert certificates["web"]["state"] == "Available"
+    assert (len(certificates["web"]["certChain"]), len(certificates["web"]["rootCerts"])) == (2, 1)
+    assert "PRIVATE KEY" not in body + str(base64.b64decode(certificates["web"]["certChain"][0]["pem"]))
+
+
+def test_levels_of_the_log_change_in_agent_and_workers(stage: Stage) -> None:
+    def posted(query: str) -> tuple[int, str]:
+        return fetch(stage, 15000, f"/logging?{query}", method="POST")
+
+    assert posted("level=warn,proxy:debug") == (200, "current log level is warn,proxy:debug\n")
+    assert fetch(stage, 15000, "/logging") == (200, "current log level is warn,proxy:debug\n")
+    assert posted("level=loud")[0] == 400
+    assert posted("level=info&reset") == (200, "current log level is info\n")
 
 
 def test_a_broken_pods_file_leaves_the_last_good_list_in_force(stage: Stage) -> None:

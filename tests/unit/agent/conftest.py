@@ -99,9 +99,9 @@ class Surroundings:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def told(self, pid: int) -> list[str]:
-        """Names of the messages that it got, without questions for connections."""
+        """Names of the messages that it got, without what is asked or said at any time."""
         words = [row["what"] for row in self.journal(pid)]
-        return [word for word in words if word[0].isupper() and word != "ListConnections"]
+        return [word for word in words if word[0].isupper() and word not in {"ListConnections", "Ping", "SetLogLevels"}]
 
     def launch(self, slot: int, *, netns: str, uid: int, rendezvous: Path) -> Launched:
         self.launched.append(launch(slot, netns=netns, uid=uid, rendezvous=rendezvous))

@@ -23,6 +23,7 @@ from nodeagent.model.record import PID_SHIFT, ConnectionRecord, Direction
 from nodeagent.proxy.framing import FrameReader, encode_frame
 from nodeagent.proxy.handover import VERSION
 from nodeagent.proxy.messages import (
+    KNOWS,
     Applied,
     Apply,
     Certificate,
@@ -35,7 +36,10 @@ from nodeagent.proxy.messages import (
     Hello,
     ListConnections,
     Opened,
+    Ping,
+    Pong,
     Ready,
+    SetLogLevels,
     Start,
     TakeOver,
     ToWorker,
@@ -90,20 +94,35 @@ class FakeWorker:
                 self.listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
                 found = message.kernel_tls
                 handover = VERSION if (self.directory / "heirs").exists() else ""
-                self.send(Ready(os.getpid(), handover, found is not None and found.works, str(found or "")))
+                self.send(Ready(os.getpid(), handover, found is not None and found.works, str(found or ""), KNOWS))
             case Apply(_, generation, is_last) if is_last:
                 self.send(Applied(generation))
             case Certificate(identity):
-                contents = [
-                    Path(f"/proc/self/fd/{descriptor}").read_text(encoding="ascii") for descriptor in descriptors
-                ]
-                self.note("certificate", identity=str(identity), contents=contents)
-                for descriptor in descriptors:
-                    os.close(descriptor)
+                self.certified(identity, descriptors)
             case ListConnections(request):
-                if not (self.directory / "mute").exists():
-                    self.send(Connections(request, (record(1),), is_last=False))
-                    self.send(Connections(request, (record(2),), is_last=True))
+                self.list_connections(request)
+            case Ping():
+                self.send(Pong())
+            case SetLogLevels(levels):
+                self.note("levels", levels=str(levels))
+            case Drain() | TakeOver() | HandOver():
+                self.leaves(message, descriptors)
+            case _:
+                pass
+
+    def certified(self, identity: Identity, descriptors: list[int]) -> None:
+        contents = [Path(f"/proc/self/fd/{descriptor}").read_text(encoding="ascii") for descriptor in descriptors]
+        self.note("certificate", identity=str(identity), contents=contents)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def list_connections(self, request: int) -> None:
+        if not (self.directory / "mute").exists():
+            self.send(Connections(request, (record(1),), is_last=False))
+            self.send(Connections(request, (record(2),), is_last=True))
+
+    def leaves(self, message: Drain | TakeOver | HandOver, descriptors: list[int]) -> None:
+        match message:
             case Drain():
                 sys.exit(0)
             case TakeOver():
@@ -111,8 +130,6 @@ class FakeWorker:
                     former.sendall(str(os.getpid()).encode())
             case HandOver():
                 self.hand_over(descriptors[0])
-            case _:
-                pass
 
     def send(self, message: FromWorker) -> None:
         with contextlib.suppress(ConnectionError):  # a successor asks anew

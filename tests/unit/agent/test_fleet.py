@@ -19,6 +19,7 @@ from nodeagent.agent.worker import Worker
 from nodeagent.config import Config
 from nodeagent.errors import NotPossible
 from nodeagent.kernel.maps import SLOTS
+from nodeagent.logs.levels import LogLevels
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
@@ -116,6 +117,41 @@ def test_a_kernel_that_refuses_a_listener_is_asked_again(
             assert await fleet.started(SECONDS)
             assert len(node.steering.table) == 3
             assert fleet.restarts.total() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_stops_is_missed_until_it_goes_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(fleet_module, "PING_SECONDS", 0.01)
+    monkeypatch.setattr(fleet_module, "SILENT_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        agent = node.agent(2)
+        async with agent.running() as fleet:
+            assert await fleet.started(SECONDS)
+            os.kill(agent.pid(1), signal.SIGSTOP)
+            await eventually(lambda: set(fleet.silent) == {1})
+            assert fleet.is_ready  # it is not replaced: it may be the machine that is slow
+            os.kill(agent.pid(1), signal.SIGCONT)
+            await eventually(lambda: not fleet.silent)
+
+    asyncio.run(scenario())
+
+
+def test_workers_follow_the_log_levels_and_so_do_those_to_come(node: Node, eventually: Eventually) -> None:
+    def told(pid: int) -> list[str]:
+        return [row["levels"] for row in node.journal(pid) if row["what"] == "levels"]
+
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            assert await fleet.started(SECONDS)
+            fleet.set_log_levels(LogLevels.parse("warn,proxy:debug"))
+            await eventually(lambda: told(agent.pid()) == ["info", "warn,proxy:debug"])
+            successor = await agent.kill(0)
+            await eventually(lambda: told(successor) == ["warn,proxy:debug"])
 
     asyncio.run(scenario())
 

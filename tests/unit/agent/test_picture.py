@@ -73,7 +73,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         state=NodeState(),
         steering=kernel,
         fleet=SimpleNamespace(
-            is_ready=True, slots=2, workers={0: worker}, restarts=Counter({0: 4, 1: 1}), reports_lost=6
+            is_ready=True, slots=2, workers={0: worker}, restarts=Counter({0: 4, 1: 1}), reports_lost=6, silent={}
         ),
         capture=SimpleNamespace(
             enrolment=Enrolment((EnrolledPod(LocalPod("shop", "web", "/run/netns/web"), WEB),)),
@@ -89,7 +89,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         revocations=SimpleNamespace(fault=lambda _now: ""),
         names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1),
-        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid]),
+        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid], history=[None]),
         totals=Totals(),
         lines=None,
         bugs=lambda: 0,
@@ -128,6 +128,15 @@ def test_a_pod_that_is_not_enrolled_is_left_alone_or_expected(
     parts.capture.enrolment = Enrolment((), (NotEnrolled("shop", "web", reason),))
     (pod,) = picture(parts).agent_state().pods
     assert (pod.captured, pod.reason) == (captured, reason)
+
+
+def test_a_worker_that_owes_an_answer_keeps_the_agent_from_being_ready(parts: SimpleNamespace) -> None:
+    before = picture(parts).obstacles()
+    parts.fleet.silent = {0: 7.4}
+    assert [found for found in picture(parts).obstacles() if found not in before] == [
+        "worker 0 has not answered for 7 s: it is stopped or overloaded"
+    ]
+    assert [worker.state for worker in picture(parts).agent_state().workers] == ["silent", "gone"]
 
 
 def test_a_kernel_that_cannot_be_read_leaves_the_rest(parts: SimpleNamespace, kernel: FakeKernel) -> None:

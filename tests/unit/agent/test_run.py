@@ -24,7 +24,7 @@ def _dumpable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config(run_dir: Path, **more: object) -> Config:
     """Without servers: their ports are the machine's."""
-    quiet = {"stats_address": "", "ready_address": "", "access_log": ""}
+    quiet = {"stats_address": "", "ready_address": "", "admin_address": "", "access_log": ""}
     return make_config({"node": "node-a", "run_dir": str(run_dir), **quiet, **more}, {}, {})
 
 

@@ -57,6 +57,19 @@ def test_age_and_numbers(reports: Reports, clock: Callable[[], float]) -> None:
     assert len(reports.table) == 0
 
 
+def test_how_long_it_took_is_counted_when_it_is_established_and_only_then(
+    reports: Reports, clock: Callable[[], float]
+) -> None:
+    first, second = reports.begin(), reports.begin()
+    clock.seconds += 0.003  # type: ignore[attr-defined]
+    first.established()
+    first.established()
+    second.close(Reason.CONNECT_REFUSED)
+    first.close(Reason.CLOSED)
+    totals = reports.table.times.totals()
+    assert totals == {"set_up/outbound/5000": 1, "set_up/outbound/sum": pytest.approx(3000, abs=1)}
+
+
 def test_cut_ends_it_by_whoever_owns_it(reports: Reports) -> None:
     guard = reports.begin()
     cuts: list[Reason] = []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.model.set_up import split_totals
 from nodeagent.proxy.messages import WorkerConfig
 from nodeagent.proxy.pool import Seen, choose
 from tests.unit.proxy.workers import Chain, Issue
@@ -86,4 +87,26 @@ def test_who_waits_no_more_leaves_room(config: WorkerConfig, authority: Callable
     chain.talk(1)
     assert len(chain.near.pool.all()) == 1
     passenger._socket.close()
+    chain.close()
+
+
+def test_what_a_tunnel_took_is_counted_once_and_each_connection_by_both_sides(
+    config: WorkerConfig, authority: Callable[[], Issue]
+) -> None:
+    chain = Chain(msgspec.structs.replace(config, pool_streams=10), authority())
+    for number in range(3):
+        chain.talk(number)
+    counted = {
+        (side, phase): found.counts[-1][1]
+        for side, worker in (("near", chain.near), ("far", chain.far))
+        for phase, found in split_totals(worker.connections.times.totals())[1].items()
+        if found.counts[-1][1]
+    }
+    assert counted == {
+        ("near", "tunnel_connect"): 1,
+        ("near", "tunnel_handshake"): 1,
+        ("near", "outbound"): 3,
+        ("far", "tunnel_accept"): 1,
+        ("far", "inbound"): 3,
+    }
     chain.close()

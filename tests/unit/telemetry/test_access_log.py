@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.logs.levels import LogLevels
 from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
 from nodeagent.telemetry.access_log import AccessLog, fields_of, format_json, format_text, level_and_message
 
@@ -23,9 +24,9 @@ _ENDS = (
 )
 
 
-def _line(record: ConnectionRecord, **options: bool) -> str:
+def _line(record: ConnectionRecord, *, as_json: bool = False) -> str:
     lines: list[str] = []
-    AccessLog(lines.append, **options).closed(record)
+    AccessLog(lines.append, as_json=as_json).closed(record)
     (line,) = lines
     return line
 
@@ -131,9 +132,20 @@ def test_openings_are_told_only_on_request(record_of: RecordOf) -> None:
     lines: list[str] = []
     AccessLog(lines.append).opened(record_of())
     assert lines == []
-    AccessLog(lines.append, tells_openings=True).opened(record_of())
+    AccessLog(lines.append, level="debug").opened(record_of())
     assert len(lines) == 1
     assert "\tdebug\taccess\tconnection opened\t" in lines[0]
+
+
+def test_of_the_level_depends_what_is_told(record_of: RecordOf) -> None:
+    lines: list[str] = []
+    log = AccessLog(lines.append)
+    log.follow(LogLevels.parse("access:warn"))
+    log.closed(record_of(reason="closed"))
+    log.closed(record_of(reason="policy_denied"))
+    log.follow(LogLevels.parse("access:off"))
+    log.closed(record_of(reason="policy_denied"))
+    assert ["policy_denied" in line for line in lines] == [True]
 
 
 @given(st.dictionaries(st.sampled_from(["src.workload", "src.addr", "error", "policy"]), st.text()))

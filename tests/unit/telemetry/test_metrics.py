@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from nodeagent.model.record import ConnectionRecord
+from nodeagent.model.set_up import split_totals
 from nodeagent.telemetry.metrics import Exposition, Readings
 from nodeagent.telemetry.traffic import TrafficMetrics
 
@@ -29,6 +30,15 @@ _READINGS = Readings(
     names_failing=2,
     dns_lookups=70,
     dns_failures=3,
+    kernel_drops=frozenset({"SPOOFED_SOURCE", "CUT_SHORT"}),
+    workers={"ready": 1, "silent": 1},
+    is_ready=True,
+    verdict_generation=7,
+    verdict_swapped=1.7e9,
+    set_up=split_totals(
+        {"set_up/request/1000": 2, "set_up/request/inf": 1, "set_up/request/sum": 20_001_500, "tunnels_opened": 4}
+    )[1],
+    certificate_issued={"spiffe://cluster.local/ns/shop/sa/web": 1.7e9},
     certificate_expiry={"spiffe://cluster.local/ns/shop/sa/web": 1_800_000_000.0},
 )
 
@@ -42,7 +52,18 @@ _READINGS = Readings(
         'istio_xds_message_bytes_total{url="type.googleapis.com/istio.workload.Address"} 500.0',
         "workload_manager_active_proxy_count 2.0",
         "workload_manager_pending_proxy_count 1.0",
-        'nodeagent_kernel_packets_total{reason="SPOOFED_SOURCE"} 1.0',
+        'nodeagent_kernel_packets_total{reason="SPOOFED_SOURCE",verdict="drop"} 1.0',
+        'nodeagent_kernel_packets_total{reason="STEERED",verdict="pass"} 12.0',
+        'nodeagent_workers{state="silent"} 1.0',
+        "nodeagent_ready 1.0",
+        "nodeagent_verdict_table_generation 7.0",
+        "nodeagent_verdict_table_timestamp_seconds 1.7e+09",
+        'nodeagent_certificate_issued_timestamp_seconds{identity="spiffe://cluster.local/ns/shop/sa/web"} 1.7e+09',
+        'nodeagent_set_up_seconds_bucket{le="0.001",phase="request"} 2.0',
+        'nodeagent_set_up_seconds_bucket{le="10.0",phase="request"} 2.0',
+        'nodeagent_set_up_seconds_bucket{le="+Inf",phase="request"} 3.0',
+        'nodeagent_set_up_seconds_sum{phase="request"} 20.0015',
+        'nodeagent_set_up_seconds_count{phase="outbound"} 0.0',
         'nodeagent_worker_events_total{event="tunnels_opened"} 4.0',
         "nodeagent_worker_restarts_total 1.0",
         "nodeagent_reports_lost_total 3.0",

@@ -2,11 +2,13 @@
 """Counters as Istio's dashboards read them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from nodeagent.model.record import ConnectionRecord, Direction, Transport
+from nodeagent.model.record import ConnectionRecord, Direction, Party, Transport
+from nodeagent.telemetry import traffic
 from nodeagent.telemetry.labels import labels_of
 from nodeagent.telemetry.traffic import TrafficMetrics
 
@@ -110,3 +112,75 @@ def test_dry_runs_are_counted_by_what_they_would_change(record_of: RecordOf) -> 
     name = "nodeagent_dry_run_connections_total"
     assert _value(metrics, name, verdict="denied", policy="shop/try", differs="yes") == 2
     assert _value(metrics, name, verdict="allowed", policy="", differs="no") == 1
+
+
+def test_dry_runs_of_many_policies_fall_into_one_without_a_name(
+    record_of: RecordOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "MAX_DRY_RUNS", 2)
+    metrics = TrafficMetrics()
+    for number in (0, 1, 2, 3, 1):
+        metrics.opened(record_of(dry_run="denied", dry_run_policy=f"shop/try-{number}"))
+    name = "nodeagent_dry_run_connections_total"
+    assert _value(metrics, name, verdict="denied", policy="shop/try-1", differs="no") == 2
+    assert _value(metrics, name, verdict="denied", policy="unknown", differs="no") == 2
+
+
+_KERNEL = {"is_in_kernel": True, "transport": Transport.TCP, "hop": ""}
+_STAYS_HERE = {"transport": Transport.TCP, "hop": ""}
+_PLAIN = {"transport": Transport.TCP, "hop": "", "source_identity": None}
+_PASSES = _PLAIN | {"destination_identity": None, "destination": Party()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reporters", "security", "flag"),
+    [
+        pytest.param({}, {"source"}, "mutual_tls", "-", id="tunnel, at the client"),
+        pytest.param({"direction": Direction.INBOUND}, {"destination"}, "mutual_tls", "-", id="tunnel, at the server"),
+        pytest.param(_KERNEL, {"source", "destination"}, "unknown", "-", id="fast path"),
+        pytest.param(_STAYS_HERE, {"source", "destination"}, "unknown", "-", id="by the proxy of one node"),
+        pytest.param(_PLAIN | {"direction": Direction.INBOUND}, {"destination"}, "unknown", "-", id="plain text"),
+        pytest.param(_PASSES, {"source"}, "unknown", "-", id="passthrough"),
+        pytest.param(
+            {"direction": Direction.INBOUND, "reason": "policy_denied"},
+            {"destination"},
+            "mutual_tls",
+            "DENY",
+            id="denied by the server's node",
+        ),
+        pytest.param({"reason": "hbone_denied"}, {"source"}, "mutual_tls", "DENY", id="denied, at the client"),
+        pytest.param(
+            _STAYS_HERE | {"reason": "policy_not_allowed"},
+            {"source", "destination"},
+            "unknown",
+            "DENY",
+            id="denied on one node",
+        ),
+        pytest.param(
+            _PASSES | {"reason": "unknown_destination"}, {"source"}, "unknown", "CONNECT", id="refused, nobody is there"
+        ),
+    ],
+)
+def test_every_path_has_istios_labels(
+    record_of: RecordOf, changes: dict[str, Any], reporters: set[str], security: str, flag: str
+) -> None:
+    metrics = TrafficMetrics()
+    record = record_of(**changes)
+    metrics.opened(record)
+    assert {name for name in ("source", "destination") if _value(metrics, "istio_tcp_sockets_open", reporter=name)} == (
+        reporters
+    )
+    metrics.progressed(record, sent_bytes=3, received_bytes=5)
+    metrics.closed(record)
+    series = [
+        (sample.labels["reporter"], sample.labels["connection_security_policy"], sample.labels["response_flags"])
+        for family in metrics.collect()
+        for sample in family.samples
+        if sample.name == "istio_tcp_connections_closed_total" and sample.value == 1
+    ]
+    assert series == [(reporter, security, flag) for reporter in sorted(reporters, reverse=True)]
+    for reporter in reporters:
+        labels = labels_of(record, reporter).pairs()
+        assert _value(metrics, "istio_tcp_sent_bytes_total", **labels) == 5
+        assert _value(metrics, "istio_tcp_connections_failed_total", **labels) == (flag != "-")
+        assert _value(metrics, "istio_tcp_sockets_open", reporter=reporter) == 0
