@@ -148,6 +148,17 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
                 return Verdict.FAILED
 
 
+class PolicyHits(NamedTuple):
+    """Connections that ended or were refused, as far as one policy decided them."""
+
+    connections: int
+    last: float
+    """Unix time of the latest end."""
+
+
+NO_HITS = PolicyHits(0, 0.0)
+
+
 class FlowPage(NamedTuple):
     """Some of the connections that are over."""
 

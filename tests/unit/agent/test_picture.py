@@ -87,7 +87,9 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         revocations=SimpleNamespace(fault=lambda _now: ""),
-        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid]),
+        open_connections=SimpleNamespace(
+            count=lambda pid: {70: 12, KERNEL: 5}[pid], history=SimpleNamespace(policy_hits={})
+        ),
         totals=Totals(),
         lines=None,
         bugs=lambda: 0,
