@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: INP001 - a script, not a package
-"""Prints docs/reference.md, codes.md, examples.md and the JSON Schema from the code; with --check, compares.
+"""Prints the pages of docs/ that are made from the code, and the JSON Schema; with --check, compares.
 
 They have commands, settings, metrics, reasons, exit statuses; what each code of `nodeagent analyze` means; what
 commands print of one recorded moment (tests/e2e/scene.py); the shapes of their JSON (nodeagent/admin/answers.py).
@@ -53,6 +53,7 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("connections", "What is open; PATH says who carries it."),
     ("flows", "What is over or was refused, and by which policy."),
     ("flows --verdict denied --to shop/api -o wide --no-headers", "Filtered."),
+    ("edges", "Who talks to whom, and how that is secured."),
     ("explain batch api:80", "What would become of a connection, and what to change."),
     ("pods -o name", "Names alone, as other commands take them."),
     ("pods -o jsonl", "A row a line; `-o json` and `-o yaml` give the whole answer."),

@@ -220,6 +220,8 @@ class Party(TypedDict):
 class Told(TypedDict):
     """What an open connection and one that is over have in common."""
 
+    id: str
+    """The same while it is open and when it is over; `nodeagent connections --kill` takes it."""
     direction: Direction
     source: Party
     destination: Party
@@ -241,7 +243,6 @@ class Told(TypedDict):
 
 
 class Connection(Told):
-    id: str
     started: Moment
     age_seconds: Seconds
     worker: int | None
@@ -270,6 +271,49 @@ class Flows(Answer):
     cursor: NotRequired[str]
     has_more: NotRequired[bool]
     lost: NotRequired[Count]
+
+
+Secured = Literal["mtls", "node", "plain", "none"]
+"""Mutual TLS; within this node between two pods that it vouches for; plain text; nothing was carried."""
+
+
+class Edge(TypedDict):
+    source: str
+    destination: str
+    source_identity: Spiffe
+    destination_identity: Spiffe
+    connections: Count
+    ended: Count
+    denied: Count
+    failed: Count
+    secured: Secured
+    sent_bytes: Count
+    received_bytes: Count
+
+
+class Edges(Answer):
+    """`nodeagent edges`."""
+
+    edges: list[Edge]
+
+
+class Rate(TypedDict):
+    time: Moment
+    name: str
+    open: Count
+    connections_per_second: float
+    denied_per_second: float
+    sent_per_second: Count
+    received_per_second: Count
+    round_trip_p50_us: Count
+    round_trip_p99_us: Count
+    mtls_percent: Count
+
+
+class Rates(Answer):
+    """`nodeagent top`, which writes rows only (`-o jsonl`), one set after the other."""
+
+    rates: list[Rate]
 
 
 # ---- questions and orders ------------------------------------------------------------------------------------------
@@ -464,6 +508,8 @@ ANSWERS: tuple[type, ...] = (
     Certificates,
     Connections,
     Flows,
+    Edges,
+    Rates,
     Explanation,
     ReplacedWorkers,
     Checks,

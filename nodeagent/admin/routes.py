@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from nodeagent.admin.dump import dump, whole_history
+from nodeagent.admin.edges import edges
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.server import Route
 from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ReadState, ReplacedWorker
@@ -50,6 +51,10 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
             return flows(history.newest(None if last is None else _count(last)))
         return flows(await history.follow(cursor, min(wait, LONGEST_WAIT_SECONDS)))
 
+    async def of_edges(_query: Mapping[str, str]) -> Mapping[str, object]:
+        open_now, over = await fetch_connections(), await whole_history(history)
+        return edges(read(), open_now, over)
+
     async def of_dump(_query: Mapping[str, str]) -> Mapping[str, object]:
         open_now, over = await fetch_connections(), await whole_history(history)
         return dump(read(), open_now, over)
@@ -68,6 +73,7 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         "/connections": of_connections,
         "/flows": of_flows,
         "/explain": of_explain,
+        "/edges": of_edges,
         "/dump": of_dump,
     }
 

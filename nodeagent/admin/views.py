@@ -226,7 +226,6 @@ def _attached(policy: Policy, everyone: int, by_namespace: Counter[str], by_poli
 def _connection(connection: OpenConnection, now: float) -> answers.Connection:
     record = connection.record
     return {
-        "id": f"{'kernel' if connection.worker is None else connection.worker}-{record.id}",
         "started": moment(record.started),
         "age_seconds": age(record.started, now),
         **_told(record),
@@ -252,6 +251,7 @@ def _told(record: ConnectionRecord) -> answers.Told:
     """What an open connection and one that is over have in common."""
     peer = record.source_identity if record.direction == "inbound" else record.destination_identity
     return {
+        "id": record.name,
         "direction": record.direction,
         "source": _party(record.source, record.source_ip, record.source_port),
         "destination": _party(

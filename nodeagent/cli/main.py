@@ -26,6 +26,8 @@ COMMANDS = {
     "certs": ("queries", "Lists the certificates of this node's identities."),
     "connections": ("queries", "Lists the open connections of this node's pods."),
     "flows": ("flows", "Lists connections that ended or were refused; filters, and follows."),
+    "edges": ("top", "Lists who talks to whom on this node, and how that is secured."),
+    "top": ("top", "Tells who is busy: rates by workload, Service or edge."),
     "workers": ("workers", "Replaces this node's tunnel workers without cutting a connection."),
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "check": ("check", "Checks whether this machine can run the agent."),

@@ -33,6 +33,7 @@ QUESTIONS: list[tuple[str, dict[str, str]]] = [
     ("/policies", {"name": "shop/db-allow"}),
     ("/certs", {}),
     ("/connections", {}),
+    ("/edges", {}),
     ("/explain", {"source": "shop/web", "destination": "shop/db", "port": "5432"}),
     ("/explain", {"source": "batch/job", "destination": "shop/db", "port": "5432"}),
 ]

@@ -129,7 +129,7 @@ def test_certificates(state_of: StateOf) -> None:
 def test_connections(connection: OpenConnection) -> None:
     (told,) = _json(views.connections([connection], NOW))["connections"]
     assert told == {
-        "id": "1-9",
+        "id": "0-9",
         "started": "2026-08-20T13:45:40Z",
         "age_seconds": 12.5,
         "direction": "outbound",
@@ -158,10 +158,10 @@ def test_a_connection_in_the_kernel_has_no_worker(connection: OpenConnection) ->
     record = msgspec.structs.replace(
         connection.record, is_in_kernel=True, transport=Transport.TCP, round_trip_us=70, retransmissions=2
     )
-    old = msgspec.structs.replace(connection.record, started=1.0)
+    old = msgspec.structs.replace(record, started=1.0)
     found = [OpenConnection(None, record), connection, OpenConnection(None, old)]
     told = _json(views.connections(found, NOW))["connections"]
-    assert [one["id"] for one in told] == ["kernel-9", "kernel-9", "1-9"]
+    assert [one["id"] for one in told] == ["kernel-9", "kernel-9", "0-9"]
     assert (told[1]["path"], told[1]["protocol"], told[1]["worker"]) == ("kernel", "PLAIN", None)
     assert (told[1]["round_trip_us"], told[1]["retransmissions"]) == (70, 2)
 

@@ -29,6 +29,7 @@ LISTS = {
     "certs": ("Certificates", {"certificates": "Certificate"}),
     "connections": ("Connections", {"connections": "Connection"}),
     "flows": ("Flows", {"flows": "Flow"}),
+    "edges": ("Edges", {"edges": "Edge"}),
 }
 """Answer, and row by list, of commands that show lists."""
 OTHERS = {
