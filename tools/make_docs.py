@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: INP001 - a script, not a package
-"""Prints docs/reference.md and docs/codes.md from the code; with --check, compares.
+"""Prints the pages of docs/ that are made from the code, and the JSON Schema; with --check, compares.
 
-The one has commands, settings, metrics, reasons, exit statuses, the other what each code of `nodeagent analyze` means.
+They have commands, settings, metrics, reasons, exit statuses; what each code of `nodeagent analyze` means; what
+commands print of one recorded moment (tests/e2e/scene.py); the shapes of their JSON (nodeagent/admin/answers.py).
 Everything is read where the program reads it, so the pages cannot say anything else. Nothing here is written by hand
 but headings and one line below each; what needs more words belongs into the code.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
+import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +21,8 @@ from pathlib import Path
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
-from nodeagent.cli.main import EXIT_STATUS, INTERRUPTED, PIPE_CLOSED, cli
+from nodeagent.admin.answers import schema_of_answers
+from nodeagent.cli.main import EXIT_STATUS, INTERRUPTED, PIPE_CLOSED, cli, run
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
@@ -32,6 +38,30 @@ from nodeagent.telemetry.traffic import TrafficMetrics
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference.md")
 CODES_PAGE = Path("docs/codes.md")
+EXAMPLES_PAGE = Path("docs/examples.md")
+SCHEMA_FILE = Path("docs/nodeagent-v1.schema.json")
+DUMP = Path("tests/data/dump.json")
+EXAMPLES: Sequence[tuple[str, str]] = (
+    ("status", "Whether this node's agent is well; the exit status says it, too."),
+    ("status --brief", "One line, for a probe."),
+    ("pods", "Which pods are captured, and why the others are not."),
+    ("workloads", "Who is in the mesh, as this node knows it."),
+    ("workloads -o wide", "`-o wide` has more columns of every list."),
+    ("services", ""),
+    ("policies", "What is in force, from where it came, and how often it decided here."),
+    ("policies show shop/db-clients", "One of them, in sentences."),
+    ("certs", ""),
+    ("connections", "What is open; PATH says who carries it."),
+    ("flows", "What is over or was refused, and by which policy."),
+    ("flows --verdict denied --to shop/api -o wide --no-headers", "Filtered."),
+    ("edges", "Who talks to whom, and how that is secured."),
+    ("explain batch api:80", "What would become of a connection, and what to change."),
+    ("pods -o name", "Names alone, as other commands take them."),
+    ("pods -o jsonl", "A row a line; `-o json` and `-o yaml` give the whole answer."),
+    ("version", ""),
+    ("analyze examples/mesh.d", "What is wrong or doubtful in a directory of YAML."),
+)
+"""Command lines, and a sentence on top of each."""
 WIDTH = 100
 _VERDICTS = {"UNSPEC": "pass", "OK": "pass", "SHOT": "drop", "REDIRECT": "redirect"}
 
@@ -71,6 +101,51 @@ def codes() -> str:
             *(page(code) for code in CODES),
         ]
     )
+
+
+def examples() -> str:
+    return "\n".join(
+        [
+            "<!-- made by make proto from the code; do not edit -->",
+            "# Examples",
+            "",
+            "What commands print. Those that ask an agent ask the recording of one here, as `-f` has them do: that of",
+            "node-a, with the pods `web` and `api` of the namespace `shop`, `batch` of `backoffice`, and `legacy2`,",
+            "which is not in the mesh.",
+            "",
+            *_examples(),
+        ]
+    )
+
+
+def _examples() -> Iterator[str]:
+    for line, words in EXAMPLES:
+        yield from (f"## {line.partition(' ')[0]}", "") if _is_first_of_its_command(line) else ()
+        yield from (words, "") if words else ()
+        yield from ("```text", f"$ nodeagent {line}", *_printed(line), "```", "")
+
+
+def _is_first_of_its_command(line: str) -> bool:
+    return next(other for other, _ in EXAMPLES if other.split()[0] == line.split(maxsplit=1)[0]) == line
+
+
+def _printed(line: str) -> list[str]:
+    """What the command writes to standard output, from the recording where it asks an agent."""
+    words = shlex.split(line)
+    command = cli.get_command(click.Context(cli), words[0])
+    assert command is not None
+    if any("--file" in parameter.opts for parameter in command.params):
+        words += ["--file", str(ROOT / DUMP)]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.chdir(ROOT):
+        status = run(words)
+    if status not in {0, 1}:  # 1: a problem was found, as `explain` finds a denial
+        raise SystemExit(f"nodeagent {line}: exit status {status}")
+    return output.getvalue().rstrip().splitlines()
+
+
+def schema() -> str:
+    return json.dumps(schema_of_answers(), indent=1) + "\n"
 
 
 def _commands() -> Iterator[str]:
@@ -211,7 +286,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
     is_checking, status = parser.parse_args().check, 0
-    for path, made in ((REFERENCE, reference()), (CODES_PAGE, codes())):
+    pages = ((REFERENCE, reference()), (CODES_PAGE, codes()), (EXAMPLES_PAGE, examples()), (SCHEMA_FILE, schema()))
+    for path, made in pages:
         written = ROOT / path
         if not is_checking:
             written.parent.mkdir(exist_ok=True)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from nodeagent.admin.dump import dump, whole_history
+from nodeagent.admin.edges import edges
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.server import Route
 from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ReadState, ReplacedWorker
@@ -37,7 +39,7 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
 
     async def of_policies(query: Mapping[str, str]) -> Mapping[str, object]:
         name = query.get("name")
-        return policies(read().mesh) if name is None else policy_in_words(read().mesh, name)
+        return policies(read()) if name is None else policy_in_words(read(), name)
 
     async def of_connections(_query: Mapping[str, str]) -> Mapping[str, object]:
         return connections(await fetch_connections(), read().now)
@@ -48,6 +50,14 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
             last = query.get("last")
             return flows(history.newest(None if last is None else _count(last)))
         return flows(await history.follow(cursor, min(wait, LONGEST_WAIT_SECONDS)))
+
+    async def of_edges(_query: Mapping[str, str]) -> Mapping[str, object]:
+        open_now, over = await fetch_connections(), await whole_history(history)
+        return edges(read(), open_now, over)
+
+    async def of_dump(_query: Mapping[str, str]) -> Mapping[str, object]:
+        open_now, over = await fetch_connections(), await whole_history(history)
+        return dump(read(), open_now, over)
 
     async def of_explain(query: Mapping[str, str]) -> Mapping[str, object]:
         return explain(read(), parse_question(query))
@@ -63,6 +73,8 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         "/connections": of_connections,
         "/flows": of_flows,
         "/explain": of_explain,
+        "/edges": of_edges,
+        "/dump": of_dump,
     }
 
 

@@ -2,14 +2,14 @@
 """What the agent hands to the views: plain values, made anew for each question. Nothing here can be acted upon."""
 
 import enum
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
-from nodeagent.model.record import ConnectionRecord, FlowPage
+from nodeagent.model.record import ConnectionRecord, FlowPage, PolicyHits
 from nodeagent.routing.route import Target
 
 
@@ -157,6 +157,8 @@ class AgentState:
     kernel: tuple[KernelCount, ...] = field(default_factory=tuple)
     rejected: tuple[str, ...] = ()
     """Resources that the control plane sent and that were refused (NACK), a line each."""
+    policy_hits: Mapping[str, PolicyHits] = field(default_factory=dict)
+    """By `ns/name`, since the agent's start."""
 
 
 ReadState: TypeAlias = Callable[[], AgentState]

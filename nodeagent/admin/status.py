@@ -3,13 +3,14 @@
 
 from collections.abc import Iterator
 
+from nodeagent.admin import answers
 from nodeagent.admin.state import AgentState, Captured, CertificateState, ComponentState, Health
-from nodeagent.admin.views import moment
+from nodeagent.admin.views import age, moment
 
 _RANK = (Health.OK, Health.DEGRADED, Health.FAILED)
 
 
-def status(state: AgentState) -> dict[str, object]:
+def status(state: AgentState) -> answers.Status:
     components = (*state.components, *derived(state))
     worst = max((component.state for component in components), key=_RANK.index, default=Health.OK)
     return {
@@ -23,6 +24,7 @@ def status(state: AgentState) -> dict[str, object]:
                 "component": component.name,
                 "state": component.state,
                 "since": moment(component.since),
+                "age_seconds": age(component.since, state.now),
                 "detail": component.detail,
             }
             for component in components
@@ -33,6 +35,7 @@ def status(state: AgentState) -> dict[str, object]:
                 "pid": worker.pid,
                 "state": worker.state,
                 "since": moment(worker.since),
+                "age_seconds": age(worker.since, state.now),
                 "restarts": worker.restarts,
                 "connections": worker.connections,
                 "generation": worker.generation,

@@ -8,6 +8,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
 
+from nodeagent.admin import answers
 from nodeagent.admin.state import AgentState, OpenConnection
 from nodeagent.errors import ConfigError
 from nodeagent.logs.moment import timestamp
@@ -15,7 +16,7 @@ from nodeagent.model.address import join_host_port
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
 from nodeagent.model.policy import Policy, PolicyScope
-from nodeagent.model.record import ConnectionRecord, FlowPage, Party, Transport, reason_of
+from nodeagent.model.record import NO_HITS, ConnectionRecord, FlowPage, Party, Transport, reason_of
 from nodeagent.model.workload import GatewayAddress, Service, Workload
 from nodeagent.policy.sentences import cautions, headline, origin, rule_sentences
 
@@ -25,7 +26,12 @@ def moment(time: float) -> str:
     return dt.datetime.fromtimestamp(time, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else ""
 
 
-def pods(state: AgentState) -> dict[str, object]:
+def age(since: float, now: float) -> float:
+    """In seconds, of what began at `since`; 0 for what never did, and when clocks were set back."""
+    return max(0.0, round(now - since, 1)) if since else 0.0
+
+
+def pods(state: AgentState) -> answers.Pods:
     return {
         "pods": [
             {
@@ -44,32 +50,34 @@ def pods(state: AgentState) -> dict[str, object]:
     }
 
 
-def workloads(mesh: Mesh) -> dict[str, object]:
+def workloads(mesh: Mesh) -> answers.Workloads:
     return {"workloads": [_workload(mesh, found) for found in sorted(mesh.workloads.values(), key=_by_name)]}
 
 
-def services(mesh: Mesh) -> dict[str, object]:
+def services(mesh: Mesh) -> answers.Services:
     return {"services": [_service(mesh, found) for found in sorted(mesh.services.values(), key=_by_name)]}
 
 
-def policies(mesh: Mesh) -> dict[str, object]:
+def policies(state: AgentState) -> answers.Policies:
     """All policies, and the names that workloads list in vain."""
+    mesh = state.mesh
     by_namespace = Counter(workload.namespace for workload in mesh.workloads.values())
     by_policy = Counter(name for workload in mesh.workloads.values() for name in workload.policies)
     told = [
-        _policy(policy) | {"attached": _attached(policy, len(mesh.workloads), by_namespace, by_policy)}
+        _policy(state, policy, _attached(policy, len(mesh.workloads), by_namespace, by_policy))
         for policy in sorted(mesh.policies.values(), key=_by_name)
     ]
     told += [
-        _policy(policy) | {"attached": len(_attached_dry_run(mesh, policy))}
+        _policy(state, policy, len(_attached_dry_run(mesh, policy)))
         for policy in sorted(mesh.security.every_dry_run.values(), key=_by_name)
     ]
     missing = sorted(name for name in by_policy if name not in mesh.policies)
     return {"policies": told, "missing": [{"policy": name, "attached": by_policy[name]} for name in missing]}
 
 
-def policy_in_words(mesh: Mesh, name: str) -> dict[str, object]:
+def policy_in_words(state: AgentState, name: str) -> answers.PolicyShown:
     """One policy read back as sentences. `name` is `ns/name`; raises ConfigError when there is none."""
+    mesh = state.mesh
     policy = mesh.policy_named(name)
     if policy is None:
         raise ConfigError(f"no policy {name!r} has arrived at this node", check="`nodeagent policies` lists them.")
@@ -78,16 +86,18 @@ def policy_in_words(mesh: Mesh, name: str) -> dict[str, object]:
         for workload in mesh.workloads.values()
         if any(found is policy for found in (*mesh.policies_for(workload)[0], *mesh.dry_runs_for(workload)))
     )
-    words = {
-        "headline": headline(policy),
-        "rules_in_words": list(rule_sentences(policy)),
-        "cautions": list(cautions(policy)),
-        "attached_to": attached,
+    return {
+        "policy": {
+            **_policy(state, policy, len(attached)),
+            "headline": headline(policy),
+            "rules_in_words": list(rule_sentences(policy)),
+            "cautions": list(cautions(policy)),
+            "attached_to": attached,
+        }
     }
-    return {"policy": _policy(policy) | {"attached": len(attached)} | words}
 
 
-def certificates(state: AgentState) -> dict[str, object]:
+def certificates(state: AgentState) -> answers.Certificates:
     return {
         "certificates": [
             {
@@ -100,6 +110,7 @@ def certificates(state: AgentState) -> dict[str, object]:
                 "not_before": moment(view.not_before),
                 "expires_in_seconds": max(0, int(view.not_after - state.now)) if view.not_after else 0,
                 "rotates": moment(view.rotates),
+                "rotates_in_seconds": max(0, int(view.rotates - state.now)) if view.rotates else 0,
                 "last_error": view.last_error,
             }
             for view in sorted(
@@ -109,7 +120,7 @@ def certificates(state: AgentState) -> dict[str, object]:
     }
 
 
-def connections(found: Sequence[OpenConnection], now: float) -> dict[str, object]:
+def connections(found: Sequence[OpenConnection], now: float) -> answers.Connections:
     """Open connections, the oldest first."""
     by_age = sorted(
         found, key=lambda one: (one.record.started, -1 if one.worker is None else one.worker, one.record.id)
@@ -117,7 +128,7 @@ def connections(found: Sequence[OpenConnection], now: float) -> dict[str, object
     return {"connections": [_connection(connection, now) for connection in by_age]}
 
 
-def flows(page: FlowPage) -> dict[str, object]:
+def flows(page: FlowPage) -> answers.Flows:
     """Connections that ended or were refused, the latest last."""
     return {
         "flows": [_flow(record) for record in page.records],
@@ -141,7 +152,7 @@ def _by_name(found: Workload | Service | Policy) -> tuple[str, str, str]:
     return found.namespace, found.name, found.uid if isinstance(found, Workload) else ""
 
 
-def _workload(mesh: Mesh, workload: Workload) -> dict[str, object]:
+def _workload(mesh: Mesh, workload: Workload) -> answers.Workload:
     resolved = mesh.resolved.get(workload.hostname) if workload.is_named else None
     return {
         "uid": workload.uid,
@@ -168,7 +179,7 @@ def _workload(mesh: Mesh, workload: Workload) -> dict[str, object]:
     }
 
 
-def _service(mesh: Mesh, service: Service) -> dict[str, object]:
+def _service(mesh: Mesh, service: Service) -> answers.Service:
     endpoints = list(mesh.endpoints(service.key))
     return {
         "namespace": service.namespace,
@@ -185,7 +196,8 @@ def _service(mesh: Mesh, service: Service) -> dict[str, object]:
     }
 
 
-def _policy(policy: Policy) -> dict[str, object]:
+def _policy(state: AgentState, policy: Policy, attached: int) -> answers.Policy:
+    hits = state.policy_hits.get(policy.key, NO_HITS)
     return {
         "namespace": policy.namespace,
         "name": policy.name,
@@ -194,6 +206,9 @@ def _policy(policy: Policy) -> dict[str, object]:
         "rules": len(policy.rules),
         "dry_run": policy.is_dry_run,
         "origin": origin(policy),
+        "attached": attached,
+        "hits": hits.connections,
+        "last_hit": moment(hits.last),
     }
 
 
@@ -212,26 +227,23 @@ def _attached(policy: Policy, everyone: int, by_namespace: Counter[str], by_poli
             return by_policy[policy.key]
 
 
-def _connection(connection: OpenConnection, now: float) -> dict[str, object]:
+def _connection(connection: OpenConnection, now: float) -> answers.Connection:
     record = connection.record
     return {
-        "id": f"{'kernel' if connection.worker is None else connection.worker}-{record.id}",
         "started": moment(record.started),
-        "age_seconds": max(0.0, round(now - record.started, 1)),
+        "age_seconds": age(record.started, now),
         **_told(record),
         "worker": connection.worker,
     }
 
 
-def _flow(record: ConnectionRecord) -> dict[str, object]:
+def _flow(record: ConnectionRecord) -> answers.Flow:
     reason = reason_of(record)
     return {
         "ended": timestamp(record.started + record.seconds),
         "started": timestamp(record.started),
         "seconds": round(record.seconds, 3),
         **_told(record),
-        "source_identity": show_identity(record.source_identity),
-        "destination_identity": show_identity(record.destination_identity),
         "verdict": record.verdict,
         "reason": record.reason,
         "error": record.error,
@@ -239,10 +251,11 @@ def _flow(record: ConnectionRecord) -> dict[str, object]:
     }
 
 
-def _told(record: ConnectionRecord) -> dict[str, object]:
+def _told(record: ConnectionRecord) -> answers.Told:
     """What an open connection and one that is over have in common."""
     peer = record.source_identity if record.direction == "inbound" else record.destination_identity
     return {
+        "id": record.name,
         "direction": record.direction,
         "source": _party(record.source, record.source_ip, record.source_port),
         "destination": _party(
@@ -263,10 +276,12 @@ def _told(record: ConnectionRecord) -> dict[str, object]:
         "received_bytes": record.received_bytes,
         "round_trip_us": record.round_trip_us,
         "retransmissions": record.retransmissions,
+        "source_identity": show_identity(record.source_identity),
+        "destination_identity": show_identity(record.destination_identity),
     }
 
 
-def _party(party: Party, ip: str, port: int) -> dict[str, object]:
+def _party(party: Party, ip: str, port: int) -> answers.Party:
     return {
         "namespace": party.namespace,
         "workload": party.workload or party.canonical_name,

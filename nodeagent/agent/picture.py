@@ -105,6 +105,7 @@ class Picture:
             workers=tuple(self._workers()),
             kernel=tuple(self._kernel()),
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
+            policy_hits=self.open_connections.history.policy_hits,
         )
 
     async def dump_subject(self) -> Subject:

@@ -23,7 +23,7 @@ def _place(row: Row) -> str:
     return f"{row['file']}:{row['line']}" if row["line"] else str(row["file"])
 
 
-_FINDINGS = Table(
+FINDINGS = Table(
     "findings",
     (
         ("PLACE", _place),
@@ -33,6 +33,7 @@ _FINDINGS = Table(
         ("FIELD", lambda row: row["field"]),
         ("MESSAGE", lambda row: row["message"]),
     ),
+    name=lambda row: row["code"],
 )
 
 
@@ -114,7 +115,7 @@ def _tell(output: Output, findings: "tuple[Finding, ...]", files: int, objects: 
     counts = Counter(str(finding.severity) for finding in findings)
     rows = [msgspec.to_builtins(finding) for finding in findings]
     if not output.is_table:
-        output.show_whole(
+        output.show(
             {
                 "schema": SCHEMA,
                 "ok": not is_failed,
@@ -122,11 +123,12 @@ def _tell(output: Output, findings: "tuple[Finding, ...]", files: int, objects: 
                 "objects": objects,
                 "counts": {severity: counts[severity] for severity in _SEVERITIES},
                 "findings": rows,
-            }
+            },
+            FINDINGS,
         )
         return
     if rows:
-        output.show({"findings": rows}, _FINDINGS)
+        output.show({"findings": rows}, FINDINGS)
     told = ", ".join(
         f"{counts[severity]} {severity}{'' if counts[severity] == 1 or severity == 'info' else 's'}"
         for severity in _SEVERITIES

@@ -6,9 +6,20 @@ from pathlib import Path
 
 import click
 
+from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import Command
 from nodeagent.cli.control_plane import state_dir_option
+from nodeagent.cli.output import Output, Table, shows
 
+ROOTS = Table(
+    "roots",
+    (
+        ("USE", lambda row: row["use"]),
+        ("UNTIL", lambda row: row["not_after"].partition("T")[0]),
+        ("SHA256", lambda row: row["fingerprint"]),
+    ),
+    name=lambda row: row["fingerprint"],
+)
 _FORCED = "Though certificates are in use that would not be trusted."
 _force = click.option("--force", "is_forced", is_flag=True, help=_FORCED)
 
@@ -30,15 +41,22 @@ def ca() -> None:
 
 @ca.command("show", cls=Command, examples=("nodeagent ca show",))
 @state_dir_option
-def show(*, state_dir: Path) -> None:
+@shows
+def show(output: Output, *, state_dir: Path) -> None:
     """Lists the roots that are trusted: which is in use, and until when each is valid."""
     from nodeagent.controlplane.rotation import fingerprint, read_roots
     from nodeagent.controlplane.state import StateDirectory
 
     used, roots = read_roots(StateDirectory(state_dir, is_made=False))
-    for root in roots:
-        use = "in use" if root == used else "trusted"
-        click.echo(f"{use:7}  until {root.not_valid_after_utc:%Y-%m-%d}  sha256 {fingerprint(root)}")
+    rows = [
+        {
+            "use": "in use" if root == used else "trusted",
+            "not_after": root.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "fingerprint": fingerprint(root),
+        }
+        for root in roots
+    ]
+    output.show({"schema": SCHEMA, "roots": rows}, ROOTS)
 
 
 @ca.command("add-root", cls=Command, examples=("nodeagent ca add-root",))

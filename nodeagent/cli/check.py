@@ -8,7 +8,7 @@ import click
 
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
-from nodeagent.cli.output import Output, has_colour, shows
+from nodeagent.cli.output import Output, Table, has_colour, shows
 from nodeagent.config import Config
 from nodeagent.errors import ProblemFound
 from nodeagent.logs.escape import one_line
@@ -16,6 +16,10 @@ from nodeagent.model.mark import Marks, find_fault
 
 if TYPE_CHECKING:
     from nodeagent.kernel.probe import Probe
+
+
+CHECKS = Table("checks", (), name=lambda row: row["name"])
+"""For rows and names; people get lines of advice, which are no table."""
 
 
 def _bits(text: str) -> int:
@@ -65,7 +69,7 @@ def check(output: Output, *, bpffs: str, cgroup: str, mark: int, mark_mask: int)
         click.echo("this machine can run the agent" if is_able else "this machine cannot run the agent as it is")
     else:
         checks = [dataclasses.asdict(probe) for probe in probes]
-        output.show_whole({"schema": SCHEMA, "ok": is_able, "checks": checks})
+        output.show({"schema": SCHEMA, "ok": is_able, "checks": checks}, CHECKS)
     if not is_able:
         click.get_current_context().exit(ProblemFound.exit_code)
 

@@ -16,8 +16,8 @@ from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
 from nodeagent.cli.flow_filter import FlowFilter, Row, parse_duration, require_flow
-from nodeagent.cli.output import Listing, Output, Table, asks_agent, shows
-from nodeagent.cli.queries import byte_count, end_of
+from nodeagent.cli.output import Listing, Output, Table, asks_and_follows, shows
+from nodeagent.cli.queries import WIDE_CONNECTION, byte_count, end_of
 from nodeagent.errors import AgentUnreachable, ConfigError
 
 DEFAULT_LAST = 20
@@ -41,6 +41,7 @@ FLOWS = Table(
         ("RX", lambda row: byte_count(row["received_bytes"])),
         ("DUR", lambda row: f"{row['seconds']:.3f}s"),
     ),
+    more=(*WIDE_CONNECTION, ("ERROR", lambda row: row["error"])),
 )
 
 
@@ -100,7 +101,7 @@ def _patterns(name: str, field: str, words: str, metavar: str = "NAME") -> Calla
     help="Read what `-o jsonl` or `-o json` has written instead of asking an agent; - is standard input.",
 )
 @shows
-@asks_agent
+@asks_and_follows
 def flows(
     agent: AdminClient,
     output: Output,

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nodeagent lab`: what demos, tests and benchmarks have on this machine."""
 
+import dataclasses
 import os
 
 import click
 
+from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import Command
+from nodeagent.cli.output import Output, Table, shows
 from nodeagent.errors import MissingPrivilege
+
+RUNS = Table("runs", (), name=lambda row: row["number"])
 
 
 @click.group()
@@ -15,12 +20,16 @@ def lab() -> None:
 
 
 @lab.command("list", cls=Command, examples=("sudo nodeagent lab list",))
-def list_runs() -> None:
+@shows
+def list_runs(output: Output) -> None:
     """Lists the runs that are alive now, with what each has made."""
     _require_root()
     from nodeagent.lab.journal import living_runs
 
     runs = living_runs()
+    if not output.is_table:
+        output.show({"schema": SCHEMA, "runs": [dataclasses.asdict(run) for run in runs]}, RUNS)
+        return
     for run in runs:
         click.echo(f"run {run.number} of process {run.pid}")
         for entry in run.entries:

@@ -26,6 +26,8 @@ COMMANDS = {
     "certs": ("queries", "Lists the certificates of this node's identities."),
     "connections": ("queries", "Lists the open connections of this node's pods."),
     "flows": ("flows", "Lists connections that ended or were refused; filters, and follows."),
+    "edges": ("top", "Lists who talks to whom on this node, and how that is secured."),
+    "top": ("top", "Tells who is busy: rates by workload, Service or edge."),
     "workers": ("workers", "Replaces this node's tunnel workers without cutting a connection."),
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "check": ("check", "Checks whether this machine can run the agent."),
@@ -38,6 +40,7 @@ COMMANDS = {
     "ca": ("ca", "Shows the authority of a state directory, and exchanges its root."),
     "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),
     "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
+    "dump": ("queries", "Writes all that the agent knows at this moment as JSON, for -f of other commands."),
     "version": ("queries", "Tells the versions of this command and of the agent."),
 }
 """Module under nodeagent/cli and one line for each command, in the order of the help: known without importing any."""
@@ -155,7 +158,8 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def _say(message: str, check: str) -> None:
-    click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
+    word = "error:" if os.environ.get("NO_COLOR") else click.style("error:", fg="red")  # click drops it in a pipe
+    click.echo(f"{word} {message}", err=True)
     if check:
         click.echo(f"check: {check}", err=True)
 

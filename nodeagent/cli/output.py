@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command that asks the agent has in common: where the agent is, and how its answer is shown."""
+"""What every command that asks the agent has in common: where the agent is, and how its answer is shown.
+
+The one place that knows the forms of `-o`. A command gives its answer, which nodeagent/admin/answers.py describes, and
+the tables of its lists.
+"""
 
 import functools
 import json
@@ -15,10 +19,16 @@ import click
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.table import render, widths
+from nodeagent.logs.escape import one_line
 
 Row = Mapping[str, Any]
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
+
+
+FORMS = ("table", "wide", "json", "yaml", "jsonl", "name")
+
+Columns = tuple[tuple[str, Callable[[Row], object]], ...]
 
 
 @dataclass(frozen=True)
@@ -26,24 +36,34 @@ class Table:
     """A list in the answer: its member's name, and for each column the header and the cell of a row."""
 
     member: str
-    columns: tuple[tuple[str, Callable[[Row], object]], ...]
+    columns: Columns
+    more: Columns = ()
+    """What `-o wide` has besides."""
+    name: Callable[[Row], object] | None = None
+    """Of a row, as other commands take it; None: rows of this list have none."""
 
 
 @dataclass(frozen=True)
 class Output:
     form: str
-    """`table`, `json`, `jsonl` (one row a line) or `yaml`."""
+    """One of FORMS: a table for people, wider; documents; a row, or its name, a line."""
     with_headers: bool = True
 
     @property
     def is_table(self) -> bool:
-        return self.form == "table"
+        return self.form in {"table", "wide"}
 
     def show(self, answer: Mapping[str, Any], *tables: Table) -> None:
-        """The whole answer as JSON or YAML, or its named lists as tables; of empty ones only the first is shown."""
+        """The whole answer as JSON or YAML, or its named lists as tables; of empty ones only the first is shown.
+
+        Names are of the first list alone: the others are beside it.
+        """
         if self.form == "jsonl":
             for table in tables:
                 Listing(self, table).show(answer[table.member])
+            return
+        if self.form == "name":
+            Listing(self, tables[0]).show(answer[tables[0].member])
             return
         if not self.is_table:
             self.show_whole(answer)
@@ -55,6 +75,9 @@ class Output:
             click.echo(self.render(table, answer[table.member], with_headers=self.with_headers), nl=False)
 
     def show_whole(self, answer: Mapping[str, Any]) -> None:
+        """An answer without lists, as a document."""
+        if self.form == "name":
+            raise click.UsageError("-o name: nothing in this answer has a name.")
         if self.form == "yaml":
             import yaml
 
@@ -65,13 +88,22 @@ class Output:
     def render(self, table: Table, rows: Sequence[Row], *, with_headers: bool, floor: Sequence[int] = ()) -> str:
         """Lines as they suit where they go; `floor` as in table.py."""
         return render(
-            _headers(table),
-            _cells(table, rows),
+            self.headers(table),
+            self.cells(table, rows),
             with_headers=with_headers,
             width=shutil.get_terminal_size().columns if is_terminal() else None,
             with_colour=has_colour(),
             floor=floor,
         )
+
+    def headers(self, table: Table) -> list[str]:
+        return [header for header, _ in self._columns(table)]
+
+    def cells(self, table: Table, rows: Sequence[Row]) -> list[list[str]]:
+        return [[str(cell(row)) for _, cell in self._columns(table)] for row in rows]
+
+    def _columns(self, table: Table) -> Columns:
+        return table.columns + table.more if self.form == "wide" else table.columns
 
 
 class Listing:
@@ -86,8 +118,13 @@ class Listing:
         output, table = self._output, self._table
         if output.is_table:
             with_headers = output.with_headers and not self._widths
-            self._widths = widths([_headers(table), *_cells(table, rows)], self._widths)
+            self._widths = widths([output.headers(table), *output.cells(table, rows)], self._widths)
             click.echo(output.render(table, rows, with_headers=with_headers, floor=self._widths), nl=False)
+        elif output.form == "name":
+            if table.name is None:
+                raise click.UsageError("-o name: these rows have no names.")
+            for row in rows:
+                click.echo(one_line(str(table.name(row))))
         elif output.form == "yaml":
             import yaml
 
@@ -97,14 +134,6 @@ class Listing:
             for row in rows:
                 click.echo(json.dumps({"schema": SCHEMA, "kind": table.member, **row}))
         sys.stdout.flush()
-
-
-def _headers(table: Table) -> list[str]:
-    return [header for header, _ in table.columns]
-
-
-def _cells(table: Table, rows: Sequence[Row]) -> list[list[str]]:
-    return [[str(cell(row)) for _, cell in table.columns] for row in rows]
 
 
 def is_terminal() -> bool:
@@ -127,7 +156,7 @@ def shows(command: Callable[Concatenate[Output, _Parameters], _Result]) -> Calla
         "-o",
         "--output",
         "form",
-        type=click.Choice(["table", "json", "jsonl", "yaml"]),
+        type=click.Choice(FORMS),
         default="table",
         help="How to show the answer.",
         show_default=True,
@@ -141,20 +170,56 @@ def shows(command: Callable[Concatenate[Output, _Parameters], _Result]) -> Calla
     return with_output
 
 
-def asks_agent(command: Callable[Concatenate[AdminClient, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
+_socket_option = click.option(
+    "--socket",
+    "socket_path",
+    envvar="NODEAGENT_SOCKET",
+    default=default_socket,
+    metavar="PATH",
+    help="The agent's admin socket (default: admin.sock in $NODEAGENT_RUN_DIR or /run/nodeagent).",
+)
+
+
+def orders_agent(command: Callable[Concatenate[AdminClient, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
     """Adds --socket, and gives the command its `AdminClient` first."""
 
+    @_socket_option
+    @functools.wraps(command)
+    def with_agent(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        return command(AdminClient(str(options.pop("socket_path"))), *arguments, **options)
+
+    return with_agent
+
+
+def asks_agent(command: Callable[Concatenate[AdminClient, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
+    """As `orders_agent`, for what only looks: what an agent has said before (`nodeagent dump`) will do."""
+    return _asks(command, "-f", "--file")
+
+
+def asks_and_follows(
+    command: Callable[Concatenate[AdminClient, _Parameters], _Result],
+) -> Callable[_Parameters, _Result]:
+    """As `asks_agent`; the command's own -f is --follow."""
+    return _asks(command, "--file")
+
+
+def _asks(
+    command: Callable[Concatenate[AdminClient, _Parameters], _Result], *names: str
+) -> Callable[_Parameters, _Result]:
+    @_socket_option
     @click.option(
-        "--socket",
-        "path",
-        envvar="NODEAGENT_SOCKET",
-        default=default_socket,
-        metavar="PATH",
-        help="The agent's admin socket (default: admin.sock in $NODEAGENT_RUN_DIR or /run/nodeagent).",
+        *names,
+        "dump_path",
+        metavar="FILE",
+        help="Ask what `nodeagent dump` wrote instead of an agent; - is standard input.",
     )
     @functools.wraps(command)
     def with_agent(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
-        path = str(options.pop("path"))
-        return command(AdminClient(path), *arguments, **options)
+        path, dump = str(options.pop("socket_path")), options.pop("dump_path")
+        if dump is None:
+            return command(AdminClient(path), *arguments, **options)
+        from nodeagent.admin.dump import DumpedAgent
+
+        return command(DumpedAgent(str(dump)), *arguments, **options)
 
     return with_agent

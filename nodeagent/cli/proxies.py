@@ -35,6 +35,7 @@ PROXIES = Table(
         ("ACKED", lambda row: row["acknowledged"]["nonce"]),
         ("ERROR", _error),
     ),
+    name=lambda row: row["node"],
 )
 
 

@@ -2,6 +2,7 @@
 """The commands that show what the agent knows; their columns."""
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
-from nodeagent.cli.output import Output, Row, Table, asks_agent, shows
+from nodeagent.cli.output import Output, Row, Table, asks_agent, orders_agent, shows
 from nodeagent.errors import AgentUnreachable, MissingPrivilege, ProblemFound
 from nodeagent.logs.escape import one_line
 
@@ -23,9 +24,17 @@ def _joined(name: str) -> Callable[[Row], object]:
     return lambda row: ",".join(map(str, row[name]))
 
 
-def _since(name: str) -> Callable[[Row], object]:
-    """How long ago a moment of the answer was."""
-    return lambda row: duration(seconds_since(row[name])) if row[name] else ""
+def _age(row: Row) -> object:
+    return duration(row["age_seconds"]) if row["since"] else ""
+
+
+def _bare(name: str) -> Callable[[Row], object]:
+    """An identity without its scheme."""
+    return lambda row: row[name].removeprefix("spiffe://")
+
+
+def _full_name(row: Row) -> object:
+    return f"{row['namespace']}/{row['name']}"
 
 
 def seconds_since(moment: str) -> float:
@@ -71,9 +80,10 @@ STATUS = Table(
     (
         ("COMPONENT", _field("component")),
         ("STATE", _field("state")),
-        ("SINCE", _since("since")),
+        ("SINCE", _age),
         ("DETAIL", _field("detail")),
     ),
+    name=_field("component"),
 )
 WORKERS = Table(
     "workers",
@@ -81,7 +91,7 @@ WORKERS = Table(
         ("WORKER", _field("slot")),
         ("PID", lambda row: row["pid"] or ""),
         ("STATE", _field("state")),
-        ("SINCE", _since("since")),
+        ("SINCE", _age),
         ("RESTARTS", _field("restarts")),
         ("CONNECTIONS", _field("connections")),
         ("GENERATION", _field("generation")),
@@ -97,10 +107,11 @@ PODS = Table(
         ("NETNS", _field("netns")),
         ("CAPTURED", _field("captured")),
         ("REASON", _field("reason")),
-        ("IDENTITY", lambda row: row["identity"].removeprefix("spiffe://")),
+        ("IDENTITY", _bare("identity")),
         ("DEVICE", _field("device")),
         ("HITS", _field("hits")),
     ),
+    name=lambda row: f"{row['namespace']}/{row['pod']}",
 )
 WORKLOADS = Table(
     "workloads",
@@ -113,6 +124,13 @@ WORKLOADS = Table(
         ("PROTOCOL", _field("protocol")),
         ("HEALTHY", lambda row: "yes" if row["healthy"] else "no"),
     ),
+    more=(
+        ("IDENTITY", _bare("identity")),
+        ("OWNER", lambda row: f"{row['workload_type']}/{row['workload_name']}" if row["workload_name"] else ""),
+        ("NETWORK", _field("network")),
+        ("POLICIES", _joined("policies")),
+    ),
+    name=_full_name,
 )
 SERVICES = Table(
     "services",
@@ -124,6 +142,8 @@ SERVICES = Table(
         ("WAYPOINT", lambda row: row["waypoint"] or "None"),
         ("ENDPOINTS", _endpoints),
     ),
+    more=(("HOSTNAME", _field("hostname")), ("BALANCING", _field("balancing"))),
+    name=_full_name,
 )
 POLICIES = Table(
     "policies",
@@ -134,8 +154,11 @@ POLICIES = Table(
         ("SCOPE", _field("scope")),
         ("RULES", _field("rules")),
         ("ATTACHED", _field("attached")),
+        ("HITS", _field("hits")),
         ("FROM", _field("origin")),
     ),
+    more=(("LAST-HIT", _field("last_hit")),),
+    name=_full_name,
 )
 MISSING = Table(
     "missing", (("MISSING POLICY", _field("policy")), ("NAMED BY", lambda row: f"{row['attached']} workloads"))
@@ -151,9 +174,10 @@ CERTIFICATES = Table(
         ("NOT AFTER", _field("not_after")),
         ("NOT BEFORE", _field("not_before")),
         ("EXPIRES-IN", lambda row: duration(row["expires_in_seconds"]) if row["not_after"] else ""),
-        ("ROTATION", lambda row: f"in {duration(-seconds_since(row['rotates']))}" if row["rotates"] else ""),
+        ("ROTATION", lambda row: f"in {duration(row['rotates_in_seconds'])}" if row["rotates"] else ""),
         ("LAST-ERROR", _field("last_error")),
     ),
+    name=_field("name"),
 )
 
 
@@ -168,9 +192,24 @@ def end_of(name: str) -> Callable[[Row], object]:
     return cell
 
 
+def _round_trip(row: Row) -> object:
+    return f"{row['round_trip_us'] / 1000:.1f}ms" if row["round_trip_us"] else ""
+
+
+WIDE_CONNECTION = (
+    ("RTT", _round_trip),
+    ("SRC-IP", lambda row: row["source"]["address"]),
+    ("DST-IP", lambda row: row["destination"]["address"]),
+    ("ORIGINAL", _field("original")),
+    ("HOP", _field("hop")),
+    ("SRC-ID", _bare("source_identity")),
+    ("DST-ID", _bare("destination_identity")),
+    ("DRY-RUN", _field("dry_run")),
+)
 CONNECTIONS = Table(
     "connections",
     (
+        ("ID", _field("id")),
         ("AGE", lambda row: duration(row["age_seconds"])),
         ("DIR", _field("direction")),
         ("SRC", end_of("source")),
@@ -183,6 +222,8 @@ CONNECTIONS = Table(
         ("TX", lambda row: byte_count(row["sent_bytes"])),
         ("RX", lambda row: byte_count(row["received_bytes"])),
     ),
+    more=WIDE_CONNECTION,
+    name=_field("id"),
 )
 
 
@@ -236,16 +277,29 @@ def services(agent: AdminClient, output: Output) -> None:
     output.show(agent.fetch("/services"), SERVICES)
 
 
-@command(examples=("nodeagent policies", "nodeagent policies shop/db-allow"))
-@click.argument("name", required=False, metavar="[NAMESPACE/NAME]")
+@command(
+    examples=(
+        "nodeagent policies",
+        "nodeagent policies show shop/db-allow",
+        "nodeagent policies -o wide | grep -v ' 0 '",
+    )
+)
+@click.argument("name", nargs=-1, metavar="[[show] NAMESPACE/NAME]")
 @shows
 @asks_agent
-def policies(agent: AdminClient, output: Output, *, name: str | None) -> None:
-    """Lists the authorization policies, or reads one back in words."""
-    if name is None:
-        output.show(agent.fetch("/policies"), POLICIES, MISSING)
-        return
-    answer = agent.fetch("/policies", name=name)
+def policies(agent: AdminClient, output: Output, *, name: tuple[str, ...]) -> None:
+    """Lists the authorization policies, or reads one back in words.
+
+    HITS are connections that a policy decided and that are over, since the agent's start.
+    """
+    match name:
+        case ():
+            output.show(agent.fetch("/policies"), POLICIES, MISSING)
+            return
+        case ("show", asked) | (asked,) if asked != "show":
+            answer = agent.fetch("/policies", name=asked)
+        case _:
+            raise click.UsageError("One policy is shown: nodeagent policies show NAMESPACE/NAME.")
     if output.is_table:
         click.echo(_policy_in_words(answer["policy"]), nl=False)
     else:
@@ -259,6 +313,8 @@ def _policy_in_words(policy: Row) -> str:
         *(f"  rule {number}: {words}" for number, words in enumerate(policy["rules_in_words"], 1)),
         *(f"  caution: {words}" for words in policy["cautions"]),
         f"  attached to {', '.join(policy['attached_to']) or 'no workload'}",
+        f"  decided {policy['hits']} connections that are over"
+        + (f", the last at {policy['last_hit']}" if policy["hits"] else ""),
     ]
     return "".join(f"{one_line(line)}\n" for line in lines)
 
@@ -289,6 +345,16 @@ def connections(agent: AdminClient, output: Output) -> None:
     PATH says who carries their bytes on this node: a `tunnel`, the `proxy` in plain TCP, or the `kernel` alone.
     """
     output.show(agent.fetch("/connections"), CONNECTIONS)
+
+
+@command(examples=("nodeagent dump > dump.json", "nodeagent pods -f dump.json"))
+@orders_agent
+def dump(agent: AdminClient) -> None:
+    """Writes all that the agent knows at this moment as JSON, for -f of the commands that only look.
+
+    No key and no token is in it; names, addresses and identities of the mesh are.
+    """
+    click.echo(json.dumps(agent.fetch("/dump"), indent=1))
 
 
 @command(examples=("nodeagent version", "nodeagent version -o json"))

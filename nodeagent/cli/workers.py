@@ -9,7 +9,7 @@ import click
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import Command
-from nodeagent.cli.output import Output, Table, asks_agent, shows
+from nodeagent.cli.output import Output, Table, orders_agent, shows
 from nodeagent.errors import NodeagentError, ProblemFound
 
 WAIT_SECONDS = 60.0
@@ -58,7 +58,7 @@ def workers() -> None:
     help="How long to wait for each former worker to end.",
 )
 @shows
-@asks_agent
+@orders_agent
 def replace(agent: AdminClient, output: Output, *, worker: int | None, wait_seconds: float) -> None:
     """Replaces each worker by a successor, one after the other.
 

@@ -131,6 +131,13 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
     retransmissions: int = 0
 
     @property
+    def name(self) -> str:
+        """For people: `PID-NUMBER`, the pid of the worker that began it, or `kernel-COOKIE`. Unique on the node."""
+        if self.is_in_kernel:
+            return f"{_IN_KERNEL}-{self.id}"
+        return f"{self.id >> PID_SHIFT}-{self.id & ((1 << PID_SHIFT) - 1)}"
+
+    @property
     def path(self) -> Path:
         if self.is_in_kernel:
             return Path.KERNEL
@@ -146,6 +153,38 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
                 return Verdict.DENIED
             case _:
                 return Verdict.FAILED
+
+
+_IN_KERNEL = "kernel"
+
+
+class ConnectionId(NamedTuple):
+    is_in_kernel: bool
+    id: int
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """From a record's `name`. Raises ValueError."""
+        begun_by, dash, number = name.partition("-")
+        is_in_kernel = begun_by == _IN_KERNEL
+        if not dash or not _is_number(number) or not (is_in_kernel or _is_number(begun_by)):
+            raise ValueError(f"{name!r} is not a connection's id")
+        return cls(is_in_kernel, int(number) + (0 if is_in_kernel else int(begun_by) << PID_SHIFT))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 20
+
+
+class PolicyHits(NamedTuple):
+    """Connections that ended or were refused, as far as one policy decided them."""
+
+    connections: int
+    last: float
+    """Unix time of the latest end."""
+
+
+NO_HITS = PolicyHits(0, 0.0)
 
 
 class FlowPage(NamedTuple):

@@ -8,14 +8,17 @@ import asyncio
 import itertools
 import secrets
 from collections import deque
+from collections.abc import Mapping
 
 import msgspec
 
 from nodeagent.errors import ConfigError
-from nodeagent.model.record import ConnectionRecord, FlowPage
+from nodeagent.model.record import NO_HITS, ConnectionRecord, FlowPage, PolicyHits
 
 KEPT = 4096
 """Records, of about 0.4 KiB each: hubble's default for a node."""
+POLICIES = 4096
+"""Whose hits are counted; beyond, the one that was hit longest ago is forgotten: policies come and go for years."""
 PAGE = 1000
 """Records of one answer, so that a long one does not hold up the agent's loop."""
 
@@ -30,17 +33,32 @@ class FlowHistory:
         self._run = secrets.token_hex(4)
         """In cursors: those of a former agent say nothing of this one's numbers."""
         self._waiting: set[asyncio.Future[None]] = set()
+        self._hits: dict[str, PolicyHits] = {}
+        """The latest hit last."""
+
+    @property
+    def policy_hits(self) -> Mapping[str, PolicyHits]:
+        """By `ns/name`: of every connection that ended, kept or not."""
+        return dict(self._hits)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def ended(self, record: ConnectionRecord) -> None:
         self._rows.append(_pack(record))
+        if record.policy:
+            self._hit(record.policy, record.started + record.seconds)
         self._ended += 1
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
         self._waiting.clear()
+
+    def _hit(self, policy: str, when: float) -> None:
+        former = self._hits.pop(policy, NO_HITS)
+        self._hits[policy] = PolicyHits(former.connections + 1, max(former.last, when))
+        if len(self._hits) > POLICIES:
+            del self._hits[next(iter(self._hits))]
 
     def newest(self, count: int | None = None) -> FlowPage:
         """The last `count` that are kept, or all of them, or of these the first page."""

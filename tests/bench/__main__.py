@@ -7,6 +7,7 @@ Parts, of which BENCH names some (`make bench BENCH=same-node`); without names, 
     abuse           what a hostile peer costs the other connections of a worker
     tunnels         the same, and bare workers, against a pair of Envoys, and of ztunnels if ZTUNNEL names one
     verdicts        the table of verdicts of a full node
+    cli             how long a person waits for `nodeagent --help` and `nodeagent status`
 
 It measures several rounds, the subjects in turn, prints medians with their spread, and writes build/bench.json; of
 the tunnels a picture, too. When the machine was busy with something else it says so and writes nothing.
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from nodeagent.errors import NodeagentError
 from nodeagent.lab.demo.stage import NODES
-from tests.bench import abuse, across, same_node, tunnels, verdicts
+from tests.bench import abuse, across, cli, same_node, tunnels, verdicts
 from tests.bench.ground import Ground, prepared
 from tests.bench.report import Row, merge, table
 from tests.bench.rounds import Busy, Harness, Settings
@@ -45,6 +46,7 @@ PARTS: Mapping[str, Part] = {
     "across": across.run,
     "abuse": abuse.run,
     "tunnels": tunnels.run,
+    "cli": cli.run,
 }
 """In this order: the first two find the nodes without an agent, as they want them."""
 

@@ -6,6 +6,8 @@ What the reference says is compared by tools/make_docs.py.
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -113,6 +115,14 @@ def test_a_document_that_a_source_names_is_here(source: Path) -> None:
     """Whoever is sent to another page must be able to open it."""
     for name in re.findall(r"(?<![\w/.*])([\w/-]+\.md)\b", source.read_text(encoding="utf-8")):
         assert _is_there(source, name), f"{name}: no such document"
+
+
+def test_what_is_printed_from_the_code_is_current() -> None:
+    """References, examples and the schema; `make proto` prints them anew."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/make_docs.py", "--check"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- commands and verbs ------------------------------------------------------------------------------------------
@@ -341,6 +351,7 @@ _MODULES = {
     if path.name != "__init__.py" and path.parent != _GENERATED
 } | {f"vagrant/{path.name}" for path in (ROOT / "vagrant").glob("*.py") if path.name != "__init__.py"}
 _SECOND_FILES = {
+    "tests/unit/cli/test_forms.py": "every command in every form of -o, whichever module has it",
     "tests/unit/hbone/test_conformance.py": "the RFC's rules in one table, whichever module keeps them",
     "tests/unit/tls/test_openssl.py": "a peer that changes keys, pads and fragments, beside Python's ssl",
     "tests/unit/proxy/test_kernel_openssl.py": "the same peer against records of the kernel",

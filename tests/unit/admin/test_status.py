@@ -116,7 +116,7 @@ def test_a_policy_that_a_local_workload_awaits_is_a_failure(state_of: StateOf, m
 
 
 def test_the_workers_and_the_kernels_numbers_are_there(state_of: StateOf) -> None:
-    told: dict[str, Any] = status(state_of())
+    told = status(state_of())
     assert [worker["pid"] for worker in told["workers"]] == [101, 102]
     assert told["kernel"][1] == {
         "reason": "SPOOFED_SOURCE",

@@ -15,7 +15,7 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import Action, Policy, PolicyScope
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import FlowPage, Transport
+from nodeagent.model.record import FlowPage, PolicyHits, Transport
 from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import DryRun
 from nodeagent.model.workload import Service, Workload
@@ -79,8 +79,8 @@ def test_services(mesh: Mesh) -> None:
     ]
 
 
-def test_policies_tell_what_is_missing(mesh: Mesh) -> None:
-    told = _json(views.policies(mesh))
+def test_policies_tell_what_is_missing(state_of: StateOf) -> None:
+    told = _json(views.policies(state_of()))
     assert [(one["name"], one["action"], one["origin"], one["attached"]) for one in told["policies"]] == [
         ("istio_converted_static_strict", "DENY", "PeerAuthentication", 2),
         ("db-allow", "ALLOW", "AuthorizationPolicy", 2),
@@ -88,8 +88,16 @@ def test_policies_tell_what_is_missing(mesh: Mesh) -> None:
     assert told["missing"] == [{"policy": "shop/not-yet", "attached": 1}]
 
 
-def test_one_policy_in_words(mesh: Mesh) -> None:
-    told = _json(views.policy_in_words(mesh, "shop/db-allow"))["policy"]
+def test_a_policy_has_its_hits(state_of: StateOf) -> None:
+    told = _json(views.policies(state_of(policy_hits={"shop/db-allow": PolicyHits(3, NOW)})))["policies"]
+    assert [(one["name"], one["hits"], one["last_hit"]) for one in told] == [
+        ("istio_converted_static_strict", 0, ""),
+        ("db-allow", 3, "2026-08-20T13:45:53Z"),
+    ]
+
+
+def test_one_policy_in_words(state_of: StateOf) -> None:
+    told = _json(views.policy_in_words(state_of(), "shop/db-allow"))["policy"]
     assert told["headline"] == "Allows connections to the workloads that it selects"
     assert told["attached_to"] == ["shop/db-0", "shop/db-1"]
     (sentence,) = told["rules_in_words"]
@@ -97,9 +105,9 @@ def test_one_policy_in_words(mesh: Mesh) -> None:
     assert "5432" in sentence
 
 
-def test_a_policy_that_is_not_there_is_the_askers_mistake(mesh: Mesh) -> None:
+def test_a_policy_that_is_not_there_is_the_askers_mistake(state_of: StateOf) -> None:
     with pytest.raises(ConfigError, match="'shop/none'"):
-        views.policy_in_words(mesh, "shop/none")
+        views.policy_in_words(state_of(), "shop/none")
 
 
 def test_certificates(state_of: StateOf) -> None:
@@ -124,7 +132,7 @@ def test_certificates(state_of: StateOf) -> None:
 def test_connections(connection: OpenConnection) -> None:
     (told,) = _json(views.connections([connection], NOW))["connections"]
     assert told == {
-        "id": "1-9",
+        "id": "0-9",
         "started": "2026-08-20T13:45:40Z",
         "age_seconds": 12.5,
         "direction": "outbound",
@@ -143,6 +151,8 @@ def test_connections(connection: OpenConnection) -> None:
         "received_bytes": 2000,
         "round_trip_us": 0,
         "retransmissions": 0,
+        "source_identity": "spiffe://cluster.local/ns/shop/sa/web",
+        "destination_identity": "spiffe://cluster.local/ns/shop/sa/db",
         "worker": 1,
     }
 
@@ -151,10 +161,10 @@ def test_a_connection_in_the_kernel_has_no_worker(connection: OpenConnection) ->
     record = msgspec.structs.replace(
         connection.record, is_in_kernel=True, transport=Transport.TCP, round_trip_us=70, retransmissions=2
     )
-    old = msgspec.structs.replace(connection.record, started=1.0)
+    old = msgspec.structs.replace(record, started=1.0)
     found = [OpenConnection(None, record), connection, OpenConnection(None, old)]
     told = _json(views.connections(found, NOW))["connections"]
-    assert [one["id"] for one in told] == ["kernel-9", "kernel-9", "1-9"]
+    assert [one["id"] for one in told] == ["kernel-9", "kernel-9", "0-9"]
     assert (told[1]["path"], told[1]["protocol"], told[1]["worker"]) == ("kernel", "PLAIN", None)
     assert (told[1]["round_trip_us"], told[1]["retransmissions"]) == (70, 2)
 
@@ -182,13 +192,13 @@ def test_flows(connection: OpenConnection) -> None:
     assert (flow["path"], flow["original"]) == ("tunnel", "10.96.0.5:5432")
 
 
-def test_dry_runs_are_listed_with_the_policies(mesh: Mesh) -> None:
+def test_dry_runs_are_listed_with_the_policies(mesh: Mesh, state_of: StateOf) -> None:
     tried = Policy(name="try", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.DENY, is_dry_run=True)
     mesh.apply(Changes(extensions=(DryRun(policy=tried, namespace="shop"),)))
-    (told,) = [one for one in _json(views.policies(mesh))["policies"] if one["name"] == "try"]
+    (told,) = [one for one in _json(views.policies(state_of()))["policies"] if one["name"] == "try"]
     in_shop = [workload for workload in mesh.workloads.values() if workload.namespace == "shop"]
     assert (told["dry_run"], told["attached"]) == (True, len(in_shop))
-    assert "dry run" in _json(views.policy_in_words(mesh, "shop/try"))["policy"]["headline"]
+    assert "dry run" in _json(views.policy_in_words(state_of(), "shop/try"))["policy"]["headline"]
 
 
 def test_an_endpoint_that_is_known_by_its_name_shows_it_and_what_it_means(mesh: Mesh) -> None:

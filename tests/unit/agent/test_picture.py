@@ -2,6 +2,7 @@
 """What is told outside is what the parts know at that moment; a part that is broken does not break the picture."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from nodeagent.kernel.steering import PodState
 from nodeagent.model.address import Ip
 from nodeagent.model.mesh import Changes
 from nodeagent.model.pod import LocalPod
+from nodeagent.model.record import PolicyHits
 from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import Revocations
 from nodeagent.model.workload import TunnelProtocol, Workload
@@ -60,6 +62,13 @@ class FakeKernel:
             raise KernelError("the pins are gone")
 
 
+class FakeHistory:
+    policy_hits: Mapping[str, PolicyHits] = {}
+
+    def __len__(self) -> int:
+        return 1
+
+
 @pytest.fixture
 def kernel() -> FakeKernel:
     return FakeKernel()
@@ -89,7 +98,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         revocations=SimpleNamespace(fault=lambda _now: ""),
         names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1),
-        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid], history=[None]),
+        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid], history=FakeHistory()),
         totals=Totals(),
         lines=None,
         bugs=lambda: 0,

@@ -26,11 +26,11 @@ def test_a_root_is_exchanged_in_three_steps(call: Call, state: StateDirectory) -
     def step(name: str, *flags: str) -> tuple[int, str, str]:
         return call("ca", name, "--state-dir", str(state.path), *flags)
 
-    status, before, _ = step("show")
+    status, before, _ = step("show", "--no-headers")
     assert (status, before[:6], before.count("\n")) == (0, "in use", 1)
     status, said, _ = step("add-root")
     assert (status, "then: nodeagent ca use-root" in said) == (0, True)
-    _, out, _ = step("show")
+    _, out, _ = step("show", "--no-headers")
     assert [line.split()[0] for line in out.splitlines()] == ["in", "trusted"]
 
     status, _, error = step("use-root")
@@ -41,7 +41,7 @@ def test_a_root_is_exchanged_in_three_steps(call: Call, state: StateDirectory) -
     assert step("drop-root")[0] == 2
     status, out, _ = step("drop-root", "--force")
     assert (status, "dropped: sha256" in out) == (0, True)
-    _, after, _ = step("show")
+    _, after, _ = step("show", "--no-headers")
     assert (after[:6], after.count("\n")) == ("in use", 1)
     assert after != before
     assert step("drop-root", "--force")[1] == "nothing to drop\n"

@@ -109,6 +109,8 @@ _ANSWERS: dict[str, dict[str, Any]] = {
                 "dry_run": True,
                 "origin": "AuthorizationPolicy",
                 "attached": 2,
+                "hits": 7,
+                "last_hit": "2026-01-01T00:00:00Z",
             }
         ],
         "missing": [{"policy": "shop/late", "attached": 1}],
@@ -116,6 +118,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "connections": {
         "connections": [
             {
+                "id": "0-42",
                 "age_seconds": 3725.4,
                 "direction": "outbound",
                 "source": {"namespace": "shop", "workload": "web", "address": "10.1.0.5:40000"},
@@ -152,15 +155,15 @@ shop       api           240.240.0.1                    443->443         None  \
 2/2 api.example=203.0.113.7,203.0.113.8 lost.example=?
 """,
     "policies": """\
-NAMESPACE  POLICY NAME  ACTION           SCOPE              RULES  ATTACHED  FROM
-shop       db-allow     ALLOW (dry run)  WORKLOAD_SELECTOR  1      2         AuthorizationPolicy
+NAMESPACE  POLICY NAME  ACTION           SCOPE              RULES  ATTACHED  HITS  FROM
+shop       db-allow     ALLOW (dry run)  WORKLOAD_SELECTOR  1      2         7     AuthorizationPolicy
 
 MISSING POLICY  NAMED BY
 shop/late       1 workloads
 """,
     "connections": """\
-AGE  DIR  SRC  DST  SERVICE  PROTO  PATH  TLS-PEER  POLICY  TX  RX
-1h2m  outbound  shop/web:40000  [fd00::9]:5432  db.shop.svc.cluster.local  HBONE  tunnel  \
+ID  AGE  DIR  SRC  DST  SERVICE  PROTO  PATH  TLS-PEER  POLICY  TX  RX
+0-42  1h2m  outbound  shop/web:40000  [fd00::9]:5432  db.shop.svc.cluster.local  HBONE  tunnel  \
 cluster.local/ns/shop/sa/db  shop/db-allow  1023 B  12.1 MiB
 """,
 }
@@ -286,6 +289,8 @@ _POLICY = {
     "origin": "AuthorizationPolicy",
     "headline": "Allows connections to the workloads that it selects",
     "rules_in_words": ["when the client is td/ns/shop/sa/web"],
+    "hits": 7,
+    "last_hit": "2026-01-01T00:00:00Z",
     "cautions": ["rule 1 is odd"],
     "attached_to": ["shop/db-0", "shop/db-1"],
 }
@@ -299,9 +304,15 @@ def test_one_policy_in_words(agent: dict[str, Any], call: Call, asked: list[tupl
         "  rule 1: when the client is td/ns/shop/sa/web\n"
         "  caution: rule 1 is odd\n"
         "  attached to shop/db-0, shop/db-1\n"
+        "  decided 7 connections that are over, the last at 2026-01-01T00:00:00Z\n"
     )
     assert asked == [("/policies", {"name": "shop/db-allow"})]
-    assert json.loads(call("policies", "shop/db-allow", "-o", "json")[1])["policy"] == _POLICY
+    assert json.loads(call("policies", "show", "shop/db-allow", "-o", "json")[1])["policy"] == _POLICY
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("shop/a", "shop/b"), ("tell", "shop/a"), ("show", "a", "b")])
+def test_what_is_no_policys_name(call: Call, arguments: tuple[str, ...]) -> None:
+    assert call("policies", *arguments)[0] == 2
 
 
 def test_a_policy_that_is_not_there(agent: dict[str, Any], call: Call) -> None:

@@ -106,3 +106,18 @@ def test_a_follower_does_not_wait_for_what_is_there_nor_for_ever(filled: Callabl
         assert _numbers(await history.follow(cursor, 0.01)) == []
 
     asyncio.run(scenario())
+
+
+def test_hits_of_policies_outlive_the_rows(record_of: RecordOf) -> None:
+    history = FlowHistory(1)
+    for number, policy in enumerate(("shop/a", "shop/b", "", "shop/a")):
+        history.ended(record_of(started=100.0, seconds=float(number), reason="closed", policy=policy))
+    assert history.policy_hits == {"shop/b": (1, 101.0), "shop/a": (2, 103.0)}
+
+
+def test_hits_of_policies_have_a_bound(record_of: RecordOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_history, "POLICIES", 2)
+    history = FlowHistory()
+    for policy in ("a", "b", "a", "c"):
+        history.ended(record_of(policy=policy))
+    assert sorted(history.policy_hits) == ["a", "c"]

@@ -1,0 +1,546 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes of what commands answer with `-o json`.
+
+Typed here, so that the views are checked, and the JSON Schema is made from the same words (`schema_of_answers`,
+docs/nodeagent-v1.schema.json). A new field is no change of the version; one that goes or changes its meaning is
+another SCHEMA (nodeagent/admin/schema.py).
+
+Moments are RFC 3339 in UTC, ages and durations are seconds. What is absent is empty: "", 0, [].
+"""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
+
+from nodeagent.admin.schema import SCHEMA
+from nodeagent.admin.state import Captured, CertificateState, Health
+from nodeagent.model.policy import Action, PolicyScope
+from nodeagent.model.record import Direction, Path, Verdict
+from nodeagent.model.workload import TunnelProtocol
+
+Moment = Annotated[str, msgspec.Meta(description="RFC 3339 in UTC; empty: never.")]
+Seconds = Annotated[float, msgspec.Meta(description="Seconds.")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Spiffe = Annotated[str, msgspec.Meta(description="spiffe://trust-domain/ns/namespace/sa/account; empty: none proved.")]
+HostPort = Annotated[str, msgspec.Meta(description="ip:port; an IPv6 address in brackets.")]
+NamespacedName = Annotated[str, msgspec.Meta(description="namespace/name.")]
+
+
+class Answer(TypedDict):
+    """`schema` comes to each where it is sent."""
+
+
+# ---- status ------------------------------------------------------------------------------------------------------
+
+
+class Component(TypedDict):
+    component: str
+    state: Health
+    since: Moment
+    age_seconds: Seconds
+    detail: str
+
+
+class Worker(TypedDict):
+    slot: Count
+    pid: Count
+    state: str
+    since: Moment
+    age_seconds: Seconds
+    restarts: Count
+    connections: Count
+    generation: Count
+
+
+class KernelReason(TypedDict):
+    reason: str
+    packets: Count
+    words: str
+    drop: bool
+
+
+class Status(Answer):
+    """`nodeagent status`."""
+
+    node: str
+    version: str
+    state: Health
+    since: Moment
+    summary: str
+    components: list[Component]
+    workers: list[Worker]
+    kernel: list[KernelReason]
+    generation: Count
+    rejected: list[str]
+
+
+class Version(Answer):
+    """`nodeagent version`."""
+
+    command: str
+    agent: str
+
+
+# ---- the mesh as this node knows it --------------------------------------------------------------------------------
+
+
+class Pod(TypedDict):
+    namespace: str
+    pod: str
+    ips: list[str]
+    netns: str
+    captured: Captured
+    reason: str
+    identity: Spiffe
+    device: str
+    hits: Count
+
+
+class Pods(Answer):
+    """`nodeagent pods`."""
+
+    pods: list[Pod]
+
+
+class Workload(TypedDict):
+    uid: str
+    namespace: str
+    name: str
+    addresses: list[str]
+    dns_name: Annotated[str, msgspec.Meta(description="By which alone it is known; empty: it has addresses.")]
+    dns_error: Annotated[
+        str, msgspec.Meta(description="Why that name has no answer; empty: it has, or was not asked for.")
+    ]
+    network: str
+    node: str
+    cluster: str
+    waypoint: str
+    protocol: TunnelProtocol
+    identity: Spiffe
+    healthy: bool
+    host_network: bool
+    workload_type: str
+    workload_name: str
+    canonical_name: str
+    canonical_revision: str
+    services: list[str]
+    policies: list[str]
+    capacity: Count
+
+
+class Workloads(Answer):
+    """`nodeagent workloads`."""
+
+    workloads: list[Workload]
+
+
+class Service(TypedDict):
+    namespace: str
+    name: str
+    hostname: str
+    vips: list[str]
+    ports: dict[str, int]
+    waypoint: str
+    balancing: str
+    endpoints: Count
+    names: Annotated[
+        dict[str, list[str]], msgspec.Meta(description="Endpoints that are known by a DNS name, with its addresses.")
+    ]
+    healthy_endpoints: Count
+    endpoint_uids: list[str]
+
+
+class Services(Answer):
+    """`nodeagent services`."""
+
+    services: list[Service]
+
+
+class Policy(TypedDict):
+    namespace: str
+    name: str
+    action: Action
+    scope: PolicyScope
+    rules: Count
+    dry_run: bool
+    origin: str
+    attached: Count
+    hits: Count
+    """Connections that it decided and that are over, since the agent's start."""
+    last_hit: Moment
+
+
+class MissingPolicy(TypedDict):
+    policy: NamespacedName
+    attached: Count
+
+
+class Policies(Answer):
+    """`nodeagent policies`."""
+
+    policies: list[Policy]
+    missing: list[MissingPolicy]
+
+
+class PolicyInWords(Policy):
+    headline: str
+    rules_in_words: list[str]
+    cautions: list[str]
+    attached_to: list[NamespacedName]
+
+
+class PolicyShown(Answer):
+    """`nodeagent policies show NAMESPACE/NAME`."""
+
+    policy: PolicyInWords
+
+
+class Certificate(TypedDict):
+    name: str
+    type: Literal["Leaf", "Root"]
+    state: CertificateState
+    valid: bool
+    serial: str
+    not_after: Moment
+    not_before: Moment
+    expires_in_seconds: Count
+    rotates: Moment
+    rotates_in_seconds: Count
+    last_error: str
+
+
+class Certificates(Answer):
+    """`nodeagent certs`."""
+
+    certificates: list[Certificate]
+
+
+# ---- connections ---------------------------------------------------------------------------------------------------
+
+
+class Party(TypedDict):
+    namespace: str
+    workload: str
+    address: HostPort
+
+
+class Told(TypedDict):
+    """What an open connection and one that is over have in common."""
+
+    id: str
+    """The same while it is open and when it is over; `nodeagent connections --kill` takes it."""
+    direction: Direction
+    source: Party
+    destination: Party
+    original: HostPort
+    service: str
+    hop: str
+    protocol: Literal["HBONE", "PLAIN"]
+    path: Path
+    tls_peer: Spiffe
+    policy: str
+    dry_run: str
+    dry_run_policy: str
+    sent_bytes: Count
+    received_bytes: Count
+    round_trip_us: Count
+    retransmissions: Count
+    source_identity: Spiffe
+    destination_identity: Spiffe
+
+
+class Connection(Told):
+    started: Moment
+    age_seconds: Seconds
+    worker: int | None
+
+
+class Connections(Answer):
+    """`nodeagent connections`."""
+
+    connections: list[Connection]
+
+
+class Flow(Told):
+    ended: Moment
+    started: Moment
+    seconds: Seconds
+    verdict: Verdict
+    reason: str
+    error: str
+    check: str
+
+
+class Flows(Answer):
+    """`nodeagent flows`; the agent's own answer has the last three fields, too."""
+
+    flows: list[Flow]
+    cursor: NotRequired[str]
+    has_more: NotRequired[bool]
+    lost: NotRequired[Count]
+
+
+Secured = Literal["mtls", "node", "plain", "none"]
+"""Mutual TLS; within this node between two pods that it vouches for; plain text; nothing was carried."""
+
+
+class Edge(TypedDict):
+    source: str
+    destination: str
+    source_identity: Spiffe
+    destination_identity: Spiffe
+    connections: Count
+    ended: Count
+    denied: Count
+    failed: Count
+    secured: Secured
+    sent_bytes: Count
+    received_bytes: Count
+
+
+class Edges(Answer):
+    """`nodeagent edges`."""
+
+    edges: list[Edge]
+
+
+class Rate(TypedDict):
+    time: Moment
+    name: str
+    open: Count
+    connections_per_second: float
+    denied_per_second: float
+    sent_per_second: Count
+    received_per_second: Count
+    round_trip_p50_us: Count
+    round_trip_p99_us: Count
+    mtls_percent: Count
+
+
+class Rates(Answer):
+    """`nodeagent top`, which writes rows only (`-o jsonl`), one set after the other."""
+
+    rates: list[Rate]
+
+
+# ---- questions and orders ------------------------------------------------------------------------------------------
+
+
+class ExplainedSource(TypedDict):
+    name: str
+    addresses: list[str]
+    node: str
+    identity: Spiffe
+    captured: str
+
+
+class ExplainedDestination(TypedDict):
+    asked: str
+    service: str
+    port: int
+
+
+class ExplainedRoute(TypedDict):
+    endpoints: list[str]
+    transport: str
+    path: list[str]
+    verdict: str
+    reason: str
+    words: str
+    policies: list[dict[str, Any]]
+    """The whole working of each policy, as nodeagent/policy/judge.py has it."""
+    missing: list[str]
+    nearest_miss: dict[str, Any] | None
+    working: list[str]
+    dry_run: str
+    to_allow: list[str]
+
+
+class Explanation(Answer):
+    """`nodeagent explain`."""
+
+    source: ExplainedSource
+    destination: ExplainedDestination
+    routes: list[ExplainedRoute]
+    verdict: str
+    warnings: list[str]
+
+
+class Replaced(TypedDict):
+    slot: Count
+    former_pid: Count
+    pid: Count
+    handed_over: Count
+    drained: Count
+    cut: Count
+    left: Count
+    seconds: Seconds
+
+
+class ReplacedWorkers(Answer):
+    """`nodeagent workers replace`."""
+
+    replaced: list[Replaced]
+
+
+# ---- what is found without an agent --------------------------------------------------------------------------------
+
+
+class Check(TypedDict):
+    name: str
+    ok: bool
+    evidence: str
+    advice: str
+    is_needed: bool
+
+
+class Checks(Answer):
+    """`nodeagent check`."""
+
+    ok: bool
+    checks: list[Check]
+
+
+class Finding(TypedDict):
+    file: str
+    line: Count
+    severity: Literal["error", "warning", "info"]
+    code: str
+    subject: str
+    message: str
+    check: str
+    is_rejected: bool
+    field: str
+
+
+class Analysis(Answer):
+    """`nodeagent analyze`."""
+
+    ok: bool
+    files: Count
+    objects: Count
+    counts: dict[str, int]
+    findings: list[Finding]
+
+
+class Message(TypedDict):
+    nonce: str
+    version: str
+
+
+class Refusal(TypedDict):
+    nonce: str
+    version: str
+    error: str
+    resources: list[str]
+    resource_count: Count
+
+
+class Proxy(TypedDict):
+    node: str
+    id: str
+    address: str
+    connected: Moment
+    type: str
+    state: str
+    asks_for: Literal["everything", "names"]
+    resources: Count
+    sent: Message
+    acknowledged: Message
+    unanswered: Count
+    unanswered_seconds: Seconds
+    refusals: list[Refusal]
+    refused: Count
+
+
+class Proxies(Answer):
+    """`nodeagent proxies`."""
+
+    proxies: list[Proxy]
+    clients: Count
+    refused: Count
+    replaced: Count
+
+
+class Root(TypedDict):
+    use: Literal["in use", "trusted"]
+    not_after: Moment
+    fingerprint: str
+
+
+class Roots(Answer):
+    """`nodeagent ca show`."""
+
+    roots: list[Root]
+
+
+class Made(TypedDict):
+    kind: str
+    path: str
+
+
+class Run(TypedDict):
+    number: Count
+    pid: Count
+    entries: list[Made]
+
+
+class Runs(Answer):
+    """`nodeagent lab list`."""
+
+    runs: list[Run]
+
+
+class Dump(Answer):
+    """`nodeagent dump`. What is in `state`, `mesh`, `connections` and `flows` is the writing release's own."""
+
+    kind: Literal["dump"]
+    generation: Count
+    state: dict[str, Any]
+    mesh: dict[str, Any]
+    connections: list[dict[str, Any]]
+    flows: list[dict[str, Any]]
+
+
+# ---- the schema ----------------------------------------------------------------------------------------------------
+
+ANSWERS: tuple[type, ...] = (
+    Status,
+    Version,
+    Pods,
+    Workloads,
+    Services,
+    Policies,
+    PolicyShown,
+    Certificates,
+    Connections,
+    Flows,
+    Edges,
+    Rates,
+    Explanation,
+    ReplacedWorkers,
+    Checks,
+    Analysis,
+    Proxies,
+    Roots,
+    Runs,
+    Dump,
+)
+
+
+def schema_of_answers() -> dict[str, Any]:
+    """JSON Schema (2020-12) of all answers; `$defs` has each by its name, and the rows of its lists."""
+    _, shapes = msgspec.json.schema_components(ANSWERS, ref_template="#/$defs/{name}")
+    names = [answer.__name__ for answer in ANSWERS]
+    for name in names:
+        shape = shapes[name]
+        shape["properties"] = {"schema": {"const": SCHEMA}, **shape["properties"]}
+        shape["required"] = ["schema", *shape["required"]]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": SCHEMA,
+        "description": "What nodeagent's commands print with -o json and -o yaml. A line of -o jsonl is a row of a "
+        "list, with `schema` and the list's name as `kind`.",
+        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in names],
+        "$defs": dict(sorted(shapes.items())),
+    }
