@@ -64,6 +64,32 @@ class Config:
     certificate_seconds: int = setting(86400, "SECRET_TTL", "Lifetime asked for workload certificates, seconds or 24h.")
     # -- pods of this node ---------------------------------------------------------------------------------------
     pods_file: str = setting("", "NODEAGENT_PODS", "YAML file of local pods: namespace, name, netns; re-read.")
+    kubernetes: str = setting(
+        "off",
+        "NODEAGENT_KUBERNETES",
+        "Where this node's pods are known from: `on` (the Kubernetes API, by the label istio.io/dataplane-mode; "
+        "captured ones are annotated) or `off` (--pods-file).",
+    )
+    kubernetes_host: str = setting("", "KUBERNETES_SERVICE_HOST", "Host of the Kubernetes API; every pod is told it.")
+    kubernetes_port: int = setting(443, "KUBERNETES_SERVICE_PORT", "Port of the Kubernetes API.")
+    kubernetes_ca: str = setting(
+        "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+        "NODEAGENT_KUBERNETES_CA",
+        "PEM file of the roots that verify the Kubernetes API; re-read.",
+    )
+    kubernetes_token: str = setting(
+        "/var/run/secrets/kubernetes.io/serviceaccount/token",
+        "NODEAGENT_KUBERNETES_TOKEN",
+        "File with the bearer token for the Kubernetes API; re-read for every request.",
+    )
+    exclude_namespaces: str = setting(
+        "kube-system",
+        "NODEAGENT_EXCLUDE_NAMESPACES",
+        "Kubernetes namespaces whose pods are never captured, with commas.",
+    )
+    netns_dir: str = setting(
+        "/run/netns", "NODEAGENT_NETNS_DIR", "Where the container runtime mounts the pods' network namespaces."
+    )
     adoption_seconds: int = setting(
         10, "NODEAGENT_ADOPTION", "How long connections that were open before enrolment are taken over, seconds."
     )
@@ -143,6 +169,10 @@ class Config:
     @property
     def exclusions(self) -> frozenset[Exclusion]:
         return parse_exclusions(self.exclude)
+
+    @property
+    def excluded_namespaces(self) -> frozenset[str]:
+        return frozenset(name for name in map(str.strip, self.exclude_namespaces.split(",")) if name)
 
     @property
     def marks(self) -> Marks:
@@ -232,6 +262,7 @@ def _number(raw: object) -> float | None:
 _CHOICES = {
     "attach": ("auto", "tcx", "clsact"),
     "kernel_tls": ("off", "auto"),
+    "kubernetes": ("off", "on"),
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
     "same_node": ("kernel", "tunnel"),
@@ -266,6 +297,7 @@ def _validated(config: Config) -> Config:
     _validate_addresses(config)
     _validate_marks(config)
     _validate_exclusions(config)
+    _validate_kubernetes(config)
     cgroup = Path(config.cgroup).parts
     if config.cgroup and (".." in cgroup or not set(cgroup) - {"/"}):
         raise ConfigError(
@@ -282,6 +314,23 @@ def _validate_exclusions(config: Config) -> None:
         parse_exclusions(config.exclude)
     except ValueError as error:
         raise ConfigError(f"--exclude: {error}", check="Such as: 10.0.0.0/8, 192.0.2.0/24:443, *:2049.") from error
+
+
+def _validate_kubernetes(config: Config) -> None:
+    if config.kubernetes == "off":
+        return
+    if config.pods_file:
+        raise ConfigError(
+            "--kubernetes and --pods-file: two sources of this node's pods", check="Leave out one of them."
+        )
+    if not config.kubernetes_host or not 1 <= config.kubernetes_port <= 65535:
+        raise ConfigError(
+            "--kubernetes: the API server's address is not known",
+            check="In a pod it is in KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT; elsewhere give "
+            "--kubernetes-host and --kubernetes-port.",
+        )
+    if not Path(config.netns_dir).is_absolute():
+        raise ConfigError("--netns-dir: an absolute path is expected")
 
 
 def _validate_marks(config: Config) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nodeagent.agent.enrolment import Enrolment, decide_enrolment, read_pods
+from nodeagent.agent.enrolment import Enrolment, LocalPods, decide_enrolment, read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
@@ -76,11 +76,13 @@ class Capture:
         self.kernel_error = ""
         self.is_settled = False
         """The kernel has what is wanted, at least once."""
+        self.settled: Callable[[], None] = lambda: None
+        """Called each time that it has."""
         self._config, self._steering, self._state, self._fleet = config, steering, state, fleet
         self._verdicts, self._services = tables
         self._want_certificates, self._is_mesh_known = want_certificates, is_mesh_known
-        self._pods: tuple[LocalPod, ...] | None = None
-        """None until the file was read: an agent that knows no pods must not let go those of its predecessor."""
+        self._local: LocalPods | None = None
+        """None until somebody has named them: an agent that knows no pods must not let go those of its predecessor."""
         self._captured: Addresses = {}
         self._unsettled: set[Ip] | None = None
         """Addresses of which the kernel may not know yet whether they are the mesh's; None: any. To one that it does
@@ -102,10 +104,27 @@ class Capture:
         self._is_kernel_due = True
         self._wake.set()
 
+    def local_pods_changed(self, local: LocalPods) -> None:
+        self._local = local
+        self._wake.set()
+
+    @property
+    def held(self) -> frozenset[LocalPod]:
+        """The pods that the kernel was told of last, whether or not it could do it."""
+        return frozenset(self._captured)
+
+    def captured(self) -> frozenset[LocalPod]:
+        """The pods whose packets our programs have at this moment."""
+        try:
+            found = {(state.namespace, state.name) for state in self._steering.pods() if state.is_captured}
+        except KernelError:  # nobody can say; `status` tells why
+            return frozenset()
+        return frozenset(pod for pod in self._captured if (pod.namespace, pod.name) in found)
+
     async def run(self) -> None:
         await self._fleet.started(FIRST_WORKERS_SECONDS)
         while True:
-            if not self._is_mesh_known() or self._pods is None:
+            if not self._is_mesh_known() or self._local is None:
                 await asyncio.sleep(PODS_FILE_SECONDS)  # a predecessor's captures must not be undone for want of news
                 continue
             try:
@@ -125,6 +144,7 @@ class Capture:
             else:
                 self.kernel_error = ""
                 self.is_settled = True
+                self.settled()
 
     async def watch_pods_file(self) -> None:
         """Reads the pods file again whenever it changes; a broken one is reported, and the last good list stays."""
@@ -138,16 +158,17 @@ class Capture:
 
     def _read_pods(self) -> None:
         try:
-            self._pods = read_pods(self._config.pods_file)
+            local = LocalPods(read_pods(self._config.pods_file))
         except ConfigError as error:
             self.pods_error = str(error)
             log.error("%s; the last good list stays in force. %s", error, error.check)
         else:
             self.pods_error = ""
-            self.look_at_kernel()
+            self.local_pods_changed(local)
+            self.look_at_kernel()  # the same pods may be named since something else is at their paths
 
     async def _settle(self) -> None:
-        enrolment = decide_enrolment(self._state.mesh, self._config.node, self._pods or ())
+        enrolment = decide_enrolment(self._state.mesh, self._config.node, self._local or LocalPods())
         wanted = {enrolled.pod: enrolled.workload.addresses for enrolled in enrolment.enrolled}
         self._want_certificates(enrolment.identities | self.enrolment.identities)
         if self.is_settled:  # else no pod has a number yet, and a predecessor's table would be emptied

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods of this node are enrolled: those that xDS places here with HBONE and whose namespace we can enter.
+"""Which pods of this node are enrolled: those that xDS places here, that are in the mesh, whose namespace we can enter.
 
-The list of network namespaces comes from the file of `--pods-file`; a CNI plugin will give the same list later. Pure
-but for `read_pods`, which parses the file.
+The list of network namespaces comes from the file of `--pods-file`, and then a pod is in the mesh when xDS says HBONE;
+or from Kubernetes, and then it is when it has opted in: istiod says HBONE only after the pod was annotated as captured.
+Pure but for `read_pods`, which parses the file.
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,26 @@ class NotEnrolled:
     namespace: str
     name: str
     reason: str
-    """NOT_IN_MESH, UNKNOWN_WORKLOAD, HOST_NETWORK, NO_ADDRESS or NO_NETNS."""
+    """NOT_IN_MESH, UNKNOWN_WORKLOAD, HOST_NETWORK, NO_ADDRESS, ADDRESS_DIFFERS or NO_NETNS; what `LocalPods.left_out`
+    says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What Kubernetes says of a local pod."""
+
+    addresses: frozenset[Ip]
+    is_wanted: bool
+    """Whatever the mesh says; else only as long as the mesh says that it speaks HBONE."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalPods:
+    pods: tuple[LocalPod, ...] = ()
+    claims: Mapping[LocalPod, Claim] = dataclasses.field(default_factory=dict)
+    """Of pods that Kubernetes has named."""
+    left_out: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    """Namespace and name of other pods of this node, with the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +69,21 @@ class Enrolment:
         return frozenset(pod.workload.identity for pod in self.enrolled)
 
 
-def decide_enrolment(mesh: Mesh, node: str, pods: Iterable[LocalPod]) -> Enrolment:
+def decide_enrolment(mesh: Mesh, node: str, local: LocalPods) -> Enrolment:
     """Pure. Every local pod and every HBONE workload of this node appears once, enrolled or with the reason why not."""
     here = {(workload.namespace, workload.name): workload for workload in mesh.workloads_on(node)}
     enrolled: list[EnrolledPod] = []
     others: list[NotEnrolled] = []
-    for pod in sorted(set(pods)):
+    for pod in sorted(set(local.pods)):
         workload = here.pop((pod.namespace, pod.name), None)
-        obstacle = _obstacle(workload)
+        obstacle = _obstacle(workload, local.claims.get(pod))
         if workload is not None and not obstacle:
             enrolled.append(EnrolledPod(pod, workload))
         else:
             others.append(NotEnrolled(pod.namespace, pod.name, obstacle))
+    for (namespace, name), reason in sorted(local.left_out.items()):
+        here.pop((namespace, name), None)
+        others.append(NotEnrolled(namespace, name, reason))
     others += [
         NotEnrolled(workload.namespace, workload.name, "NO_NETNS")
         for workload in here.values()
@@ -69,14 +92,17 @@ def decide_enrolment(mesh: Mesh, node: str, pods: Iterable[LocalPod]) -> Enrolme
     return Enrolment(tuple(enrolled), tuple(others))
 
 
-def _obstacle(workload: Workload | None) -> str:
+def _obstacle(workload: Workload | None, claim: Claim | None = None) -> str:
     if workload is None:
         return "UNKNOWN_WORKLOAD"
     if workload.is_host_network:
         return "HOST_NETWORK"
-    if workload.protocol is not TunnelProtocol.HBONE:
+    if workload.protocol is not TunnelProtocol.HBONE and not (claim is not None and claim.is_wanted):
         return "NOT_IN_MESH"
-    return "" if workload.addresses else "NO_ADDRESS"
+    if not workload.addresses:
+        return "NO_ADDRESS"
+    # xDS knows a pod by name, so what it says may still be about a former one, whose address is another pod's by now.
+    return "ADDRESS_DIFFERS" if claim is not None and not claim.addresses.issuperset(workload.addresses) else ""
 
 
 def read_pods(path: str) -> tuple[LocalPod, ...]:

@@ -27,6 +27,7 @@ from nodeagent.admin.state import (
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
+from nodeagent.agent.kubernetes_pods import KubernetesPods
 from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
@@ -38,6 +39,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import PodState, Steering
+from nodeagent.model.opt_in import Standing
 from nodeagent.model.set_up import split_totals
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Readings
@@ -48,7 +50,7 @@ from nodeagent.xds.client import XdsClient, XdsStatus
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _MOST_NAMES_TOLD = 3
-_NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK"})
+_NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK", "ENDED", *Standing}) - {Standing.OPTED_IN}
 """Why a local pod is rightly left alone; every other reason is one that should go away."""
 
 
@@ -71,6 +73,8 @@ class Picture:
     totals: Totals
     lines: LineWriter | None
     bugs: Callable[[], int]
+    kubernetes: KubernetesPods | None = None
+    """None where pods come from a file."""
     started: float = dataclasses.field(default_factory=time.time)
 
     def obstacles(self) -> list[str]:
@@ -178,6 +182,8 @@ class Picture:
         yield self._kernel_tls_component()
         if self.capture.pods_error:
             yield ComponentState("pods-file", Health.DEGRADED, self.started, self.capture.pods_error)
+        if self.kubernetes is not None:
+            yield kubernetes_component(self.kubernetes)
         xds = self.xds.status
         yield xds_component(xds, self.started)
         refused = [row for row in self.keeper.status() if row.last_error]
@@ -355,6 +361,11 @@ def kernel_component(
         rows = ", ".join(f"{table} is full, {count} rows do not fit" for table, count in sorted(full.items()))
         return ComponentState("kernel", Health.DEGRADED, started, f"{rows}; what they are about fails closed")
     return ComponentState("kernel", Health.OK, started, "programs and maps as wanted")
+
+
+def kubernetes_component(pods: KubernetesPods) -> ComponentState:
+    words = f"{pods.error}; what is known stays in force" if pods.error else pods.described()
+    return ComponentState("kubernetes", Health.DEGRADED if pods.error else Health.OK, pods.since, words)
 
 
 def xds_component(xds: XdsStatus, started: float) -> ComponentState:

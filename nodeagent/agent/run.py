@@ -26,6 +26,7 @@ from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
+from nodeagent.agent.kubernetes_pods import KubernetesPods
 from nodeagent.agent.log_levels import AgentLogLevels
 from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
 from nodeagent.agent.picture import Picture
@@ -137,6 +138,7 @@ class Agent:
             self._keeper.wanted,
             lambda: self._xds.is_ready and self._names.is_settled(),
         )
+        self._kubernetes = KubernetesPods(config, self._capture) if config.kubernetes == "on" else None
         self._picture = Picture(
             config=config,
             state=self._state,
@@ -151,6 +153,7 @@ class Agent:
             keeper=self._keeper,
             revocations=self._revocations,
             names=self._names,
+            kubernetes=self._kubernetes,
             open_connections=self._connections,
             totals=self._totals,
             lines=lines,
@@ -187,11 +190,14 @@ class Agent:
             parts.create_task(self._xds.run(), name="xds")
             parts.create_task(self._keeper.run(), name="certificates")
             parts.create_task(self._names.run(), name="names")
-            parts.create_task(self._capture.watch_pods_file(), name="pods file")
+            if self._kubernetes is None:
+                parts.create_task(self._capture.watch_pods_file(), name="pods file")
+            else:
+                parts.create_task(self._kubernetes.run(), name="kubernetes")
             parts.create_task(self._revocations.run(), name="revocations")
             parts.create_task(self._capture.run(), name="capture")
             parts.create_task(self._flows.run(), name="connections in the kernel")
-            parts.create_task(watch_network(self._capture.look_at_kernel), name="netlink")
+            parts.create_task(watch_network(self._network_changed), name="netlink")
             parts.create_task(self._observe(), name="observe")
             log.info("agent of node %s started", self._config.node)
 
@@ -252,6 +258,11 @@ class Agent:
             self._has_new_mesh = False
             sharing.forget()
         await asyncio.to_thread(give_back_memory)
+
+    def _network_changed(self) -> None:
+        self._capture.look_at_kernel()
+        if self._kubernetes is not None:
+            self._kubernetes.look_again()
 
     def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:
         had_ended = identity in self._state.lapsed

@@ -14,7 +14,8 @@ from nodeagent.controlplane.mesh_services import MeshService
 from nodeagent.controlplane.objects import Meta, ServiceEntry, WorkloadEntry
 from nodeagent.controlplane.surroundings import Surroundings
 from nodeagent.controlplane.waypoints import Waypoint
-from nodeagent.controlplane.workloads import canonical, is_redirected, speaks_hbone
+from nodeagent.controlplane.workloads import canonical, speaks_hbone
+from nodeagent.model.opt_in import is_redirected
 from nodeagent.model.workload import GatewayAddress, ServicePort, TunnelProtocol, Workload
 
 _GROUP = "istio.io/autoRegistrationGroup"

@@ -11,10 +11,9 @@ from nodeagent.controlplane.hints import WorkloadHints
 from nodeagent.controlplane.mesh_services import MeshService
 from nodeagent.controlplane.objects import Endpoint, EndpointSlice, Enrolment, MeshConfig, Pod, PodPhase
 from nodeagent.controlplane.surroundings import Surroundings
+from nodeagent.model.opt_in import Standing, is_redirected, standing
 from nodeagent.model.workload import ServicePort, TunnelProtocol, Workload
 
-MODE_LABEL = "istio.io/dataplane-mode"
-REDIRECTION = "ambient.istio.io/redirection"
 _TUNNEL_LABEL = "networking.istio.io/tunnel"
 _CANONICAL_NAMES = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 _CANONICAL_REVISIONS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
@@ -25,15 +24,15 @@ def is_enrolled(pod: Pod, around: Surroundings) -> bool:
     """Whether the pod's traffic is captured: the decision that istio-cni takes in a cluster."""
     if around.mesh.enrolment is Enrolment.ANNOTATION:
         return is_redirected(pod.meta.annotations)
-    if pod.is_host_network or "sidecar.istio.io/status" in pod.meta.annotations:
-        return False
     namespace = around.namespaces.get(pod.meta.namespace)
-    of_namespace = namespace.meta.labels if namespace is not None else {}
-    return (pod.meta.labels.get(MODE_LABEL) or of_namespace.get(MODE_LABEL)) == "ambient"
-
-
-def is_redirected(annotations: Mapping[str, str]) -> bool:
-    return annotations.get(REDIRECTION) == "enabled"
+    found = standing(
+        pod.meta.namespace,
+        pod.meta.labels,
+        pod.meta.annotations,
+        namespace.meta.labels if namespace is not None else {},
+        is_host_network=pod.is_host_network,
+    )
+    return found is Standing.OPTED_IN
 
 
 def speaks_hbone(labels: Mapping[str, str]) -> bool:

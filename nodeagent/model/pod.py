@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod of this node that may be enrolled, as the file of `--pods` or, later, the CNI names it."""
+"""A pod of this node that may be enrolled, as the file of `--pods` or Kubernetes names it."""
 
 import msgspec
 
@@ -9,3 +9,5 @@ class LocalPod(msgspec.Struct, frozen=True, order=True):
     name: str
     netns: str
     """Path of its network namespace, such as /run/netns/<name>."""
+    uid: str = ""
+    """Kubernetes' own name for it, which no other pod ever has; empty where nobody gives one."""

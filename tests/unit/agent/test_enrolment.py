@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.agent.enrolment import NotEnrolled, decide_enrolment, read_pods
+from nodeagent.agent.enrolment import Claim, LocalPods, NotEnrolled, decide_enrolment, read_pods
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
@@ -53,7 +53,7 @@ def varied(**changes: object) -> Workload:
     ],
 )
 def test_each_pod_is_enrolled_or_has_a_reason(workload: Workload | None, pods: list[LocalPod], reason: str) -> None:
-    decided = decide_enrolment(mesh(*([workload] if workload else [])), "node-a", pods)
+    decided = decide_enrolment(mesh(*([workload] if workload else [])), "node-a", LocalPods(tuple(pods)))
 
     assert [pod.pod for pod in decided.enrolled] == ([WEB] if reason == "" else [])
     names = (workload.namespace, workload.name) if workload and not pods else ("shop", "web")
@@ -63,11 +63,45 @@ def test_each_pod_is_enrolled_or_has_a_reason(workload: Workload | None, pods: l
 
 def test_addresses_and_identities_are_those_of_the_enrolled() -> None:
     api = varied(uid="api", name="api", addresses=(Ip("10.0.0.2"),), service_account="api")
-    decided = decide_enrolment(mesh(ENROLLED, api), "node-a", [WEB])
+    decided = decide_enrolment(mesh(ENROLLED, api), "node-a", LocalPods((WEB,)))
 
     assert decided.addresses == {"10.0.0.1", "fd00::1"}
     assert decided.identities == {Identity("cluster.local", "shop", "web")}
     assert decided.others == (NotEnrolled("shop", "api", "NO_NETNS"),)
+
+
+def claimed(*ips: str, is_wanted: bool = True) -> dict[LocalPod, Claim]:
+    return {WEB: Claim(frozenset(map(Ip, ips)), is_wanted)}
+
+
+BOTH = ("10.0.0.1", "fd00::1")
+PLAIN = varied(protocol=TunnelProtocol.TCP)
+
+
+@pytest.mark.parametrize(
+    ("workload", "claims", "reason"),
+    [
+        pytest.param(PLAIN, claimed(*BOTH), "", id="istiod says HBONE only when it is annotated as captured"),
+        pytest.param(PLAIN, claimed(*BOTH, is_wanted=False), "NOT_IN_MESH", id="opted out, and the mesh has heard"),
+        pytest.param(ENROLLED, claimed(*BOTH, is_wanted=False), "", id="opted out, and the mesh has not heard yet"),
+        pytest.param(ENROLLED, claimed(*BOTH, "10.0.0.9"), "", id="more addresses than the mesh knows"),
+        pytest.param(ENROLLED, claimed("10.0.0.1"), "ADDRESS_DIFFERS", id="the mesh has one that it has not"),
+        pytest.param(ENROLLED, claimed("10.0.0.2"), "ADDRESS_DIFFERS", id="the mesh speaks of its former namesake"),
+        pytest.param(None, claimed(*BOTH), "UNKNOWN_WORKLOAD", id="the mesh does not know it yet"),
+    ],
+)
+def test_what_kubernetes_says_decides(workload: Workload | None, claims: dict[LocalPod, Claim], reason: str) -> None:
+    decided = decide_enrolment(mesh(*([workload] if workload else [])), "node-a", LocalPods((WEB,), claims))
+    assert [other.reason for other in decided.others] == ([reason] if reason else [])
+    assert len(decided.enrolled) == (not reason)
+
+
+def test_who_is_left_out_has_the_reason_that_was_given() -> None:
+    local = LocalPods(left_out={("shop", "web"): "OPTED_OUT", ("else", "x"): "NOT_LABELLED"})
+    assert decide_enrolment(mesh(ENROLLED), "node-a", local).others == (
+        NotEnrolled("else", "x", "NOT_LABELLED"),
+        NotEnrolled("shop", "web", "OPTED_OUT"),
+    )
 
 
 GOOD = "- {namespace: shop, name: web, netns: /run/netns/web}\n"

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from nodeagent.agent import service_connect as module
-from nodeagent.agent.enrolment import decide_enrolment
+from nodeagent.agent.enrolment import LocalPods, decide_enrolment
 from nodeagent.agent.service_connect import FULL, NO_COOKIES, ServiceConnect
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
@@ -69,7 +69,7 @@ class Node:
         return self.refused
 
     def update(self, known: frozenset[Ip] = KNOWN) -> dict[Target, tuple[Target, ...]]:
-        enrolment = decide_enrolment(self.state.mesh, "node-a", PODS)
+        enrolment = decide_enrolment(self.state.mesh, "node-a", LocalPods(tuple(PODS)))
         asyncio.run(self.services.update(enrolment, known.__contains__))
         return self.written[-1][0]
 

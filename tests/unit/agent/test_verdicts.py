@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from nodeagent.agent import verdicts as module
-from nodeagent.agent.enrolment import Enrolment, decide_enrolment
+from nodeagent.agent.enrolment import Enrolment, LocalPods, decide_enrolment
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts, find_ends, find_members
 from nodeagent.config import Config
@@ -78,7 +78,7 @@ class Node:
 
     @property
     def enrolment(self) -> Enrolment:
-        return decide_enrolment(self.state.mesh, "node-a", PODS)
+        return decide_enrolment(self.state.mesh, "node-a", LocalPods(tuple(PODS)))
 
     def update(self) -> None:
         asyncio.run(self.verdicts.update(self.enrolment))

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This node's pods as the API has them: which are to be captured, why not the others, what is written on whom. Pure.
+
+    opted in, running       a candidate
+    opted out, was captured a candidate on its way out: told to the mesh first (the annotation goes), captured until the
+                            mesh has heard, so that no peer meets a pod that does not speak HBONE any more
+    ended, or without uid   nobody: its address may be another pod's
+    captured, opted in      annotated `enabled`; not before, since peers tunnel to it from then on
+    annotated, not opted in the annotation is removed
+
+A pod is its uid. A namesake has another one: what is said of the former pod is not heard any more, and what was meant
+for it is not written on the latter (the API refuses a patch whose uid is not the object's).
+"""
+
+import json
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from nodeagent.kubernetes.objects import KubeObject
+from nodeagent.kubernetes.reflector import Change, Changed, Removed, Replaced
+from nodeagent.model.address import Ip
+from nodeagent.model.opt_in import ENABLED, REDIRECTION, Standing, is_redirected, standing
+
+Name = tuple[str, str]
+"""Namespace and name of a pod."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pod to be captured, if its network namespace is found."""
+
+    uid: str
+    status: bytes = field(repr=False)
+    """Of the API, other bytes whenever the kubelet has reported anything; an annotation does not change them."""
+    namespace: str
+    name: str
+    addresses: tuple[Ip, ...]
+    is_opted_in: bool
+    is_announced: bool
+    """It is annotated as captured."""
+    is_terminating: bool
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A change of one annotation of one pod."""
+
+    namespace: str
+    name: str
+    uid: str
+    value: str | None
+    """None: the annotation is removed."""
+
+    @property
+    def target(self) -> str:
+        """The status subresource: who may patch it alone cannot change what a pod runs."""
+        return f"/api/v1/namespaces/{self.namespace}/pods/{self.name}/status"
+
+    @property
+    def body(self) -> bytes:
+        """A JSON merge patch (RFC 7386). Its uid makes the API refuse it for a namesake."""
+        return json.dumps({"metadata": {"uid": self.uid, "annotations": {REDIRECTION: self.value}}}).encode("ascii")
+
+
+class NodePods:
+    """Fed with changes of two kinds of objects; nothing is decided before both have been listed."""
+
+    def __init__(self, node: str, excluded: Container[str]) -> None:
+        """`excluded`: names of namespaces without captured pods."""
+        self._node, self._excluded = node, excluded
+        self._pods: dict[Name, KubeObject] | None = None
+        self._namespaces: dict[str, Mapping[str, str]] | None = None
+        """Labels by name."""
+
+    @property
+    def is_known(self) -> bool:
+        return self._pods is not None and self._namespaces is not None
+
+    def pods_changed(self, change: Change) -> None:
+        match change:
+            case Replaced(objects):
+                self._pods = {one.key: _kept(one) for one in objects if self._is_here(one)}
+            case Changed(one) if self._pods is not None:
+                if self._is_here(one):
+                    self._pods[one.key] = _kept(one)
+            case Removed(one) if self._pods is not None:
+                known = self._pods.get(one.key)
+                if known is not None and known.metadata.uid == one.metadata.uid:
+                    del self._pods[one.key]
+
+    def namespaces_changed(self, change: Change) -> None:
+        match change:
+            case Replaced(objects):
+                self._namespaces = {one.metadata.name: one.labels for one in objects}
+            case Changed(one) if self._namespaces is not None:
+                self._namespaces[one.metadata.name] = one.labels
+            case Removed(one) if self._namespaces is not None:
+                self._namespaces.pop(one.metadata.name, None)
+
+    def candidates(self, captured: Container[str]) -> tuple[Candidate, ...]:
+        """`captured`: uids of the pods whose traffic is captured at this moment."""
+        return tuple(
+            Candidate(
+                uid=pod.metadata.uid,
+                status=bytes(pod.status),
+                namespace=pod.metadata.namespace,
+                name=pod.metadata.name,
+                addresses=pod.addresses,
+                is_opted_in=found is Standing.OPTED_IN,
+                is_announced=is_redirected(pod.annotations),
+                is_terminating=pod.is_terminating,
+            )
+            for pod, found in self._judged()
+            if _is_candidate(pod, found, captured)
+        )
+
+    def bystanders(self, captured: Container[str]) -> dict[str, tuple[Ip, ...]]:
+        """Addresses of those that live in namespaces of their own and are no candidates, by uid."""
+        return {
+            pod.metadata.uid: pod.addresses
+            for pod, found in self._judged()
+            if not (pod.is_terminal or pod.is_host_network or _is_candidate(pod, found, captured))
+        }
+
+    def left_out(self, captured: Container[str]) -> dict[Name, str]:
+        """Everybody else, with the reason."""
+        return {
+            pod.key: _reason(pod, found) for pod, found in self._judged() if not _is_candidate(pod, found, captured)
+        }
+
+    def patches(self, captured: Container[str]) -> tuple[Patch, ...]:
+        """What is not written yet as it should be.
+
+        A pod that is opted in and not captured keeps what it has: an agent that has just begun does not know yet, and
+        peers that tunnel to one whose programs are missing fail, which is better than plain text.
+        """
+        found = []
+        for pod, how in self._judged():
+            uid = pod.metadata.uid
+            if how is Standing.OPTED_IN:
+                if uid in captured and not is_redirected(pod.annotations) and not pod.is_terminal:
+                    found.append(Patch(*pod.key, uid, ENABLED))
+            elif REDIRECTION in pod.annotations and how in _OURS:
+                found.append(Patch(*pod.key, uid, None))
+        return tuple(found)
+
+    def _is_here(self, pod: KubeObject) -> bool:
+        """The API was asked for this node's pods only; one without uid cannot be told from its namesakes."""
+        return pod.node == self._node and bool(pod.metadata.uid)
+
+    def _judged(self) -> Iterator[tuple[KubeObject, Standing]]:
+        for pod in (self._pods or {}).values():
+            namespace = pod.metadata.namespace
+            yield (
+                pod,
+                standing(
+                    namespace,
+                    pod.labels,
+                    pod.annotations,
+                    (self._namespaces or {}).get(namespace, {}),
+                    is_host_network=pod.is_host_network,
+                    excluded=self._excluded,
+                ),
+            )
+
+
+_OURS = frozenset({Standing.EXCLUDED_NS, Standing.SIDECAR, Standing.OPTED_OUT, Standing.NOT_LABELLED})
+"""Who may have been captured by this agent or a predecessor. A pod of the host network never was."""
+
+
+def _kept(pod: KubeObject) -> KubeObject:
+    """By itself: `status` is a view of the whole answer that it came in."""
+    return msgspec.structs.replace(pod, status=pod.status.copy())
+
+
+def _is_candidate(pod: KubeObject, found: Standing, captured: Container[str]) -> bool:
+    if pod.is_terminal or not pod.addresses:
+        return False
+    is_leaving = found in _OURS and (is_redirected(pod.annotations) or pod.metadata.uid in captured)
+    return found is Standing.OPTED_IN or is_leaving
+
+
+def _reason(pod: KubeObject, found: Standing) -> str:
+    if found is not Standing.OPTED_IN:
+        return found
+    return "ENDED" if pod.is_terminal else "NO_ADDRESS"
