@@ -150,11 +150,11 @@ def last_lines(console: Path) -> str:
     return "\n".join(text.splitlines()[-_CONSOLE_LINES:])
 
 
-def fitting(count: int, memory_mib: int, most: int) -> int:
-    """How many of `count` machines run at once: no more than `most`, and half of what memory is free stays free."""
+def fitting(count: int, memory_mib: int, cores: int) -> int:
+    """How many of `count` machines run at once: no more than cores, and half of what memory is free stays free."""
     free = next(
         int(line.split()[1]) >> 10
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         if line.startswith("MemAvailable:")
     )
-    return max(1, min(count, most, free // 2 // memory_mib))
+    return max(1, min(count, cores, free // 2 // memory_mib))

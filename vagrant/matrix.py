@@ -41,9 +41,6 @@ MEMORY_MIB = 2048
 CORES = {"kvm": 2, "tcg": 1}
 """With a clock that counts instructions all processors take turns in one thread, and Linux 5.10 waits for its second
 one for ever."""
-AT_ONCE = {"kvm": 1, "tcg": 2}
-"""For each core of this machine. An emulated one waits for a fifth of its time; and of four on two cores none is left
-over at the end."""
 PROBE_SECONDS = 20
 """A kernel that is not emulated says its first word within two."""
 
@@ -70,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--accelerator", choices=("kvm", "tcg"), default="", help="KVM where a machine boots with it, else TCG"
     )
     parser.add_argument("--jobs", type=int, default=0, help="machines at once; as many as memory and cores allow")
-    parser.add_argument("--seconds", type=float, default=2400, help="that a machine may take (2400)")
+    parser.add_argument("--seconds", type=float, default=1200, help="that a machine may take (1200)")
     parser.add_argument("--tests", nargs="+", default=[], metavar="FILE", help="these in place of the usual tests")
     parser.add_argument("--fetch", action="store_true", help="look for newer kernels, even if some are here")
     parser.add_argument("--only-fetch", action="store_true", help="and boot nothing")
@@ -89,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.only_fetch:
         return 0
     accelerator = arguments.accelerator or _usable_accelerator(kernels[0])
-    at_once = arguments.jobs or fitting(len(lines), MEMORY_MIB, (os.cpu_count() or 1) * AT_ONCE[accelerator])
+    at_once = arguments.jobs or fitting(len(lines), MEMORY_MIB, os.cpu_count() or 1)
     outcomes = {}
     with tempfile.TemporaryDirectory(dir=BUILD, prefix="run-") as scratch:
         machine_files, checkout = _userland(), _checkout(Path(scratch))
