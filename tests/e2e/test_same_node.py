@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections between pods of one node with a whole agent: in the kernel, or all by tunnel; and what survives."""
+"""Connections between pods of one node with a whole agent: in the kernel, or all by tunnel; and what survives.
+
+The agents are asked for the kernel's TLS: what they do then, and what `status` and `check` say. Where the kernel has
+none, the same connections pass the workers' own records. One stage for all, since an emulated processor takes half a
+minute for each.
+"""
 
 import contextlib
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +20,8 @@ from nodeagent.lab.demo.client import Echo, Fate, Traffic, ask, fate, is_served,
 from nodeagent.lab.demo.policy_claims import POLICY
 from nodeagent.lab.demo.stage import NODES, OTHER_PORT, PORT, Stage, running
 from nodeagent.model.address import Ip, join_host_port
+from nodeagent.proxy.kernel_tls import load_module
+from nodeagent.proxy.kernel_trial import try_kernel_tls
 
 pytestmark = pytest.mark.e2e
 
@@ -26,6 +34,7 @@ _PROXIED = ("LOCAL_STEERED", "PROXY_FLOW", "INTO_POD", "ASSIGNED_OUTBOUND")
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with running() as stage:
+        stage.settings["kernel_tls"] = "auto"
         stage.prepare()
         stage.start_control_plane()
         for node in NODES:
@@ -185,3 +194,31 @@ def test_an_excluded_port_goes_out_in_plain_text_and_a_pod_of_this_node_is_none(
 def _moves(stage: Stage, ip: Ip, reason: str) -> bool:
     (before,) = _packets(stage, reason)
     return is_served(stage.pod("web"), ip, OTHER_PORT) and _packets(stage, reason)[0] > before
+
+
+@pytest.mark.vm
+def test_both_ends_of_a_tunnel_do_what_their_kernel_can(stage: Stage) -> None:
+    load_module()
+    has_it = try_kernel_tls().works
+    with stage.pod("web").connect(stage.pod("db").ipv4, PORT) as sock:
+        sock.sendall(b"WHERE\n")
+        assert stage.pod("db").ipv4.encode() in sock.makefile("rb").readline()
+    does = r"\b[1-9]\d* tunnels so far"
+    does_not = "the workers make the records of tunnels, the kernel's TLS does not work"
+    words = does if has_it else does_not
+    for node in NODES:
+        eventually(lambda node=node: re.search(words, _kernel_tls(stage, node)["detail"]), WITHIN_SECONDS, words)  # type: ignore[misc]
+        assert _kernel_tls(stage, node)["state"] == ("ok" if has_it else "degraded")
+
+
+@pytest.mark.vm
+def test_check_tells_the_same_of_the_kernels_tls(stage: Stage) -> None:
+    load_module()
+    [row] = [row for row in stage.ask(NODE, "check")["checks"] if row["name"] == "ktls"]
+    assert row["ok"] is try_kernel_tls().works
+    assert not row["is_needed"]
+
+
+def _kernel_tls(stage: Stage, node: str) -> dict[str, Any]:
+    [found] = [row for row in stage.ask(node, "status")["components"] if row["component"] == "kernel-tls"]
+    return dict(found)

@@ -345,8 +345,7 @@ def test_a_connection_for_which_the_table_has_no_room_is_counted(watched: Watche
         assert watched.reports() == []
         assert watched.table.losses() == before._replace(unseen=before.unseen + 1)
     finally:
-        for cookie, _ in filler:
-            table.remove(cookie)
+        table.remove_all([cookie for cookie, _ in filler])
 
 
 def _needs_cookies(node: Node) -> None:

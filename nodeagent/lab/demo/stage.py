@@ -88,6 +88,8 @@ class Stage:
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.versions: dict[str, Version] = {}
         """Of the agents that are started from here on, by node; this one where there is none."""
+        self.settings: dict[str, str] = {}
+        """Of all agents that are started from here on, by their names."""
         self.control_plane: subprocess.Popen[bytes]
         self._nodes_before: dict[str, State] = {}
         self._stranger: Stranger | None = None
@@ -154,7 +156,7 @@ class Stage:
             "access-log": RUN_DIR / "access.log",
             "log-format": "json",
             "workers": 1,
-            **{setting.replace("_", "-"): value for setting, value in settings.items()},
+            **{setting.replace("_", "-"): value for setting, value in (self.settings | settings).items()},
         }
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
         self.agents[name] = node.spawn(

@@ -27,7 +27,8 @@ from tests.e2e.proxy.wires import PORT, Proxy, Wires
 
 pytestmark = [pytest.mark.e2e, pytest.mark.vm]
 
-SIZE = 8_000_000
+SIZE = 5_000_000
+"""More than a stream's window."""
 LOSSY_SIZE = 1_000_000
 BLOCK = 100_000
 """Not a whole number of records."""
