@@ -54,6 +54,7 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("flows", "What is over or was refused, and by which policy."),
     ("flows --verdict denied --to shop/api -o wide --no-headers", "Filtered."),
     ("edges", "Who talks to whom, and how that is secured."),
+    ("log", "`nodeagent log debug` changes it for ten minutes."),
     ("explain batch api:80", "What would become of a connection, and what to change."),
     ("pods -o name", "Names alone, as other commands take them."),
     ("pods -o jsonl", "A row a line; `-o json` and `-o yaml` give the whole answer."),

@@ -376,6 +376,24 @@ class ReplacedWorkers(Answer):
     replaced: list[Replaced]
 
 
+class Log(TypedDict):
+    part: str
+    level: str
+    until: Moment
+
+
+class Logs(Answer):
+    """`nodeagent log`."""
+
+    logs: list[Log]
+
+
+class Killed(Answer):
+    """`nodeagent connections --kill ID`."""
+
+    killed: list[Flow]
+
+
 # ---- what is found without an agent --------------------------------------------------------------------------------
 
 
@@ -512,6 +530,8 @@ ANSWERS: tuple[type, ...] = (
     Rates,
     Explanation,
     ReplacedWorkers,
+    Logs,
+    Killed,
     Checks,
     Analysis,
     Proxies,

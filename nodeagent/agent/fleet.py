@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from nodeagent.agent.channel import Channel
 from nodeagent.agent.launch import launch
 from nodeagent.agent.questions import Questions
@@ -40,6 +42,7 @@ from nodeagent.proxy.messages import (
     Closed,
     Connections,
     Counters,
+    Cut,
     Drain,
     ForgetCertificate,
     FromWorker,
@@ -50,6 +53,7 @@ from nodeagent.proxy.messages import (
     Ready,
     Report,
     Resync,
+    SetLogLevel,
     Start,
     ToWorker,
     WorkerConfig,
@@ -168,6 +172,28 @@ class WorkerFleet:
     def reports_lost(self) -> int:
         """By all workers so far."""
         return self._reports_lost + sum(worker.reports_lost for worker in self._everyone())
+
+    def cut(self, pid: int, number: int) -> None:
+        """Has a worker end the connection of this record id. Raises NotPossible when it cannot be told."""
+        for worker in self._everyone():
+            if worker.pid == pid:
+                if Cut.__name__ not in worker.orders:
+                    raise NotPossible(
+                        f"worker {worker.slot} is of another release, which ends no connection by order",
+                        check=f"`nodeagent workers replace --worker {worker.slot}` gives it a successor that does.",
+                    )
+                worker.send(Cut(number))
+
+    def set_log_level(self, level: str) -> None:
+        """Of all workers, and of those that are started from here on."""
+        self._settings = msgspec.structs.replace(self._settings, log_level=level)
+        for worker in self._everyone():
+            self._tell_log_level(worker)
+
+    def _tell_log_level(self, worker: Worker) -> None:
+        if SetLogLevel.__name__ in worker.orders:
+            worker.send(SetLogLevel(self._settings.log_level))
+            worker.log_level = self._settings.log_level
 
     async def replace(self, slot: int) -> Replacement:
         """A successor takes the slot of a living worker, then what is open. Raises NotPossible; nothing changed then.
@@ -372,6 +398,8 @@ class WorkerFleet:
             case Ready():
                 worker.handover = message.handover
                 worker.has_kernel_tls, worker.kernel_tls_found = message.kernel_tls, message.kernel_tls_found
+                worker.orders = frozenset(message.orders)
+                self._tell_log_level(worker)  # it may have changed since Start
                 worker.said_ready.set()
             case Applied(generation):
                 worker.generation = generation
@@ -456,6 +484,7 @@ class WorkerFleet:
         worker.held = frozenset(guest.hello.identities)
         worker.handover, worker.program = guest.hello.handover, guest.hello.program
         worker.has_kernel_tls, worker.kernel_tls_found = guest.hello.kernel_tls, guest.hello.kernel_tls_found
+        worker.orders = frozenset(guest.hello.orders)
         worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
         pid, arrival = self._arrivals.get(slot, (0, None))
         if arrival is not None and pid == guest.pid and not arrival.done():
@@ -486,6 +515,7 @@ class WorkerFleet:
         worker.is_outdated = worker.is_stranger or not self._is_state_complete
         if not worker.is_outdated:
             worker.send(Resync(self._settings))
+            self._tell_log_level(worker)
             self._state.send_everything(worker.send)
 
     def _write_roster(self) -> None:

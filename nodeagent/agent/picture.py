@@ -18,6 +18,7 @@ from nodeagent.admin.state import (
     ComponentState,
     Health,
     KernelCount,
+    LogView,
     OpenConnection,
     PodView,
     WorkerView,
@@ -25,6 +26,7 @@ from nodeagent.admin.state import (
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
+from nodeagent.agent.log_level import LogLevel
 from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
@@ -63,6 +65,7 @@ class Picture:
     revocations: RevocationFile
     open_connections: OpenConnections
     totals: Totals
+    log_level: LogLevel
     lines: LineWriter | None
     bugs: Callable[[], int]
     started: float = dataclasses.field(default_factory=time.time)
@@ -97,8 +100,14 @@ class Picture:
             workers=tuple(self._workers()),
             kernel=tuple(self._kernel()),
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
+            logs=tuple(self._logs()),
             policy_hits=self.open_connections.history.policy_hits,
         )
+
+    def _logs(self) -> Iterator[LogView]:
+        yield LogView("agent", self.log_level.level, self.log_level.until)
+        for slot, worker in sorted(self.fleet.workers.items()):
+            yield LogView(f"worker {slot}", worker.log_level, self.log_level.until if worker.log_level else 0.0)
 
     async def connections(self) -> list[OpenConnection]:
         carried = [OpenConnection(slot, record) for slot, record in await self.fleet.connections()]

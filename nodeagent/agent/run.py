@@ -25,6 +25,8 @@ from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
+from nodeagent.agent.kill import Killer
+from nodeagent.agent.log_level import LogLevel
 from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.revocations import RevocationFile
@@ -102,6 +104,7 @@ class Agent:
             as_json=config.log_format == "json",
             tells_openings=config.log_level == "debug",
         )
+        self._access_log = access_log
         self._connections, self._totals = OpenConnections(traffic, access_log), Totals()
         self._fleet = WorkerFleet(config, self._steering, self._state, self._connections, self._totals)
         store = Store(config.state_file, cluster=config.cluster, node=config.node)
@@ -129,6 +132,8 @@ class Agent:
             self._keeper.wanted,
             lambda: self._xds.is_ready,
         )
+        self._log_level = LogLevel(config.log_level, self._log_level_changed)
+        self._killer = Killer(self._connections, self._fleet, self._flows, lambda: self._capture.namespaces)
         self._picture = Picture(
             config=config,
             state=self._state,
@@ -144,6 +149,7 @@ class Agent:
             revocations=self._revocations,
             open_connections=self._connections,
             totals=self._totals,
+            log_level=self._log_level,
             lines=lines,
             bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
@@ -188,11 +194,22 @@ class Agent:
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
         routes = make_routes(picture.agent_state, picture.connections, self._connections.history)
-        yield AdminServer(config.admin_socket, routes, make_orders(self._keeper.renew, self._replace_workers))
+        orders = make_orders(self._keeper.renew, self._replace_workers, self._killer.kill, self._change_log_level)
+        yield AdminServer(config.admin_socket, routes, orders)
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)
         if config.ready_address:
             yield ReadyServer(config.ready_address, picture.obstacles)
+
+    def _change_log_level(self, level: str | None, seconds: float) -> None:
+        if level is None:
+            self._log_level.reset()
+        else:
+            self._log_level.change(level, seconds)
+
+    def _log_level_changed(self, level: str) -> None:
+        self._access_log.tells_openings = level == "debug"
+        self._fleet.set_log_level(level)
 
     async def _replace_workers(self, slot: int | None, wait_seconds: float) -> list[ReplacedWorker]:
         slots = range(self._fleet.slots) if slot is None else (slot,)

@@ -49,6 +49,10 @@ class Worker:
         """As in Ready."""
         self.program = ""
         """Version of the package that an adopted one was started from."""
+        self.orders: frozenset[str] = frozenset()
+        """Messages that it knows and others may not."""
+        self.log_level = ""
+        """That it was told last; empty: nothing since it was adopted."""
         self.heir: Worker | None = None
         """Who has its slot and its listeners now, and shall have what is open as well."""
         self.replacement: Replacement | None = None

@@ -29,6 +29,7 @@ COMMANDS = {
     "edges": ("top", "Lists who talks to whom on this node, and how that is secured."),
     "top": ("top", "Tells who is busy: rates by workload, Service or edge."),
     "workers": ("workers", "Replaces this node's tunnel workers without cutting a connection."),
+    "log": ("queries", "Tells the log level of the agent and its workers, or changes it while they run."),
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),

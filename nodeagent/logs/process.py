@@ -13,6 +13,7 @@ from typing import TextIO
 from nodeagent.logs.escape import one_line
 from nodeagent.logs.moment import timestamp
 
+LEVELS = ("debug", "info", "warning", "error")
 _LEVELS = {"WARNING": "warn", "CRITICAL": "error"}
 _GRPC_LEVEL = "GRPC_VERBOSITY"
 """gRPC writes to standard error by itself, in a form of its own, a line for every handshake that fails. It reads this
@@ -33,8 +34,13 @@ def set_up_logging(log_format: str, level: str, stream: TextIO | None = None, *,
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(output)
-    root.setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(capture=True)
+
+
+def set_level(level: str) -> None:
+    """One of LEVELS, from here on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 class _Lines(logging.Formatter):

@@ -116,9 +116,32 @@ class TakeOver(msgspec.Struct, frozen=True, tag=True):
     """Go on with what is open at a former worker. Descriptor: a socket to it, see handover.py."""
 
 
+class Cut(msgspec.Struct, frozen=True, tag=True):
+    """End the connection of this record id, if it is here: its record says that an operator did."""
+
+    id: int
+
+
+class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
+    level: str
+
+
 ToWorker = (
-    Start | Apply | Resync | LocalPods | Certificate | ForgetCertificate | Drain | ListConnections | HandOver | TakeOver
+    Start
+    | Apply
+    | Resync
+    | LocalPods
+    | Certificate
+    | ForgetCertificate
+    | Drain
+    | ListConnections
+    | HandOver
+    | TakeOver
+    | Cut
+    | SetLogLevel
 )
+ORDERS = ("Cut", "SetLogLevel")
+"""Messages that a worker of another release may not know: it is sent those only that it names in Ready or Hello."""
 
 # ---- worker to agent, control socket -----------------------------------------------------------------------------
 
@@ -133,6 +156,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """The kernel makes the records of its tunnels, where it can."""
     kernel_tls_found: str = ""
     """What was found of the kernel's TLS, for people; empty: it was not asked for."""
+    orders: tuple[str, ...] = ()
+    """Of ORDERS, those that it knows."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -154,6 +179,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     kernel_tls: bool = False
     kernel_tls_found: str = ""
     """Both as in Ready."""
+    orders: tuple[str, ...] = ()
+    """As in Ready."""
 
 
 class Applied(msgspec.Struct, frozen=True, tag=True):

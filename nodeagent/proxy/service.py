@@ -10,7 +10,7 @@ from collections import Counter
 from itertools import islice
 from typing import assert_never
 
-from nodeagent.logs.process import set_up_logging
+from nodeagent.logs.process import set_level, set_up_logging
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import PID_SHIFT, ConnectionRecord
 from nodeagent.proxy.arrival import Arrival
@@ -25,10 +25,12 @@ from nodeagent.proxy.inbound import Inbound, InboundTunnel
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import READ, Loop
 from nodeagent.proxy.messages import (
+    ORDERS,
     Apply,
     Certificate,
     Connections,
     Counters,
+    Cut,
     Drain,
     ForgetCertificate,
     HandOver,
@@ -37,6 +39,7 @@ from nodeagent.proxy.messages import (
     LocalPods,
     Ready,
     Resync,
+    SetLogLevel,
     Start,
     TakeOver,
     ToWorker,
@@ -76,7 +79,7 @@ class Service:
 
     # ---- Receiver --------------------------------------------------------------------------------------------------
 
-    def received(self, message: ToWorker, descriptors: list[int]) -> None:
+    def received(self, message: ToWorker, descriptors: list[int]) -> None:  # noqa: C901 - a case for each message
         running = self._running
         match message:
             case Start():
@@ -89,6 +92,10 @@ class Service:
                 running.state.submit(message, descriptors)
             case ListConnections():
                 self._list(message.request, running.shared.connections)
+            case Cut(number):
+                running.cut(number)
+            case SetLogLevel(level):
+                set_level(level)
             case Drain():
                 running.drain(message.seconds)
             case HandOver():
@@ -127,7 +134,7 @@ class Service:
         set_up_logging(message.config.log_format, message.config.log_level, part=f"worker{self._slot}")
         self._running = _Running(self._loop, message, descriptors, self._control, self._reports, slot=self._slot)
         records = self._running.shared.kernel_records
-        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found))
+        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found, ORDERS))
 
     def _list(self, request: int, connections: OpenConnections) -> None:
         records = connections.records()
@@ -214,6 +221,13 @@ class _Running:
             if owner.tunnel is not None and owner.tunnel.peer is not None and not owner.tunnel.is_portable:
                 owner.drain()
         self._look()
+
+    def cut(self, number: int) -> None:
+        """Not one that is on its way to a successor, who will be asked then."""
+        reference = self.shared.connections.guards.get(number)
+        guard = reference() if reference is not None else None
+        if guard is not None:
+            guard.cut(Reason.OPERATOR_KILLED)
 
     def take_over(self, sock: socket.socket) -> None:
         self._arrivals = [one for one in self._arrivals if not one.is_over]
@@ -303,6 +317,7 @@ class _Greeting:
             program,
             records.is_wanted,
             records.found,
+            ORDERS,
         )
 
     def said(self) -> None:

@@ -26,10 +26,10 @@ class AccessLog:
 
     def __init__(self, write: Callable[[str], None], *, as_json: bool = False, tells_openings: bool = False) -> None:
         """`tells_openings`: also a line when a connection opens, at level debug."""
-        self._write, self._format, self._tells_openings = write, format_json if as_json else format_text, tells_openings
+        self._write, self._format, self.tells_openings = write, format_json if as_json else format_text, tells_openings
 
     def opened(self, record: ConnectionRecord) -> None:
-        if self._tells_openings:
+        if self.tells_openings:
             self._write(self._format(record.started, "debug", "connection opened", dict(_ends(record))))
 
     def closed(self, record: ConnectionRecord) -> None:

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,9 +29,9 @@ def ran(stage: Stage, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_dump_answers_as_the_agent_did(stage: Stage) -> None:
+def test_a_dump_answers_as_the_agent_did(stage: Stage, tmp_path: Path) -> None:
     done = stage.lab.nodes[NODE].run(command("dump"))
-    path = stage.directory / "dump.json"
+    path = tmp_path / "dump.json"  # the lab's own directory is not there inside a node
     path.write_text(done.stdout)
     for words in STILL:
         live, dumped = (ran(stage, *words.split(), "-o", "json", *more) for more in ((), ("-f", str(path))))
@@ -44,3 +45,35 @@ def without_ages(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_ages(one) for name, one in value.items() if not name.endswith("_in_seconds")}
     return [without_ages(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("path", ["tunnel", "kernel"])
+def test_a_connection_is_killed_by_its_id_whoever_carries_it(stage: Stage, path: str) -> None:
+    rows = ran(stage, "connections", "-o", "json")["connections"]
+    number = next(row["id"] for row in rows if row["path"] == path)
+    (killed,) = ran(stage, "connections", "--kill", number, "-o", "json")["killed"]
+    assert (killed["id"], killed["path"], killed["reason"]) == (number, path, "operator_killed")
+    assert number not in {row["id"] for row in ran(stage, "connections", "-o", "json")["connections"]}
+    (told,) = [row for row in ran(stage, "flows", "-o", "json")["flows"] if row["id"] == number]
+    assert told["verdict"] == "allowed"
+    again = stage.lab.nodes[NODE].run(command("connections", "--kill", number))
+    assert again.returncode == 2
+    assert "is open here" in again.stderr
+
+
+def test_the_log_level_is_changed_in_every_process(stage: Stage) -> None:
+    rows = ran(stage, "log", "debug", "-o", "json")["logs"]
+    assert [(row["part"], row["level"]) for row in rows] == [("agent", "debug"), ("worker 0", "debug")]
+    assert all(row["until"] for row in rows)
+    rows = ran(stage, "log", "--reset", "-o", "json")["logs"]
+    assert [(row["level"], row["until"]) for row in rows] == [("info", ""), ("info", "")]
+
+
+def test_edges_and_rates(stage: Stage) -> None:
+    edges = {(row["source"], row["destination"]): row for row in ran(stage, "edges", "-o", "json")["edges"]}
+    assert edges["shop/web", "shop/db"]["secured"] == "mtls"
+    assert edges["shop/web", "shop/api"]["secured"] == "node"
+    assert edges["backoffice/batch", "shop/api"]["denied"] >= 1
+    done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "--every", "1s", "-o", "jsonl"))
+    assert done.returncode == 0
+    assert "shop/web -> shop/db" in {json.loads(line)["name"] for line in done.stdout.splitlines()}

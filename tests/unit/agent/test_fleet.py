@@ -69,6 +69,38 @@ def test_each_slot_gets_a_worker_and_its_place_in_the_kernel(node: Node, workers
     asyncio.run(scenario())
 
 
+def test_orders_go_to_workers_that_know_them(node: Node, eventually: Eventually) -> None:
+    (node.directory / "orders").touch()
+
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(SECONDS)
+            fleet.set_log_level("debug")
+            fleet.cut(agent.pid(0), 9)
+            fleet.cut(agent.pid(0) + 1, 9)  # of a worker that has just gone: nobody has it any more
+            await eventually(lambda: node.told(agent.pid(0))[-2:] == ["SetLogLevel", "Cut"])
+            assert fleet.workers[0].log_level == "debug"
+            successor = await agent.kill(0)
+            await eventually(lambda: "SetLogLevel" in node.told(successor))
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_of_another_release_is_not_sent_what_it_does_not_know(node: Node) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(SECONDS)
+            fleet.set_log_level("debug")
+            assert fleet.workers[0].log_level == ""
+            with pytest.raises(NotPossible, match="of another release"):
+                fleet.cut(agent.pid(0), 9)
+            assert not {"SetLogLevel", "Cut"} & set(node.told(agent.pid(0)))
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_that_dies_is_replaced_and_its_listeners_stay(node: Node) -> None:
     async def scenario() -> None:
         agent = node.agent(2)

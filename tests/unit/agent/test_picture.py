@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nodeagent.admin.state import Captured, Health
+from nodeagent.admin.state import Captured, Health, LogView
 from nodeagent.agent.enrolment import EnrolledPod, Enrolment, NotEnrolled
 from nodeagent.agent.picture import Picture, kernel_component, xds_component
 from nodeagent.agent.state import NodeState
@@ -66,7 +66,7 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture
 def parts(kernel: FakeKernel) -> SimpleNamespace:
-    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9, has_kernel_tls=False)
+    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9, has_kernel_tls=False, log_level="debug")
     return SimpleNamespace(
         config=Config(node="node-a"),
         state=NodeState(),
@@ -91,6 +91,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
             count=lambda pid: {70: 12, KERNEL: 5}[pid], history=SimpleNamespace(policy_hits={})
         ),
         totals=Totals(),
+        log_level=SimpleNamespace(level="debug", until=90.0),
         lines=None,
         bugs=lambda: 0,
     )
@@ -98,6 +99,13 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
 
 def picture(parts: SimpleNamespace) -> Picture:
     return Picture(**vars(parts), started=1.0)
+
+
+@pytest.mark.parametrize(("level", "until"), [("debug", 90.0), ("", 0.0)])
+def test_log_levels(parts: SimpleNamespace, level: str, until: float) -> None:
+    """Of an adopted worker that was told nothing neither is known."""
+    parts.fleet.workers[0].log_level = level
+    assert picture(parts).agent_state().logs == (LogView("agent", "debug", 90.0), LogView("worker 0", level, until))
 
 
 def test_a_pod_is_captured_when_the_kernel_has_it(parts: SimpleNamespace, kernel: FakeKernel) -> None:
