@@ -513,6 +513,26 @@ class Dump(Answer):
     flows: list[dict[str, Any]]
 
 
+class ReportFile(TypedDict):
+    name: str
+    command: str
+    exit_code: int
+    size: Count
+    redactions: Count
+    is_cut: bool
+
+
+class Report(Answer):
+    """`nodeagent report`, and the manifest.json in what it writes."""
+
+    kind: Literal["report"]
+    path: str
+    node: str
+    taken: Moment
+    version: str
+    files: list[ReportFile]
+
+
 # ---- the schema ----------------------------------------------------------------------------------------------------
 
 ANSWERS: tuple[type, ...] = (
@@ -538,6 +558,7 @@ ANSWERS: tuple[type, ...] = (
     Roots,
     Runs,
     Dump,
+    Report,
 )
 
 

@@ -42,6 +42,7 @@ COMMANDS = {
     "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),
     "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
     "dump": ("queries", "Writes all that the agent knows at this moment as JSON, for -f of other commands."),
+    "report": ("report", "Writes what somebody elsewhere needs to see of this node, as one archive."),
     "version": ("queries", "Tells the versions of this command and of the agent."),
 }
 """Module under nodeagent/cli and one line for each command, in the order of the help: known without importing any."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line in front of a real agent: a dump answers as the agent did."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from nodeagent.lab.demo.stage import Stage, command, running
+from nodeagent.lab.namespaces import RUN_DIR
 from tests.e2e.scene import NODE, played
 
 pytestmark = pytest.mark.e2e
@@ -77,3 +79,23 @@ def test_edges_and_rates(stage: Stage) -> None:
     done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "--every", "1s", "-o", "jsonl"))
     assert done.returncode == 0
     assert "shop/web -> shop/db" in {json.loads(line)["name"] for line in done.stdout.splitlines()}
+
+
+def test_a_report_of_a_node_has_no_secret_in_it(stage: Stage, tmp_path: Path) -> None:
+    """Of those that the test can have: the token of the node, and the keys of the control plane."""
+    node = stage.lab.nodes[NODE]
+    done = node.run(command("report", "--to", tmp_path, "--log", RUN_DIR / "access.log", "-o", "json"), seconds=120)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    ours = {row["name"]: row["exit_code"] for row in manifest["files"] if row["name"].startswith("nodeagent/")}
+    assert not {name: status for name, status in ours.items() if status not in {0, 1}}
+    content = gzip.decompress(Path(manifest["path"]).read_bytes())
+    assert b"shop/web" in content
+    secrets = [node.read(RUN_DIR / "token").strip()]
+    for key in (*stage.state_directory.glob("*key*"), *stage.state_directory.glob("*.pem")):
+        lines = key.read_bytes().splitlines()
+        if key.name == "token-key" or b"PRIVATE" in lines[0]:
+            secrets += [line for line in lines if b"-----" not in line]
+    assert len(secrets) > 4
+    for secret in (*secrets, b"PRIVATE KEY"):
+        assert secret not in content
