@@ -22,7 +22,7 @@ import click
 from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.admin.answers import schema_of_answers
-from nodeagent.cli.main import EXIT_STATUS, INTERRUPTED, PIPE_CLOSED, cli, run
+from nodeagent.cli.main import EXIT_STATUS, PIPE_CLOSED, cli, run
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
@@ -172,7 +172,7 @@ def _walk(context: click.Context) -> Iterator[click.Context]:
 def _exit_statuses() -> Iterator[str]:
     yield from ("## Exit statuses", "", "Of every command.", "")
     yield from _table(("status", "meaning"), (line.split(maxsplit=1) for line in EXIT_STATUS))
-    yield from (f"Besides: {INTERRUPTED} after Ctrl-C, and {PIPE_CLOSED} when nobody reads the output any more.", "")
+    yield from (f"Besides: {PIPE_CLOSED} when nobody reads the output any more.", "")
 
 
 def _settings() -> Iterator[str]:

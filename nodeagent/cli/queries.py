@@ -12,6 +12,8 @@ import click
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
+from nodeagent.cli.completion import CONNECTIONS as CONNECTION_IDS
+from nodeagent.cli.completion import POLICIES as POLICY_NAMES
 from nodeagent.cli.flow_filter import parse_duration
 from nodeagent.cli.output import Output, Row, Table, asks_agent, orders_agent, shows
 from nodeagent.errors import AgentUnreachable, MissingPrivilege, ProblemFound
@@ -287,7 +289,7 @@ def services(agent: AdminClient, output: Output) -> None:
         "nodeagent policies -o wide | grep -v ' 0 '",
     )
 )
-@click.argument("name", nargs=-1, metavar="[[show] NAMESPACE/NAME]")
+@click.argument("name", nargs=-1, metavar="[[show] NAMESPACE/NAME]", shell_complete=POLICY_NAMES)
 @shows
 @asks_agent
 def policies(agent: AdminClient, output: Output, *, name: tuple[str, ...]) -> None:
@@ -346,7 +348,13 @@ def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
         "nodeagent connections --kill 4711-42",
     )
 )
-@click.option("--kill", "killed", metavar="ID", help="End this one, at both of its ends, and show how it ended.")
+@click.option(
+    "--kill",
+    "killed",
+    metavar="ID",
+    shell_complete=CONNECTION_IDS,
+    help="End this one, at both of its ends, and show how it ended.",
+)
 @shows
 @asks_agent
 def connections(agent: AdminClient, output: Output, *, killed: str | None) -> None:

@@ -16,7 +16,9 @@ _REST_OF_KEY = re.compile(r"\A.*-----END [A-Z0-9 ]*PRIVATE KEY-----", re.DOTALL)
 _TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?")
 _BEARER = re.compile(r"(?i)(\bbearer[ \t]+)(?!\[)\S+")
 _CERTIFICATE = re.compile(r"(-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----)", re.DOTALL)
-_RUN = re.compile(r"[A-Za-z0-9+/]{100,}={0,2}|[A-Za-z0-9_-]{100,}={0,2}")
+_RUN = re.compile(r"[A-Za-z0-9+/_-]{100,}={0,2}")
+_PART = re.compile(r"[A-Za-z0-9_-]{100,}={0,2}")
+"""Of a run that has signs of both alphabets of base64, so is none as a whole: a path, of which one part may be."""
 
 
 def redact(text: str) -> tuple[str, int]:
@@ -32,6 +34,19 @@ def redact(text: str) -> tuple[str, int]:
         count += found
     parts = _CERTIFICATE.split(text)
     for number in range(0, len(parts), 2):  # the others are certificates
-        parts[number], found = _RUN.subn("[base64]", parts[number])
+        parts[number], found = _without_runs(parts[number])
         count += found
     return "".join(parts), count
+
+
+def _without_runs(text: str) -> tuple[str, int]:
+    count = 0
+
+    def replaced(run: re.Match[str]) -> str:
+        nonlocal count
+        is_path = not {"-", "_"}.isdisjoint(run[0]) and not {"+", "/"}.isdisjoint(run[0])
+        made, found = _PART.subn("[base64]", run[0]) if is_path else ("[base64]", 1)
+        count += found
+        return made
+
+    return _RUN.sub(replaced, text), count

@@ -126,7 +126,7 @@ REPORT = Table(
 def report(output: Output, *, directory: Path, logs: tuple[Path, ...], is_dry: bool, socket_path: str) -> None:
     """Writes what somebody elsewhere needs to see of this node, as one archive with a manifest.
 
-    Answers of the agent as every command gives them, `nodeagent dump` for -f, what the machine says of devices, routes,
+    Answers of the agent as every command gives them, and a dump of it for -f; what the machine says of devices, routes,
     sockets and programs, and the files of --log. Private keys and tokens are taken out of all of it; names, addresses
     and identities stay. manifest.json lists each file with its command, exit status, size and redactions.
     """

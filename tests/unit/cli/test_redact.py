@@ -40,6 +40,7 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\n" + "A" * 200 + "\n-----END CERTIFIC
         pytest.param("Authorization: bearer opaque-words", "Authorization: bearer [token]", 1, id="of another kind"),
         pytest.param(base64.b64encode(DER).decode(), "[base64]", 1, id="without its frame"),
         pytest.param(base64.urlsafe_b64encode(DER).decode(), "[base64]", 1, id="for URLs"),
+        pytest.param(f"/a-b/{'x' * 120}/c", "/a-b/[base64]/c", 1, id="a part of a path"),
         pytest.param(f"{CERTIFICATE}{PKCS8}{CERTIFICATE}", f"{CERTIFICATE}[private key]\n{CERTIFICATE}", 1, id="chain"),
         pytest.param("", "", 0, id="nothing"),
     ],
@@ -62,6 +63,7 @@ def test_a_long_key() -> None:
         CERTIFICATE,
         "spiffe://cluster.local/ns/shop/sa/web 10.0.0.1:8080 7173acfcf3e9a447ac0d45c04cf6d5fa57861c92",
         "/kubepods.slice/kubepods-burstable.slice/cri-containerd-" + "0af1" * 16 + ".scope",
+        "/kubepods/burstable/pod0b2f7a1c-1c55-4c5e-9d6a-0a5b6d1f2e3c/" + "0af1" * 16,
         "eyJ is how they begin; the bearer [token] of this node",
     ],
 )
