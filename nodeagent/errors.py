@@ -14,15 +14,38 @@ Every error says what happened (its text), what to look at (`check`) and, where 
 that is counted. The reason is chosen where the error is raised. Exceptions that are not of this tree are bugs.
 """
 
-from typing import ClassVar
+import enum
+from typing import ClassVar, Self
 
 from nodeagent.model.reason import Reason
+
+
+class Exit(enum.IntEnum):
+    """How a command may end: the one list of exit statuses. Numbers are never given to something else."""
+
+    words: str
+
+    def __new__(cls, status: int, words: str) -> Self:
+        made = int.__new__(cls, status)
+        made._value_, made.words = status, words
+        return made
+
+    OK = 0, "all is well"
+    PROBLEM = 1, "a problem was found, or a connection would be refused"
+    USAGE = 2, "wrong use: a flag, a file, a name"
+    UNREACHABLE = 3, "no agent answers"
+    PRIVILEGE = 4, "a privilege is missing"
+    NOT_POSSIBLE = 5, "it cannot run here: a kernel feature, a port in use, a second agent"
+    BUG = 70, "a bug of nodeagent"
+    """EX_SOFTWARE of sysexits.h."""
+    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    """What a shell reports for SIGINT."""
 
 
 class NodeagentError(Exception):
     """`str(error)` is one line without a full stop; `check` is a sentence or empty."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = Exit.PROBLEM
     check: str = ""
 
     def __init__(self, message: str, *, check: str = "") -> None:
@@ -32,17 +55,17 @@ class NodeagentError(Exception):
 
 
 class ConfigError(NodeagentError):
-    exit_code = 2
+    exit_code = Exit.USAGE
     check = "See `nodeagent COMMAND --help` for what is expected."
 
 
 class NotPossible(NodeagentError):
-    exit_code = 5
+    exit_code = Exit.NOT_POSSIBLE
     check = "See `nodeagent check` for what this machine lacks."
 
 
 class MissingPrivilege(NotPossible):
-    exit_code = 4
+    exit_code = Exit.PRIVILEGE
     check = "Run it as root, or give it the capabilities that the README lists."
 
 
@@ -66,12 +89,12 @@ class KernelError(NotPossible):
 
 
 class AgentUnreachable(NodeagentError):
-    exit_code = 3
+    exit_code = Exit.UNREACHABLE
     check = "Is the agent running on this node? --socket names its admin socket."
 
 
 class ProblemFound(NodeagentError):
-    exit_code = 1
+    exit_code = Exit.PROBLEM
 
 
 class ControlPlaneError(NodeagentError):

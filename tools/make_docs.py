@@ -22,7 +22,7 @@ import click
 from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.admin.answers import schema_of_answers
-from nodeagent.cli.main import EXIT_STATUS, INTERRUPTED, PIPE_CLOSED, cli, run
+from nodeagent.cli.main import EXIT_STATUS, PIPE_CLOSED, cli, run
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
@@ -55,6 +55,7 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("flows", "What is over or was refused, and by which policy."),
     ("flows --verdict denied --to shop/api -o wide --no-headers", "Filtered."),
     ("edges", "Who talks to whom, and how that is secured."),
+    ("log", "`nodeagent log debug` changes it for ten minutes."),
     ("explain batch api:80", "What would become of a connection, and what to change."),
     ("pods -o name", "Names alone, as other commands take them."),
     ("pods -o jsonl", "A row a line; `-o json` and `-o yaml` give the whole answer."),
@@ -172,7 +173,7 @@ def _walk(context: click.Context) -> Iterator[click.Context]:
 def _exit_statuses() -> Iterator[str]:
     yield from ("## Exit statuses", "", "Of every command.", "")
     yield from _table(("status", "meaning"), (line.split(maxsplit=1) for line in EXIT_STATUS))
-    yield from (f"Besides: {INTERRUPTED} after Ctrl-C, and {PIPE_CLOSED} when nobody reads the output any more.", "")
+    yield from (f"Besides: {PIPE_CLOSED} when nobody reads the output any more.", "")
 
 
 def _settings() -> Iterator[str]:

@@ -383,6 +383,24 @@ class ReplacedWorkers(Answer):
     replaced: list[Replaced]
 
 
+class Log(TypedDict):
+    part: str
+    level: str
+    until: Moment
+
+
+class Logs(Answer):
+    """`nodeagent log`."""
+
+    logs: list[Log]
+
+
+class Killed(Answer):
+    """`nodeagent connections --kill ID`."""
+
+    killed: list[Flow]
+
+
 # ---- what is found without an agent --------------------------------------------------------------------------------
 
 
@@ -502,6 +520,26 @@ class Dump(Answer):
     flows: list[dict[str, Any]]
 
 
+class ReportFile(TypedDict):
+    name: str
+    command: str
+    exit_code: int
+    size: Count
+    redactions: Count
+    is_cut: bool
+
+
+class Report(Answer):
+    """`nodeagent report`, and the manifest.json in what it writes."""
+
+    kind: Literal["report"]
+    path: str
+    node: str
+    taken: Moment
+    version: str
+    files: list[ReportFile]
+
+
 # ---- the schema ----------------------------------------------------------------------------------------------------
 
 ANSWERS: tuple[type, ...] = (
@@ -519,12 +557,15 @@ ANSWERS: tuple[type, ...] = (
     Rates,
     Explanation,
     ReplacedWorkers,
+    Logs,
+    Killed,
     Checks,
     Analysis,
     Proxies,
     Roots,
     Runs,
     Dump,
+    Report,
 )
 
 

@@ -4,7 +4,7 @@
 import dataclasses
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from nodeagent.admin.dump import dump, whole_history
 from nodeagent.admin.edges import edges
@@ -16,6 +16,7 @@ from nodeagent.admin.views import (
     certificates,
     connections,
     flows,
+    logs,
     pods,
     policies,
     policy_in_words,
@@ -24,6 +25,7 @@ from nodeagent.admin.views import (
 )
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
+from nodeagent.model.record import ConnectionRecord, FlowPage
 
 LONGEST_WAIT_SECONDS = 30.0
 
@@ -70,6 +72,7 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         "/services": answered_by(lambda state: services(state.mesh)),
         "/policies": of_policies,
         "/certs": answered_by(certificates),
+        "/log": answered_by(logs),
         "/connections": of_connections,
         "/flows": of_flows,
         "/explain": of_explain,
@@ -82,7 +85,22 @@ ReplaceWorkers: TypeAlias = Callable[[int | None, float], Awaitable[Sequence[Rep
 """Of one slot or, one after the other, of all; waits so many seconds for the end of each former worker."""
 
 
-def make_orders(renew_certificates: Callable[[], int], replace_workers: ReplaceWorkers) -> Mapping[str, Route]:
+KillConnection: TypeAlias = Callable[[str], Awaitable[ConnectionRecord]]
+"""By its id; the record of its end."""
+
+
+class LogLevelSetting(Protocol):
+    """As agent/log_levels.py."""
+
+    def change(self, text: str, *, is_reset: bool = False, seconds: float = 0.0) -> object: ...
+
+
+def make_orders(
+    renew_certificates: Callable[[], int],
+    replace_workers: ReplaceWorkers,
+    kill_connection: KillConnection,
+    log_levels: LogLevelSetting,
+) -> Mapping[str, Route]:
     async def of_renewal(_query: Mapping[str, str]) -> Mapping[str, object]:
         return {"asked": renew_certificates()}
 
@@ -93,7 +111,21 @@ def make_orders(renew_certificates: Callable[[], int], replace_workers: ReplaceW
         replaced = await replace_workers(None if slot is None else int(slot), _seconds(wait))
         return {"replaced": [dataclasses.asdict(one) for one in replaced]}
 
-    return {"/certs/renew": of_renewal, "/workers/replace": of_replacement}
+    async def of_killing(query: Mapping[str, str]) -> Mapping[str, object]:
+        record = await kill_connection(query.get("id", ""))
+        return {"killed": flows(FlowPage((record,), "", has_more=False, lost=0))["flows"]}
+
+    async def of_log(query: Mapping[str, str]) -> Mapping[str, object]:
+        level = query.get("level", "")
+        log_levels.change(level, is_reset=not level, seconds=_seconds(query.get("seconds", "0")))
+        return {}
+
+    return {
+        "/certs/renew": of_renewal,
+        "/workers/replace": of_replacement,
+        "/connections/kill": of_killing,
+        "/log": of_log,
+    }
 
 
 def _seconds(text: str) -> float:

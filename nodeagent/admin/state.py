@@ -117,6 +117,16 @@ class ReplacedWorker:
 
 
 @dataclass(frozen=True)
+class LogView:
+    part: str
+    """`agent`, or `worker` and its slot."""
+    level: str
+    """Empty: an adopted worker's, which nobody here has told."""
+    until: float = 0.0
+    """Unix time of its end; 0: it stays."""
+
+
+@dataclass(frozen=True)
 class KernelCount:
     """Packets by what the kernel programs decided."""
 
@@ -157,6 +167,7 @@ class AgentState:
     kernel: tuple[KernelCount, ...] = field(default_factory=tuple)
     rejected: tuple[str, ...] = ()
     """Resources that the control plane sent and that were refused (NACK), a line each."""
+    logs: tuple[LogView, ...] = ()
     policy_hits: Mapping[str, PolicyHits] = field(default_factory=dict)
     """By `ns/name`, since the agent's start."""
 

@@ -138,6 +138,10 @@ def flows(page: FlowPage) -> answers.Flows:
     }
 
 
+def logs(state: AgentState) -> answers.Logs:
+    return {"logs": [{"part": one.part, "level": one.level, "until": moment(one.until)} for one in state.logs]}
+
+
 def show_identity(identity: Identity | None) -> str:
     return str(identity) if identity is not None else ""
 

@@ -41,6 +41,7 @@ from nodeagent.proxy.messages import (
     Closed,
     Connections,
     Counters,
+    Cut,
     Drain,
     ForgetCertificate,
     FromWorker,
@@ -164,8 +165,9 @@ class WorkerFleet:
 
     def _tell_levels(self, worker: Worker) -> None:
         """Also of the configured ones: an adopted worker may have others, from its former agent."""
-        if worker.knows >= 1:
+        if SetLogLevels.__name__ in worker.orders:
             worker.send(SetLogLevels(self._log_levels))
+            worker.log_levels = str(self._log_levels)
 
     async def _ping(self) -> None:
         while True:
@@ -200,6 +202,17 @@ class WorkerFleet:
     def reports_lost(self) -> int:
         """By all workers so far."""
         return self._reports_lost + sum(worker.reports_lost for worker in self._everyone())
+
+    def cut(self, pid: int, number: int) -> None:
+        """Has a worker end the connection of this record id. Raises NotPossible when it cannot be told."""
+        for worker in self._everyone():
+            if worker.pid == pid:
+                if Cut.__name__ not in worker.orders:
+                    raise NotPossible(
+                        f"worker {worker.slot} is of another release, which ends no connection by order",
+                        check=f"`nodeagent workers replace --worker {worker.slot}` gives it a successor that does.",
+                    )
+                worker.send(Cut(number))
 
     async def replace(self, slot: int) -> Replacement:
         """A successor takes the slot of a living worker, then what is open. Raises NotPossible; nothing changed then.
@@ -404,8 +417,8 @@ class WorkerFleet:
             case Ready():
                 worker.handover = message.handover
                 worker.has_kernel_tls, worker.kernel_tls_found = message.kernel_tls, message.kernel_tls_found
-                worker.knows = message.knows
-                self._tell_levels(worker)
+                worker.orders = frozenset(message.orders)
+                self._tell_levels(worker)  # they may have changed since Start
                 worker.said_ready.set()
             case Applied(generation):
                 worker.generation = generation
@@ -492,7 +505,7 @@ class WorkerFleet:
         worker.held = frozenset(guest.hello.identities)
         worker.handover, worker.program = guest.hello.handover, guest.hello.program
         worker.has_kernel_tls, worker.kernel_tls_found = guest.hello.kernel_tls, guest.hello.kernel_tls_found
-        worker.knows = guest.hello.knows
+        worker.orders = frozenset(guest.hello.orders)
         worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
         self._tell_levels(worker)
         pid, arrival = self._arrivals.get(slot, (0, None))
@@ -524,6 +537,7 @@ class WorkerFleet:
         worker.is_outdated = worker.is_stranger or not self._is_state_complete
         if not worker.is_outdated:
             worker.send(Resync(self._settings))
+            self._tell_levels(worker)
             self._state.send_everything(worker.send)
 
     def _write_roster(self) -> None:

@@ -81,6 +81,7 @@ class FlowReports:
         self._cookies: dict[str, int] = {}
         """Of network namespaces, by their paths, as they were when last read."""
         self._revoked: frozenset[Revoked] = frozenset()
+        self._killed: frozenset[Revoked] = frozenset()
         self._gone: frozenset[int] = frozenset()
         """Of the last look."""
         self._rest = rest_for(len(os.sched_getaffinity(0)))
@@ -106,6 +107,10 @@ class FlowReports:
     def revoked(self, flows: Iterable[Revoked]) -> None:
         """These are direct and not allowed any more. To be told before their sockets are ended."""
         self._revoked |= frozenset(flows)
+
+    def killed(self, flow: Revoked) -> None:
+        """An operator has this one ended. To be told before its sockets are."""
+        self._killed |= {flow}
 
     def losses(self) -> Losses:
         try:
@@ -156,7 +161,9 @@ class FlowReports:
     def _ended(self, report: FlowReport, now: Moment) -> None:
         record, mesh = self._record(report, now), self._state.mesh
         ending = how_it_ended(report, record, mesh, self._network)
-        if ending.reason is Reason.RESET and self._has_left(report):
+        if report.state == ReportState.RESET and _name(report) in self._killed:
+            ending = Ending(Reason.OPERATOR_KILLED)
+        elif ending.reason is Reason.RESET and self._has_left(report):
             ending = Ending(Reason.POD_REMOVED)
         elif ending.reason is Reason.RESET and _name(report) in self._revoked:
             ending = revocation(record, mesh, self._network, self._state.lapsed)
@@ -194,7 +201,9 @@ class FlowReports:
         for cookie in look.gone & self._gone:  # one that has just ended may be missed once
             table.forget(cookie)
         self._gone = look.gone
-        self._revoked &= {_name(report) for report in look.rows}
+        names = {_name(report) for report in look.rows}
+        self._revoked &= names
+        self._killed &= names
         if look.error:
             self._fails(look.error)
         else:

@@ -20,6 +20,7 @@ from nodeagent.admin.state import (
     ComponentState,
     Health,
     KernelCount,
+    LogView,
     OpenConnection,
     PodView,
     WorkerView,
@@ -28,6 +29,7 @@ from nodeagent.agent.capture import Capture
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.kubernetes_pods import KubernetesPods
+from nodeagent.agent.log_levels import AgentLogLevels
 from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.state import NodeState
@@ -71,6 +73,7 @@ class Picture:
     names: NameKeeper
     open_connections: OpenConnections
     totals: Totals
+    log_levels: AgentLogLevels
     lines: LineWriter | None
     bugs: Callable[[], int]
     kubernetes: KubernetesPods | None = None
@@ -109,6 +112,7 @@ class Picture:
             workers=tuple(self._workers()),
             kernel=tuple(self._kernel()),
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
+            logs=tuple(self._logs()),
             policy_hits=self.open_connections.history.policy_hits,
         )
 
@@ -116,6 +120,12 @@ class Picture:
         """For /config_dump."""
         connections = await self.connections()
         return Subject.of(self.agent_state(), connections, self.config)
+
+    def _logs(self) -> Iterator[LogView]:
+        until = self.log_levels.until
+        yield LogView("agent", str(self.log_levels.current), until)
+        for slot, worker in sorted(self.fleet.workers.items()):
+            yield LogView(f"worker {slot}", worker.log_levels, until if worker.log_levels else 0.0)
 
     async def connections(self) -> list[OpenConnection]:
         carried = [OpenConnection(slot, record) for slot, record in await self.fleet.connections()]

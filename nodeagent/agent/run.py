@@ -26,6 +26,7 @@ from nodeagent.agent.enrolment import read_pods
 from nodeagent.agent.fleet import WorkerFleet
 from nodeagent.agent.flow_reports import FlowReports
 from nodeagent.agent.instance import only_instance
+from nodeagent.agent.kill import Killer
 from nodeagent.agent.kubernetes_pods import KubernetesPods
 from nodeagent.agent.log_levels import AgentLogLevels
 from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
@@ -138,6 +139,7 @@ class Agent:
             self._keeper.wanted,
             lambda: self._xds.is_ready and self._names.is_settled(),
         )
+        self._killer = Killer(self._connections, self._fleet, self._flows, lambda: self._capture.namespaces)
         self._kubernetes = KubernetesPods(config, self._capture) if config.kubernetes == "on" else None
         self._picture = Picture(
             config=config,
@@ -156,6 +158,7 @@ class Agent:
             kubernetes=self._kubernetes,
             open_connections=self._connections,
             totals=self._totals,
+            log_levels=self._log_levels,
             lines=lines,
             bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
@@ -204,7 +207,8 @@ class Agent:
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
         routes = make_routes(picture.agent_state, picture.connections, self._connections.history)
-        yield AdminServer(config.admin_socket, routes, make_orders(self._keeper.renew, self._replace_workers))
+        orders = make_orders(self._keeper.renew, self._replace_workers, self._killer.kill, self._log_levels)
+        yield AdminServer(config.admin_socket, routes, orders)
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)
         if config.ready_address:

@@ -46,12 +46,15 @@ class Worker:
         self.handover = ""
         """Version in which it can give and take open connections; empty: it cannot."""
         self.has_kernel_tls, self.kernel_tls_found = False, ""
-        """As in Ready, and so is the next."""
-        self.knows = 0
+        """As in Ready."""
         self._asked: float | None = None
         """When the Ping was sent that is not answered."""
         self.program = ""
         """Version of the package that an adopted one was started from."""
+        self.orders: frozenset[str] = frozenset()
+        """Messages that it knows and others may not."""
+        self.log_levels = ""
+        """That it was told last; empty: nothing since it was adopted."""
         self.heir: Worker | None = None
         """Who has its slot and its listeners now, and shall have what is open as well."""
         self.replacement: Replacement | None = None
@@ -83,7 +86,7 @@ class Worker:
 
     def ping(self) -> None:
         """Unless one is on its way already."""
-        if self.knows >= 1 and self._asked is None:
+        if Ping.__name__ in self.orders and self._asked is None:
             self._asked = time.monotonic()
             self.send(Ping())
 

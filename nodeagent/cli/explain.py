@@ -8,6 +8,7 @@ import click
 
 from nodeagent.admin.client import AdminClient
 from nodeagent.cli.command import command
+from nodeagent.cli.completion import DESTINATIONS, WORKLOADS
 from nodeagent.cli.output import Output, asks_agent, has_colour, shows
 from nodeagent.errors import ProblemFound
 from nodeagent.logs.escape import one_line
@@ -24,8 +25,8 @@ _COLOURS = {"ALLOWED": "green", "PASSES": "green", "PENDING": "yellow", "MIXED":
         "nodeagent explain web pod/shop/db-0:5432 --identity cluster.local/ns/shop/sa/api",
     )
 )
-@click.argument("source")
-@click.argument("destination", metavar="DESTINATION:PORT")
+@click.argument("source", shell_complete=WORKLOADS)
+@click.argument("destination", metavar="DESTINATION:PORT", shell_complete=DESTINATIONS)
 @click.option("--identity", default="", metavar="SPIFFE-ID", help="As if the source had this identity.")
 @click.option("--plaintext", is_flag=True, help="As if the source were not in the mesh.")
 @shows

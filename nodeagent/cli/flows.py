@@ -14,6 +14,7 @@ import click
 
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
+from nodeagent.cli import completion
 from nodeagent.cli.command import command
 from nodeagent.cli.flow_filter import FlowFilter, Row, parse_duration, require_flow
 from nodeagent.cli.output import Listing, Output, Table, asks_and_follows, shows
@@ -48,8 +49,10 @@ FLOWS = Table(
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _patterns(name: str, field: str, words: str, metavar: str = "NAME") -> Callable[[_Command], _Command]:
-    return click.option(name, field, multiple=True, metavar=metavar, help=words)
+def _patterns(
+    name: str, field: str, words: str, metavar: str = "NAME", offer: completion.Offer | None = None
+) -> Callable[[_Command], _Command]:
+    return click.option(name, field, multiple=True, metavar=metavar, help=words, shell_complete=offer)
 
 
 @command(
@@ -69,10 +72,20 @@ def _patterns(name: str, field: str, words: str, metavar: str = "NAME") -> Calla
     help=f"So many of those that match. [default: {DEFAULT_LAST}, or all with --since or --input]",
 )
 @click.option("--since", metavar="DURATION", help="Those that ended so long ago at most, such as 90s, 5m or 1h30m.")
-@_patterns("--from", "sources", "Whose client this is: namespace/workload, namespace/, a name, address or identity.")
-@_patterns("--to", "destinations", "Whose application this is.")
-@_patterns("--pod", "pods", "With this at either end.")
-@_patterns("--service", "services", "By which Service: namespace/hostname, the hostname or its first label.")
+@_patterns(
+    "--from",
+    "sources",
+    "Whose client this is: namespace/workload, namespace/, a name, address or identity.",
+    offer=completion.WORKLOADS,
+)
+@_patterns("--to", "destinations", "Whose application this is.", offer=completion.WORKLOADS)
+@_patterns("--pod", "pods", "With this at either end.", offer=completion.WORKLOADS)
+@_patterns(
+    "--service",
+    "services",
+    "By which Service: namespace/hostname, the hostname or its first label.",
+    offer=completion.SERVICES,
+)
 @click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="To this port.")
 @click.option(
     "--verdict",
@@ -82,7 +95,7 @@ def _patterns(name: str, field: str, words: str, metavar: str = "NAME") -> Calla
     help="With this outcome.",
 )
 @_patterns("--reason", "reasons", "Ended by this reason, as in the column.", "REASON")
-@_patterns("--policy", "policies", "Decided by this policy.")
+@_patterns("--policy", "policies", "Decided by this policy.", offer=completion.POLICIES)
 @click.option(
     "--path", "paths", type=click.Choice(["tunnel", "proxy", "kernel"]), multiple=True, help="Carried by this."
 )

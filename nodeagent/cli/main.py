@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 import click
 
 from nodeagent.cli.command import write_lines
-from nodeagent.errors import NodeagentError
+from nodeagent.errors import Exit, NodeagentError
 
-BUG, INTERRUPTED, PIPE_CLOSED = 70, 130, 1
-"""EX_SOFTWARE of sysexits.h; what a shell reports for SIGINT; what click itself ends with when nobody reads on."""
+BUG, INTERRUPTED = Exit.BUG.value, Exit.INTERRUPTED.value
+PIPE_CLOSED = Exit.PROBLEM.value
+"""What click itself ends with when nobody reads on."""
 
 COMMANDS = {
     "demo": ("demo", "Builds a mesh of two nodes on this machine, and proves what it promises."),
@@ -29,6 +30,7 @@ COMMANDS = {
     "edges": ("top", "Lists who talks to whom on this node, and how that is secured."),
     "top": ("top", "Tells who is busy: rates by workload, Service or edge."),
     "workers": ("workers", "Replaces this node's tunnel workers without cutting a connection."),
+    "log": ("queries", "Tells the log level of the agent and its workers, or changes it while they run."),
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),
@@ -41,6 +43,8 @@ COMMANDS = {
     "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),
     "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
     "dump": ("queries", "Writes all that the agent knows at this moment as JSON, for -f of other commands."),
+    "report": ("report", "Writes what somebody elsewhere needs to see of this node, as one archive."),
+    "completion": ("completion", "Prints the completion script of a shell."),
     "version": ("queries", "Tells the versions of this command and of the agent."),
 }
 """Module under nodeagent/cli and one line for each command, in the order of the help: known without importing any."""
@@ -50,16 +54,8 @@ _EXAMPLES = (
     "nodeagent status",
     "nodeagent explain shop/web shop/db:5432",
 )
-EXIT_STATUS = (
-    "0   all is well",
-    "1   a problem was found, or a connection would be refused",
-    "2   wrong use: a flag, a file, a name",
-    "3   no agent answers",
-    "4   a privilege is missing",
-    "5   it cannot run here: a kernel feature, a port in use, a second agent",
-    "70  a bug of nodeagent",
-)
-_COMPLETION = ('eval "$(_NODEAGENT_COMPLETE=bash_source nodeagent)"',)
+EXIT_STATUS = tuple(f"{status.value:<4}{status.words}" for status in Exit)
+_COMPLETION = ('eval "$(nodeagent completion bash)"',)
 
 
 class LazyGroup(click.Group):

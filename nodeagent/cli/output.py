@@ -170,7 +170,7 @@ def shows(command: Callable[Concatenate[Output, _Parameters], _Result]) -> Calla
     return with_output
 
 
-_socket_option = click.option(
+socket_option = click.option(
     "--socket",
     "socket_path",
     envvar="NODEAGENT_SOCKET",
@@ -183,7 +183,7 @@ _socket_option = click.option(
 def orders_agent(command: Callable[Concatenate[AdminClient, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
     """Adds --socket, and gives the command its `AdminClient` first."""
 
-    @_socket_option
+    @socket_option
     @functools.wraps(command)
     def with_agent(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
         return command(AdminClient(str(options.pop("socket_path"))), *arguments, **options)
@@ -206,7 +206,7 @@ def asks_and_follows(
 def _asks(
     command: Callable[Concatenate[AdminClient, _Parameters], _Result], *names: str
 ) -> Callable[_Parameters, _Result]:
-    @_socket_option
+    @socket_option
     @click.option(
         *names,
         "dump_path",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands that show what the agent knows; their columns."""
 
+import dataclasses
 import datetime as dt
 import json
 from collections.abc import Callable
@@ -11,6 +12,9 @@ import click
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
+from nodeagent.cli.completion import CONNECTIONS as CONNECTION_IDS
+from nodeagent.cli.completion import POLICIES as POLICY_NAMES
+from nodeagent.cli.flow_filter import parse_duration
 from nodeagent.cli.output import Output, Row, Table, asks_agent, orders_agent, shows
 from nodeagent.errors import AgentUnreachable, MissingPrivilege, ProblemFound
 from nodeagent.logs.escape import one_line
@@ -227,6 +231,19 @@ CONNECTIONS = Table(
 )
 
 
+LOGS = Table(
+    "logs",
+    (
+        ("PART", _field("part")),
+        ("LEVEL", _field("level")),
+        ("UNTIL", _field("until")),
+    ),
+    name=_field("part"),
+)
+KILL_SECONDS = 10.0
+"""The agent tries for five."""
+
+
 @command(
     examples=(
         "nodeagent status",
@@ -284,7 +301,7 @@ def services(agent: AdminClient, output: Output) -> None:
         "nodeagent policies -o wide | grep -v ' 0 '",
     )
 )
-@click.argument("name", nargs=-1, metavar="[[show] NAMESPACE/NAME]")
+@click.argument("name", nargs=-1, metavar="[[show] NAMESPACE/NAME]", shell_complete=POLICY_NAMES)
 @shows
 @asks_agent
 def policies(agent: AdminClient, output: Output, *, name: tuple[str, ...]) -> None:
@@ -336,15 +353,69 @@ def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
     output.show(agent.fetch("/certs"), CERTIFICATES)
 
 
-@command(examples=("nodeagent connections", "nodeagent connections -o json | jq '.connections[].tls_peer'"))
+@command(
+    examples=(
+        "nodeagent connections",
+        "nodeagent connections -o json | jq '.connections[].tls_peer'",
+        "nodeagent connections --kill 4711-42",
+    )
+)
+@click.option(
+    "--kill",
+    "killed",
+    metavar="ID",
+    shell_complete=CONNECTION_IDS,
+    help="End this one, at both of its ends, and show how it ended.",
+)
 @shows
 @asks_agent
-def connections(agent: AdminClient, output: Output) -> None:
+def connections(agent: AdminClient, output: Output, *, killed: str | None) -> None:
     """Lists the open connections of this node's pods.
 
-    PATH says who carries their bytes on this node: a `tunnel`, the `proxy` in plain TCP, or the `kernel` alone.
+    PATH says who carries their bytes on this node: a `tunnel`, the `proxy` in plain TCP, or the `kernel` alone. What is
+    killed ends for the reason operator_killed; nothing keeps its client from connecting again.
     """
-    output.show(agent.fetch("/connections"), CONNECTIONS)
+    if killed is None:
+        output.show(agent.fetch("/connections"), CONNECTIONS)
+        return
+    from nodeagent.cli.flows import FLOWS
+
+    answer = agent.order("/connections/kill", takes_seconds=KILL_SECONDS, id=killed)
+    output.show(answer, dataclasses.replace(FLOWS, member="killed"))
+
+
+@command(
+    examples=(
+        "nodeagent log",
+        "nodeagent log debug --for 2h",
+        "nodeagent log info,xds:debug,access:off",
+        "nodeagent log --reset",
+    )
+)
+@click.argument("level", required=False)
+@click.option(
+    "--for", "duration", default="10m", show_default=True, metavar="DURATION", help="0s: until further notice."
+)
+@click.option("--reset", "is_reset", is_flag=True, help="Go back to what the agent was started with.")
+@shows
+@asks_agent
+def log(agent: AdminClient, output: Output, *, level: str | None, duration: str, is_reset: bool) -> None:
+    """Tells the log level of the agent and its workers, or changes it while they run.
+
+    LEVEL is trace, debug, info, warn, error or off; for a part of it scope:level, with commas. Scopes are what log
+    lines name, and `access` is the access log, which at debug has a line for each opening, too. After the time it is
+    what it was at the agent's start.
+    """
+    if level is not None and is_reset:
+        raise click.UsageError("A level and --reset exclude each other.")
+    if level is not None:
+        from nodeagent.logs.levels import LogLevels
+
+        LogLevels.parse(level)
+        agent.order("/log", level=level, seconds=f"{parse_duration(duration):g}")
+    elif is_reset:
+        agent.order("/log")
+    output.show(agent.fetch("/log"), LOGS)
 
 
 @command(examples=("nodeagent dump > dump.json", "nodeagent pods -f dump.json"))

@@ -104,6 +104,7 @@ class Reason(enum.Enum):
         "RL",
         "This source has as many connections as a ConnectionLimit lets it.",
     )
+    OPERATOR_KILLED = ("operator_killed", "-", "An operator has ended it: `nodeagent connections --kill`.")
     IDLE_TIMEOUT = ("idle_timeout", "-", "Not a byte for as long as a DestinationRule's idleTimeout.")
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")
     POD_REMOVED = ("pod_removed", "-", "The pod left this node or the mesh, and its connections with it.")

@@ -118,11 +118,17 @@ class TakeOver(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True):
-    """Answered by Pong from the worker's loop: it serves. Only to one that says that it knows it, as is the next."""
+    """Answered by Pong from the worker's loop: it serves."""
 
 
 class SetLogLevels(msgspec.Struct, frozen=True, tag=True):
     levels: LogLevels
+
+
+class Cut(msgspec.Struct, frozen=True, tag=True):
+    """End the connection of this record id, if it is here: its record says that an operator did."""
+
+    id: int
 
 
 ToWorker = (
@@ -138,7 +144,10 @@ ToWorker = (
     | TakeOver
     | Ping
     | SetLogLevels
+    | Cut
 )
+ORDERS = ("Ping", "SetLogLevels", "Cut")
+"""Messages that a worker of another release may not know: it is sent those only that it names in Ready or Hello."""
 
 # ---- worker to agent, control socket -----------------------------------------------------------------------------
 
@@ -153,8 +162,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """The kernel makes the records of its tunnels, where it can."""
     kernel_tls_found: str = ""
     """What was found of the kernel's TLS, for people; empty: it was not asked for."""
-    knows: int = 0
-    """1: Ping and SetLogLevels."""
+    orders: tuple[str, ...] = ()
+    """Of ORDERS, those that it knows."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -176,7 +185,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     kernel_tls: bool = False
     kernel_tls_found: str = ""
     """Both as in Ready."""
-    knows: int = 0
+    orders: tuple[str, ...] = ()
     """As in Ready."""
 
 
@@ -195,9 +204,6 @@ class Connections(msgspec.Struct, frozen=True, tag=True):
 class Pong(msgspec.Struct, frozen=True, tag=True):
     pass
 
-
-KNOWS = 1
-"""What this release says in Ready and Hello."""
 
 FromWorker = Ready | Hello | Applied | Connections | Pong
 

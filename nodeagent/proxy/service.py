@@ -26,11 +26,12 @@ from nodeagent.proxy.inbound import Inbound, InboundTunnel
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import READ, Loop
 from nodeagent.proxy.messages import (
-    KNOWS,
+    ORDERS,
     Apply,
     Certificate,
     Connections,
     Counters,
+    Cut,
     Drain,
     ForgetCertificate,
     HandOver,
@@ -92,8 +93,8 @@ class Service:
                 raise RuntimeError(f"{type(message).__name__} before Start")  # a defect of the agent
             case Apply() | Resync() | LocalPods() | Certificate() | ForgetCertificate():
                 running.state.submit(message, descriptors)
-            case ListConnections() | Ping() | SetLogLevels():
-                self._asked(message, running.shared.connections)
+            case ListConnections() | Ping() | SetLogLevels() | Cut():
+                self._asked(message, running)
             case Drain():
                 running.drain(message.seconds)
             case HandOver():
@@ -132,16 +133,18 @@ class Service:
         set_up_logging(message.config.log_format, message.config.log_level, part=f"worker{self._slot}")
         self._running = _Running(self._loop, message, descriptors, self._control, self._reports, slot=self._slot)
         records = self._running.shared.kernel_records
-        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found, KNOWS))
+        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found, ORDERS))
 
-    def _asked(self, message: ListConnections | Ping | SetLogLevels, connections: OpenConnections) -> None:
+    def _asked(self, message: ListConnections | Ping | SetLogLevels | Cut, running: "_Running") -> None:
         match message:
             case ListConnections(request):
-                self._list(request, connections)
+                self._list(request, running.shared.connections)
             case Ping():
                 self._control.send(Pong())
             case SetLogLevels(levels):
                 put_in_force(levels)
+            case Cut(number):
+                running.cut(number)
             case unreachable:
                 assert_never(unreachable)
 
@@ -230,6 +233,13 @@ class _Running:
             if owner.tunnel is not None and owner.tunnel.peer is not None and not owner.tunnel.is_portable:
                 owner.drain()
         self._look()
+
+    def cut(self, number: int) -> None:
+        """Not one that is on its way to a successor, who will be asked then."""
+        reference = self.shared.connections.guards.get(number)
+        guard = reference() if reference is not None else None
+        if guard is not None:
+            guard.cut(Reason.OPERATOR_KILLED)
 
     def take_over(self, sock: socket.socket) -> None:
         self._arrivals = [one for one in self._arrivals if not one.is_over]
@@ -323,7 +333,7 @@ class _Greeting:
             program,
             records.is_wanted,
             records.found,
-            KNOWS,
+            ORDERS,
         )
 
     def said(self) -> None:

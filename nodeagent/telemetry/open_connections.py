@@ -16,7 +16,7 @@ import msgspec
 
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import PID_SHIFT, ConnectionRecord
+from nodeagent.model.record import PID_SHIFT, ConnectionId, ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.flow_history import FlowHistory
 from nodeagent.telemetry.traffic import TrafficMetrics
@@ -100,6 +100,11 @@ class OpenConnections:
         """An open connection as it was when it opened."""
         entry = self._workers.get(worker, {}).get(number)
         return None if entry is None else self._named(entry, _unpack(entry.packed))
+
+    def holder(self, wanted: ConnectionId) -> int | None:
+        """The worker that has it, or KERNEL; None: it is not open."""
+        workers = (KERNEL,) if wanted.is_in_kernel else [worker for worker in self._workers if worker != KERNEL]
+        return next((worker for worker in workers if wanted.id in self._workers.get(worker, ())), None)
 
     def named(self, worker: int, record: ConnectionRecord) -> ConnectionRecord:
         """With the Service that was dialled, as far as this connection is in the table."""

@@ -12,7 +12,9 @@ import pytest
 from nodeagent.admin.routes import make_orders, make_routes, parse_question
 from nodeagent.admin.state import AgentState, OpenConnection, ReplacedWorker
 from nodeagent.errors import ConfigError
+from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
+from nodeagent.model.record import ConnectionRecord, Direction
 from nodeagent.telemetry.flow_history import FlowHistory
 
 StateOf = Callable[..., AgentState]
@@ -66,16 +68,61 @@ def test_questions_about_flows_are_read_strictly(state_of: StateOf, query: dict[
 REPLACED = ReplacedWorker(slot=0, former_pid=1, pid=2, handed_over=3, drained=4, cut=5, left=6, seconds=7.5)
 
 
-def _order(query: dict[str, str]) -> Any:
+def _order(query: dict[str, str], route: str = "/workers/replace") -> Any:
     async def order() -> Any:
-        return await make_orders(lambda: 0, _replace)["/workers/replace"](query)
+        return await ORDERS[route](query)
 
     return asyncio.run(order())
+
+
+async def _kill(name: str) -> ConnectionRecord:
+    assert name == "7-9"
+    return ENDED
+
+
+LEVELS: list[tuple[str, bool, float]] = []
+ENDED = ConnectionRecord(
+    id=(7 << 32) + 9,
+    direction=Direction.OUTBOUND,
+    started=1.0,
+    source_ip=Ip("10.0.0.1"),
+    source_port=1,
+    original_ip=Ip("10.0.0.2"),
+    original_port=2,
+    reason="operator_killed",
+)
+
+
+def test_a_connection_is_killed() -> None:
+    (killed,) = _order({"id": "7-9"}, "/connections/kill")["killed"]
+    assert (killed["id"], killed["verdict"], killed["reason"]) == ("7-9", "allowed", "operator_killed")
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"level": "debug", "seconds": "60"}, ("debug", False, 60.0)),
+        ({"level": "info"}, ("info", False, 0.0)),
+        ({}, ("", True, 0.0)),
+    ],
+)
+def test_the_log_level_is_changed(query: dict[str, str], expected: tuple[str, bool, float]) -> None:
+    LEVELS.clear()
+    assert _order(query, "/log") == {}
+    assert [expected] == LEVELS
 
 
 async def _replace(slot: int | None, wait_seconds: float) -> Sequence[ReplacedWorker]:
     assert (slot, wait_seconds) in {(None, 0.0), (0, 2.5)}
     return [REPLACED]
+
+
+class _Levels:
+    def change(self, text: str, *, is_reset: bool = False, seconds: float = 0.0) -> None:
+        LEVELS.append((text, is_reset, seconds))
+
+
+ORDERS = make_orders(lambda: 0, _replace, _kill, _Levels())
 
 
 @pytest.mark.parametrize("query", [{}, {"slot": "0", "wait": "2.5"}])

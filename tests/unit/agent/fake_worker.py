@@ -23,7 +23,7 @@ from nodeagent.model.record import PID_SHIFT, ConnectionRecord, Direction
 from nodeagent.proxy.framing import FrameReader, encode_frame
 from nodeagent.proxy.handover import VERSION
 from nodeagent.proxy.messages import (
-    KNOWS,
+    ORDERS,
     Applied,
     Apply,
     Certificate,
@@ -94,7 +94,8 @@ class FakeWorker:
                 self.listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
                 found = message.kernel_tls
                 handover = VERSION if (self.directory / "heirs").exists() else ""
-                self.send(Ready(os.getpid(), handover, found is not None and found.works, str(found or ""), KNOWS))
+                orders = () if (self.directory / "no-orders").exists() else ORDERS
+                self.send(Ready(os.getpid(), handover, found is not None and found.works, str(found or ""), orders))
             case Apply(_, generation, is_last) if is_last:
                 self.send(Applied(generation))
             case Certificate(identity):

@@ -70,6 +70,34 @@ def test_each_slot_gets_a_worker_and_its_place_in_the_kernel(node: Node, workers
     asyncio.run(scenario())
 
 
+def test_a_connection_is_ended_by_the_worker_that_has_it(node: Node, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(SECONDS)
+            fleet.cut(agent.pid(0), 9)
+            fleet.cut(agent.pid(0) + 1, 9)  # of a worker that has just gone: nobody has it any more
+            await eventually(lambda: node.told(agent.pid(0))[-1:] == ["Cut"])
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_of_another_release_is_not_sent_what_it_does_not_know(node: Node) -> None:
+    (node.directory / "no-orders").touch()
+
+    async def scenario() -> None:
+        agent = node.agent()
+        async with agent.running() as fleet:
+            await fleet.started(SECONDS)
+            fleet.set_log_levels(LogLevels.parse("debug"))
+            assert fleet.workers[0].log_levels == ""
+            with pytest.raises(NotPossible, match="of another release"):
+                fleet.cut(agent.pid(0), 9)
+            assert not {"levels", "SetLogLevels", "Ping", "Cut"} & {row["what"] for row in node.journal(agent.pid(0))}
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_that_dies_is_replaced_and_its_listeners_stay(node: Node) -> None:
     async def scenario() -> None:
         agent = node.agent(2)
@@ -150,6 +178,7 @@ def test_workers_follow_the_log_levels_and_so_do_those_to_come(node: Node, event
             assert await fleet.started(SECONDS)
             fleet.set_log_levels(LogLevels.parse("warn,proxy:debug"))
             await eventually(lambda: told(agent.pid()) == ["info", "warn,proxy:debug"])
+            assert fleet.workers[0].log_levels == "warn,proxy:debug"
             successor = await agent.kill(0)
             await eventually(lambda: told(successor) == ["warn,proxy:debug"])
 

@@ -394,6 +394,21 @@ def test_one_that_was_revoked(
     assert (kernel.records[0].reason, kernel.records[0].policy) == (reason, policy)
 
 
+@pytest.mark.parametrize(("state", "reason"), [(ReportState.RESET, "operator_killed"), (ReportState.CLOSED, "closed")])
+def test_one_that_an_operator_ended(kernel: Kernel, state: ReportState, reason: str) -> None:
+    async def scenario() -> None:
+        async with running(kernel) as flows:
+            await kernel.tell(OPEN)
+            flows.killed(NAME)
+            await kernel.tell(_ended(state=state))
+            flows.killed(NAME)
+            await flows.look()  # it is not open, so the next one of this name is another
+            await kernel.tell(OPEN._replace(cookie=493), _ended(OPEN._replace(cookie=493), ReportState.RESET))
+
+    asyncio.run(scenario())
+    assert kernel.reasons == [reason, "reset"]
+
+
 def test_what_is_not_open_is_not_remembered_as_revoked(kernel: Kernel) -> None:
     async def scenario() -> None:
         async with running(kernel) as flows:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Levels change for everybody at once, or for nobody."""
+"""Levels change for everybody at once, or for nobody; and come back by themselves."""
+
+import asyncio
+import time
 
 import pytest
 
@@ -21,6 +24,43 @@ def test_a_change_reaches_all_and_a_reset_goes_back() -> None:
     levels.change("", is_reset=True)
     assert told == ["debug", "debug,xds:off", "warn,access:off", "warn"]
     assert levels.current == LogLevels("warn")
+
+
+def test_it_comes_back_by_itself() -> None:
+    told: list[str] = []
+
+    async def scenario() -> None:
+        back = asyncio.Event()
+
+        def follow(levels: LogLevels) -> None:
+            told.append(str(levels))
+            if levels == LogLevels("info"):
+                back.set()
+
+        levels = AgentLogLevels("info", (follow,))
+        levels.change("debug", seconds=0.01)
+        assert levels.until >= time.time() - 1
+        await back.wait()
+        assert (str(levels.current), levels.until) == ("info", 0.0)
+
+    asyncio.run(scenario())
+    assert told == ["debug", "info"]
+
+
+def test_the_last_word_counts_for_the_time_too() -> None:
+    async def scenario() -> None:
+        levels = AgentLogLevels("info", ())
+        levels.change("error", seconds=60.0)
+        levels.change("debug")
+        assert levels.until == 0.0
+        levels.change("debug", seconds=60.0)
+        levels.change("info", seconds=60.0)
+        assert levels.until == 0.0, "what is configured needs no end"
+        levels.change("debug", seconds=60.0)
+        levels.reset()
+        assert levels.until == 0.0
+
+    asyncio.run(scenario())
 
 
 def test_a_mistake_changes_nothing() -> None:

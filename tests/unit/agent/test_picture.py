@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nodeagent.admin.state import Captured, Health
+from nodeagent.admin.state import Captured, Health, LogView
 from nodeagent.agent.enrolment import EnrolledPod, Enrolment, NotEnrolled
 from nodeagent.agent.picture import Picture, kernel_component, xds_component
 from nodeagent.agent.state import NodeState
@@ -76,7 +76,7 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture
 def parts(kernel: FakeKernel) -> SimpleNamespace:
-    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9, has_kernel_tls=False)
+    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9, has_kernel_tls=False, log_levels="debug")
     return SimpleNamespace(
         config=Config(node="node-a"),
         state=NodeState(),
@@ -100,6 +100,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1),
         open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid], history=FakeHistory()),
         totals=Totals(),
+        log_levels=SimpleNamespace(current="debug", until=90.0),
         lines=None,
         bugs=lambda: 0,
     )
@@ -107,6 +108,13 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
 
 def picture(parts: SimpleNamespace) -> Picture:
     return Picture(**vars(parts), started=1.0)
+
+
+@pytest.mark.parametrize(("level", "until"), [("debug", 90.0), ("", 0.0)])
+def test_log_levels(parts: SimpleNamespace, level: str, until: float) -> None:
+    """Of an adopted worker that was told nothing neither is known."""
+    parts.fleet.workers[0].log_levels = level
+    assert picture(parts).agent_state().logs == (LogView("agent", "debug", 90.0), LogView("worker 0", level, until))
 
 
 def test_a_pod_is_captured_when_the_kernel_has_it(parts: SimpleNamespace, kernel: FakeKernel) -> None:

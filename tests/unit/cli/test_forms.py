@@ -30,6 +30,7 @@ LISTS = {
     "connections": ("Connections", {"connections": "Connection"}),
     "flows": ("Flows", {"flows": "Flow"}),
     "edges": ("Edges", {"edges": "Edge"}),
+    "log": ("Logs", {"logs": "Log"}),
 }
 """Answer, and row by list, of commands that show lists."""
 OTHERS = {
@@ -98,6 +99,7 @@ def test_names(call: Call, words: str) -> None:
 @pytest.mark.parametrize("words", LISTS)
 def test_wide_has_what_the_table_has_and_more(call: Call, words: str) -> None:
     table, wide = (call(*of_dump(words), "-o", form)[1].splitlines() for form in ("table", "wide"))
+    assert table
     assert len(wide) == len(table)
     assert wide[0].split()[: len(table[0].split())] == table[0].split()
     bare = call(*of_dump(words), "--no-headers")[1].splitlines()

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from nodeagent.admin.client import AdminClient
 from nodeagent.cli import queries
 from nodeagent.errors import ConfigError
 from nodeagent.version import VERSION
+from tests.unit.cli.test_forms import DUMP, validate
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -349,3 +351,50 @@ def test_duration(seconds: float, words: str) -> None:
 )
 def test_byte_count(count: int, words: str) -> None:
     assert queries.byte_count(count) == words
+
+
+def test_a_connection_is_killed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered: list[tuple[str, dict[str, str]]] = []
+    flow = json.loads(call("flows", "--file", DUMP, "-o", "json")[1])["flows"][0] | {"reason": "operator_killed"}
+
+    def order(_self: AdminClient, route: str, *, takes_seconds: float = 0.0, **query: str) -> Any:
+        ordered.append((route, query))
+        assert takes_seconds == queries.KILL_SECONDS
+        return {"schema": "nodeagent/v1", "killed": [flow]}
+
+    monkeypatch.setattr(AdminClient, "order", order)
+    status, out, err = call("connections", "--kill", "7-9")
+    assert (status, err) == (0, "")
+    assert "operator_killed" in out.splitlines()[1]
+    validate(json.loads(call("connections", "--kill", "7-9", "-o", "json")[1]), "Killed")
+    assert ordered == [("/connections/kill", {"id": "7-9"})] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "orders"),
+    [
+        ((), []),
+        (("debug",), [{"level": "debug", "seconds": "600"}]),
+        (("debug", "--for", "2h"), [{"level": "debug", "seconds": "7200"}]),
+        (("warning", "--for", "0s"), [{"level": "warning", "seconds": "0"}]),
+        (("--reset",), [{}]),
+    ],
+)
+def test_log_levels(
+    agent: dict[str, Any],
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    orders: list[dict[str, str]],
+) -> None:
+    ordered: list[dict[str, str]] = []
+    monkeypatch.setattr(AdminClient, "order", lambda _self, _route, **query: ordered.append(query))
+    agent["/log"] = {"logs": [{"part": "agent", "level": "debug", "until": ""}]}
+    status, out, _ = call("log", *arguments)
+    assert (status, ordered) == (0, orders)
+    assert _cells(out) == [["PART", "LEVEL", "UNTIL"], ["agent", "debug", "-"]]
+
+
+@pytest.mark.parametrize("arguments", [("loud",), ("debug", "--reset"), ("debug", "--for", "long")])
+def test_wrong_log_levels(agent: dict[str, Any], call: Call, arguments: tuple[str, ...]) -> None:
+    assert call("log", *arguments)[0] == 2

@@ -38,6 +38,7 @@ def test_only_an_ordinary_end_has_no_flag() -> None:
         Reason.POD_REMOVED,
         Reason.END_UNSEEN,
         Reason.IDLE_TIMEOUT,
+        Reason.OPERATOR_KILLED,
     }
 
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import PID_SHIFT, ConnectionRecord
+from nodeagent.model.record import PID_SHIFT, ConnectionId, ConnectionRecord
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.labels import labels_of
 from nodeagent.telemetry.open_connections import KERNEL, Dialled, OpenConnections
@@ -55,6 +55,13 @@ def test_opened_and_closed(seen: Seen, record_of: RecordOf, total: Callable[[str
     assert seen.reasons == ["closed"]
     assert (total("connections_opened"), total("connections_closed")) == (1, 1)
     assert (total("received_bytes"), total("sent_bytes")) == (3, 4)
+
+
+def test_who_has_a_connection(seen: Seen, record_of: RecordOf) -> None:
+    seen.table.opened(7, record_of(id=9))
+    seen.table.opened(KERNEL, record_of(id=8))
+    found = [seen.table.holder(ConnectionId(*wanted)) for wanted in ((False, 9), (True, 8), (False, 8), (True, 9))]
+    assert found == [7, KERNEL, None, None]
 
 
 def test_closed_without_opening_counts_both(seen: Seen, record_of: RecordOf, total: Callable[[str], float]) -> None:

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nodeagent report`: what somebody elsewhere needs to see of this node, as one archive with a manifest.
+
+Each piece is the output of a command, of ours or of the system, or a file. One that fails is a line in the manifest and
+stops nothing: a node that needs a report is a node where things fail. Everything passes nodeagent/cli/redact.py.
+"""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import io
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from nodeagent.admin.schema import SCHEMA
+from nodeagent.cli.command import command
+from nodeagent.cli.output import Output, Table, shows, socket_option
+from nodeagent.cli.queries import byte_count
+from nodeagent.cli.redact import redact
+from nodeagent.errors import ConfigError
+
+MOST_BYTES = 16 << 20
+"""Of one piece, from its end: the latest lines of a log tell most."""
+TIMEOUT_SECONDS = 30.0
+NOT_FOUND, TIMED_OUT = 127, 124
+"""As shells tell it."""
+
+OURS = (
+    "status",
+    "version",
+    "pods -o wide",
+    "workloads -o wide",
+    "services -o wide",
+    "policies -o wide",
+    "certs",
+    "connections -o wide",
+    "edges -o wide",
+    "flows --last 1000 -o jsonl",
+    "log",
+    "dump",
+)
+"""Of the agent, each with --socket."""
+OURS_ALONE = ("check",)
+SYSTEM = (
+    "uname -a",
+    "ip -details -statistics link show",
+    "ip address show",
+    "ip rule show",
+    "ip route show table all",
+    "ip -6 route show table all",
+    "ss --tcp --listening --numeric --processes",
+    "nft list ruleset",
+    "bpftool prog show",
+    "bpftool map show",
+    "bpftool net show",
+    "bpftool cgroup tree",
+    "tc qdisc show",
+)
+FILES = ("/etc/os-release", "/proc/meminfo", "/proc/loadavg", "/proc/mounts", "/proc/self/cgroup")
+RUN_FILES = ("loader.log",)
+"""In the run directory. Not the state: `dump` has what is in it, in words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    name: str
+    command: str
+    """As an operator would type it; of a file `cat`."""
+    take: Callable[[], tuple[int, bytes]]
+    """Exit status and output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    name: str
+    command: str
+    exit_code: int
+    size: int
+    redactions: int
+    is_cut: bool
+    """Only its end is here."""
+
+
+REPORT = Table(
+    "files",
+    (
+        ("FILE", lambda row: row["name"]),
+        ("COMMAND", lambda row: row["command"]),
+        ("EXIT", lambda row: row["exit_code"]),
+        ("SIZE", lambda row: byte_count(row["size"]) + (" (cut)" if row["is_cut"] else "")),
+        ("REDACTED", lambda row: row["redactions"]),
+    ),
+    name=lambda row: row["name"],
+)
+
+
+@command(examples=("sudo nodeagent report", "sudo nodeagent report --log /var/log/nodeagent.log --to /tmp"))
+@click.option(
+    "--to",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    metavar="DIRECTORY",
+    help="Where to write it. [default: here]",
+)
+@click.option(
+    "--log",
+    "logs",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="A file to put in, such as the agent's log; its last 16 MiB. May be given several times.",
+)
+@click.option("--dry-run", "is_dry", is_flag=True, help="Only list what would be in it.")
+@shows
+@socket_option
+def report(output: Output, *, directory: Path, logs: tuple[Path, ...], is_dry: bool, socket_path: str) -> None:
+    """Writes what somebody elsewhere needs to see of this node, as one archive with a manifest.
+
+    Answers of the agent as every command gives them, and a dump of it for -f; what the machine says of devices, routes,
+    sockets and programs, and the files of --log. Private keys and tokens are taken out of all of it; names, addresses
+    and identities stay. manifest.json lists each file with its command, exit status, size and redactions.
+    """
+    pieces = list(_pieces(socket_path, logs))
+    if is_dry:
+        output.show({"schema": SCHEMA, **_manifest([_planned(piece) for piece in pieces], "")}, REPORT)
+        return
+    stem = f"nodeagent-report-{_safe(platform.node())}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
+    path = directory / f"{stem}.tar.gz"
+    manifest = write(path, stem, pieces)
+    output.show({"schema": SCHEMA, **manifest}, REPORT)
+    if output.is_table:
+        click.echo(f"written: {path}")
+
+
+def write(path: Path, stem: str, pieces: Sequence[Piece]) -> dict[str, object]:
+    """The manifest, which is in the archive, too. For its owner alone. Raises ConfigError."""
+    taken = []
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for piece in pieces:
+                made, content = _take(piece)
+                taken.append(made)
+                _add(archive, f"{stem}/{piece.name}", content)
+            manifest = _manifest(taken, str(path))
+            _add(archive, f"{stem}/manifest.json", json.dumps({"schema": SCHEMA, **manifest}, indent=1).encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", check="Choose another place with --to.") from error
+    return manifest
+
+
+def _manifest(taken: Sequence[Taken], path: str) -> dict[str, object]:
+    from nodeagent.version import VERSION
+
+    return {
+        "kind": "report",
+        "path": path,
+        "node": platform.node(),
+        "taken": dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "version": VERSION,
+        "files": [dataclasses.asdict(one) for one in taken],
+    }
+
+
+def _planned(piece: Piece) -> Taken:
+    return Taken(piece.name, piece.command, 0, 0, 0, is_cut=False)
+
+
+def _take(piece: Piece) -> tuple[Taken, bytes]:
+    status, output = piece.take()
+    text, redactions = redact(output[-MOST_BYTES:].decode("utf-8", "replace"))
+    content = text.encode()
+    is_cut = len(output) > MOST_BYTES
+    return Taken(piece.name, piece.command, status, len(content), redactions, is_cut), content
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(content), 0o600, int(dt.datetime.now(dt.UTC).timestamp())
+    archive.addfile(member, io.BytesIO(content))
+
+
+# ---- the pieces ----------------------------------------------------------------------------------------------------
+
+
+def _pieces(socket_path: str, logs: Sequence[Path]) -> "list[Piece]":
+    run_dir = Path(socket_path).parent
+    return [
+        *(_of_ours(line, "--socket", socket_path) for line in OURS),
+        *(_of_ours(line) for line in OURS_ALONE),
+        *(_of_system(line) for line in SYSTEM),
+        *(_of_file(Path(name)) for name in FILES),
+        *(_of_file(run_dir / name) for name in RUN_FILES),
+        _of_system(f"ls -l -a {shlex.quote(str(run_dir))}"),
+        *(_of_file(log, f"logs/{number}-{_safe(log.name)}") for number, log in enumerate(logs)),
+    ]
+
+
+def _of_ours(line: str, *more: str) -> Piece:
+    words = [*line.split(), *more]
+
+    def take() -> tuple[int, bytes]:
+        from nodeagent.cli.main import run
+
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            status = run(words)
+        return status, (output.getvalue() + errors.getvalue()).encode()
+
+    kind = "json" if line == "dump" else "jsonl" if "jsonl" in line else "txt"
+    return Piece(f"nodeagent/{line.split(maxsplit=1)[0]}.{kind}", f"nodeagent {shlex.join(words)}", take)
+
+
+def _of_system(line: str) -> Piece:
+    def take() -> tuple[int, bytes]:
+        try:
+            done = subprocess.run(
+                shlex.split(line),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except FileNotFoundError:
+            return NOT_FOUND, b"this program is not installed\n"
+        except subprocess.TimeoutExpired as error:
+            return TIMED_OUT, (error.stdout or b"") + f"ended after {TIMEOUT_SECONDS:g} s\n".encode()
+        return done.returncode, done.stdout
+
+    return Piece(f"system/{_safe(line)}.txt", line, take)
+
+
+def _of_file(path: Path, name: str = "") -> Piece:
+    def take() -> tuple[int, bytes]:
+        try:
+            with path.open("rb") as file:
+                with contextlib.suppress(OSError):  # of what has no size, such as a pipe or a file of proc
+                    file.seek(-MOST_BYTES - 1, os.SEEK_END)
+                return 0, file.read()
+        except OSError as error:
+            return 1, f"{error.strerror}\n".encode()
+
+    return Piece(name or f"files/{_safe(str(path))}.txt", f"cat {shlex.quote(str(path))}", take)
+
+
+def _safe(text: str) -> str:
+    """As a name of a file."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "unnamed"
