@@ -24,7 +24,7 @@ from nodeagent.model.pod import LocalPod
 from nodeagent.model.security import Revocations
 from nodeagent.model.workload import TunnelProtocol, Workload
 from nodeagent.routing.route import Target
-from nodeagent.telemetry.open_connections import KERNEL
+from nodeagent.telemetry.open_connections import KERNEL, NoSpans
 from nodeagent.telemetry.totals import Totals
 from nodeagent.xds.client import XdsStatus
 
@@ -87,7 +87,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         revocations=SimpleNamespace(fault=lambda _now: ""),
-        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid], history=[None]),
+        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid], history=[None], spans=NoSpans()),
         totals=Totals(),
         lines=None,
         bugs=lambda: 0,
