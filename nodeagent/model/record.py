@@ -139,6 +139,18 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
         return self.set_up_seconds >= 0
 
     @property
+    def has_both_ends(self) -> bool:
+        """Between two pods of this node without a tunnel: nobody else will tell of the destination's side.
+
+        There alone the client's side proves the destination's identity without TLS.
+        """
+        return (
+            self.direction is Direction.OUTBOUND
+            and self.transport is Transport.TCP
+            and self.destination_identity is not None
+        )
+
+    @property
     def path(self) -> Path:
         if self.is_in_kernel:
             return Path.KERNEL
