@@ -62,7 +62,7 @@ class Prometheus:
 
     def is_ready(self) -> bool:
         try:
-            return all(target["health"] == "up" for target in self.fetch("/api/v1/targets")["activeTargets"])
+            return [target["health"] for target in self.fetch("/api/v1/targets")["activeTargets"]] == ["up", "up"]
         except (OSError, AssertionError):
             return False
 
@@ -226,7 +226,6 @@ def test_kiali_draws_the_right_edges(stage: Stage, watcher: Prometheus) -> None:
 
 
 def test_the_dashboard_and_the_alerts_have_answers(stage: Stage, watcher: Prometheus) -> None:
-    names = set(watcher.fetch("/api/v1/label/__name__/values"))
     silent: set[str] = set()
 
     def answered() -> bool:
@@ -249,4 +248,5 @@ def test_the_dashboard_and_the_alerts_have_answers(stage: Stage, watcher: Promet
         "every rule was evaluated",
     )
     asked = set().union(*(metric_names(rule["expr"]) for rule in rules()))
+    names = set(watcher.fetch("/api/v1/label/__name__/values"))
     assert {name for name in asked if name not in names} == set()
