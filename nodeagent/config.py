@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import split_host_port
@@ -164,6 +165,15 @@ class Config:
     # -- seeing it -----------------------------------------------------------------------------------------------
     log_format: str = setting("text", "LOG_FORMAT", "Log lines as `text` or `json`.")
     log_level: str = setting("info", "NODEAGENT_LOG", "debug, info, warning or error.")
+    trace_endpoint: str = setting(
+        "",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "Collector of spans of connections, by OTLP over HTTP, such as http://collector:4318/v1/traces; empty: none. "
+        "Needs the extra `otel`.",
+    )
+    trace_sampling: float = setting(
+        0.01, "NODEAGENT_TRACE_SAMPLING", "Share of connections that are traced, 0 to 1, besides what a peer samples."
+    )
     access_log: str = setting("-", "NODEAGENT_ACCESS_LOG", "File of the access log; `-`: standard output; empty: none.")
 
     @property
@@ -182,6 +192,11 @@ class Config:
     def draws_services(self) -> bool:
         """In connect(2). Not if all pods of this node shall reach each other by tunnel: there is nothing to save."""
         return self.service_connect == "on" and self.same_node == "kernel"
+
+    @property
+    def traced_share(self) -> float:
+        """For the workers: 0 when nobody collects. A traceparent is sent for the smallest share, too."""
+        return max(self.trace_sampling, 1e-9) if self.trace_endpoint else 0.0
 
     @property
     def admin_socket(self) -> str:
@@ -295,6 +310,7 @@ def _validated(config: Config) -> Config:
         if getattr(config, name) < 0 or (name in _POSITIVE and not getattr(config, name)):
             raise ConfigError(f"{_flag(name)}: must be {'more than 0' if name in _POSITIVE else '0 or more'}")
     _validate_addresses(config)
+    _validate_tracing(config)
     _validate_marks(config)
     _validate_exclusions(config)
     _validate_kubernetes(config)
@@ -339,6 +355,24 @@ def _validate_marks(config: Config) -> None:
         raise ConfigError(
             f"--mark and --mark-mask: {fault}", check="The defaults, 0x1000 and 0x100f, meet nobody known."
         )
+
+
+def _validate_tracing(config: Config) -> None:
+    if not 0 <= config.trace_sampling <= 1:
+        raise ConfigError(f"--trace-sampling: {config.trace_sampling} is not 0 to 1")
+    if config.trace_endpoint and not _is_web_address(config.trace_endpoint):
+        raise ConfigError(
+            f"--trace-endpoint: {config.trace_endpoint!r} is no URL of a collector",
+            check="Expected: http://host:4318/v1/traces or https://..., or nothing.",
+        )
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.netloc)
 
 
 def _validate_addresses(config: Config) -> None:

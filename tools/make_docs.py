@@ -224,6 +224,7 @@ def _exposed() -> Iterator[tuple[str, str, Sequence[str], str]]:
         worker_totals=one,
         mesh_resources=one,
         workers=one,
+        spans=one,
         set_up=split_totals(one)[1],
         certificate_expiry={"x": 1.0},
         certificate_issued={"x": 1.0},

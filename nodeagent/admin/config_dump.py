@@ -18,14 +18,14 @@ from nodeagent.admin.state import AgentState, Captured, CertificateState, Certif
 from nodeagent.config import Config
 from nodeagent.model.address import join_host_port
 from nodeagent.model.policy import Match, MatchKind, Policy, StringMatch
-from nodeagent.model.record import ConnectionRecord, Direction, Path
+from nodeagent.model.record import ConnectionRecord, Direction
 from nodeagent.model.workload import BalancingMode, GatewayAddress, LoadBalancing, Service, Workload
 
 _STATES = {Captured.YES: "Up", Captured.PENDING: "Pending"}
 
 
 class Subject(NamedTuple):
-    """Everything that a dump is about, taken at one moment: each value in it is never changed again."""
+    """Everything that a dump is about, taken at one moment. Nothing that is read of it later changes."""
 
     state: AgentState
     connections: Sequence[OpenConnection]
@@ -214,13 +214,12 @@ def _workload_state(subject: Subject) -> dict[str, object]:
 
 
 def _connections(pod: PodView, found: Sequence[OpenConnection]) -> dict[str, list[dict[str, object]]]:
-    """One in the kernel is both of them: it has one record for its two ends."""
+    """One that stays on this node without a tunnel is both: it has one record for its two ends."""
     inbound, outbound = [], []
     for record in (one.record for one in found):
-        is_kernels = record.path is Path.KERNEL
-        if record.source_ip in pod.ips and (is_kernels or record.direction is Direction.OUTBOUND):
+        if record.source_ip in pod.ips and record.direction is Direction.OUTBOUND:
             outbound.append(_connection(record, join_host_port(record.original_ip, record.original_port)))
-        if record.destination_ip in pod.ips and (is_kernels or record.direction is Direction.INBOUND):
+        if record.destination_ip in pod.ips and (record.has_both_ends or record.direction is Direction.INBOUND):
             inbound.append(_connection(record, record.service.partition("/")[2] or None, is_inbound=True))
     return {"inbound": inbound, "outbound": outbound}
 

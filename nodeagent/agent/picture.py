@@ -169,6 +169,7 @@ class Picture:
             certificate_expiry={name: bundle.not_after.timestamp() for name, bundle in bundles.items()},
             certificate_issued={name: bundle.not_before.timestamp() for name, bundle in bundles.items()},
             flows_kept=len(self.open_connections.history),
+            spans=self.open_connections.spans.counts(),
             certificate_failures=self.keeper.failures,
             names=self.names.book.names,
             names_failing=len(self.names.book.failing),

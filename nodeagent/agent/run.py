@@ -42,7 +42,7 @@ from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
 from nodeagent.dns.keeper import NameKeeper
 from nodeagent.dns.resolver import NodeResolver
-from nodeagent.errors import KernelError, NodeagentError
+from nodeagent.errors import ConfigError, KernelError, NodeagentError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import Steering
@@ -55,10 +55,11 @@ from nodeagent.model.workload import TunnelProtocol
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Exposition
-from nodeagent.telemetry.open_connections import OpenConnections
+from nodeagent.telemetry.open_connections import NoSpans, OpenConnections, Spans
 from nodeagent.telemetry.totals import Totals
 from nodeagent.telemetry.traffic import TrafficMetrics
 from nodeagent.upstream.channel import ca_upstream, xds_upstream
+from nodeagent.version import VERSION
 from nodeagent.xds.client import XdsClient
 from nodeagent.xds.store import Store
 
@@ -80,8 +81,8 @@ def run_agent(config: Config, *, takeover: bool) -> None:
     hoard_no_memory()
     xds_upstream(config), ca_upstream(config)  # what cannot be is told before anything is touched
     read_pods(config.pods_file)
-    with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines:
-        agent = Agent(config, lines)
+    with only_instance(config.run_dir, takeover=takeover), _access_log_lines(config) as lines, _spans(config) as spans:
+        agent = Agent(config, lines, spans)
         with asyncio.Runner() as runner:
             try:
                 runner.run(agent.run())
@@ -93,7 +94,7 @@ def run_agent(config: Config, *, takeover: bool) -> None:
 
 
 class Agent:
-    def __init__(self, config: Config, lines: LineWriter | None) -> None:
+    def __init__(self, config: Config, lines: LineWriter | None, spans: Spans) -> None:
         self._config, self._lines = config, lines
         self._state = NodeState(config.node, config.network)
         self._steering = Steering(
@@ -111,6 +112,7 @@ class Agent:
             level=LogLevels.parse(config.log_level).access(),
         )
         self._connections, self._totals = OpenConnections(traffic, access_log), Totals()
+        self._connections.spans = spans
         self._fleet = WorkerFleet(config, self._steering, self._state, self._connections, self._totals)
         self._log_levels = AgentLogLevels(config.log_level, (access_log.follow, self._fleet.set_log_levels))
         store = Store(config.state_file, cluster=config.cluster, node=config.node)
@@ -303,6 +305,25 @@ def _access_log_lines(config: Config) -> Iterator[LineWriter | None]:
         return
     with LineWriter(config.access_log) as lines:
         yield lines
+
+
+@contextlib.contextmanager
+def _spans(config: Config) -> Iterator[Spans]:
+    """Raises ConfigError when the extra is not installed."""
+    if not config.trace_endpoint:
+        yield NoSpans()
+        return
+    try:
+        from nodeagent.telemetry.spans import ConnectionSpans
+    except ImportError as error:
+        raise ConfigError(
+            f"--trace-endpoint: {error.name} is not installed",
+            check="Install the extra: pip install 'nodeagent[otel]'.",
+        ) from error
+    with ConnectionSpans.to(
+        config.trace_endpoint, node=config.node, version=VERSION, share=config.trace_sampling
+    ) as spans:
+        yield spans
 
 
 def _first(failures: BaseExceptionGroup[NodeagentError]) -> NodeagentError:

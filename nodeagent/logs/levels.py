@@ -7,11 +7,12 @@ line names, or a part of its front: `xds` is all of `xds.client`, too. `access` 
 
 import logging
 import re
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Self
 
 import msgspec
 
+import nodeagent
 from nodeagent.errors import ConfigError
 
 ACCESS = "access"
@@ -86,7 +87,7 @@ def _level(text: str) -> str:
 def _is_scope(text: str) -> bool:
     if text == ACCESS:
         return True
-    try:
-        return bool(_SCOPE.fullmatch(text)) and find_spec(_PACKAGE + text) is not None
-    except ModuleNotFoundError:
+    if not _SCOPE.fullmatch(text):
         return False
+    place = Path(nodeagent.__path__[0]).joinpath(*text.split("."))  # looked for, not imported
+    return place.is_dir() or place.with_suffix(".py").is_file()

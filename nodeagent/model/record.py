@@ -129,6 +129,26 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
     round_trip_us: int = 0
     """Smoothed, as the client's kernel has it; only of those in the kernel, as is the next."""
     retransmissions: int = 0
+    set_up_seconds: float = -1.0
+    """Until it was open; negative of one that never was, and of those in the kernel."""
+    traceparent: str = ""
+    """Of a tunnelled one where connections are traced: as it was sent with CONNECT, or as it came."""
+
+    @property
+    def is_established(self) -> bool:
+        return self.set_up_seconds >= 0
+
+    @property
+    def has_both_ends(self) -> bool:
+        """Between two pods of this node without a tunnel: nobody else will tell of the destination's side.
+
+        There alone the client's side proves the destination's identity without TLS.
+        """
+        return (
+            self.direction is Direction.OUTBOUND
+            and self.transport is Transport.TCP
+            and self.destination_identity is not None
+        )
 
     @property
     def name(self) -> str:

@@ -74,7 +74,8 @@ class ConnectionGuard:
         """Both ends are connected, and policy allows it."""
         if self.is_open and not self.is_established:
             self.is_established = True
-            self._table.times.add(_PHASES[self.record.direction], self.age)
+            self.record.set_up_seconds = self.age
+            self._table.times.add(_PHASES[self.record.direction], self.record.set_up_seconds)
             self._table.emit(Opened(self.record))
 
     def close(self, reason: Reason, error: str = "") -> None:

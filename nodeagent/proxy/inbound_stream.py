@@ -29,6 +29,8 @@ from nodeagent.proxy.tunnel import Tunnel
 from nodeagent.routing.inbound import resolve_inbound
 from nodeagent.routing.route import InboundRoute, Refuse
 
+_TRACEPARENT_CHARACTERS = 55
+"""What it has in the version that is spoken (W3C Trace Context): a peer's words must not fill reports."""
 _BAD_REQUEST, _DENIED, _UNAVAILABLE = 400, 401, 503
 
 
@@ -51,6 +53,8 @@ class InboundStream:
 
     def begin(self) -> None:
         self._record.source = _party_of(self._request.baggage)
+        if self._shared.state.config.traced_share:
+            self._record.traceparent = self._request.traceparent[:_TRACEPARENT_CHARACTERS]
         workload = self._shared.state.local_workload(self._local_ip)
         if workload is None:
             self._refuse(_UNAVAILABLE, Reason.UNKNOWN_DESTINATION)

@@ -42,6 +42,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     same_node: str = "kernel"
     log_format: str = "text"
     log_level: str = "info"
+    traced_share: float = 0.0
 
 
 # ---- agent to worker ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ in its ClientHello, that is looked at, and not read.
 import functools
 import socket
 from collections.abc import Callable
+from random import getrandbits
 from typing import assert_never
 
 from nodeagent.errors import PeerError
@@ -28,6 +29,7 @@ from nodeagent.model.address import Ip, join_host_port
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party, Transport
 from nodeagent.model.set_up import Phase
+from nodeagent.model.trace import begin_trace
 from nodeagent.model.workload import Service, Workload
 from nodeagent.policy.evaluate import ConnectionFacts
 from nodeagent.proxy.authorizer import Authorizer
@@ -245,11 +247,14 @@ class OutboundConnection:
         record.destination_ip, record.destination_port = route.ip, route.port_at_destination
         record.hop = join_host_port(route.ip, route.port)
         record.transport = Transport.HBONE
+        if config.traced_share:
+            record.traceparent = str(begin_trace(config.traced_share, getrandbits))
         self._key = PoolKey(record.source_ip, source.identity, route.ip, route.port, route.expected)
         self._request = ConnectRequest(
             authority=route.authority,
             baggage=build_baggage(source, config.cluster),
             forwarded=build_forwarded(record.source_ip, record.source_port, route.host),
+            traceparent=record.traceparent,
         )
         self._wait(self._with_certificate, Reason.CERTIFICATE_MISSING)
 

@@ -83,18 +83,6 @@ def anonymous(labels: TrafficLabels) -> TrafficLabels:
     return TrafficLabels(tuple(value if name in kept else UNKNOWN for name, value in pairs), ())
 
 
-def is_seen_at_both_ends(record: ConnectionRecord) -> bool:
-    """Between two pods of this node without a tunnel: one record, and nobody else will tell the destination's side.
-
-    There alone an identity is proved without TLS.
-    """
-    return (
-        record.direction is Direction.OUTBOUND
-        and record.transport is Transport.TCP
-        and record.destination_identity is not None
-    )
-
-
 def reporter_of(record: ConnectionRecord) -> str:
     return SOURCE if record.direction is Direction.OUTBOUND else DESTINATION
 

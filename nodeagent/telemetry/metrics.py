@@ -78,6 +78,8 @@ class Readings:
     xds_connected_since: float = 0.0
     xds_last_change: float = 0.0
     flows_kept: int = 0
+    spans: Mapping[str, int] = field(default_factory=dict)
+    """By what became of them; empty where nobody collects."""
 
 
 class AgentMetrics(Collector):
@@ -127,6 +129,7 @@ def _ours(now: Readings) -> Iterator[Metric]:
     for reason, number in now.kernel_packets.items():
         packets.add_metric([reason, "drop" if reason in now.kernel_drops else "pass"], number)
     yield packets
+    yield _counters("nodeagent_spans", "Spans that were made, sent, and refused by the collector", "event", now.spans)
     yield _counters("nodeagent_worker_events", "What the tunnel workers count", "event", now.worker_totals)
     for name, words, value in (
         ("nodeagent_worker_restarts", "Tunnel workers that died and were replaced", now.worker_restarts),

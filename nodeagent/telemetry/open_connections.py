@@ -59,6 +59,24 @@ class NothingDialled:
         del dialled
 
 
+class Spans(Protocol):
+    """Of spans.py."""
+
+    def ended(self, record: ConnectionRecord) -> None: ...
+
+    def counts(self) -> dict[str, int]:
+        """By what became of them."""
+        ...
+
+
+class NoSpans:
+    def ended(self, record: ConnectionRecord) -> None:
+        """Nobody collects them."""
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(ConnectionRecord).decode
 
@@ -84,6 +102,7 @@ class OpenConnections:
         self.dialled: DialledServices = NothingDialled()
         """Asked once for each connection."""
         self.history = FlowHistory()
+        self.spans: Spans = NoSpans()
         self._metrics, self._access_log = metrics, access_log
         self._workers: dict[int, dict[int, _Entry]] = {}
         self._former: set[int] = set()
@@ -243,6 +262,7 @@ class OpenConnections:
         self._metrics.closed(record)
         self._access_log.closed(record)
         self.history.ended(record)
+        self.spans.ended(record)
 
 
 def opening(record: ConnectionRecord) -> ConnectionRecord:

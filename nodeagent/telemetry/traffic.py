@@ -21,7 +21,6 @@ from nodeagent.telemetry.labels import (
     UNKNOWN,
     TrafficLabels,
     anonymous,
-    is_seen_at_both_ends,
     labels_of,
 )
 
@@ -146,12 +145,12 @@ class TrafficMetrics(Collector):
 
     def _add_open(self, record: ConnectionRecord, number: int) -> None:
         self._open[record.direction] += number
-        if is_seen_at_both_ends(record):
+        if record.has_both_ends:
             self._open[Direction.INBOUND] += number
 
     def _counts(self, record: ConnectionRecord) -> tuple[_Counts, ...]:
         """Of each side that this node tells about."""
-        if is_seen_at_both_ends(record):
+        if record.has_both_ends:
             return self._series_of(labels_of(record)), self._series_of(labels_of(record, DESTINATION))
         return (self._series_of(labels_of(record)),)
 

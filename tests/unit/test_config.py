@@ -109,6 +109,11 @@ def test_a_duration_may_be_a_fraction_where_that_means_something() -> None:
         ({"instance_ip": "here"}, {}, {}, "--instance-ip: 'here' does not appear"),
         ({"stats_address": "15020"}, {}, {}, "--stats-address: '15020' is not host:port"),
         ({"ready_address": "::1:80"}, {}, {}, "--ready-address: '::1:80': an IPv6 address needs brackets"),
+        ({"admin_address": "[::]:15000"}, {}, {}, "--admin-address: '[::]:15000' is not on loopback"),
+        ({"admin_address": "localhost:15000"}, {}, {}, "--admin-address: 'localhost:15000' is not on loopback"),
+        ({"trace_endpoint": "collector:4317"}, {}, {}, "--trace-endpoint: 'collector:4317' is no URL"),
+        ({"trace_endpoint": "http://[::1"}, {}, {}, "--trace-endpoint: 'http://[::1' is no URL"),
+        ({"trace_sampling": "1.5"}, {}, {}, "--trace-sampling: 1.5 is not 0 to 1"),
         ({"certificate_seconds": 0}, {}, {}, "--certificate-seconds: must be more than 0"),
         ({"drain_seconds": "-1s"}, {}, {}, "--drain-seconds: must be more than 0"),
         ({"max_connections": 0}, {}, {}, "--max-connections: must be more than 0"),
@@ -139,6 +144,14 @@ def test_any_value_makes_a_config_or_a_config_error(name: str, raw: object, sour
     flags, file = (given_values, {}) if source == "flag" else ({}, given_values)
     with contextlib.suppress(ConfigError):
         assert isinstance(make_config({"node": "n"} | flags, {}, file), Config)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "sampling", "traced"), [("", "1", 0.0), ("http://c:4318/v1/traces", "0.25", 0.25)]
+)
+def test_workers_trace_only_for_a_collector(endpoint: str, sampling: str, traced: float) -> None:
+    assert made({"trace_endpoint": endpoint, "trace_sampling": sampling}).traced_share == traced
+    assert made({"trace_endpoint": endpoint, "trace_sampling": "0"}).traced_share < 1e-6
 
 
 def test_nothing_may_be_listened_on_when_the_address_is_empty() -> None:

@@ -19,7 +19,7 @@ from nodeagent.cli.main import COMMANDS, cli
 from nodeagent.hbone.limits import Limits, Role
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-_OURS = ("nodeagent", "bpf", "tests", "tools", "vagrant", "docs", "examples", ".ci")
+_OURS = ("nodeagent", "bpf", "tests", "tools", "vagrant", "docs", "examples", "observability", ".ci")
 _GENERATED = ROOT / "nodeagent/proto"
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in _OURS for path in (ROOT / folder).rglob("*.md"))])

@@ -386,7 +386,7 @@ def test_a_connection_stands_at_the_pods_that_have_it(state_of: StateOf, connect
     web, api = Ip("10.241.0.12"), Ip("10.241.0.20")
     record = ConnectionRecord(
         id=1,
-        direction=Direction.INBOUND,
+        direction=Direction.OUTBOUND,
         started=0.0,
         source_ip=web,
         source_port=1,
@@ -394,6 +394,7 @@ def test_a_connection_stands_at_the_pods_that_have_it(state_of: StateOf, connect
         original_port=80,
         destination_ip=api,
         destination_port=8080,
+        destination_identity=Identity("d", "shop", "api"),
         is_in_kernel=True,
     )
     pods = (

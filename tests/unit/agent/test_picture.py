@@ -27,7 +27,7 @@ from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import Revocations
 from nodeagent.model.workload import TunnelProtocol, Workload
 from nodeagent.routing.route import Target
-from nodeagent.telemetry.open_connections import KERNEL
+from nodeagent.telemetry.open_connections import KERNEL, NoSpans
 from nodeagent.telemetry.totals import Totals
 from nodeagent.xds.client import XdsStatus
 
@@ -98,7 +98,9 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         revocations=SimpleNamespace(fault=lambda _now: ""),
         names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1),
-        open_connections=SimpleNamespace(count=lambda pid: {70: 12, KERNEL: 5}[pid], history=FakeHistory()),
+        open_connections=SimpleNamespace(
+            count=lambda pid: {70: 12, KERNEL: 5}[pid], history=FakeHistory(), spans=NoSpans()
+        ),
         totals=Totals(),
         log_levels=SimpleNamespace(current="debug", until=90.0),
         lines=None,

@@ -4,6 +4,7 @@
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from nodeagent.agent.run import Agent, run_agent
 from nodeagent.config import Config, make_config
 from nodeagent.errors import AlreadyRunning, ConfigError, KernelError, NodeagentError
 from nodeagent.kernel.steering import Steering
+from nodeagent.telemetry.open_connections import NoSpans
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,16 @@ def test_a_second_agent_is_refused(tmp_path: Path) -> None:
     with only_instance(str(tmp_path), takeover=False), pytest.raises(AlreadyRunning):
         run_agent(config(tmp_path), takeover=False)
     assert not (tmp_path / "admin.sock").exists()
+
+
+def test_without_the_extra_tracing_is_refused_before_anything_runs(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "nodeagent.telemetry.spans", raising=False)
+    with pytest.raises(ConfigError, match="--trace-endpoint: opentelemetry") as caught:
+        run_agent(config(run_dir, trace_endpoint="http://127.0.0.1:4318/v1/traces"), takeover=False)
+    assert "nodeagent[otel]" in caught.value.check
 
 
 def test_an_error_of_a_part_is_the_agents_error(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +92,7 @@ def test_an_exception_in_a_callback_is_logged_and_counted(
         await asyncio.sleep(0.01)
 
     monkeypatch.setattr(Agent, "_run_parts", only_a_callback)
-    agent = Agent(config(run_dir), None)
+    agent = Agent(config(run_dir), None, NoSpans())
     asyncio.run(agent.run())
     assert agent._picture.bugs() == 1
     assert "ZeroDivisionError" in caplog.text

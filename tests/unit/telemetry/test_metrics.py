@@ -33,6 +33,7 @@ _READINGS = Readings(
     kernel_drops=frozenset({"SPOOFED_SOURCE", "CUT_SHORT"}),
     workers={"ready": 1, "silent": 1},
     is_ready=True,
+    spans={"made": 6, "sent": 5},
     verdict_generation=7,
     verdict_swapped=1.7e9,
     set_up=split_totals(
@@ -56,6 +57,7 @@ _READINGS = Readings(
         'nodeagent_kernel_packets_total{reason="STEERED",verdict="pass"} 12.0',
         'nodeagent_workers{state="silent"} 1.0',
         "nodeagent_ready 1.0",
+        'nodeagent_spans_total{event="sent"} 5.0',
         "nodeagent_verdict_table_generation 7.0",
         "nodeagent_verdict_table_timestamp_seconds 1.7e+09",
         'nodeagent_certificate_issued_timestamp_seconds{identity="spiffe://cluster.local/ns/shop/sa/web"} 1.7e+09',
