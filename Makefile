@@ -52,7 +52,7 @@ check: build/.developer ## format, lint, types, import arrows, C warnings, gener
 fmt: build/.developer ## format Python and C
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	clang-format -i bpf/*.c bpf/*.h tests/kernel/proof/*.h
+	clang-format -i bpf/*.c bpf/*.h tests/kernel/proof/*.h daemonset/*.c
 
 bench: $(BENCH_READY) build/envoy/bin/envoy ## what it costs, as ratios in one run: to no mesh, to our tunnel, to Envoys
 	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy ZTUNNEL=$(abspath $(ZTUNNEL)) \

@@ -26,6 +26,10 @@ from nodeagent.kubernetes.api import ApiServer
 from tests.unit.conftest import TinyCa
 
 TOKEN = "the-token"  # noqa: S105 - of a server that lives for one test
+ASKED = frozenset(
+    {("list", "pods"), ("watch", "pods"), ("list", "namespaces"), ("watch", "namespaces"), ("patch", "pods/status")}
+)
+"""Verb and resource of everything that the agent asks for."""
 Json = dict[str, Any]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: INP001, T201 - a script, not a package; it speaks to a terminal
-"""Compiles each kernel program with every warning on, and compares its format.
+"""Compiles each kernel program, and what the image has in C, with every warning on, and compares the format.
 
 Needs clang, clang-format and linux-libc-dev; neither bcc nor root: bpf/check/bcc_dialect.h spells what bcc adds to C.
 Nothing is written, except with `--fix`, which formats.
@@ -15,6 +15,7 @@ BPF = Path(__file__).resolve().parent.parent / "bpf"
 PROGRAMS = sorted(path.name for path in BPF.glob("*.c"))
 RECORDING = BPF.parent / "tests" / "kernel" / "proof" / "recording.h"
 """The test build's part in front of the programs."""
+IMAGE = sorted(str(path) for path in (BPF.parent / "daemonset").rglob("*.c"))
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wpadded", "-Wimplicit-fallthrough", "-Wmissing-prototypes")
 
 
@@ -33,12 +34,14 @@ def main() -> int:
     if missing:
         print(f"check_c: {' and '.join(missing)} not found; apt-get install {' '.join(missing)}", file=sys.stderr)
         return 5
-    sources = [*sorted(str(path.relative_to(BPF)) for path in BPF.rglob("*.[ch]")), str(RECORDING)]
+    sources = [*sorted(str(path.relative_to(BPF)) for path in BPF.rglob("*.[ch]")), str(RECORDING), *IMAGE]
     form = ["-i"] if "--fix" in sys.argv[1:] else ["--dry-run", "--Werror"]
     commands = [["clang-format", *form, *sources], *(compile_program(name) for name in PROGRAMS)]
     commands += [compile_program(name, "-include", str(RECORDING)) for name in PROGRAMS]
+    commands += [["clang", "-std=gnu11", "-O2", *WARNINGS, "-Wno-padded", "-fsyntax-only", path] for path in IMAGE]
     failed = [command[0] for command in commands if subprocess.run(command, cwd=BPF, check=False).returncode != 0]
-    print(f"check_c: {len(PROGRAMS)} programs and their test build, {len(sources)} files, {len(failed)} failures")
+    what = f"{len(PROGRAMS)} programs and their test build, {len(IMAGE)} of the image, {len(sources)} files"
+    print(f"check_c: {what}, {len(failed)} failures")
     return 1 if failed else 0
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two TCP listeners: /metrics for scrapers and /healthz/ready for the kubelet, where ztunnel has them too.
+"""The two TCP listeners: /metrics for scrapers, /healthz/ready (where ztunnel has it) and /healthz/live for kubelets.
 
 Readiness asks only what this node can do for new connections. It never depends on the control plane's being there at
-this moment: an outage there must not restart data planes.
+this moment: an outage there must not restart data planes. That the agent lives asks nothing but its loop.
 """
 
 import functools
@@ -38,7 +38,9 @@ class ReadyServer(HttpServer):
         self._obstacles = obstacles
 
     async def _ready(self, request: Request) -> Response:
-        _expect(request, "/healthz/ready")
+        _expect(request, "/healthz/ready", "/healthz/live")
+        if request.path == "/healthz/live":
+            return Response(200, msgspec.json.encode({"schema": SCHEMA, "live": True}) + b"\n")
         reasons = list(self._obstacles())
         body = {"schema": SCHEMA, "ready": not reasons, "reasons": reasons}
         return Response(503 if reasons else 200, msgspec.json.encode(body) + b"\n")

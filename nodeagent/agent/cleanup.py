@@ -12,13 +12,17 @@ import time
 from pathlib import Path
 
 from nodeagent.agent.instance import only_instance
+from nodeagent.agent.kubernetes_pods import FILE_NAME as FOUND_PODS
 from nodeagent.agent.roster import FILE_NAME, LEAVING, living_workers
 from nodeagent.kernel.loader import LOADER_LOG
 from nodeagent.kernel.steering import Steering
 
 DRAIN_SECONDS = 5.0
 """What a worker is given to end its connections in order; then it is killed."""
-_FILES = (FILE_NAME, "workers.partial", "workers.sock", "admin.sock", "state", "state.new", LOADER_LOG)
+_FILES = (
+    *(FILE_NAME, "workers.partial", "workers.sock", "admin.sock", "state", "state.new", LOADER_LOG),
+    *(FOUND_PODS, "kubernetes-pods.partial"),
+)
 """The second of a pair is what a crash leaves of the first in the middle of a write."""
 
 

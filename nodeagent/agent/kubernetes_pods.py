@@ -26,8 +26,7 @@ from nodeagent.kernel.pod_namespaces import Namespace, Unknown, assign, look, na
 from nodeagent.kubernetes.api import ApiRefused, ApiServer
 from nodeagent.kubernetes.follow import Follower
 from nodeagent.kubernetes.node_pods import Candidate, NodePods, Patch
-from nodeagent.kubernetes.objects import read_object
-from nodeagent.kubernetes.reflector import Change, Changed, Reflector
+from nodeagent.kubernetes.reflector import Change, Reflector, Replaced
 from nodeagent.model.address import Ip
 from nodeagent.model.pod import LocalPod
 from nodeagent.upstream.backoff import delay
@@ -69,6 +68,9 @@ class KubernetesPods:
         """By uid."""
         self._lost: dict[str, bytes] = {}
         """What the kubelet had reported of pods when the namespace that they had was gone."""
+        self._written: dict[str, str | None] = {}
+        """By uid: what was written, until the watch tells anything of that pod. The answer to a patch is no news: it
+        may be older than what the watch has told."""
         self._leaves_at: dict[str, float] = {}
         """By uid, of pods that opted out and are not announced any more, in seconds of the monotonic clock."""
         self._path = Path(config.run_dir) / FILE_NAME
@@ -114,6 +116,10 @@ class KubernetesPods:
     # ---- news --------------------------------------------------------------------------------------------------------
 
     def _pods_changed(self, change: Change) -> None:
+        if isinstance(change, Replaced):
+            self._written = {}
+        else:
+            self._written.pop(change.object.metadata.uid, None)
         self._ledger.pods_changed(change)
         self._news()
 
@@ -268,6 +274,8 @@ class KubernetesPods:
             captured = {pod.uid for pod in self._capture.captured()}
             pause = 0.0
             for patch in self._ledger.patches(captured):
+                if self._written.get(patch.uid, "") == patch.value:
+                    continue
                 pause = max(pause, await self._patch(patch))
             if pause:
                 self._write.set()  # again then, with what is true by then
@@ -277,9 +285,11 @@ class KubernetesPods:
 
     async def _patch(self, patch: Patch) -> float:
         """Seconds to wait before it is tried again; 0 when it is written."""
+        self._written[patch.uid] = patch.value  # before it is: the watch may tell of what came after it first
         try:
-            answer = read_object(await self._api.patch(patch.target, patch.body))
+            await self._api.patch(patch.target, patch.body)
         except ControlPlaneError as error:
+            self._written.pop(patch.uid, None)
             is_outdated = isinstance(error, ApiRefused) and error.status in _OUTDATED
             if not is_outdated and str(error) != self._patch_error:
                 log.warning("annotating %s/%s: %s. %s", patch.namespace, patch.name, error, error.check)
@@ -289,7 +299,6 @@ class KubernetesPods:
             return max(pause, error.retry_seconds) if isinstance(error, ApiRefused) else pause
         said = "is captured" if patch.value else "leaves the mesh"
         log.info("annotated %s/%s: it %s", patch.namespace, patch.name, said)
-        self._pods_changed(Changed(answer))  # the watch may tell it later, and it must not be written again until then
         return 0.0
 
 

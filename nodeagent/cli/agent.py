@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nodeagent agent` and `nodeagent cleanup`. The flags are the fields of Config; a new field is a new flag."""
+"""`nodeagent agent`, `prepare-node` and `cleanup`. The flags are the fields of Config; a new field is a new flag."""
 
 import dataclasses
 import os
@@ -75,6 +75,20 @@ def cleanup(*, run_dir: str, bpffs: str) -> None:
 
     done = clean(run_dir, bpffs)
     for words in done or ["nothing to remove"]:
+        click.echo(words)
+
+
+@command(name="prepare-node", examples=("nodeagent prepare-node", "nodeagent prepare-node --bpffs /sys/fs/bpf"))
+@click.option("--run-dir", envvar="NODEAGENT_RUN_DIR", default=Config.run_dir, show_default=True, metavar="PATH")
+@click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
+def prepare_node(*, run_dir: str, bpffs: str) -> None:
+    """Mounts what an agent without privilege could not: bpffs, and the proxy namespace with its sysctls.
+
+    In a cluster the DaemonSet's init container runs it. An agent that has the README's privileges needs it not.
+    """
+    from nodeagent.kernel.preparation import prepare_node as prepare
+
+    for words in prepare(run_dir, bpffs) or ["nothing to do"]:
         click.echo(words)
 
 

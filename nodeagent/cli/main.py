@@ -34,6 +34,7 @@ COMMANDS = {
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),
+    "prepare-node": ("agent", "Mounts what an agent without privilege could not: bpffs and the proxy namespace."),
     "cleanup": ("agent", "Removes what an agent left on this node: programs, workers, files."),
     "analyze": ("analyze", "Says what is wrong or doubtful in a directory of YAML."),
     "control-plane": ("control_plane", "Serves a mesh from a directory of YAML."),

@@ -118,7 +118,7 @@ class ProxyNamespace:
                 done.append(f"removed the device {NODE_DEVICE}")
         self.close()
         try:
-            while _is_namespace(self.path):
+            while is_namespace(self.path):
                 unmount(self.path, MNT_DETACH)
                 done.append(f"unmounted {self.path}")
             self.path.unlink(missing_ok=True)
@@ -138,7 +138,7 @@ class ProxyNamespace:
                 self.path.touch(mode=0o600)
                 mount(f"/proc/self/fd/{self._descriptor}", self.path, flags=MS_BIND)
             return
-        if not _is_namespace(self.path):
+        if not is_namespace(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
             with ThreadPoolExecutor(1) as thread:  # a thread's namespace ends with it; the mount stays
@@ -149,7 +149,7 @@ class ProxyNamespace:
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _is_mounted(self) -> bool:
-        return _is_namespace(self.path) and os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        return is_namespace(self.path) and os.path.samestat(os.fstat(self._descriptor), self.path.stat())
 
     def _ensure_id(self, node: IPRoute) -> int:
         number = namespace_id(node, self._descriptor)
@@ -186,7 +186,8 @@ def _make_namespace(path: Path) -> None:
     mount(OWN_NETNS, path, flags=MS_BIND)
 
 
-def _is_namespace(path: Path) -> bool:
+def is_namespace(path: Path) -> bool:
+    """Whether one is mounted there. Raises OSError but for a file that is not there."""
     try:
         return path.stat().st_dev == Path(OWN_NETNS).stat().st_dev
     except FileNotFoundError:

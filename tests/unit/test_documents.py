@@ -19,7 +19,10 @@ from nodeagent.cli.main import COMMANDS, cli
 from nodeagent.hbone.limits import Limits, Role
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-_OURS = ("nodeagent", "bpf", "tests", "tools", "vagrant", "docs", "examples", "observability", ".ci")
+_OURS = (
+    *("nodeagent", "bpf", "tests", "tools", "vagrant", "docs", "examples"),
+    *("observability", "daemonset", ".ci"),
+)
 _GENERATED = ROOT / "nodeagent/proto"
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in _OURS for path in (ROOT / folder).rglob("*.md"))])
@@ -237,6 +240,7 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "kernel/apply.py",
             "kernel/flow_table.py",
             "kernel/listeners.py",
+            "kernel/preparation.py",
             "kernel/proxy_namespace.py",
             "kernel/listing.py",
             "kernel/succession.py",
@@ -357,6 +361,8 @@ _SECOND_FILES = {
     "tests/unit/proxy/test_kernel_openssl.py": "the same peer against records of the kernel",
     "tests/unit/policy/test_evaluate_recorded.py": "policies of a real istiod, beside the tables",
     "tests/unit/controlplane/test_istiod_equality.py": "recordings of a real istiod, beside the rules",
+    "tests/unit/daemonset/test_manifests.py": "YAML, no module",
+    "tests/unit/daemonset/test_supervise.py": "C, no module",
     "tests/unit/vagrant/test_vagrantfile.py": "Ruby and shell, beside the runner",
 }
 

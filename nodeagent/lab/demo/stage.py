@@ -166,7 +166,7 @@ class Stage:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-        self._await(lambda: self._is_ready(name, former), name)
+        self._await(lambda: self.is_ready(name, former), name)
 
     def stop_agent(self, name: str, number: int = signal.SIGTERM) -> None:
         """In order, or killed: what it has set up goes on without it."""
@@ -203,7 +203,7 @@ class Stage:
             return False
         return True
 
-    def _is_ready(self, name: str, former: "subprocess.Popen[bytes] | None" = None) -> bool:
+    def is_ready(self, name: str, former: "subprocess.Popen[bytes] | None" = None) -> bool:
         if self.agents[name].poll() is not None:
             raise NotPossible(f"the agent of {name} ended; its last words: {self._last_words(name)}")
         if former is not None and former.poll() is None:

@@ -58,6 +58,10 @@ def test_readiness(address: str, reasons: Sequence[str], status: int) -> None:
     assert json.loads(body) == {"schema": "nodeagent/v1", "ready": not reasons, "reasons": list(reasons)}
 
 
+def test_an_agent_that_is_not_ready_lives(address: str) -> None:
+    assert _get(ReadyServer(address, lambda: ["the mesh is not known"]), "/healthz/live")[0] == 200
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda address: StatsServer(address, _render), lambda address: ReadyServer(address, list)],
