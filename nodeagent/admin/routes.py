@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from nodeagent.admin.explain import Question, explain
+from nodeagent.admin.portable import pack
 from nodeagent.admin.server import Route
 from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ReadState, ReplacedWorker
 from nodeagent.admin.status import status
@@ -50,7 +51,7 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         return flows(await history.follow(cursor, min(wait, LONGEST_WAIT_SECONDS)))
 
     async def of_explain(query: Mapping[str, str]) -> Mapping[str, object]:
-        return explain(read(), parse_question(query))
+        return explain(read(), parse_question(query), history.newest_first())
 
     return {
         "/version": answered_by(lambda state: {"version": state.version, "node": state.node}),
@@ -63,6 +64,7 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         "/connections": of_connections,
         "/flows": of_flows,
         "/explain": of_explain,
+        "/state": answered_by(pack),
     }
 
 

@@ -96,6 +96,7 @@ class Picture:
             certificates=tuple(self._certificates()),
             workers=tuple(self._workers()),
             kernel=tuple(self._kernel()),
+            in_kernel=self.open_connections.count(KERNEL),
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
         )
 

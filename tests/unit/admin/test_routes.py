@@ -34,6 +34,7 @@ StateOf = Callable[..., AgentState]
         ("/flows", {"last": "1"}, "flows"),
         ("/flows", {"after": "former-0", "wait": "60"}, "flows"),
         ("/explain", {"source": "web", "destination": "db", "port": "5432"}, "verdict"),
+        ("/state", {}, "mesh"),
     ],
 )
 def test_every_route_answers(
