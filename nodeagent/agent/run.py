@@ -7,18 +7,20 @@ next agent. `nodeagent cleanup` is what removes them.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nodeagent.admin.http import HttpServer
+from nodeagent.admin.page.server import PageServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
 from nodeagent.admin.routes import make_orders, make_routes
-from nodeagent.admin.server import AdminServer
+from nodeagent.admin.server import AdminServer, Route
 from nodeagent.admin.state import ReplacedWorker
 from nodeagent.agent.capture import Capture, KernelTables
 from nodeagent.agent.enrolment import read_pods
@@ -191,6 +193,8 @@ class Agent:
         yield AdminServer(config.admin_socket, routes, make_orders(self._keeper.renew, self._replace_workers))
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)
+        if config.page:
+            yield PageServer(config.page, {config.node: functools.partial(_ask, routes)})
         if config.ready_address:
             yield ReadyServer(config.ready_address, picture.obstacles)
 
@@ -260,6 +264,11 @@ class Agent:
     def _told_to_stop(self, main: "asyncio.Task[None]", number: int) -> None:
         log.info("told to stop by %s", signal.Signals(number).name)
         main.cancel()
+
+
+async def _ask(routes: Mapping[str, Route], route: str, query: Mapping[str, str]) -> Mapping[str, Any]:
+    """As the demo's page asks by the admin socket."""
+    return await routes[route](query)
 
 
 @contextlib.contextmanager
