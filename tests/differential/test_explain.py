@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from nodeagent.admin import outcome
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.state import AgentState
+from nodeagent.agent import verdicts
 from nodeagent.controlplane.documents import parse_documents
 from nodeagent.controlplane.parse import parse_document
 from nodeagent.controlplane.translate import translate
@@ -23,6 +25,9 @@ from nodeagent.model.address import Ip, is_ipv6, join_host_port
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.workload import Service, Workload
+from nodeagent.policy.evaluate import Allow, ConnectionFacts
+from nodeagent.policy.rehearse import Basis
+from nodeagent.proxy import outbound
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.messages import WorkerConfig
 from nodeagent.routing.route import Target
@@ -37,19 +42,23 @@ _NODES = ("n0", "n1")
 _NAMESPACES = ("shop", "shop-db", ROOT)
 _PORTS = (80, 443, 5432, 8080, 9, 15001, 15006, 15008)
 _STRANGERS = ("192.0.2.7", "2001:db8::7")
-_CONFIG = WorkerConfig(
-    node="n0",
-    cluster="Kubernetes",
-    network="",
-    trust_domain="cluster.local",
-    drain_seconds=5,
-    policy_wait_seconds=1,
-    pool_idle_seconds=300,
-    pool_streams=100,
-    connect_seconds=3,
-    handshake_seconds=2,
-    max_connections=100,
-)
+
+
+def _config(same_node: str) -> WorkerConfig:
+    return WorkerConfig(
+        node="n0",
+        cluster="Kubernetes",
+        network="",
+        trust_domain="cluster.local",
+        drain_seconds=5,
+        policy_wait_seconds=1,
+        pool_idle_seconds=300,
+        pool_streams=100,
+        connect_seconds=3,
+        handshake_seconds=2,
+        max_connections=100,
+        same_node=same_node,
+    )
 
 
 def random_mesh(rng: random.Random) -> Mesh:
@@ -167,14 +176,14 @@ class Case:
         return decided._replace(endpoint=decided.endpoint or join_host_port(target.ip, target.port))
 
 
-def test_ten_thousand_random_pairs_are_explained_as_they_are_decided() -> None:
-    """The seed is that of the test run, which pytest prints."""
+def _compare(pairs: int) -> Counter[tuple[str, str]]:
+    """How many ended how, and by whom. Raises AssertionError at the first difference."""
     seed = random.randrange(1 << 31)
     rng, seen, loop = random.Random(seed), Counter[tuple[str, str]](), Loop()
     with nothing_is_dialled():
-        for _ in range(PAIRS // PAIRS_OF_A_MESH):
+        for _ in range(pairs // PAIRS_OF_A_MESH):
             mesh, same_node = random_mesh(rng), rng.choice(["kernel", "tunnel"])
-            nodes = Nodes(mesh, _NODES, same_node, _CONFIG.__class__(**_fields(same_node)), loop)
+            nodes = Nodes(mesh, _NODES, same_node, _config(same_node), loop)
             state = AgentState(
                 version="", node=rng.choice(_NODES), network="", started=0, now=1, mesh=mesh, same_node=same_node
             )
@@ -185,13 +194,41 @@ def test_ten_thousand_random_pairs_are_explained_as_they_are_decided() -> None:
                     decided = case.decided()
                     assert _explained(answer, decided), f"seed {seed}: {case.question}: {decided}\n{json.dumps(answer)}"
                     seen[decided.verdict, decided.by] += 1
+    return seen
+
+
+def test_ten_thousand_random_pairs_are_explained_as_they_are_decided() -> None:
+    """The seed is that of the test run, which pytest prints."""
+    seen = _compare(PAIRS)
     for verdict in ("ALLOWED", "DENIED", "PENDING", "REFUSED", "PASSES"):
         assert sum(count for (found, _), count in seen.items() if found == verdict) > PAIRS / 100, seen
     assert seen["ALLOWED", "kernel"] > PAIRS / 100, seen
 
 
-def _fields(same_node: str) -> dict[str, Any]:
-    return {name: getattr(_CONFIG, name) for name in _CONFIG.__struct_fields__} | {"same_node": same_node}
+@pytest.mark.parametrize(
+    ("module", "name", "defect"),
+    [
+        pytest.param(
+            outcome,
+            "ConnectionFacts",
+            lambda _identity, *rest: ConnectionFacts(None, *rest),
+            id="explain forgets who the client is",
+        ),
+        pytest.param(outbound, "PROXY_PORTS", frozenset(), id="the worker lets pods reach the proxy's ports"),
+        pytest.param(Basis, "evaluate", lambda _basis, _facts: Allow(None), id="the worker allows everything"),
+    ],
+)
+def test_a_defect_of_either_is_a_difference(
+    monkeypatch: pytest.MonkeyPatch, module: object, name: str, defect: object
+) -> None:
+    monkeypatch.setattr(module, name, defect)
+    with pytest.raises(AssertionError, match="seed"):
+        _compare(PAIRS)
+
+
+def test_what_the_table_does_not_allow_the_worker_answers_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "is_reached_directly", lambda _workload, _mesh: False)
+    assert _compare(PAIRS // 10)["ALLOWED", "kernel"] == 0
 
 
 def test_another_identity_is_judged_as_if_it_were_the_clients_own() -> None:

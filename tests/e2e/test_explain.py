@@ -22,7 +22,7 @@ from nodeagent.lab.demo.stage import NODES, OTHER_PORT, PORT, SERVICE_PORT, Stag
 from nodeagent.lab.namespaces import RUN_DIR
 from nodeagent.model.address import Ip
 
-pytestmark = [pytest.mark.e2e]
+pytestmark = [pytest.mark.e2e, pytest.mark.any_kernel]
 
 WITHIN_SECONDS = 60.0
 PODS = ("web", "api", "batch", "db", "legacy", "legacy2")

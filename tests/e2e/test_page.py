@@ -17,7 +17,7 @@ from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
 from nodeagent.lab.namespaces import RUN_DIR
 from tests.e2e.browser import Browser, browsing
 
-pytestmark = [pytest.mark.e2e]
+pytestmark = [pytest.mark.e2e, pytest.mark.any_kernel]
 
 PICTURES = Path(__file__).resolve().parents[2] / "build/pages"
 WITHIN_SECONDS = 60.0

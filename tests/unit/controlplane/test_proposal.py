@@ -136,6 +136,13 @@ def test_a_pod_that_the_mesh_does_not_have_is_added(tmp_path: Path, mesh: Mesh) 
     assert {workload.name for workload in proposed.workloads.values()} == {"db", "new"}
 
 
+def test_a_list_as_kubectl_prints_it(tmp_path: Path, mesh: Mesh) -> None:
+    items = "".join(f"- {text.strip()}\n".replace("\n", "\n  ").rstrip() + "\n" for text in (POD, NO_WEB))
+    proposal = _proposal(tmp_path, f"apiVersion: v1\nkind: List\nitems:\n{items}")
+    assert isinstance(_verdict(proposal.laid_over(mesh)), Deny)
+    assert proposal.place("shop/no-web") == f"{tmp_path}/0.yaml:9"
+
+
 def test_dry_runs_are_the_directorys(tmp_path: Path, mesh: Mesh) -> None:
     dry = NO_WEB.replace("namespace: shop}", 'namespace: shop, annotations: {istio.io/dry-run: "true"}}')
     proposed = _proposal(tmp_path, POD, dry).laid_over(mesh)
