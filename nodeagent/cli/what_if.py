@@ -23,7 +23,8 @@ def what_if(agent: AdminClient, directory: Path, query: Mapping[str, str]) -> tu
     """The answer, as /explain gives it, and what of the directory would be refused.
 
     More than there: `now`, the verdict by what is in force, and for each route `files`, in which file and line each
-    policy stands. Raises ConfigError as /explain does, or for a directory that cannot be read.
+    policy, or the rule of it that decides, stands. Raises ConfigError as /explain does, or for a directory that cannot
+    be read.
     """
     question = parse_question(query)
     proposal = Proposal.read(directory)
@@ -33,7 +34,9 @@ def what_if(agent: AdminClient, directory: Path, query: Mapping[str, str]) -> tu
     doubts = [doubt for found in destinations(proposed, question) for doubt in proposal.doubts(found)]
     answer["warnings"] += dict.fromkeys(doubts)
     for route in answer["routes"]:
-        places = {policy["policy"]: proposal.place(policy["policy"]) for policy in route["policies"]}
+        places = {
+            policy["policy"]: proposal.place(policy["policy"], _rule(policy, route)) for policy in route["policies"]
+        }
         route["files"] = {policy: place for policy, place in places.items() if place}
     try:
         in_force = agent.fetch("/explain", **query)
@@ -41,3 +44,12 @@ def what_if(agent: AdminClient, directory: Path, query: Mapping[str, str]) -> tu
         in_force = {}
     answer |= {"now": in_force.get("verdict", "unknown there"), "last_seen": in_force.get("last_seen")}
     return answer, [str(finding) for finding in proposal.refused]
+
+
+def _rule(policy: Mapping[str, Any], route: Mapping[str, Any]) -> int:
+    """The one to look at: which matches, or would have allowed by the fewest changes. 0: none in particular."""
+    miss = route["nearest_miss"]
+    if miss is not None and miss["policy"] == policy["policy"]:
+        number: int = miss["rule"]
+        return number
+    return next((rule["number"] for rule in policy["rules"] if rule["is_matched"]), 0)

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import msgspec
 
+from nodeagent.controlplane.authorization import written_rules
 from nodeagent.controlplane.catalog import Catalog, admit
 from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
-from nodeagent.controlplane.objects import Key, MeshObject, MtlsMode, PeerAuthentication
+from nodeagent.controlplane.objects import AuthorizationPolicy, Key, MeshObject, MtlsMode, PeerAuthentication
 from nodeagent.controlplane.peer_authentication import STATIC_STRICT, PeerAuthentications
+from nodeagent.controlplane.review import line_of
 from nodeagent.controlplane.translate import select, translate
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import PolicyScope
@@ -102,15 +104,23 @@ class Proposal:
                     f"{key}, which has a selector, is taken as {'about it' if key in listed else 'not about it'}"
                 )
 
-    def place(self, policy: str) -> str:
-        """`file:line` of the object, or objects, that a policy (`ns/name`) comes from; empty for one of elsewhere."""
+    def place(self, policy: str, rule: int = 0) -> str:
+        """`file:line` of the object, or objects, that a policy (`ns/name`) comes from; empty for one of elsewhere.
+
+        With `rule`, its number among those that agents are told (from 1), the line of that one.
+        """
         namespace, _, name = policy.partition("/")
         if name == STATIC_STRICT:
             strict = (peer for peer in select(self._catalog.values, PeerAuthentication) if _is_strict(peer))
             return ", ".join(_place(peer) for peer in strict)
         kind = "PeerAuthentication" if _is_generated(policy) else "AuthorizationPolicy"
         found = self._catalog.objects.get(Key(kind, namespace, name.removeprefix(_GENERATED)))
-        return _place(found.value) if found is not None else ""
+        if found is None:
+            return ""
+        if rule and isinstance(found.value, AuthorizationPolicy):
+            index = written_rules(found.value, self._translation.mesh)[rule - 1]
+            return f"{found.value.meta.origin.file}:{line_of(found, f'spec.rules[{index}]')}"
+        return _place(found.value)
 
 
 def _place(value: MeshObject) -> str:

@@ -61,7 +61,7 @@ def test_it_says_what_would_be_what_is_and_in_which_file(call: Call, tmp_path: P
     status, out, err = call("explain", "web", "db:80", "--policy-dir", str(tmp_path))
     assert (status, err) == (1, "")
     assert "verdict      DENIED  reason=policy_not_allowed" in out
-    assert f"files        shop/only-api  {tmp_path}/api.yaml:1\n" in out
+    assert f"files        shop/only-api  {tmp_path}/api.yaml:5\n" in out
     assert 'to allow     add "cluster.local/ns/shop/sa/web" to principals in rule 1 of shop/only-api' in out
     assert "now          ALLOWED  by the policies that are in force\n" in out
 

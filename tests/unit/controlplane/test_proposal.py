@@ -167,6 +167,26 @@ def test_where_a_policy_stands(tmp_path: Path, policy: str, place: str) -> None:
     assert proposal.place(policy) == (f"{tmp_path}/{place}" if place else "")
 
 
+@pytest.mark.parametrize(("rule", "line"), [(0, 5), (1, 11), (2, 13)])
+def test_where_a_rule_stands_that_agents_count_otherwise(tmp_path: Path, rule: int, line: int) -> None:
+    """The first that is written needs layer 7, so nobody is told of it."""
+    policy = """
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  rules:
+  - to: [{operation: {methods: [GET]}}]
+  - from:
+    - source: {namespaces: [shop]}
+  - to: [{operation: {ports: ["80"]}}]
+"""
+    assert _proposal(tmp_path, f"apiVersion: v1{policy}").place("shop/db", rule) == f"{tmp_path}/0.yaml:{line}"
+
+
 def test_what_would_be_refused_is_told_and_left_out(tmp_path: Path, mesh: Mesh) -> None:
     proposal = _proposal(tmp_path, NO_WEB.replace("DENY", "FORBID"), STRICT)
     (finding,) = proposal.refused
