@@ -162,6 +162,12 @@ class Config:
         "NODEAGENT_ADMIN",
         "Address of /config_dump and /logging, where istioctl and Kiali ask a ztunnel; loopback only; empty: none.",
     )
+    page: str = setting(
+        "",
+        "NODEAGENT_PAGE",
+        "Address of a read-only web page about this node: 127.0.0.1:PORT, [::1]:PORT or the path of a Unix socket; "
+        "empty: none. Whoever may connect there sees who connects to whom.",
+    )
     # -- seeing it -----------------------------------------------------------------------------------------------
     log_format: str = setting("text", "LOG_FORMAT", "Log lines as `text` or `json`.")
     log_level: str = setting("info", "NODEAGENT_LOG", "debug, info, warning or error.")
@@ -325,6 +331,20 @@ def _validated(config: Config) -> Config:
     return config
 
 
+def check_page_address(address: str) -> None:
+    """`ip:port` of loopback, or the absolute path of a Unix socket. Raises ConfigError for anything else."""
+    if Path(address).is_absolute():
+        return
+    check = "Expected: 127.0.0.1:PORT, [::1]:PORT or the absolute path of a Unix socket."
+    try:
+        ip = ipaddress.ip_address(split_host_port(address)[0])
+    except ValueError as error:
+        raise ConfigError(f"--page: {error}", check=check) from error
+    if not ip.is_loopback:
+        words = f"--page: {address} is not loopback, and whoever reaches the page sees who connects to whom"
+        raise ConfigError(words, check=check)
+
+
 def _validate_exclusions(config: Config) -> None:
     try:
         parse_exclusions(config.exclude)
@@ -388,6 +408,8 @@ def _validate_addresses(config: Config) -> None:
                 split_host_port(getattr(config, name))
         except ValueError as error:
             raise ConfigError(f"{_flag(name)}: {error}", check="Expected: address:port, or nothing.") from error
+    if config.page:
+        check_page_address(config.page)
     if config.admin_address and not _is_loopback(split_host_port(config.admin_address)[0]):
         raise ConfigError(
             f"--admin-address: {config.admin_address!r} is not on loopback",

@@ -67,6 +67,7 @@ class Status(Answer):
     state: Health
     since: Moment
     summary: str
+    in_kernel: Annotated[int, msgspec.Meta(ge=0, description="Open connections that the kernel carries alone.")]
     components: list[Component]
     workers: list[Worker]
     kernel: list[KernelReason]
@@ -354,6 +355,21 @@ class ExplainedRoute(TypedDict):
     working: list[str]
     dry_run: str
     to_allow: list[str]
+    tunnel: Annotated[str, msgspec.Meta(description="Who dials it and who has to answer; empty: there is none.")]
+    files: NotRequired[
+        Annotated[dict[str, str], msgspec.Meta(description="With --policy-dir: file:line of each policy.")]
+    ]
+
+
+class LastSeen(TypedDict):
+    ended: Moment
+    direction: Direction
+    path: Path
+    verdict: Verdict
+    reason: str
+    policy: str
+    recent: Count
+    recent_seconds: Count
 
 
 class Explanation(Answer):
@@ -363,7 +379,11 @@ class Explanation(Answer):
     destination: ExplainedDestination
     routes: list[ExplainedRoute]
     verdict: str
+    last_seen: Annotated[
+        LastSeen | None, msgspec.Meta(description="Such a connection; null: this node remembers none.")
+    ]
     warnings: list[str]
+    now: NotRequired[Annotated[str, msgspec.Meta(description="With --policy-dir: the verdict by what is in force.")]]
 
 
 class Replaced(TypedDict):

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,7 +19,7 @@ import msgspec
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.admin.state import AgentState, FlowSource, OpenConnection
-from nodeagent.errors import ConfigError
+from nodeagent.errors import AgentUnreachable, ConfigError
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.record import ConnectionRecord, FlowPage
 
@@ -52,6 +52,19 @@ def dump(
     }
 
 
+def state_of(answer: Mapping[str, object]) -> AgentState:
+    """Of the /dump of an agent: a command can then ask of it what the agent was never asked.
+
+    Raises AgentUnreachable for an agent of another release.
+    """
+    try:
+        return _state(_decode(json.dumps(answer).encode()))
+    except _Unreadable as error:
+        raise AgentUnreachable(
+            f"the agent's state cannot be read here: {error}", check="Is the agent of the same release as this command?"
+        ) from error
+
+
 async def whole_history(history: FlowSource) -> list[ConnectionRecord]:
     page = history.newest()
     records = list(page.records)
@@ -68,7 +81,10 @@ class DumpedAgent(AdminClient):
         """`path` of the file; `-` is standard input. Raises ConfigError."""
         super().__init__(path)
         self._document = _read(path)
-        self._state = _state(self._document, path)
+        try:
+            self._state = _state(self._document)
+        except _Unreadable as error:
+            raise ConfigError(f"--file {path}: the state in it is of another release: {error}") from error
 
     def fetch(self, route: str, **query: str) -> dict[str, Any]:
         """Raises ConfigError, or the error that the agent would have met."""
@@ -102,6 +118,9 @@ class _Ended:
         kept = len(self._records) if count is None else min(count, len(self._records))
         return FlowPage(self._records[len(self._records) - kept :], "dump-0", has_more=False, lost=0)
 
+    def newest_first(self) -> Iterator[ConnectionRecord]:
+        return reversed(self._records)
+
     async def follow(self, cursor: str, wait_seconds: float) -> FlowPage:
         del cursor, wait_seconds
         return FlowPage((), "dump-0", has_more=False, lost=0)
@@ -113,18 +132,31 @@ def _read(path: str) -> _Document:
     except OSError as error:
         raise ConfigError(f"--file {path}: {error.strerror}") from error
     try:
-        document = msgspec.json.decode(content, type=_Document)
-    except (msgspec.MsgspecError, ValueError) as error:
+        return _decode(content)
+    except _Unreadable as error:
         raise ConfigError(
             f"--file {path}: not what `nodeagent dump` writes: {error}",
             check="Is it whole, and of this release? The command of the release that wrote it reads it.",
         ) from error
+
+
+class _Unreadable(Exception):
+    """Why it is no dump of this release."""
+
+
+def _decode(content: bytes) -> _Document:
+    """Raises _Unreadable."""
+    try:
+        document = msgspec.json.decode(content, type=_Document)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _Unreadable(error) from error
     if (document.schema, document.kind) != (SCHEMA, KIND):
-        raise ConfigError(f"--file {path}: {document.kind} of {document.schema} is no dump of {SCHEMA}")
+        raise _Unreadable(f"{document.kind} of {document.schema} is no dump of {SCHEMA}")
     return document
 
 
-def _state(document: _Document, path: str) -> AgentState:
+def _state(document: _Document) -> AgentState:
+    """Raises _Unreadable."""
     hints = get_type_hints(AgentState)
     try:
         fields = {
@@ -135,4 +167,4 @@ def _state(document: _Document, path: str) -> AgentState:
         mesh.generation = document.generation
         return AgentState(mesh=mesh, **fields)
     except (msgspec.MsgspecError, TypeError) as error:  # TypeError: a field is missing that every agent has
-        raise ConfigError(f"--file {path}: the state in it is of another release: {error}") from error
+        raise _Unreadable(error) from error

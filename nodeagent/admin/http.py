@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The little of HTTP/1.1 that admin, metrics and readiness need: one GET a connection, an answer, the end.
+"""The little of HTTP/1.1 that admin, metrics, probes and the page need: one request a connection, an answer, the end.
 
 A client that is slow, silent or garbled costs one of a few places for a few seconds: the head of a request has a limit
 in bytes and in time, an answer that is not read has a deadline, and when all places are taken the oldest goes.
@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import NamedTuple, Protocol, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 from nodeagent.model.address import Ip
@@ -20,8 +20,15 @@ MAX_CLIENTS = 64
 REQUEST_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 
-_PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error"}
-_PHRASES |= {403: "Forbidden", 503: "Service Unavailable"}
+_PHRASES = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 _END_OF_HEAD = b"\r\n\r\n"
 
 _log = logging.getLogger(__name__)
@@ -40,6 +47,26 @@ class Response(NamedTuple):
     status: int
     body: bytes
     content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+    """Besides those that every answer has."""
+
+
+class Pieces(Protocol):
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Called once, when the client has gone or nothing of it was sent."""
+
+
+class Stream(NamedTuple):
+    """An answer without an end: each piece is sent when it comes, and who does not take one in time is let go."""
+
+    pieces: Pieces
+    content_type: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Answer: TypeAlias = Response | Stream
 
 
 class BadRequest(Exception):
@@ -71,7 +98,7 @@ class HttpServer:
     """Serves `respond` on the socket that `open_listener` opens. `respond` may raise: that is a bug, answered 500."""
 
     def __init__(
-        self, open_listener: Callable[[], socket.socket], respond: Callable[[Request], Awaitable[Response]]
+        self, open_listener: Callable[[], socket.socket], respond: Callable[[Request], Awaitable[Answer]]
     ) -> None:
         self._open_listener, self._respond = open_listener, respond
         self._listener: socket.socket | None = None
@@ -123,22 +150,31 @@ class HttpServer:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     head = await _read_head(client)
                 response = await self._answer(head)
+                if isinstance(response, Stream):
+                    await _send_pieces(client, response)
+                    return
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await loop.sock_sendall(client, _encode(response))
                 with contextlib.suppress(OSError):  # the client may be gone already
                     client.shutdown(socket.SHUT_WR)
             except (OSError, TimeoutError) as error:
                 _log.debug("a client went away or was too slow: %s", error)
+            except Exception:  # noqa: BLE001 - of the pieces of a stream
+                self.met_bug()
 
-    async def _answer(self, head: bytes) -> Response:
+    async def _answer(self, head: bytes) -> Answer:
         try:
             return await self._respond(parse_request(head))
         except BadRequest as error:
             return Response(error.status, f"{error}\n".encode(), "text/plain; charset=utf-8")
-        except Exception:  # noqa: BLE001 - the one place where a bug of a route ends; it is logged and counted
-            self.bugs += 1
-            _log.exception("a request met a bug; please report it")
+        except Exception:  # noqa: BLE001 - where a bug of a route ends; it is logged and counted
+            self.met_bug()
             return Response(500, b"this is a bug of nodeagent; its log has the traceback\n", "text/plain")
+
+    def met_bug(self) -> None:
+        """Logs the exception that is being handled, and counts it."""
+        self.bugs += 1
+        _log.exception("a request met a bug; please report it")
 
 
 async def _read_head(client: socket.socket) -> bytes:
@@ -155,12 +191,30 @@ async def _read_head(client: socket.socket) -> bytes:
     return received.partition(_END_OF_HEAD)[0]
 
 
+async def _send_pieces(client: socket.socket, stream: Stream) -> None:
+    """Until there are no more, or the client does not take them. Raises OSError and TimeoutError."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await loop.sock_sendall(client, _head(200, stream.content_type, stream.headers))
+        async for piece in stream.pieces:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await loop.sock_sendall(client, piece)
+    finally:
+        await stream.pieces.aclose()
+
+
 def _encode(response: Response) -> bytes:
-    head = (
-        f"HTTP/1.1 {response.status} {_PHRASES[response.status]}\r\n"
-        f"Content-Type: {response.content_type}\r\n"
-        f"Content-Length: {len(response.body)}\r\n"
-        "Connection: close\r\n"
-        "X-Content-Type-Options: nosniff\r\n\r\n"
+    length = ("Content-Length", str(len(response.body)))
+    return _head(response.status, response.content_type, (length, *response.headers)) + response.body
+
+
+def _head(status: int, content_type: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    lines = (
+        f"HTTP/1.1 {status} {_PHRASES[status]}",
+        f"Content-Type: {content_type}",
+        *(f"{name}: {value}" for name, value in headers),
+        "Connection: close",
+        "X-Content-Type-Options: nosniff",
     )
-    return head.encode("ascii") + response.body
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")

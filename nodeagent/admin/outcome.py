@@ -7,7 +7,7 @@ that could be drawn, of each destination of its routes. Nothing here has an opin
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, is_ipv6, join_host_port
@@ -21,7 +21,7 @@ from nodeagent.routing.candidates import candidates, target_port
 from nodeagent.routing.decide import decide, server_names
 from nodeagent.routing.inbound import resolve_inbound
 from nodeagent.routing.lookup import find_service
-from nodeagent.routing.route import PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
+from nodeagent.routing.route import HBONE_PORT, PROXY_PORTS, Direct, Refuse, Route, Target, Tunnel
 
 MAX_ENDPOINTS = 256
 """Asked of one address: each costs a fraction of a millisecond of the agent's loop, and answers repeat."""
@@ -58,6 +58,11 @@ class Answer:
     judgement: Judgement | None = None
     server_name: str = ""
     """That the client's ClientHello has to have for it."""
+    at: Target | None = None
+    """Where its application, or whoever it is left to, is dialled in the end; None: nobody is."""
+    destination: Workload | None = None
+    tunnel: str = ""
+    """Of an HBONE connection: who dials it, and who has to answer."""
 
 
 def find_targets(mesh: Mesh, source: Workload, found: Workload | Service | Ip, port: int) -> list[Target]:
@@ -84,11 +89,20 @@ def _no_address(name: str) -> list[Target]:
 
 def find_answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
     """One for each route that may be taken."""
+    if target.ip in client.workload.addresses and client.is_known:
+        yield _to_itself(target)
+        return
     if not client.is_captured or target not in client.drawn:
         yield from _answers(mesh, client, target)
         return
     for answer in _answers(mesh, client, target):
         yield replace(answer, path=("pod -> connect(2): the endpoint is drawn in the kernel", *answer.path))
+
+
+def _to_itself(target: Target) -> Answer:
+    """By its own address; by that of a Service it goes out and may be led back."""
+    words = "a pod's connection to its own address never leaves it: nobody is asked"
+    return Answer("PASSES", "", words, "TCP", ("pod",), join_host_port(target.ip, target.port), at=target)
 
 
 def _answers(mesh: Mesh, client: Client, target: Target) -> Iterator[Answer]:
@@ -158,10 +172,12 @@ class _EveryWay:
 
 
 def _tunnelled(mesh: Mesh, client: Client, route: Tunnel, *, is_drawn: bool) -> Answer:
+    tunnel = _tunnel_words(client, route)
     if route.is_to_waypoint:
         hop = join_host_port(route.ip, route.port)
         words = "the waypoint in front of the destination decides"
-        return Answer("PASSES", "", words, "HBONE", (_start(client), f"HBONE {hop}", "waypoint"), hop)
+        at, way = Target(route.ip, route.port), (_start(client), f"HBONE {hop}", "waypoint")
+        return Answer("PASSES", "", words, "HBONE", way, hop, at=at, tunnel=tunnel)
     assert route.destination is not None  # routing names who terminates the stream
     at = Target(route.ip, route.port_at_destination)
     if client.direct_node and route.destination.node == client.direct_node:
@@ -175,8 +191,16 @@ def _tunnelled(mesh: Mesh, client: Client, route: Tunnel, *, is_drawn: bool) -> 
     )
     if isinstance(inbound, Refuse):
         endpoint = _spell(route.destination, at)
-        return Answer("REFUSED", inbound.reason.value, inbound.detail, "HBONE", (*path[:2], "refused"), endpoint)
-    return _judged(mesh, client, route.destination, at, "HBONE", path)
+        refused = Answer("REFUSED", inbound.reason.value, inbound.detail, "HBONE", (*path[:2], "refused"), endpoint)
+        return replace(refused, at=at, destination=route.destination, tunnel=tunnel)
+    return replace(_judged(mesh, client, route.destination, at, "HBONE", path), tunnel=tunnel)
+
+
+def _tunnel_words(client: Client, route: Tunnel) -> str:
+    """The endpoint's address is left out: endpoints that differ in nothing else are told together."""
+    expected = " or ".join(sorted(identity.principal for identity in route.expected)) or "anybody of the mesh"
+    own = client.identity.principal if client.identity is not None else "nobody"
+    return f"mutual TLS as {own}; who answers has to be {expected}"
 
 
 def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target, *, is_direct: bool) -> Answer:
@@ -184,7 +208,8 @@ def _on_one_node(mesh: Mesh, client: Client, route: Tunnel, at: Target, *, is_di
     assert route.destination is not None
     if at.port in PROXY_PORTS:
         words, endpoint = f"port {at.port} is the proxy's own", _spell(route.destination, at)
-        return Answer("REFUSED", Reason.SELF_CALL.value, words, "TCP", (_start(client), "refused"), endpoint)
+        refused = Answer("REFUSED", Reason.SELF_CALL.value, words, "TCP", (_start(client), "refused"), endpoint)
+        return replace(refused, at=at, destination=route.destination)
     by_worker = ("worker of this node: policy", "application")
     answer = _judged(mesh, client, route.destination, at, "TCP", (_start(client), *by_worker))
     if answer.verdict != "ALLOWED" or not is_direct or mesh.limits(route.destination.uid) is not None:
@@ -204,10 +229,17 @@ def _plain(
         elif client.is_captured and mesh.services_at(client.workload.network, at.ip):
             who = "the client's Sidecar does not show the Service that has this address"
         words = f"{who}: it goes where it was going, untouched"
-        return Answer("PASSES", "", words, "TCP", path, join_host_port(at.ip, at.port))
+        return Answer("PASSES", "", words, "TCP", path, join_host_port(at.ip, at.port), at=at)
     if destination.protocol is TunnelProtocol.TCP:
         words = "the destination is not in the mesh: plain text, and no policy is enforced"
-        return Answer("PASSES", "", words, "TCP", path, _spell(destination, at))
+        return Answer("PASSES", "", words, "TCP", path, _spell(destination, at), at=at, destination=destination)
+    if at.port in PROXY_PORTS:
+        is_hbone = at.port == HBONE_PORT
+        reason = Reason.TLS_NOT_TLS if is_hbone else Reason.SELF_CALL
+        words = f"port {at.port} is the proxy's own" + (", and speaks TLS alone" if is_hbone else "")
+        endpoint = _spell(destination, at)
+        refused = Answer("REFUSED", reason.value, words, "TCP", (*path, "refused"), endpoint)
+        return replace(refused, at=at, destination=destination)
     steered = "steered by to_pod -> worker of the destination's node: policy"
     return _judged(mesh, client, destination, at, "TCP", (*path, steered, "application"))
 
@@ -242,14 +274,17 @@ def _judged(
     mesh: Mesh, client: Client, destination: Workload, at: Target, transport: str, path: tuple[str, ...]
 ) -> Answer:
     judgement = judge_for(mesh, destination, ConnectionFacts(client.identity, _source_ip(client, at), at.ip, at.port))
-    words, endpoint = verdict_words(judgement.verdict), _spell(destination, at)
     match judgement.verdict:
         case Allow():
-            return Answer("ALLOWED", "", words, transport, path, endpoint, judgement)
+            verdict, reason = "ALLOWED", ""
         case Deny():
-            return Answer("DENIED", judgement.verdict.reason.value, words, transport, path, endpoint, judgement)
+            verdict, reason = "DENIED", judgement.verdict.reason.value
         case Pending():
-            return Answer("PENDING", Reason.POLICY_PENDING.value, words, transport, path, endpoint, judgement)
+            verdict, reason = "PENDING", Reason.POLICY_PENDING.value
+        case unreachable:
+            assert_never(unreachable)
+    words, endpoint = verdict_words(judgement.verdict), _spell(destination, at)
+    return Answer(verdict, reason, words, transport, path, endpoint, judgement, at=at, destination=destination)
 
 
 def _source_ip(client: Client, at: Target) -> Ip:

@@ -62,7 +62,7 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         return dump(read(), open_now, over)
 
     async def of_explain(query: Mapping[str, str]) -> Mapping[str, object]:
-        return explain(read(), parse_question(query))
+        return explain(read(), parse_question(query), history.newest_first())
 
     return {
         "/version": answered_by(lambda state: {"version": state.version, "node": state.node}),

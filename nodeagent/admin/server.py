@@ -13,7 +13,7 @@ import msgspec
 
 from nodeagent.admin.http import HttpServer, Request, Response
 from nodeagent.admin.schema import SCHEMA, error_body
-from nodeagent.admin.sockets import open_unix
+from nodeagent.admin.sockets import file_number, open_unix, remove_own
 from nodeagent.errors import ConfigError, NodeagentError
 
 Route: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Mapping[str, object]]]
@@ -36,7 +36,7 @@ class AdminServer:
 
     def listen(self) -> None:
         self._server.listen()
-        self._file = _number(self._path)
+        self._file = file_number(Path(self._path))
 
     async def run(self) -> None:
         """Until cancelled; then the socket's file goes, unless a successor has put its own there."""
@@ -44,11 +44,7 @@ class AdminServer:
         try:
             await self._server.run()
         finally:
-            self._remove_own_file()
-
-    def _remove_own_file(self) -> None:
-        if self._file is not None and _number(self._path) == self._file:
-            Path(self._path).unlink(missing_ok=True)
+            remove_own(Path(self._path), self._file)
 
     async def _respond(self, request: Request) -> Response:
         route = self._routes[request.method].get(request.path)
@@ -64,11 +60,3 @@ class AdminServer:
 
 def _json(status: int, body: Mapping[str, object]) -> Response:
     return Response(status, msgspec.json.encode(body) + b"\n")
-
-
-def _number(path: str) -> tuple[int, int] | None:
-    try:
-        found = Path(path).stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

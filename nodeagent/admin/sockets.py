@@ -58,6 +58,21 @@ def open_unix(path: str) -> socket.socket:
     return listener
 
 
+def file_number(path: Path) -> tuple[int, int] | None:
+    """Tells a socket's file from one that has taken its name; None when there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def remove_own(path: Path, number: tuple[int, int] | None) -> None:
+    """The file with this number, unless a successor has put its own there."""
+    if number is not None and file_number(path) == number:
+        path.unlink(missing_ok=True)
+
+
 def _listen_tcp(ip: str, port: int) -> socket.socket:
     is_v6 = ":" in ip
     listener = socket.create_server(

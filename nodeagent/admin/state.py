@@ -2,7 +2,7 @@
 """What the agent hands to the views: plain values, made anew for each question. Nothing here can be acted upon."""
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -165,6 +165,8 @@ class AgentState:
     certificates: tuple[CertificateView, ...] = ()
     workers: tuple[WorkerView, ...] = ()
     kernel: tuple[KernelCount, ...] = field(default_factory=tuple)
+    in_kernel: int = 0
+    """Open connections that the kernel carries alone."""
     rejected: tuple[str, ...] = ()
     """Resources that the control plane sent and that were refused (NACK), a line each."""
     logs: tuple[LogView, ...] = ()
@@ -180,5 +182,9 @@ class FlowSource(Protocol):
     """Connections that are over; `follow` waits for the next if there is none after the cursor."""
 
     def newest(self, count: int | None = None) -> FlowPage: ...
+
+    def newest_first(self) -> Iterable[ConnectionRecord]:
+        """All that are kept."""
+        ...
 
     async def follow(self, cursor: str, wait_seconds: float) -> FlowPage: ...

@@ -46,6 +46,7 @@ def status(state: AgentState) -> answers.Status:
             {"reason": count.reason, "packets": count.packets, "words": count.words, "drop": count.is_drop}
             for count in state.kernel
         ],
+        "in_kernel": state.in_kernel,
         "generation": state.mesh.generation,
         "rejected": list(state.rejected),
     }

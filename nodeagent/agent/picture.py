@@ -111,6 +111,7 @@ class Picture:
             certificates=tuple(self._certificates()),
             workers=tuple(self._workers()),
             kernel=tuple(self._kernel()),
+            in_kernel=self.open_connections.count(KERNEL),
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
             logs=tuple(self._logs()),
             policy_hits=self.open_connections.history.policy_hits,

@@ -7,19 +7,21 @@ next agent. `nodeagent cleanup` is what removes them.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nodeagent.admin.compatible import CompatibleServer
 from nodeagent.admin.http import HttpServer
+from nodeagent.admin.page.server import PageServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
 from nodeagent.admin.routes import make_orders, make_routes
-from nodeagent.admin.server import AdminServer
+from nodeagent.admin.server import AdminServer, Route
 from nodeagent.admin.state import ReplacedWorker
 from nodeagent.agent.capture import Capture, KernelTables
 from nodeagent.agent.enrolment import read_pods
@@ -213,6 +215,8 @@ class Agent:
         yield AdminServer(config.admin_socket, routes, orders)
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)
+        if config.page:
+            yield PageServer(config.page, {config.node: functools.partial(_ask, routes)})
         if config.ready_address:
             yield ReadyServer(config.ready_address, picture.obstacles)
         if config.admin_address:
@@ -296,6 +300,11 @@ class Agent:
     def _told_to_stop(self, main: "asyncio.Task[None]", number: int) -> None:
         log.info("told to stop by %s", signal.Signals(number).name)
         main.cancel()
+
+
+async def _ask(routes: Mapping[str, Route], route: str, query: Mapping[str, str]) -> Mapping[str, Any]:
+    """As the demo's page asks by the admin socket."""
+    return await routes[route](query)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nodeagent demo`: shows the outcome of the tour; the tour itself is lab/demo."""
 
+import contextlib
 import functools
 import json
 import sys
@@ -25,7 +26,8 @@ def demo(*, script: bool, as_json: bool, only_live: bool) -> None:
     """Builds a mesh of two nodes on this machine, proves what it promises, and removes everything again.
 
     Nodes and pods are network namespaces named na-*. Nothing else of this machine is touched. On a terminal the tour is
-    followed by a live view that reacts to edits of the mesh's files, until Ctrl-C.
+    followed by a live view that reacts to edits of the mesh's files, until Ctrl-C. A web page at the machine's own
+    loopback shows both nodes meanwhile; its address is told.
     """
     # The lab's modules take half a second to load, which no other command should pay for.
     from nodeagent.lab.demo.claims import Outcome
@@ -74,11 +76,12 @@ def _perform(*, tours: bool, stays: bool, is_talking: bool) -> "Generator[Outcom
     """The show itself; everything is gone when it ends, however it ends."""
     from nodeagent.lab.demo.claims import run_claims
     from nodeagent.lab.demo.live import guide, watch
+    from nodeagent.lab.demo.page import shown
     from nodeagent.lab.demo.stage import NODES, running
     from nodeagent.lab.demo.tour import TOUR
 
     begins, tell = (_begins, _told) if is_talking else (_silent, _silent)
-    with running() as stage:
+    with running() as stage, contextlib.ExitStack() as until_end:
         steps: list[tuple[str, Callable[[], None]]] = [
             ("two nodes and six pods, all named na-*, with an application in each pod", stage.prepare),
             (f"control plane reads {stage.mesh_directory}", stage.start_control_plane),
@@ -89,11 +92,15 @@ def _perform(*, tours: bool, stays: bool, is_talking: bool) -> "Generator[Outcom
             begins(words)
             take()
             tell(f" · {words}  {click.style(f'{time.monotonic() - began:.1f}s', dim=True)}")
+        page = ""
+        if is_talking:  # of a page that nobody is told of, nobody has anything
+            page = until_end.enter_context(shown(stage))
+            tell(f" · a page of both nodes, for a browser on this machine: {page}")
         if tours:
             yield from run_claims(TOUR, stage, begins)
         if stays:
             stage.invite()
-            tell(guide(stage))
+            tell(guide(stage, page))
             watch(stage, tell)
 
 

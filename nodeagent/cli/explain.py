@@ -2,6 +2,7 @@
 """`nodeagent explain`: asks the agent, and sets out its answer for reading."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,28 +24,54 @@ _COLOURS = {"ALLOWED": "green", "PASSES": "green", "PENDING": "yellow", "MIXED":
         "nodeagent explain shop/web db.shop.svc.cluster.local:5432",
         "nodeagent explain 10.241.0.12 '[fd00::9]:5432' --plaintext",
         "nodeagent explain web pod/shop/db-0:5432 --identity cluster.local/ns/shop/sa/api",
+        "nodeagent explain web shop/db:5432 --policy-dir new.d",
     )
 )
 @click.argument("source", shell_complete=WORKLOADS)
 @click.argument("destination", metavar="DESTINATION:PORT", shell_complete=DESTINATIONS)
 @click.option("--identity", default="", metavar="SPIFFE-ID", help="As if the source had this identity.")
 @click.option("--plaintext", is_flag=True, help="As if the source were not in the mesh.")
+@click.option(
+    "--policy-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="As if the policies of this directory were in force, and no others. They are read here, and not applied.",
+)
 @shows
 @asks_agent
 def explain(
-    agent: AdminClient, output: Output, *, source: str, destination: str, identity: str, plaintext: bool
+    agent: AdminClient,
+    output: Output,
+    *,
+    source: str,
+    destination: str,
+    identity: str,
+    plaintext: bool,
+    policy_dir: Path | None,
 ) -> None:
     """Says what would become of a connection, and which policy decides.
 
     SOURCE is a pod (ns/name, or name) or an address; DESTINATION a Service or pod, a hostname or an address. The answer
     comes from the same evaluation as the proxy's, with the mesh as this node knows it. The exit status is 1 when the
     connection, or one to some of the endpoints, would be refused.
+
+    --policy-dir names the files of the policies too, so the control plane's own directory says which one to edit. Pods
+    of the directory tell which labels they have; of others a policy with a selector is about those that it is about in
+    the mesh.
     """
     host, port = _split(destination)
     query = {"source": source, "destination": host, "port": port}
     query |= {"identity": identity} if identity else {}
     query |= {"plaintext": "true"} if plaintext else {}
-    answer = agent.fetch("/explain", **query)
+    if policy_dir is None:
+        answer = agent.fetch("/explain", **query)
+    else:
+        # Reading YAML loads what no other question needs.
+        from nodeagent.cli.what_if import what_if
+
+        answer, refused = what_if(agent, policy_dir, query)
+        for finding in refused:
+            click.echo(finding, err=True)
     if output.is_table:
         for title, words in lines(answer):
             colour = _COLOURS.get(words.partition(" ")[0], "red") if title == "verdict" and has_colour() else None
@@ -69,19 +96,36 @@ def lines(answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "", ""
             yield f"answer {number}", f"of {len(answer['routes'])}"
         yield from _route(route)
+    if "now" in answer:
+        yield "now", f"{answer['now']}  by the policies that are in force"
+    yield "last seen", _last_seen(answer.get("last_seen"))
     yield from _titled("warnings", answer["warnings"] or ["none"])
+
+
+def _last_seen(seen: dict[str, Any] | None) -> str:
+    if seen is None:
+        return "not among the connections that this node remembers"
+    policy = f" by {seen['policy']}" if seen["policy"] else ""
+    minutes = seen["recent_seconds"] // 60
+    return (
+        f"{seen['ended']}  {seen['verdict']}{policy}, ended as {seen['reason']} ({seen['direction']}, by way of the "
+        f"{seen['path']}; {seen['recent']} in the last {minutes} minutes)"
+    )
 
 
 def _route(route: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _titled("endpoint", route["endpoints"])
     yield "path", " -> ".join(route["path"])
+    if route.get("tunnel"):  # an agent of an earlier release says nothing of it
+        yield "tunnel", route["tunnel"]
     count = len(route["policies"])
     yield "policies", f"{count} appl{'ies' if count == 1 else 'y'}" if count else "none applies"
     for line in route["working"]:
         yield "", line
+    yield from _titled("files", [f"{policy}  {place}" for policy, place in route.get("files", {}).items()])
     reason = f"  reason={route['reason']}" if route["reason"] else ""
     yield "verdict", f"{route['verdict']}{reason}  {route['words']}"
-    if route.get("dry_run"):  # an agent of an earlier release says nothing of it
+    if route.get("dry_run"):
         yield "dry run", route["dry_run"]
     yield from _titled("to allow", route["to_allow"])
 

@@ -41,16 +41,26 @@ def translate_dry_run(policy: AuthorizationPolicy, mesh: MeshConfig) -> DryRun |
 def _translate(policy: AuthorizationPolicy, mesh: MeshConfig) -> Policy | None:
     if policy.is_for_waypoint or policy.action is None:
         return None
-    is_strict = policy.is_strict and policy.action is Action.DENY
-    rules = [rule for rule in policy.rules if policy.action is Action.DENY or not rule.layer7]
     return Policy(
         name=policy.meta.name,
         namespace=policy.meta.namespace,
         scope=_scope(policy, mesh.root_namespace),
         action=policy.action,
-        rules=tuple(made for rule in rules for made in _rules(rule, aliases_of(mesh), is_strict=is_strict)),
+        rules=tuple(made for _, made in _numbered_rules(policy, mesh)),
         is_dry_run=policy.is_dry_run,
     )
+
+
+def written_rules(policy: AuthorizationPolicy, mesh: MeshConfig) -> tuple[int, ...]:
+    """For each rule that agents are told, the index of the one that was written."""
+    return tuple(number for number, _ in _numbered_rules(policy, mesh))
+
+
+def _numbered_rules(policy: AuthorizationPolicy, mesh: MeshConfig) -> Iterator[tuple[int, Rule]]:
+    is_strict = policy.is_strict and policy.action is Action.DENY
+    for number, rule in enumerate(policy.rules):
+        if policy.action is Action.DENY or not rule.layer7:
+            yield from ((number, made) for made in _rules(rule, aliases_of(mesh), is_strict=is_strict))
 
 
 def _scope(policy: AuthorizationPolicy, root_namespace: str) -> PolicyScope:

@@ -42,6 +42,17 @@ def see_together(catalog: Catalog, objects: tuple[MeshObject, ...], translation:
     return (*_placed(together, catalog.objects), *written)
 
 
+def line_of(accepted: Accepted, field: str) -> int:
+    """Of a field of an object in force, in the file that it stands in."""
+    found = (root for root in roots(accepted.text) if key_of(root) == accepted.value.meta.key)
+    return _line(accepted, next(found, None), field)
+
+
+def _line(accepted: Accepted, root: Written | None, field: str) -> int:
+    """The text begins somewhere in its file: the line of the object there tells where."""
+    return accepted.line + field_line(root, field) - root.line if root is not None else accepted.line
+
+
 def _placed(findings: Iterable[Finding], accepted: Mapping[Key, Accepted]) -> Iterator[Finding]:
     """Each with the line of its field instead of that of its object."""
     named = [finding for finding in findings if finding.field]
@@ -58,10 +69,7 @@ def _placed(findings: Iterable[Finding], accepted: Mapping[Key, Accepted]) -> It
         key, version = found
         if version.text not in texts:
             texts[version.text] = {key_of(root): root for root in roots(version.text)}
-        root = texts[version.text].get(key)
-        # The text begins somewhere in its file: the line of the object there tells where.
-        line = version.line + field_line(root, finding.field) - root.line if root is not None else finding.line
-        yield msgspec.structs.replace(finding, line=line)
+        yield msgspec.structs.replace(finding, line=_line(version, texts[version.text].get(key), finding.field))
 
 
 def _written(catalog: Catalog) -> dict[Key, tuple[Parsed, str]]:

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -64,6 +64,10 @@ class FlowHistory:
         """The last `count` that are kept, or all of them, or of these the first page."""
         kept = len(self._rows)
         return self._page(self._ended - (kept if count is None else min(count, kept)), lost=0)
+
+    def newest_first(self) -> Iterator[ConnectionRecord]:
+        """All that are kept; to be gone through at once, before another one ends."""
+        return map(_unpack, reversed(self._rows))
 
     def after(self, cursor: str) -> FlowPage:
         """What ended since; all that is kept when the cursor is a former agent's. Raises ConfigError for another."""

@@ -116,6 +116,7 @@ def test_sigterm_leaves_workers_programs_and_connections(stage: Stage) -> None:
         pytest.param(["--drain-seconds", "soon"], 2, "--drain-seconds", id="no number"),
         pytest.param(["--config", "/nowhere.yaml"], 2, "/nowhere.yaml", id="no such file"),
         pytest.param(["--xds-address", "https://"], 2, "xds", id="no host"),
+        pytest.param(["--page", "0.0.0.0:15080"], 2, "is not loopback", id="a page for everybody"),
         pytest.param(["--no-such-flag"], 2, "--no-such-flag", id="no such flag"),
         pytest.param(["--run-dir", "/proc/nodeagent"], 5, "/proc/nodeagent", id="a directory that cannot be"),
         pytest.param(

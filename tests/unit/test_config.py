@@ -108,6 +108,10 @@ def test_a_duration_may_be_a_fraction_where_that_means_something() -> None:
         ({"log_level": "loud"}, {}, {}, "--log-level: 'loud' is not debug or info or warning or error"),
         ({"instance_ip": "here"}, {}, {}, "--instance-ip: 'here' does not appear"),
         ({"stats_address": "15020"}, {}, {}, "--stats-address: '15020' is not host:port"),
+        ({"page": "0.0.0.0:15080"}, {}, {}, "--page: 0.0.0.0:15080 is not loopback"),
+        ({"page": "[::]:15080"}, {}, {}, "is not loopback"),
+        ({"page": "page.sock"}, {}, {}, "--page: 'page.sock' is not host:port"),
+        ({"page": "localhost:80"}, {}, {}, "--page: 'localhost' does not appear to be"),
         ({"ready_address": "::1:80"}, {}, {}, "--ready-address: '::1:80': an IPv6 address needs brackets"),
         ({"admin_address": "[::]:15000"}, {}, {}, "--admin-address: '[::]:15000' is not on loopback"),
         ({"admin_address": "localhost:15000"}, {}, {}, "--admin-address: 'localhost:15000' is not on loopback"),
@@ -168,3 +172,8 @@ def test_marks_are_written_as_ip_rule_writes_them() -> None:
     environment = {"NODEAGENT_MARK": "0x80000000", "NODEAGENT_MARK_MASK": "0xF0000000"}
     assert make_config({"node": "n"}, environment, {}).marks == Marks(0x80000000, 0xF0000000)
     assert make_config({"node": "n"}, {}, {"mark": 8, "mark_mask": 15}).marks == Marks(8, 15)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:15080", "127.9.9.9:1", "[::1]:15080", "/run/nodeagent/page.sock"])
+def test_a_page_is_for_this_machine(address: str) -> None:
+    assert made({"page": address}).page == address

@@ -281,6 +281,7 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             )
         ),
     ),
+    ("the page of the demo, as a browser sees it", "tests/e2e/test_page.py", ("lab/demo/page.py",)),
     ("the client's side of it", "tests/unit/lab/demo/test_application.py", ("lab/demo/client.py",)),
     ("a client in a pod's cgroup", "tests/e2e/test_flows.py", ("lab/demo/program.py",)),
     (

@@ -13,7 +13,7 @@ LOOK_SECONDS = 0.25
 PAIRS = (("web", "db"), ("web", "api"), ("batch", "db"), ("legacy", "db"))
 
 
-def guide(stage: Stage) -> str:
+def guide(stage: Stage, page: str) -> str:
     """What a visitor may try."""
     held = f"exec 3<>/dev/tcp/{stage.pod('db').ipv4}/{PORT}; echo HOW >&3; cat <&3"
     return "\n".join(
@@ -26,6 +26,8 @@ def guide(stage: Stage) -> str:
             f"  nsenter --net={stage.pod('web').netns} bash -c '{held}' &",
             "  node-b connections                         (there it is, from web to db)",
             f"  edit {stage.mesh_directory}/30-policy.yaml",
+            "    (to ask first: copy mesh.d to /tmp/new.d, edit there; node-a explain ... --policy-dir /tmp/new.d)",
+            f"  {page}                     (who connects to whom, in a browser)",
             "It refuses backoffice now. Let it refuse shop: web's connection is cut. Below is told whatever changes.",
             f"Logs: {stage.directory}/*.log. Ctrl-C ends and removes everything.",
         )

@@ -13,11 +13,18 @@ import msgspec
 import pytest
 
 from nodeagent.admin.dump import DumpedAgent, dump, whole_history
+from nodeagent.admin.dump import state_of as state_of_dump
+from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.routes import make_routes
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.admin.state import AgentState, OpenConnection
-from nodeagent.errors import ConfigError
+from nodeagent.errors import AgentUnreachable, ConfigError
+from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.record import ConnectionRecord, PolicyHits
+from nodeagent.model.security import Revocations
+from nodeagent.model.workload import Service, Vip
+from nodeagent.routing.route import Target
 from nodeagent.telemetry import flow_history
 from nodeagent.telemetry.flow_history import FlowHistory
 
@@ -153,3 +160,33 @@ def test_a_newer_releases_field_is_left_out(written: Path) -> None:
     del document["state"]["policy_hits"]
     written.write_text(json.dumps(document))
     assert DumpedAgent(str(written)).fetch("/policies")["policies"][0]["hits"] == 0
+
+
+def _answer(state: AgentState) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(msgspec.json.encode({"schema": "nodeagent/v1", **dump(state, [], [])}))
+    return found
+
+
+def test_a_state_that_was_an_answer_in_between_says_the_same(state_of: StateOf, mesh: Mesh) -> None:
+    block = Service(name="b", namespace="shop", hostname="b", vips=(Vip("", block=Cidr.parse("2001:db8::/32")),))
+    mesh.apply(Changes(services=(block,), extensions=(Revocations(source="s", certificates=frozenset({b"x" * 32})),)))
+    state = state_of(drawn=frozenset({Target(Ip("10.96.0.5"), 5432)}), rejected=("no",))
+    found = state_of_dump(_answer(state))
+    assert found.mesh.everything() == state.mesh.everything()
+    for name in ("node", "now", "pods", "certificates", "drawn", "rejected", "workers", "kernel"):
+        assert getattr(found, name) == getattr(state, name)
+    question = Question(source="web", destination="db", port=5432)
+    assert explain(found, question) == explain(state, question)
+
+
+@pytest.mark.parametrize("damage", [{"state": {"pods": [{"pod": "x"}]}}, {"mesh": 3}, {"schema": "nodeagent/v9"}])
+def test_what_cannot_be_read_is_an_agent_of_another_release(state_of: StateOf, damage: dict[str, Any]) -> None:
+    with pytest.raises(AgentUnreachable, match="cannot be read"):
+        state_of_dump(_answer(state_of()) | damage)
+
+
+def test_a_member_that_every_agent_has(state_of: StateOf) -> None:
+    answer = _answer(state_of())
+    del answer["state"]["node"]
+    with pytest.raises(AgentUnreachable, match="cannot be read"):
+        state_of_dump(answer)

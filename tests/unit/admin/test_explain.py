@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nodeagent.admin.explain import Question, explain
-from nodeagent.admin.state import AgentState, Captured, CertificateState, CertificateView, PodView
+from nodeagent.admin.explain import Question, destinations, explain
+from nodeagent.admin.state import AgentState, Captured, CertificateState, CertificateView, OpenConnection, PodView
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
@@ -184,3 +184,36 @@ def test_a_dry_run_is_shown_beside_the_verdict(state_of: StateOf, mesh: Mesh) ->
     assert (answer["verdict"], route["words"]) == ("ALLOWED", "allowed by shop/db-allow")
     assert route["dry_run"] == "would be denied by shop/try, which it is not"
     assert any("DENY (dry run) shop/try: match" in line for line in route["working"])
+
+
+def test_the_tunnel_says_who_dials_and_who_has_to_answer(state_of: StateOf) -> None:
+    (route,) = _ask(state_of(), "web", "db", 5432)["routes"]
+    assert route["tunnel"] == (
+        "mutual TLS as cluster.local/ns/shop/sa/web; who answers has to be cluster.local/ns/shop/sa/db"
+    )
+    assert _ask(state_of(), "web", "old/legacy", 80)["routes"][0]["tunnel"] == ""
+    assert _ask(state_of(), "web", "batch/job", 80)["routes"][0]["tunnel"] == "", "between pods of one node"
+
+
+def test_a_destination_that_no_program_guards_is_warned_of(state_of: StateOf) -> None:
+    pods = (PodView(namespace="batch", pod="job", captured=Captured.PENDING, reason="NO_NETNS"),)
+    assert _ask(state_of(pods=pods), "web", "job", 80)["warnings"] == [
+        "the destination batch/job is in the mesh and not captured (NO_NETNS): its policies are not enforced"
+    ]
+
+
+def test_the_last_one_like_it_is_told(state_of: StateOf, connection: OpenConnection) -> None:
+    state = state_of()
+    connection.record.reason = "closed"
+    seen = explain(state, Question(source="web", destination="db", port=5432), [connection.record])["last_seen"]
+    assert isinstance(seen, dict)
+    assert (seen["verdict"], seen["reason"], seen["recent"]) == ("allowed", "closed", 1)
+    assert (
+        explain(state, Question(source="web", destination="job", port=5432), [connection.record])["last_seen"] is None
+    )
+
+
+def test_whom_it_may_reach(state_of: StateOf) -> None:
+    question = Question(source="web", destination="db", port=5432)
+    assert [found.name for found in destinations(state_of(), question)] == ["db-0", "db-1"]
+    assert list(destinations(state_of(), Question(source="web", destination="192.0.2.7", port=80))) == []

@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.admin import http
-from nodeagent.admin.http import BadRequest, HttpServer, Request, Response, parse_request
+from nodeagent.admin.http import BadRequest, HttpServer, Request, Response, Stream, parse_request
 from nodeagent.admin.sockets import open_unix
 
 
@@ -180,3 +180,80 @@ def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pyte
             running.cancel()
 
     asyncio.run(both())
+
+
+class _Pieces:
+    """Counts, and says whether it was closed."""
+
+    def __init__(self, count: int, fails_at: int = -1) -> None:
+        self._numbers = iter(range(count))
+        self._fails_at = fails_at
+        self.closed = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        number = next(self._numbers, None)
+        if number is None:
+            raise StopAsyncIteration
+        if number == self._fails_at:
+            raise RuntimeError("unexpected")
+        return b"%d " % number
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def _stream(path: Path, pieces: _Pieces, play: Callable[[], Awaitable[None]]) -> HttpServer:
+    async def respond(_request: Request) -> Stream:
+        return Stream(pieces, "text/event-stream", (("X-Of", "this one"),))
+
+    async def both() -> HttpServer:
+        server = HttpServer(lambda: open_unix(str(path)), respond)
+        server.listen()
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            running = group.create_task(server.run())
+            await play()
+            while server._clients:
+                await asyncio.wait(list(server._clients))
+            running.cancel()
+        return server
+
+    return asyncio.run(both())
+
+
+def test_a_stream_is_sent_piece_by_piece(tmp_path: Path) -> None:
+    pieces = _Pieces(3)
+
+    async def play() -> None:
+        head, _, body = (await _ask(tmp_path / "s")).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Of: this one\r\n")
+        assert b"Content-Length" not in head
+        assert body == b"0 1 2 "
+
+    assert _stream(tmp_path / "s", pieces, play).bugs == 0
+    assert pieces.closed == 1
+
+
+def test_a_stream_whose_reader_has_gone_is_closed(tmp_path: Path) -> None:
+    pieces = _Pieces(1_000_000)
+
+    async def play() -> None:
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        writer.close()
+
+    _stream(tmp_path / "s", pieces, play)
+    assert pieces.closed == 1
+
+
+def test_a_bug_of_a_stream_ends_it_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pieces = _Pieces(3, fails_at=1)
+
+    async def play() -> None:
+        assert (await _ask(tmp_path / "s")).endswith(b"\r\n\r\n0 ")
+
+    assert _stream(tmp_path / "s", pieces, play).bugs == 1
+    assert pieces.closed == 1
+    assert "RuntimeError: unexpected" in caplog.text

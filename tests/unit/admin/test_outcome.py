@@ -322,3 +322,21 @@ def test_where_a_workload_known_by_its_name_would_be_dialled(mesh: Mesh, outside
         find_targets(mesh, web, host, 443)
     mesh.apply(Changes(names=(ResolvedName(hostname="api.example", addresses=(Ip("203.0.113.7"),)),)))
     assert find_targets(mesh, web, host, 443) == [Target(Ip("203.0.113.7"), 443)]
+
+
+@pytest.mark.parametrize(("port", "reason"), [(15001, "self_call"), (15006, "self_call"), (15008, "tls_not_tls")])
+def test_plain_text_to_a_port_of_the_proxy(ask: Ask, port: int, reason: str) -> None:
+    (answer,) = ask("10.242.0.1", port, is_captured=False)
+    assert (answer.verdict, answer.reason) == ("REFUSED", reason)
+
+
+@pytest.mark.parametrize("is_captured", [True, False])
+def test_what_never_leaves_the_pod(ask: Ask, *, is_captured: bool) -> None:
+    (answer,) = ask("10.241.0.12", 80, is_captured=is_captured)
+    assert (answer.verdict, answer.path) == ("PASSES", ("pod",))
+
+
+def test_each_answer_says_where_it_would_be_dialled(ask: Ask) -> None:
+    answers = ask("10.96.0.5", 5432)
+    assert [answer.at for answer in answers] == [Target(Ip("10.242.0.1"), 5432), Target(Ip("10.242.0.2"), 5432)]
+    assert {answer.destination.name for answer in answers if answer.destination} == {"db-0", "db-1"}

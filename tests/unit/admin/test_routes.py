@@ -36,6 +36,7 @@ StateOf = Callable[..., AgentState]
         ("/flows", {"last": "1"}, "flows"),
         ("/flows", {"after": "former-0", "wait": "60"}, "flows"),
         ("/explain", {"source": "web", "destination": "db", "port": "5432"}, "verdict"),
+        ("/dump", {}, "mesh"),
     ],
 )
 def test_every_route_answers(

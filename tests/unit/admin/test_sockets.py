@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.admin.sockets import open_tcp, open_unix
+from nodeagent.admin.sockets import file_number, open_tcp, open_unix, remove_own
 from nodeagent.errors import ConfigError, MissingPrivilege, NodeagentError, NotPossible, PortInUse
 
 
@@ -83,3 +83,17 @@ def test_a_unix_socket_replaces_what_was_there(tmp_path: Path) -> None:
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(NotPossible, match="cannot listen"):
         open_unix(str(tmp_path / ("x" * 120)))
+
+
+def test_a_successors_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with open_unix(str(path)):
+        own = file_number(path)
+        with open_unix(str(path)):
+            remove_own(path, own)
+            assert path.exists(), "it is the other one's"
+            remove_own(path, file_number(path))
+    assert not path.exists()
+    assert file_number(path) is None
+    remove_own(path, None)
+    remove_own(path, own)

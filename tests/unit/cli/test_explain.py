@@ -54,6 +54,7 @@ def test_a_denial(agent: dict[str, Any], call: Call, asked: list[tuple[str, dict
         "                 rule 1: destination_ports: 5432 is not 5433\n"
         "verdict      DENIED  reason=policy_not_allowed  denied: ALLOW policies apply, and none matches\n"
         'to allow     add "5432" to ports in rule 1 of shop/db-allow\n'
+        "last seen    not among the connections that this node remembers\n"
         "warnings     none\n"
     )
 
@@ -114,3 +115,23 @@ def test_a_dry_run_has_a_line_of_its_own(agent: dict[str, Any], call: Call) -> N
     assert (
         "dry run      would be allowed by shop/try, which it is not\n" in call("explain", "shop/web", "shop/db:5432")[1]
     )
+
+
+def test_tunnel_and_last_seen_have_lines_of_their_own(agent: dict[str, Any], call: Call) -> None:
+    seen = {
+        "ended": "2026-08-20T10:25:53.000000Z",
+        "direction": "outbound",
+        "path": "tunnel",
+        "verdict": "denied",
+        "reason": "hbone_denied",
+        "policy": "shop/db-allow",
+        "recent": 6,
+        "recent_seconds": 300,
+    }
+    agent["/explain"] = _ANSWER | {"routes": [_ROUTE | {"tunnel": "mutual TLS as web"}], "last_seen": seen}
+    out = call("explain", "shop/web", "shop/db:5432")[1]
+    assert "tunnel       mutual TLS as web\n" in out
+    assert (
+        "last seen    2026-08-20T10:25:53.000000Z  denied by shop/db-allow, ended as hbone_denied "
+        "(outbound, by way of the tunnel; 6 in the last 5 minutes)\n"
+    ) in out

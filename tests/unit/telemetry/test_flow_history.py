@@ -40,6 +40,10 @@ def test_the_newest(filled: Callable[[int], FlowHistory], ended: int, count: int
     assert (_numbers(page), page.has_more, page.lost) == (expected, False, 0)
 
 
+def test_the_newest_first(filled: Callable[[int], FlowHistory]) -> None:
+    assert [record.id for record in filled(6).newest_first()] == [6, 5, 4, 3]
+
+
 def test_what_comes_after(filled: Callable[[int], FlowHistory], record_of: RecordOf) -> None:
     history = filled(3)
     cursor = history.newest(0).cursor
