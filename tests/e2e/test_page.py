@@ -117,7 +117,7 @@ def test_filters_and_pause(stage: Stage, browser: Browser) -> None:
     assert browser.evaluate("at('flows').tBodies[0].rows.length") == rows
     assert "new)" in browser.evaluate("at('pause').textContent")
     browser.evaluate("at('pause').click(); 0")
-    assert browser.evaluate("at('flows').tBodies[0].rows.length") > rows
+    browser.until(f"at('flows').tBodies[0].rows.length > {rows}", "what came meanwhile is shown")
 
 
 def _ask(browser: Browser, source: str, destination: str) -> str:
