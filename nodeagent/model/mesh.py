@@ -7,7 +7,7 @@ policy that has not come yet, and one address may belong to two workloads while 
 that came is found, and the removal of the older one does not hide it).
 """
 
-from collections.abc import Hashable, Iterable, Iterator, KeysView
+from collections.abc import Hashable, Iterable, Iterator, KeysView, Sequence
 from collections.abc import Set as AbstractSet
 from sys import intern
 from typing import TypeVar, assert_never
@@ -82,6 +82,8 @@ class Mesh:
         self._endpoints: dict[str, dict[str, None]] = {}
         self._by_name: dict[str, dict[str, None]] = {}
         """Workloads that are known by their name alone."""
+        self._places: dict[str, list[tuple[Ip, Port]]] = {}
+        """Answers of `named_places`, until one may be another."""
         self._by_scope: dict[str, dict[str, Policy]] = {}
         self._changed: dict[str, int] = {}
         self._node, self._network = node, network
@@ -154,8 +156,13 @@ class Mesh:
         found = self._services_meant(self._by_answer.find(network, ip))
         return tuple(service for service in found if any(listed.service_port == port for listed in service.ports))
 
-    def named_places(self, network: str) -> list[tuple[Ip, Port]]:
+    def named_places(self, network: str) -> Sequence[tuple[Ip, Port]]:
         """Addresses and ports for which `services_by_name` has an answer."""
+        if network not in self._places:
+            self._places[network] = self._find_places(network)
+        return self._places[network]
+
+    def _find_places(self, network: str) -> list[tuple[Ip, Port]]:
         places: dict[tuple[Ip, Port], None] = {}  # an ordered set
         for hostname in self.resolved:
             for uid in self._by_name.get(hostname, ()):
@@ -325,10 +332,12 @@ class Mesh:
             self._note(workload.services)
 
     def _add_answer(self, workload: Workload) -> None:
+        self._places.clear()
         for ip in self._meant_by(workload):
             self._by_answer.add(workload.network, ip, workload.uid)
 
     def _forget_answer(self, workload: Workload) -> None:
+        self._places.clear()
         for ip in self._meant_by(workload):
             self._by_answer.remove(workload.network, ip, workload.uid)
 
@@ -380,6 +389,7 @@ class Mesh:
                 self._changed.pop(key, None)
 
     def _add_service(self, service: Service) -> None:
+        self._places.clear()
         key = intern(service.key)  # made anew by each call, and an index of endpoints may have it already
         self.services[key] = service
         self._changed[key] = self.generation + 1
@@ -394,6 +404,7 @@ class Mesh:
         service = self.services.pop(key, None)
         if service is None:
             return
+        self._places.clear()
         self._changed.pop(key, None)
         _discard(self._by_hostname, service.hostname, key)
         for vip in service.vips:

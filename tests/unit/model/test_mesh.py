@@ -46,8 +46,8 @@ def workload(
     )
 
 
-def service(name: str, *vips: Vip, namespace: str = "shop") -> Service:
-    return Service(name=name, namespace=namespace, hostname=f"{name}.example", vips=vips)
+def service(name: str, *vips: Vip, namespace: str = "shop", ports: tuple[ServicePort, ...] = ()) -> Service:
+    return Service(name=name, namespace=namespace, hostname=f"{name}.example", vips=vips, ports=ports)
 
 
 def policy(name: str, scope: PolicyScope, namespace: str = "shop") -> Policy:
@@ -65,7 +65,7 @@ def found(mesh: Mesh, ip: Ip = A) -> str | None:
 
 def is_empty(mesh: Mesh) -> bool:
     """Nothing is left in any index: a mesh that forgets must not grow."""
-    settings = {"generation", "_node", "_network", "_news"}
+    settings = {"generation", "_node", "_network", "_news", "_places"}
     kept = [name for name, index in vars(mesh).items() if name not in settings and index]
     return kept in ([], ["_by_scope"]) and not any(mesh._by_scope.values())
 
@@ -316,7 +316,11 @@ def random_changes(rng: random.Random) -> Changes:
     return Changes(
         policies=tuple(policy(rng.choice("pq"), rng.choice(list(PolicyScope))) for _ in range(rng.randrange(2))),
         services=tuple(
-            service(rng.choice("st"), rng.choice([Vip("", rng.choice(ips)), block("10.0.0.0/8")]))
+            service(
+                rng.choice("st"),
+                rng.choice([Vip("", rng.choice(ips)), block("10.0.0.0/8")]),
+                ports=rng.choice([(), (ServicePort(Port(80), 80),)]),
+            )
             for _ in range(rng.randrange(3))
         ),
         workloads=tuple(
@@ -349,6 +353,7 @@ def test_after_any_history_the_indexes_equal_those_of_a_fresh_mesh(rng: random.R
     mesh = Mesh()
     for _ in range(rng.randrange(8)):
         mesh.apply(random_changes(rng))
+        mesh.named_places("")  # which are remembered
     fresh = Mesh()
     fresh.apply(mesh.everything())
 
