@@ -30,7 +30,8 @@
  * 15  SYN to a local enrolled pod, verdict is allow,    LOCAL_ALLOWED        add flow, mark LOCAL
  *     no proxy socket
  * 16  SYN to a local enrolled pod                       LOCAL_STEERED        to proxy, take flow
- * 17  SYN to a known address                            STEERED              to proxy, take flow
+ * 17  SYN to a known address, or to a port of an        STEERED              to proxy, take flow
+ *     endpoint that is known by its name
  * 18  SYN                                               UNKNOWN_DESTINATION  pass
  *     the same, the pod may reach registered ones only  NOT_REGISTERED       drop
  *
@@ -59,6 +60,9 @@
  * not apply, and so does for row 15 a table that is about to be replaced (settings.is_changing): the
  * proxy knows the next one already. Row 8 renews without a verdict what never had one (adopted). A SYN
  * whose connection the proxy holds already (row 15) is its retransmission, and stays there.
+ *
+ * Row 17: what a name means changes from one minute to the next, and clients have connections open that
+ * began before. So such an address is asked for only here: row 10 lets pass what is no SYN.
  *
  * Row 5, EXCLUDED_FLOW: like its SYN, without a mark. Behind an address that is a Service's the node
  * may have found a pod of its own, whose to_pod has given the connection to the proxy.
@@ -97,6 +101,18 @@ static __always_inline bool is_known(struct packet *packet)
 	};
 
 	return known.lookup(&packet->destination) || known_blocks.lookup(&key);
+}
+
+/* A port of an endpoint outside of the mesh, by an address that its name means. Blocks have no port. */
+static __always_inline bool is_named(const struct packet *packet)
+{
+	struct exclusion_key key = {
+		.prefix_bits = 32 + 128,
+		.port = packet->destination_port,
+		.address = packet->destination,
+	};
+
+	return known_blocks.lookup(&key) != NULL;
 }
 
 /* What the agent says of the pod whose packet this is, and when: read once. */
@@ -331,7 +347,7 @@ static __always_inline enum reason judge_syn(struct __sk_buff *skb, struct packe
 		delete_hairpin(packet);
 		return REASON_LOCAL_STEERED;
 	}
-	if (is_known(packet)) {
+	if (is_known(packet) || is_named(packet)) {
 		take_flow(packet, sender, 0);
 		return REASON_STEERED;
 	}

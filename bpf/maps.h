@@ -49,8 +49,9 @@ MAP("percpu_hash", u32, struct pod_count, pod_counts, 1024, 0);
  * come. */
 MAP("hash", struct address, u32, known, 131072, ON_DEMAND);
 
-/* Block of addresses of a Service of the mesh -> 1: as excluded, of every port. Written by the agent,
- * read by from_pod for what is not in known. 1024: ServiceEntries are written by hand. */
+/* Block of addresses of a Service of the mesh -> 1: as excluded, of every port; and, each with a port
+ * of its own, addresses that names of the mesh mean at the moment. Written by the agent, read by
+ * from_pod for what is not in known. 1024: ServiceEntries are written by hand. */
 MAP("lpm_trie", struct exclusion_key, u32, known_blocks, 1024, ON_DEMAND);
 
 /* Address of the node's namespace, link-local ones included -> 1. Written by the agent, read by

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A DNS server for one test, at an address and port of the test's own; it knows what it is told and nothing else."""
 
+import select
 import socket
 import threading
 from types import TracebackType
@@ -24,6 +25,7 @@ class DnsServer:
         self.code: dns.rcode.Rcode | None = None
         self.asked: list[tuple[str, str]] = []
         self._socket = sock
+        self._ours, self._theirs = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="DNS server of a test", daemon=True)
 
     def __enter__(self) -> Self:
@@ -33,16 +35,17 @@ class DnsServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as waker:
-            waker.sendto(b"", self._socket.getsockname())
+        self._ours.close()  # ends the thread; what is blocked in recvfrom would keep the port
         self._thread.join(60)
+        self._theirs.close()
         self._socket.close()
 
     def _serve(self) -> None:
-        while True:
+        poll = select.poll()
+        for one in (self._socket, self._theirs):
+            poll.register(one, select.POLLIN)
+        while not any(descriptor == self._theirs.fileno() for descriptor, _ in poll.poll()):
             packet, client = self._socket.recvfrom(4096)
-            if not packet:
-                return
             self._socket.sendto(self._answer(dns.message.from_wire(packet)).to_wire(), client)
 
     def _answer(self, query: dns.message.Message) -> dns.message.Message:

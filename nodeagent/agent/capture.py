@@ -24,7 +24,8 @@ from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError, KernelError
 from nodeagent.kernel.steering import Steering, Wanted, WantedPod
-from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.address import Cidr, Ip, is_ipv6
+from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.identity import Identity
 from nodeagent.model.pod import LocalPod
 
@@ -45,6 +46,8 @@ REPAIR_SECONDS = 30.0
 """Even without news the kernel is compared with what is wanted this often: somebody may have removed a filter. Of the
 map of known addresses, which nobody else writes, only news are looked at."""
 RETRY_SECONDS = 1.0
+MOST_NAMED = 512
+"""Half of a map that Services' blocks need too; when it is full unknown destinations are dropped."""
 
 Addresses = Mapping[LocalPod, tuple[Ip, ...]]
 """What the kernel must be told of pods. Their policies and services may change as they like."""
@@ -91,6 +94,10 @@ class Capture:
         """Addresses of the pods that may connect to the registry's addresses only, as the kernel was told last."""
         self._blocks: frozenset[Cidr] = frozenset()
         """Of addresses of the mesh, as the kernel was told last."""
+        self._named: frozenset[Exclusion] = frozenset()
+        """What names of the mesh mean, as the kernel was told last."""
+        self.unsteered = 0
+        """Addresses and ports of names beyond those that the kernel is told of."""
         self._is_kernel_due = True
         self._wake = asyncio.Event()
         self._wake.set()
@@ -191,6 +198,7 @@ class Capture:
             or self._unsettled != set()
             or self._restricted_of(wanted) != self._restricted
             or self._blocks != frozenset(self._state.mesh.known_blocks(self._config.network))
+            or self._named != self._find_named()
         )
 
     async def _follow(self, enrolment: Enrolment, wanted: Addresses) -> None:
@@ -227,6 +235,7 @@ class Capture:
         else:
             known = frozenset(ip for ip in in_question if mesh.is_known(network, ip))
         restricted, blocks = self._restricted_of(pods), frozenset(mesh.known_blocks(network))
+        named = self._find_named()
         wanted = Wanted(
             pods=tuple(
                 WantedPod(pod.namespace, pod.name, pod.netns, addresses, addresses in restricted)
@@ -237,10 +246,19 @@ class Capture:
             excluded=self._config.exclusions,
             in_question=in_question,
             known_blocks=blocks,
+            named=named,
         )
         for step in await asyncio.to_thread(self._steering.reconcile, wanted):
             log.info("kernel: %s", step)
-        self._captured, self._unsettled, self._restricted, self._blocks = pods, set(), restricted, blocks
+        self._captured, self._unsettled, self._restricted = pods, set(), restricted
+        self._blocks, self._named = blocks, named
+
+    def _find_named(self) -> frozenset[Exclusion]:
+        places = self._state.mesh.named_places(self._config.network)
+        self.unsteered = max(0, len(places) - MOST_NAMED)
+        return frozenset(
+            Exclusion(Cidr.parse(f"{ip}/{128 if is_ipv6(ip) else 32}"), port) for ip, port in places[:MOST_NAMED]
+        )
 
     def _gather_news(self) -> None:
         """Before the first reconcile that succeeds all addresses are in question; after one that fails its own are."""

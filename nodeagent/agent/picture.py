@@ -219,6 +219,8 @@ class Picture:
         if count:
             words = f"{count} name{'' if count == 1 else 's'} of endpoints{'' if failing else ' resolved'}"
             words += "".join(f"; {found.hostname}: {describe(found)}" for found in failing[:_MOST_NAMES_TOLD])
+            if self.capture.unsteered:
+                words += f"; {self.capture.unsteered} of their addresses and ports are too many to be steered"
             words += f"; and {len(failing) - _MOST_NAMES_TOLD} more" if len(failing) > _MOST_NAMES_TOLD else ""
             yield ComponentState("dns", Health.DEGRADED if failing else Health.OK, self.started, words)
 

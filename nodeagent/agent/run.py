@@ -128,7 +128,7 @@ class Agent:
             self._connections,
             lambda: self._capture.namespaces if self._capture.is_settled else None,
         )
-        self._names = NameKeeper(NodeResolver(config.resolv_conf), self._wanted_names, self._state.apply)
+        self._names = NameKeeper(NodeResolver(config.resolv_conf), self._wanted_names, self._names_changed)
         self._revocations = RevocationFile(config.crl, self._state.apply)
         self._verdicts = NodeVerdicts(config, self._steering, self._state, self._flows.revoked)
         self._state.before_workers_know = self._verdicts.suspend_if_changed
@@ -258,6 +258,10 @@ class Agent:
         here = self._state.mesh.workloads_on(self._config.node)
         is_needed = any(workload.protocol is TunnelProtocol.HBONE for workload in here)
         return self._state.mesh.names() if is_needed else ()
+
+    def _names_changed(self, changes: Changes) -> None:
+        self._state.apply(changes)
+        self._capture.look_again()
 
     async def _give_back(self) -> None:
         """Some time after changes, and not before the kernel has the first: on a busy machine that takes long."""

@@ -6,6 +6,7 @@ The rules:
 - A wanted name is asked at once, and for both families; at most `CONCURRENT` names are being asked, each once.
 - It is asked again when the shorter of its answers ends (its TTL, not below `SHORTEST_SECONDS` nor above
   `LONGEST_SECONDS`), up to a tenth earlier, so that the nodes of a mesh do not ask together.
+- What a name meant in the last `FORMER_SECONDS` is told too: a client that has resolved it by itself may dial that.
 - That there is no such name, or that it has no address, is an answer: what it had is forgotten.
 - A resolver that does not answer, or cannot, is asked again after 1 s, doubling to 30 s, each ± 20 %. The last good
   answer of that family is kept meanwhile, for `KEPT_SECONDS`.
@@ -35,6 +36,8 @@ KEPT_SECONDS = 3600.0
 """RFC 8767 §5 lets stale answers be used for days; an hour outlives the usual outage of a resolver, not its cause."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
 EARLIER_SHARE = 0.1
+FORMER_SECONDS = 600.0
+"""Longer than most clients and the resolvers between them remember."""
 
 
 class Family(IntEnum):
@@ -73,6 +76,8 @@ class _Entry:
     failures: int = 0
     """In a row."""
     told: ResolvedName | None = None
+    seen: dict[Ip, float] = field(default_factory=dict)
+    """When it meant this address last."""
 
 
 class NameBook:
@@ -140,7 +145,7 @@ class NameBook:
             _learn(entry.known[family], outcome, now)
         entry.failures = entry.failures + 1 if any(not one.is_answer for one in outcomes.values()) else 0
         entry.next_try = now + self._pause(entry.failures, outcomes.values())
-        found = _sum_up(name, entry.known.values())
+        found = _sum_up(name, entry, now)
         if found == entry.told:
             return Changes()
         entry.told = found
@@ -164,12 +169,17 @@ def _learn(known: _Known, outcome: Outcome, now: float) -> None:
         known.addresses = ()
 
 
-def _sum_up(name: str, known: Iterable[_Known]) -> ResolvedName:
+def _sum_up(name: str, entry: _Entry, now: float) -> ResolvedName:
     """That one family has no address is usual; that its resolver did not answer is told beside what it had."""
-    families = list(known)
+    families = entry.known.values()
     addresses = tuple(ip for one in families for ip in one.addresses)
     failed = [one.words for one in families if one.words and (one.addresses or not addresses)]
-    return ResolvedName(hostname=name, addresses=addresses, error=failed[0] if failed else "")
+    seen = {ip: then for ip, then in entry.seen.items() if now - then < FORMER_SECONDS} if addresses else {}
+    former = sorted((ip for ip in seen if ip not in addresses), key=lambda ip: -seen[ip])[:MOST_ADDRESSES]
+    entry.seen = {ip: seen[ip] for ip in former} | dict.fromkeys(addresses, now)
+    return ResolvedName(
+        hostname=name, addresses=addresses, former=tuple(sorted(former)), error=failed[0] if failed else ""
+    )
 
 
 def _too_many(name: str) -> ResolvedName:

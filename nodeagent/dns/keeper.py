@@ -34,6 +34,8 @@ class NameKeeper:
         self.book = NameBook(random.random)  # spreads questions, no secret
         self.lookups, self.failures = 0, 0
         """Questions so far, and those that the resolver could not answer."""
+        self._seen: frozenset[str] = frozenset()
+        """Wanted when it was looked last: most changes of a mesh are about no name."""
         self._patience_ends: float | None = None
         self._is_settled = False
         self._wake = asyncio.Event()
@@ -58,9 +60,16 @@ class NameKeeper:
             while True:
                 await self._wait()
                 self._wake.clear()
-                self._publish(self.book.want(self._wanted(), time.monotonic()))
+                self._look_at_names()
                 for name in self.book.due(time.monotonic()):
                     group.create_task(self._look_up(name), name=f"resolve {name}")
+
+    def _look_at_names(self) -> None:
+        wanted = self._wanted()
+        seen = frozenset(wanted)
+        if seen != self._seen:
+            self._seen = seen
+            self._publish(self.book.want(wanted, time.monotonic()))
 
     async def _wait(self) -> None:
         due = self.book.next_event()

@@ -97,6 +97,8 @@ class Wanted:
     that succeeded; `known` are those of them that are."""
     known_blocks: frozenset[Cidr] = frozenset()
     """Every block of addresses that a Service has."""
+    named: frozenset[Exclusion] = frozenset()
+    """Single addresses with a port: what names of the mesh mean at the moment."""
 
 
 _NO_COUNT = PodCount()
@@ -406,7 +408,7 @@ class Steering:
             known=self._all_known(wanted),
             node_addresses=read_node_addresses(node, devices),
             excluded=wanted.excluded,
-            known_blocks=frozenset(map(Exclusion, wanted.known_blocks)),
+            known_blocks=frozenset(map(Exclusion, wanted.known_blocks)) | wanted.named,
             slots=_slots_in_use(self._opened_maps()),
             registry_only=self._is_overflowing(),
             secret=secrets.randbits(64) or 1,

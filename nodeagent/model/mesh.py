@@ -7,14 +7,14 @@ policy that has not come yet, and one address may belong to two workloads while 
 that came is found, and the removal of the older one does not hide it).
 """
 
-from collections.abc import Hashable, Iterable, Iterator, KeysView
+from collections.abc import Hashable, Iterable, Iterator, KeysView, Sequence
 from collections.abc import Set as AbstractSet
 from sys import intern
 from typing import TypeVar, assert_never
 
 import msgspec
 
-from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.policy import Policy, PolicyScope
 from nodeagent.model.resolved_name import ResolvedName
@@ -28,7 +28,7 @@ from nodeagent.model.traffic import (
     WorkloadLabels,
     WorkloadLimits,
 )
-from nodeagent.model.workload import Service, Workload
+from nodeagent.model.workload import Service, TunnelProtocol, Workload
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -75,13 +75,15 @@ class Mesh:
         self.resolved: dict[str, ResolvedName] = {}
         """By name; one that is missing nobody has had an answer to yet."""
         self.security = Security()
-        self._by_address, self._by_vip = AddressIndex(), AddressIndex()
+        self._by_address, self._by_vip, self._by_answer = AddressIndex(), AddressIndex(), AddressIndex()
         # Each inner dict is an ordered set.
         self._blocks: dict[tuple[str, Cidr], dict[str, None]] = {}
         self._by_hostname: dict[str, dict[str, None]] = {}
         self._endpoints: dict[str, dict[str, None]] = {}
         self._by_name: dict[str, dict[str, None]] = {}
         """Workloads that are known by their name alone."""
+        self._places: dict[str, list[tuple[Ip, Port]]] = {}
+        """Answers of `named_places`, until one may be another."""
         self._by_scope: dict[str, dict[str, Policy]] = {}
         self._changed: dict[str, int] = {}
         self._node, self._network = node, network
@@ -100,8 +102,7 @@ class Mesh:
         for extension in changes.extensions:
             self._add_extension(extension)
         for found in changes.names:
-            self.resolved[found.hostname] = found
-            self._note_name(found.hostname)
+            self._resolve(found.hostname, found)
         for service in changes.services:
             self._remove_service(service.key)
             self._add_service(service)
@@ -117,8 +118,7 @@ class Mesh:
         for key in changes.removed_services:
             self._remove_service(key)
         for hostname in changes.removed_names:
-            self.resolved.pop(hostname, None)
-            self._note_name(hostname)
+            self._resolve(hostname, None)
         for name in changes.removed_extensions:
             self._remove_extension(name)
         for key in changes.removed_policies:
@@ -150,6 +150,33 @@ class Mesh:
             if net == network and block.contains(ip)
             for key in keys
         )
+
+    def services_by_name(self, network: str, ip: Ip, port: int) -> tuple[Service, ...]:
+        """Services with this port of which an endpoint's name means this address, and that are reached in plain TCP."""
+        found = self._services_meant(self._by_answer.find(network, ip))
+        return tuple(service for service in found if any(listed.service_port == port for listed in service.ports))
+
+    def named_places(self, network: str) -> Sequence[tuple[Ip, Port]]:
+        """Addresses and ports for which `services_by_name` has an answer."""
+        if network not in self._places:
+            self._places[network] = self._find_places(network)
+        return self._places[network]
+
+    def _find_places(self, network: str) -> list[tuple[Ip, Port]]:
+        places: dict[tuple[Ip, Port], None] = {}  # an ordered set
+        for hostname in self.resolved:
+            for uid in self._by_name.get(hostname, ()):
+                workload = self.workloads[uid]
+                ports = [listed.service_port for one in self._services_meant((uid,)) for listed in one.ports]
+                ips = self._meant_by(workload) if workload.network == network else ()
+                places.update(((ip, port), None) for ip in ips for port in ports)
+        return list(places)
+
+    def _services_meant(self, uids: Iterable[str]) -> list[Service]:
+        """Without those behind a waypoint, as `_meant_by` is without who speaks HBONE."""
+        keys = dict.fromkeys(key for uid in uids for key in self.workloads[uid].services)
+        found = (self.services[key] for key in keys if key in self.services)
+        return [service for service in found if service.waypoint is None]
 
     def services_named(self, hostname: str) -> tuple[Service, ...]:
         """Services with this hostname, one per namespace at most, in the order of arrival."""
@@ -292,9 +319,37 @@ class Mesh:
                 assert_never(unreachable)
         self._note(keys)
 
-    def _note_name(self, hostname: str) -> None:
-        for uid in self._by_name.get(hostname, ()):
-            self._note(self.workloads[uid].services)
+    def _resolve(self, hostname: str, found: ResolvedName | None) -> None:
+        workloads = [self.workloads[uid] for uid in self._by_name.get(hostname, ())]
+        for workload in workloads:
+            self._forget_answer(workload)
+        if found is None:
+            self.resolved.pop(hostname, None)
+        else:
+            self.resolved[hostname] = found
+        for workload in workloads:
+            self._add_answer(workload)
+            self._note(workload.services)
+
+    def _add_answer(self, workload: Workload) -> None:
+        self._places.clear()
+        for ip in self._meant_by(workload):
+            self._by_answer.add(workload.network, ip, workload.uid)
+
+    def _forget_answer(self, workload: Workload) -> None:
+        self._places.clear()
+        for ip in self._meant_by(workload):
+            self._by_answer.remove(workload.network, ip, workload.uid)
+
+    def _meant_by(self, workload: Workload) -> tuple[Ip, ...]:
+        """Addresses by which a client may dial it that has resolved its name by itself.
+
+        One that speaks HBONE has none: what is sent to them must not pass in plain text when nobody tunnels it.
+        """
+        found = self.resolved.get(workload.hostname)
+        if found is None or not workload.is_named or workload.protocol is not TunnelProtocol.TCP:
+            return ()
+        return (*found.addresses, *found.former)
 
     def _note(self, services: Iterable[str]) -> None:
         """As changed."""
@@ -311,6 +366,7 @@ class Mesh:
                 self._add_address(self._by_address, workload.network, ip, workload.uid)
         if workload.is_named:
             self._by_name.setdefault(workload.hostname, {})[workload.uid] = None
+            self._add_answer(workload)
         for key in workload.services:
             self._endpoints.setdefault(key, {})[workload.uid] = None
             self._changed[key] = self.generation + 1
@@ -324,6 +380,7 @@ class Mesh:
             self._remove_address(self._by_address, workload.network, ip, uid)
         if workload.is_named:
             _discard(self._by_name, workload.hostname, uid)
+            self._forget_answer(workload)
         for key in workload.services:
             _discard(self._endpoints, key, uid)
             if key in self.services or key in self._endpoints:
@@ -332,6 +389,7 @@ class Mesh:
                 self._changed.pop(key, None)
 
     def _add_service(self, service: Service) -> None:
+        self._places.clear()
         key = intern(service.key)  # made anew by each call, and an index of endpoints may have it already
         self.services[key] = service
         self._changed[key] = self.generation + 1
@@ -346,6 +404,7 @@ class Mesh:
         service = self.services.pop(key, None)
         if service is None:
             return
+        self._places.clear()
         self._changed.pop(key, None)
         _discard(self._by_hostname, service.hostname, key)
         for vip in service.vips:

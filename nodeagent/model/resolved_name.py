@@ -13,5 +13,7 @@ class ResolvedName(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """As workloads have it."""
     addresses: tuple[Ip, ...] = ()
     """In a stable order."""
+    former: tuple[Ip, ...] = ()
+    """That it had until a short time ago, and that a client may remember."""
     error: str = ""
     """Why there are none, in words that complete "it cannot be resolved: "; or why they may be outdated."""

@@ -139,7 +139,12 @@ class OutboundConnection:
 
     def _routed(self, source: Workload) -> bool:
         mesh, ip = self._shared.state.mesh, self._record.original_ip
-        if mesh.workload_at(source.network, ip) is None and not mesh.services_at(source.network, ip):
+        is_known = (
+            mesh.workload_at(source.network, ip) is not None
+            or mesh.services_at(source.network, ip)
+            or mesh.services_by_name(source.network, ip, self._record.original_port)
+        )
+        if not is_known:
             return False
         target = Target(ip, self._record.original_port, self._server_name or "")
         if self._server_name is None and self._socket is not None and server_names(target, source, mesh):

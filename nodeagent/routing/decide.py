@@ -2,7 +2,8 @@
 """Where a new outbound connection goes: ztunnel's algorithm (src/proxy/outbound.rs: build_request) as a pure function.
 
 1. A port of the proxy itself on loopback is refused.
-2. The target is a workload's address, else a Service's: by exact address, else by the best block.
+2. The target is a workload's address, else a Service's: by exact address, else by the best block. Between the two a
+   ServiceEntry is found by what its endpoint's name means, for its own ports; a ztunnel does not do that.
 3. A Service with a waypoint: a tunnel to the waypoint, which learns the client's own target.
 4. A Service without: one endpoint is drawn; PASSTHROUGH keeps the target; no endpoint is a refusal. Here alone an
    extension has a say (`legs.py`): it may lead to a subset of the endpoints, or to another Service.
@@ -92,12 +93,13 @@ def _find_service(target: Target, source: Workload, mesh: Mesh) -> Service | Non
         target.ip,
         source.namespace,
         lambda service: sees(scope, source, service, target.port),
+        target.port,
     )
 
 
 def _unregistered(target: Target, source: Workload, mesh: Mesh) -> str:
     scope = mesh.scope(source)
-    hidden = find_service(mesh, source.network, target.ip, source.namespace)
+    hidden = find_service(mesh, source.network, target.ip, source.namespace, port=target.port)
     if scope is not None and hidden is not None:
         return f"Sidecar {scope.name} does not show {hidden.key} to its clients, and is REGISTRY_ONLY"
     return (
@@ -262,7 +264,10 @@ class _Decision:
         return _refusal(Leg(service, port, subset), self._source, self._mesh)
 
     def _address_of(self, endpoint: Workload, service: Service, like: Ip) -> Ip | Refuse:
-        """One of the family of `like`, else its first; never of a family that the Service excludes."""
+        """One of the family of `like`, else its first; never of a family that the Service excludes.
+
+        Of a name `like` itself, if it means or meant that: the client has resolved it by itself.
+        """
         usable = usable_addresses(service, endpoint, self._mesh)
         same = [ip for ip in usable if is_ipv6(ip) is is_ipv6(like)]
         if not endpoint.is_named:
@@ -271,6 +276,9 @@ class _Decision:
             family = "IPv6" if is_ipv6(like) else "IPv4"
             detail = f"the name {endpoint.hostname} has no {family} address, and the client came by {family}"
             return Refuse(reason=Reason.DNS_FAILED, detail=detail, service=service)
+        found = self._mesh.resolved[endpoint.hostname]
+        if like in found.addresses or like in found.former:
+            return like
         return self._pick(same, range(1, len(same) + 1))
 
     def _is_from(self, gateway: GatewayAddress) -> bool:

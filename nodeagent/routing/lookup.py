@@ -12,15 +12,24 @@ from nodeagent.model.workload import GatewayAddress, Service, Workload
 
 
 def find_service(
-    mesh: Mesh, network: str, ip: Ip, namespace: str, is_seen: Callable[[Service], bool] = lambda _: True
+    mesh: Mesh,
+    network: str,
+    ip: Ip,
+    namespace: str,
+    is_seen: Callable[[Service], bool] = lambda _: True,
+    port: int = 0,
 ) -> Service | None:
     """The Service at `ip` for clients of `namespace`: by exact address, else by the best block that holds it.
 
-    Among blocks the client's own namespace comes before the length of the prefix. What is not seen is passed over.
+    Between the two are those of which an endpoint's name means `ip`, if `port` is given and theirs. Among blocks the
+    client's own namespace comes before the length of the prefix. What is not seen is passed over.
     """
     exact = best(filter(is_seen, mesh.services_at_ip(network, ip)), namespace)
     if exact is not None:
         return exact
+    named = best(filter(is_seen, mesh.services_by_name(network, ip, port)), namespace) if port else None
+    if named is not None:
+        return named
     holding = mesh.services_at_block(network, ip)
     blocks = [found for found in holding if is_seen(found[1]) and _is_visible(found[1], namespace)]
     if not blocks:

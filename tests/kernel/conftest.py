@@ -194,6 +194,7 @@ class Node:
         adoption_seconds: int = 0,
         excluded: frozenset[Exclusion] = frozenset(),
         blocks: frozenset[Cidr] = frozenset(),
+        named: frozenset[Exclusion] = frozenset(),
     ) -> list[str]:
         """These pods and no others, from here on."""
         addresses = {ip for pod in pods for ip in pod.addresses} | {parse_ip(ip) for ip in known}
@@ -203,6 +204,7 @@ class Node:
             adoption_seconds=adoption_seconds,
             excluded=excluded,
             known_blocks=blocks,
+            named=named,
         )
         return self.steering.reconcile(wanted)
 
@@ -244,6 +246,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 # ---- packets ---------------------------------------------------------------------------------------------------------
 
 
+NAMED_PORT = Port(81)
+
+
 class Family(NamedTuple):
     """The cast, in one address family."""
 
@@ -258,6 +263,8 @@ class Family(NamedTuple):
     node: Ip
     registered: Ip
     """Within a block that a Service has."""
+    named: Ip
+    """What the name of an endpoint means, of which NAMED_PORT is the mesh's."""
     excluded: Ip
     """A mesh address in an excluded block."""
     is_ipv6: bool
@@ -276,6 +283,7 @@ FAMILIES = {
         outside=Ip("203.0.113.9"),
         node=Ip("192.0.2.1"),
         registered=Ip("198.18.7.9"),
+        named=Ip("203.0.113.80"),
         excluded=Ip("10.97.0.7"),
     ),
     "IPv6": Family(
@@ -286,6 +294,7 @@ FAMILIES = {
         outside=Ip("fd66::9"),
         node=Ip("2001:db8::1"),
         registered=Ip("2001:db8:7::9"),
+        named=Ip("fd66::80"),
         excluded=Ip("fd97::7"),
     ),
 }
@@ -503,7 +512,9 @@ def prepared(node: Node) -> Iterator[Kernel]:
         for block, port in (("10.97.0.0/16", 0), ("fd97::/16", 0), ("0.0.0.0/0", 2049), ("::/0", 2049))
     )
     blocks = frozenset(map(Cidr.parse, ("198.18.0.0/15", "2001:db8:7::/48")))
-    node.enrol(node.a, node.b, known=tuple(everyone), excluded=excluded, blocks=blocks)
+    hosts = {family.named: 128 if family.is_ipv6 else 32 for family in FAMILIES.values()}
+    named = frozenset(Exclusion(Cidr.parse(f"{ip}/{bits}"), NAMED_PORT) for ip, bits in hosts.items())
+    node.enrol(node.a, node.b, known=tuple(everyone), excluded=excluded, blocks=blocks, named=named)
     # Programs are run by hand from here on: the stacks' own packets (ARP, MLD) must not be counted in between.
     node.detach()
     made = Kernel(node)

@@ -18,6 +18,7 @@ from tests.kernel.conftest import (
     MARK_OUT,
     MARK_OUT_NEW,
     MARK_PROXY,
+    NAMED_PORT,
     PSH,
     REDIRECT,
     RST,
@@ -634,6 +635,15 @@ def test_rows_10_and_17_an_address_in_a_services_block_is_the_meshs(kernel: Kern
     kernel.forget()
     assert kernel.from_pod(Packet(family.pod, family.registered, ACK))[:2] == ("UNKNOWN_FLOW", REDIRECT)
     assert kernel.from_pod(Packet(family.pod, family.outside, ACK))[0] == "OUTSIDE_FLOW"
+
+
+def test_rows_10_and_17_a_port_of_a_name_is_the_meshs_for_who_begins(kernel: Kernel, family: Family) -> None:
+    """A connection that began before the name meant this address goes on as it is."""
+    opening = Packet(family.pod, family.named, destination_port=NAMED_PORT)
+    assert kernel.from_pod(replace(opening, flags=ACK))[:3] == ("OUTSIDE_FLOW", UNSPEC, 0)
+    assert kernel.from_pod(replace(opening, destination_port=80))[:3] == ("UNKNOWN_DESTINATION", UNSPEC, 0)
+    assert kernel.from_pod(opening)[:3] == ("STEERED", REDIRECT, MARK_OUT_NEW)
+    assert [flow.kind for flow in kernel.flows().values()] == [TAKEN]
 
 
 def test_row_18_an_unknown_destination_passes_or_is_dropped(kernel: Kernel, family: Family) -> None:

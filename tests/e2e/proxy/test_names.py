@@ -7,6 +7,7 @@ from nodeagent.model.address import Ip, Port
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Transport
 from nodeagent.model.resolved_name import ResolvedName
+from nodeagent.model.traffic import MeshTraffic
 from nodeagent.model.workload import Service, ServicePort, TunnelProtocol, Vip, Workload
 from tests.e2e.proxy.mesh import Mesh
 from tests.e2e.proxy.wires import PORT
@@ -73,3 +74,17 @@ def test_without_an_answer_it_is_refused_by_name(mesh: Mesh, names: tuple[Resolv
     [record] = mesh.near.ended()
     assert (record.reason, record.service) == (Reason.DNS_FAILED.value, ENTRY.key)
     assert words in record.error
+
+
+def test_who_has_resolved_the_name_by_himself_is_led_by_its_entry(mesh: Mesh) -> None:
+    outside = mesh.wires.outsider
+    only = MeshTraffic(is_registry_only=True)
+    mesh.near.apply(services=(ENTRY,), workloads=(HOST,), extensions=(only,))
+    with outside.listen(TARGET_PORT) as listener, mesh.wires.client.connect(outside.addresses[0], PORT) as client:
+        # Steered already, but the worker hears of it only now.
+        mesh.near.apply(names=(ResolvedName(hostname=NAME, addresses=outside.addresses),))
+        with listener.accept()[0] as served:
+            served.sendall(b"welcome")
+            assert client.recv(7) == b"welcome"
+    [record] = mesh.near.ended()
+    assert (record.service, record.destination_ip) == (ENTRY.key, outside.addresses[0])

@@ -209,7 +209,7 @@ def _judge_opening(world: World, packet: Tcp, sender: Sender) -> tuple[int, str]
         _take(world, packet)
         world.hairpins.discard(Hairpin(packet.source, packet.destination))
         return 16, "LOCAL_STEERED"
-    if world.is_known(address):
+    if world.is_known(address) or world.is_named(address, port):
         _take(world, packet)
         return 17, "STEERED"
     world.flows.pop(packet.connection, None)

@@ -25,7 +25,7 @@ the other pod's own in one inner word.
 def make_cast(name: str) -> Cast:
     family = FAMILIES[name]
     pods = (family.pod, family.neighbour, *(Ip(ip) for ip in _FURTHER[name]))
-    others = (family.remote, family.excluded, family.outside, family.node, family.registered)
+    others = (family.remote, family.excluded, family.outside, family.node, family.registered, family.named)
     return Cast(tuple(map(packed_ip, pods)), tuple(map(packed_ip, others)), family.is_ipv6)
 
 

@@ -112,7 +112,11 @@ class World:
         return address in self.pods or address in self.known
 
     def is_known(self, address: bytes) -> bool:
-        return address in self.known or any(block.holds(address) for block in self.known_blocks)
+        return address in self.known or any(not block.port and block.holds(address) for block in self.known_blocks)
+
+    def is_named(self, address: bytes, port: int) -> bool:
+        """Whether this is a port of an endpoint that is known by its name."""
+        return any(block.port == port and block.holds(address) for block in self.known_blocks)
 
     def is_excluded(self, address: bytes, port: int) -> bool:
         return any(block.port in {0, port} and block.holds(address) for block in self.excluded)

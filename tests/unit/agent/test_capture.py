@@ -21,12 +21,14 @@ from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
 from nodeagent.kernel.steering import Steering, Wanted
-from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.address_index import AddressIndex
+from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
+from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.traffic import ClientScope, ClientScopes, MeshTraffic
-from nodeagent.model.workload import Service, TunnelProtocol, Vip, Workload
+from nodeagent.model.workload import Service, ServicePort, TunnelProtocol, Vip, Workload
 from nodeagent.proxy.messages import Apply, LocalPods, ToWorker
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -560,3 +562,42 @@ def test_the_kernel_drops_what_nobody_has_registered_as_soon_as_the_mesh_says_so
 
 def scope(*, is_registry_only: bool, **labels: str) -> ClientScope:
     return ClientScope(name="shop/s", labels=labels, is_registry_only=is_registry_only)
+
+
+def test_the_kernel_is_told_what_names_mean_and_no_more_than_it_has_room_for(
+    node: Node, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = (ServicePort(Port(443), 443),)
+    entry = Service(name="api", namespace="shop", hostname="api.example", ports=ports)
+    outside = Workload(uid="api", name="api", namespace="shop", hostname="api.example", services={entry.key: ports})
+    told: list[AbstractSet[Exclusion]] = []
+    reconcile = node.reconcile
+
+    def spy(wanted: Wanted) -> list[str]:
+        told.append(wanted.named)
+        return reconcile(wanted)
+
+    node.reconcile = spy  # type: ignore[method-assign]
+
+    def means(*ips: str) -> None:
+        node.change(Changes(names=(ResolvedName(hostname="api.example", addresses=tuple(map(Ip, ips))),)))
+
+    async def steps() -> None:
+        async with node.running():
+            node.change(Changes(workloads=(workload("web", "10.0.0.1"), outside), services=(entry,)))
+            await node.settled(eventually)
+            means("203.0.113.7", "2001:db8::7")
+            await eventually(lambda: len(told[-1]) == 2)
+            assert node.capture.unsteered == 0
+            monkeypatch.setattr(module, "MOST_NAMED", 1)
+            means("203.0.113.8", "203.0.113.9")
+            await eventually(lambda: len(told[-1]) == 1)
+            assert node.capture.unsteered == 1
+            means()
+            await eventually(lambda: not told[-1])
+
+    asyncio.run(steps())
+    assert {
+        Exclusion(Cidr.parse("203.0.113.7/32"), Port(443)),
+        Exclusion(Cidr.parse("2001:db8::7/128"), Port(443)),
+    } in told

@@ -89,6 +89,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
             is_settled=True,
             kernel_error="",
             pods_error="",
+            unsteered=0,
         ),
         verdicts=SimpleNamespace(generation=3, judged=2, rows=8, since=50.0),
         passages=SimpleNamespace(lost=()),
@@ -401,5 +402,7 @@ def test_names_are_told_where_there_are_some(parts: SimpleNamespace) -> None:
         "5 names of endpoints; 0.example: it cannot be resolved: gone; 1.example: it cannot be resolved: gone; "
         "2.example: it cannot be resolved: gone; and 2 more"
     )
+    parts.capture.unsteered = 4
+    assert "; 4 of their addresses and ports are too many to be steered; and 2 more" in component()[0][1]
     readings = picture(parts).readings()
     assert (readings.names, readings.names_failing, readings.dns_lookups, readings.dns_failures) == (5, 5, 9, 1)

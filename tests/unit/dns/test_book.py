@@ -124,13 +124,30 @@ def test_a_family_that_the_resolver_cannot_ask_for_keeps_its_own() -> None:
     book.due(0)
     book.learned(API, both(found(A), found(SIX)), 0)
     book.due(60)
-    assert told(book.learned(API, both(found(B), FAILED), 60)).addresses == (B, SIX)
+    moved = told(book.learned(API, both(found(B), FAILED), 60))
+    assert (moved.addresses, moved.former, moved.error) == ((B, SIX), (A,), "no answer")
 
 
 def test_one_family_that_never_answers_is_no_fault_of_the_other() -> None:
     book = book_with(API)
     book.due(0)
     assert told(book.learned(API, both(found(A), FAILED), 0)).error == ""
+
+
+def test_what_a_name_meant_until_lately_is_told_for_a_time() -> None:
+    book = book_with(API)
+    book.due(0)
+    assert told(book.learned(API, both(found(A, seconds=300)), 0)).former == ()
+    book.due(300)
+    moved = told(book.learned(API, both(found(B, seconds=300)), 300))
+    assert (moved.addresses, moved.former) == ((B,), (A,))
+    book.due(600)
+    assert told(book.learned(API, both(found(B, seconds=300)), 600)).former == ()
+    book.due(900)
+    back = told(book.learned(API, both(found(A, seconds=300)), 900))
+    assert (back.addresses, back.former) == ((A,), (B,))
+    book.due(1200)
+    assert told(book.learned(API, both(NO_SUCH, NO_SUCH), 1200)).former == ()
 
 
 def test_a_failure_is_repeated_ever_later() -> None:

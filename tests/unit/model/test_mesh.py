@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.model.address import Cidr, Ip
+from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.mesh import Changes, Mesh, split
 from nodeagent.model.policy import Action, Policy, PolicyScope
 from nodeagent.model.resolved_name import ResolvedName
@@ -22,7 +22,7 @@ from nodeagent.model.traffic import (
     WorkloadLabels,
     WorkloadLimits,
 )
-from nodeagent.model.workload import Service, Vip, Workload
+from nodeagent.model.workload import Service, ServicePort, TunnelProtocol, Vip, Workload
 
 A, B, V = Ip("10.0.0.1"), Ip("fd00::2"), Ip("10.9.0.1")
 
@@ -46,8 +46,8 @@ def workload(
     )
 
 
-def service(name: str, *vips: Vip, namespace: str = "shop") -> Service:
-    return Service(name=name, namespace=namespace, hostname=f"{name}.example", vips=vips)
+def service(name: str, *vips: Vip, namespace: str = "shop", ports: tuple[ServicePort, ...] = ()) -> Service:
+    return Service(name=name, namespace=namespace, hostname=f"{name}.example", vips=vips, ports=ports)
 
 
 def policy(name: str, scope: PolicyScope, namespace: str = "shop") -> Policy:
@@ -65,7 +65,7 @@ def found(mesh: Mesh, ip: Ip = A) -> str | None:
 
 def is_empty(mesh: Mesh) -> bool:
     """Nothing is left in any index: a mesh that forgets must not grow."""
-    settings = {"generation", "_node", "_network", "_news"}
+    settings = {"generation", "_node", "_network", "_news", "_places"}
     kept = [name for name, index in vars(mesh).items() if name not in settings and index]
     return kept in ([], ["_by_scope"]) and not any(mesh._by_scope.values())
 
@@ -316,7 +316,11 @@ def random_changes(rng: random.Random) -> Changes:
     return Changes(
         policies=tuple(policy(rng.choice("pq"), rng.choice(list(PolicyScope))) for _ in range(rng.randrange(2))),
         services=tuple(
-            service(rng.choice("st"), rng.choice([Vip("", rng.choice(ips)), block("10.0.0.0/8")]))
+            service(
+                rng.choice("st"),
+                rng.choice([Vip("", rng.choice(ips)), block("10.0.0.0/8")]),
+                ports=rng.choice([(), (ServicePort(Port(80), 80),)]),
+            )
             for _ in range(rng.randrange(3))
         ),
         workloads=tuple(
@@ -330,7 +334,11 @@ def random_changes(rng: random.Random) -> Changes:
             for _ in range(rng.randrange(4))
         ),
         names=tuple(
-            ResolvedName(hostname=rng.choice("gh"), addresses=tuple(rng.sample(ips, rng.randrange(3))))
+            ResolvedName(
+                hostname=rng.choice("gh"),
+                addresses=tuple(rng.sample(ips, rng.randrange(3))),
+                former=tuple(rng.sample(ips, rng.randrange(2))),
+            )
             for _ in range(rng.randrange(2))
         ),
         removed_names=tuple(rng.sample("gh", rng.randrange(2))),
@@ -345,6 +353,7 @@ def test_after_any_history_the_indexes_equal_those_of_a_fresh_mesh(rng: random.R
     mesh = Mesh()
     for _ in range(rng.randrange(8)):
         mesh.apply(random_changes(rng))
+        mesh.named_places("")  # which are remembered
     fresh = Mesh()
     fresh.apply(mesh.everything())
 
@@ -357,6 +366,17 @@ def test_after_any_history_the_indexes_equal_those_of_a_fresh_mesh(rng: random.R
         owners = {uid for uid, value in mesh.workloads.items() if ip in value.addresses}
         assert (found(mesh, ip) in owners) if owners else (found(mesh, ip) is None)
         assert {s.key for s in mesh.services_at("", ip)} == {s.key for s in fresh.services_at("", ip)}
+        by_name = {s.key for s in mesh.services_by_name("", ip, 80)}
+        assert by_name == {s.key for s in fresh.services_by_name("", ip, 80)}
+        assert by_name == {
+            service.key
+            for service in mesh.services.values()
+            for one in mesh.endpoints(service.key)
+            if service.ports and one.is_named and one.hostname in mesh.resolved
+            for found_name in [mesh.resolved[one.hostname]]
+            if ip in (*found_name.addresses, *found_name.former)
+        }
+        assert ((ip, 80) in set(mesh.named_places(""))) is bool(by_name)
     for key in ("shop/s.example", "shop/t.example"):
         assert {e.uid for e in mesh.endpoints(key)} == {e.uid for e in fresh.endpoints(key)}
     for value in mesh.workloads.values():
@@ -506,3 +526,24 @@ def test_the_addresses_of_a_name_are_of_those_who_have_no_other() -> None:
     assert mesh.addresses(named) == ()
     mesh.apply(Changes(removed_workloads=("a",)))
     assert set(mesh.names()) == set()
+
+
+def test_a_service_is_found_by_what_its_endpoints_name_means_for_its_own_ports() -> None:
+    mesh = Mesh(network="n")
+    ports = (ServicePort(Port(443), 8443), ServicePort(Port(80), 0))
+    entry = Service(name="s", namespace="shop", hostname="s.example", ports=ports)
+    outside = Workload(uid="a", name="a", namespace="shop", network="n", hostname="h", services={entry.key: ()})
+    mesh.apply(Changes(services=(entry,), workloads=(outside,)))
+    mesh.apply(Changes(names=(ResolvedName(hostname="h", addresses=(A,), former=(B,)),)))
+    mesh.take_news()
+    assert [mesh.services_by_name("n", ip, 443) for ip in (A, B, V)] == [(entry,), (entry,), ()]
+    assert mesh.services_by_name("n", A, 8443) == mesh.services_by_name("", A, 443) == ()
+    assert set(mesh.named_places("n")) == {(A, 443), (A, 80), (B, 443), (B, 80)}
+    assert set(mesh.known_addresses("n")) == set(), "connections that began before go on"
+
+    tunnelled = msgspec.structs.replace(outside, protocol=TunnelProtocol.HBONE)
+    mesh.apply(Changes(workloads=(tunnelled,)))
+    assert set(mesh.named_places("n")) == set()
+    mesh.apply(Changes(workloads=(outside,), removed_services=(entry.key,)))
+    assert mesh.services_by_name("n", A, 443) == ()
+    assert set(mesh.named_places("n")) == set()

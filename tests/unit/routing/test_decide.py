@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -413,6 +414,28 @@ def test_an_address_of_a_name_is_drawn_from_those_of_the_clients_family(target: 
     assert isinstance(found, Direct)
     assert (found.ip, found.port, found.service) == (ip, 8080, service())
     assert drawn == [1, 1 if target == VIP6 else 2]
+
+
+@pytest.mark.parametrize("ip", ["203.0.113.8", "203.0.113.9"])
+def test_who_has_resolved_the_name_is_led_by_its_entry_to_where_he_was_going(ip: str) -> None:
+    known = msgspec.structs.replace(DUAL, former=(Ip("203.0.113.9"),))
+    found = by_name(ip, known)
+    assert isinstance(found, Direct)
+    assert (found.ip, found.port, found.service) == (ip, 8080, service())
+
+
+def test_another_port_of_that_address_is_nobodys() -> None:
+    mesh = mesh_of(CLIENT, service(), endpoint("a", hostname="db.example", protocol=TunnelProtocol.TCP))
+    mesh.apply(Changes(names=(DUAL,)))
+    assert decide(Target(DUAL.addresses[0], 81), CLIENT, mesh, never) == Direct(ip=DUAL.addresses[0], port=81)
+
+
+def test_behind_a_waypoint_it_is_nobodys_either() -> None:
+    """What is sent to its own address is not to leave in plain text when the worker that would tunnel it has died."""
+    behind = service(waypoint=GatewayAddress(Port(15008), ip=Ip("10.9.0.9")))
+    mesh = mesh_of(CLIENT, behind, endpoint("a", hostname="db.example", protocol=TunnelProtocol.TCP))
+    mesh.apply(Changes(names=(DUAL,)))
+    assert decide(Target(DUAL.addresses[0], 80), CLIENT, mesh, never) == Direct(ip=DUAL.addresses[0], port=80)
 
 
 def test_an_endpoint_of_the_mesh_may_be_known_by_its_name() -> None:

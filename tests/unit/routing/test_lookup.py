@@ -5,7 +5,8 @@ import pytest
 
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.mesh import Changes, Mesh
-from nodeagent.model.workload import GatewayAddress, Service, Vip, Workload
+from nodeagent.model.resolved_name import ResolvedName
+from nodeagent.model.workload import GatewayAddress, Service, ServicePort, Vip, Workload
 from nodeagent.routing.lookup import find_gateway, find_hostname, find_service
 
 ADDRESS = Ip("10.9.0.1")
@@ -90,3 +91,24 @@ WAYPOINT = Workload(uid="w", name="w", namespace="shop", addresses=(Ip("10.0.2.1
 def test_a_gateway_is_found_by_name_or_by_address_in_its_network(gateway: GatewayAddress, found: str | None) -> None:
     value = find_gateway(mesh_of(service("a"), workloads=(WAYPOINT,)), gateway, "shop")
     assert (value.name if value else None) == found
+
+
+@pytest.mark.parametrize(
+    ("services", "port", "namespace"),
+    [
+        pytest.param([], 443, "out", id="by what the name means"),
+        pytest.param([], 80, None, id="for its own ports"),
+        pytest.param([], 0, None, id="not where nobody says which port"),
+        pytest.param([service("a")], 443, "a", id="an exact address goes before"),
+        pytest.param([service("a", private=True)], 443, "out", id="unless it is hidden"),
+        pytest.param([service("shop", "10.9.0.0/16")], 443, "out", id="a block comes after"),
+        pytest.param([service("shop", "10.9.0.0/16")], 80, "shop", id="and has the other ports"),
+    ],
+)
+def test_a_name_stands_between_addresses_and_blocks(services: list[Service], port: int, namespace: str | None) -> None:
+    named = Service(name="o", namespace="out", hostname="o.example", ports=(ServicePort(Port(443), 443),))
+    host = Workload(uid="o", name="o", namespace="out", hostname="o.example", services={named.key: ()})
+    mesh = mesh_of(*services, named, workloads=(host,))
+    mesh.apply(Changes(names=(ResolvedName(hostname="o.example", addresses=(ADDRESS,)),)))
+    found = find_service(mesh, "", ADDRESS, "shop", port=port)
+    assert (found.namespace if found else None) == namespace
