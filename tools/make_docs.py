@@ -15,14 +15,19 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.admin.answers import schema_of_answers
-from nodeagent.cli.main import EXIT_STATUS, PIPE_CLOSED, cli, run
+from nodeagent.cli import bpf
+from nodeagent.cli.flows import FLOWS
+from nodeagent.cli.main import COMMANDS, EXIT_STATUS, PIPE_CLOSED, cli, run
+from nodeagent.cli.output import Output, Table
+from nodeagent.cli.workers import REPLACED
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
@@ -62,6 +67,17 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("analyze examples/mesh.d", "What is wrong or doubtful in a directory of YAML."),
 )
 """Command lines, and a sentence on top of each."""
+ANSWERS = Path("tests/data/answers.json")
+RECORDED: Sequence[tuple[str, Table, str]] = (
+    ("connections --kill ID", dataclasses.replace(FLOWS, member="killed"), "The record of the end that was ordered."),
+    ("workers replace", REPLACED, "Open connections go on at the successor."),
+    ("bpf attach", bpf.ATTACHED, "Where our programs sit, and in which order they run."),
+    ("bpf progs", bpf.PROGS, ""),
+    ("bpf maps", bpf.MAPS, ""),
+    ("bpf maps pods", bpf.ROWS, "The rows of one map, with names for numbers."),
+    ("bpf verify", bpf.VERIFIED, "Is it what this version would load?"),
+)
+"""Command lines whose answers were recorded, what shows them, and a sentence on top of each."""
 WIDTH = 100
 _VERDICTS = {"UNSPEC": "pass", "OK": "pass", "SHOT": "drop", "REDIRECT": "redirect"}
 
@@ -119,14 +135,23 @@ def examples() -> str:
 
 
 def _examples() -> Iterator[str]:
-    for line, words in EXAMPLES:
-        yield from (f"## {line.partition(' ')[0]}", "") if _is_first_of_its_command(line) else ()
-        yield from (words, "") if words else ()
-        yield from ("```text", f"$ nodeagent {line}", *_printed(line), "```", "")
+    """Those of one command together, in the order of the help."""
+    recorded = json.loads((ROOT / ANSWERS).read_text(encoding="utf-8"))
+    made = [(line, words, _printed(line)) for line, words in EXAMPLES]
+    made += [(line, words, _shown(recorded[line], table)) for line, table, words in RECORDED]
+    for command in COMMANDS:
+        of_command = [example for example in made if example[0].split()[0] == command]
+        yield from (f"## {command}", "") if of_command else ()
+        for line, words, printed in of_command:
+            yield from (words, "") if words else ()
+            yield from ("```text", f"$ nodeagent {line}", *printed, "```", "")
 
 
-def _is_first_of_its_command(line: str) -> bool:
-    return next(other for other, _ in EXAMPLES if other.split()[0] == line.split(maxsplit=1)[0]) == line
+def _shown(answer: Mapping[str, Any], table: Table) -> list[str]:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        Output("table").show(answer, table)
+    return output.getvalue().rstrip().splitlines()
 
 
 def _printed(line: str) -> list[str]:
