@@ -24,9 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.admin.answers import schema_of_answers
 from nodeagent.cli import bpf
+from nodeagent.cli.ca import ROOTS
 from nodeagent.cli.flows import FLOWS
 from nodeagent.cli.main import COMMANDS, EXIT_STATUS, PIPE_CLOSED, cli, run
 from nodeagent.cli.output import Output, Table
+from nodeagent.cli.top import TOP
 from nodeagent.cli.workers import REPLACED
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
@@ -64,12 +66,15 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("pods -o name", "Names alone, as other commands take them."),
     ("pods -o jsonl", "A row a line; `-o json` and `-o yaml` give the whole answer."),
     ("version", ""),
+    ("report --dry-run --log /var/log/nodeagent.log", "What would be in the archive."),
     ("analyze examples/mesh.d", "What is wrong or doubtful in a directory of YAML."),
 )
 """Command lines, and a sentence on top of each."""
 ANSWERS = Path("tests/data/answers.json")
 RECORDED: Sequence[tuple[str, Table, str]] = (
     ("connections --kill ID", dataclasses.replace(FLOWS, member="killed"), "The record of the end that was ordered."),
+    ("top edges --times 1", TOP, "Who is busy; without --times until Ctrl-C, on a terminal as a live view."),
+    ("ca show", ROOTS, "Whom a mesh trusts, on the machine of its control plane."),
     ("workers replace", REPLACED, "Open connections go on at the successor."),
     ("bpf attach", bpf.ATTACHED, "Where our programs sit, and in which order they run."),
     ("bpf progs", bpf.PROGS, ""),

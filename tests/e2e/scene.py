@@ -82,6 +82,10 @@ def main() -> int:
         answers = {line: stage.ask(NODE, *line.split()) for line in RECORDED}
         (tunnel,) = [row["id"] for row in stage.ask(NODE, "connections")["connections"] if "[" in row["original"]]
         answers["connections --kill ID"] = stage.ask(NODE, "connections", "--kill", tunnel)
+        done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "-o", "jsonl"))
+        answers["top edges --times 1"] = {"rates": [json.loads(line) for line in done.stdout.splitlines()]}
+        done = stage.lab.control.run(command("ca", "show", "--state-dir", stage.state_directory, "-o", "json"))
+        answers["ca show"] = json.loads(done.stdout)
         answers["workers replace"] = stage.ask(NODE, "workers", "replace", seconds=WITHIN_SECONDS)
         ANSWERS.write_text(json.dumps(answers, indent=1).replace(run_dir, "/run/lab") + "\n", encoding="utf-8")
     return 0
