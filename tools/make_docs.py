@@ -35,6 +35,7 @@ from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
 from nodeagent.kernel.reasons import reasons
 from nodeagent.model.address import Ip
+from nodeagent.model.pod import CaptureReason
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction, Party
 from nodeagent.telemetry.labels import LOCALITY_LABELS, TRAFFIC_LABELS
@@ -101,6 +102,7 @@ def reference() -> str:
             *_metrics(),
             *_proxy_reasons(),
             *_kernel_reasons(),
+            *_capture_reasons(),
         ]
     )
 
@@ -294,6 +296,11 @@ def _kernel_reasons() -> Iterator[str]:
         ("reason", "verdict", "meaning"),
         ((f"`{reason.name}`", _VERDICTS[reason.verdict], reason.words) for reason in reasons()),
     )
+
+
+def _capture_reasons() -> Iterator[str]:
+    yield from ("## Reasons of pods", "", "Why a pod is not captured, or not wholly: `reason` of `nodeagent pods`.", "")
+    yield from _table(("reason", "what to look at"), ((f"`{reason.value}`", reason.check) for reason in CaptureReason))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
-from nodeagent.model.pod import LocalPod
+from nodeagent.model.pod import CaptureReason, LocalPod
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 
@@ -32,7 +32,7 @@ class NotEnrolled:
     namespace: str
     name: str
     reason: str
-    """NOT_IN_MESH, UNKNOWN_WORKLOAD, HOST_NETWORK, NO_ADDRESS or NO_NETNS."""
+    """A CaptureReason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def decide_enrolment(mesh: Mesh, node: str, pods: Iterable[LocalPod]) -> Enrolme
         else:
             others.append(NotEnrolled(pod.namespace, pod.name, obstacle))
     others += [
-        NotEnrolled(workload.namespace, workload.name, "NO_NETNS")
+        NotEnrolled(workload.namespace, workload.name, CaptureReason.NO_NETNS)
         for workload in here.values()
         if not _obstacle(workload)
     ]
@@ -71,12 +71,12 @@ def decide_enrolment(mesh: Mesh, node: str, pods: Iterable[LocalPod]) -> Enrolme
 
 def _obstacle(workload: Workload | None) -> str:
     if workload is None:
-        return "UNKNOWN_WORKLOAD"
+        return CaptureReason.UNKNOWN_WORKLOAD
     if workload.is_host_network:
-        return "HOST_NETWORK"
+        return CaptureReason.HOST_NETWORK
     if workload.protocol is not TunnelProtocol.HBONE:
-        return "NOT_IN_MESH"
-    return "" if workload.addresses else "NO_ADDRESS"
+        return CaptureReason.NOT_IN_MESH
+    return "" if workload.addresses else CaptureReason.NO_ADDRESS
 
 
 def read_pods(path: str) -> tuple[LocalPod, ...]:

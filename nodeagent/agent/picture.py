@@ -37,6 +37,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import PodState, Steering
+from nodeagent.model.pod import CaptureReason
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Readings
 from nodeagent.telemetry.open_connections import KERNEL, OpenConnections
@@ -45,7 +46,7 @@ from nodeagent.version import VERSION
 from nodeagent.xds.client import XdsClient, XdsStatus
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
-_NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK"})
+_NEVER_CAPTURED = frozenset({CaptureReason.NOT_IN_MESH, CaptureReason.HOST_NETWORK})
 """Why a local pod is rightly left alone; every other reason is one that should go away."""
 
 
@@ -228,7 +229,7 @@ class Picture:
         for enrolled in self.capture.enrolment.enrolled:
             pod, workload = enrolled.pod, enrolled.workload
             seen = known.get((pod.namespace, pod.name))
-            reason = seen.reason if seen else "PENDING"
+            reason = seen.reason if seen else CaptureReason.PENDING
             yield PodView(
                 namespace=pod.namespace,
                 pod=pod.name,
