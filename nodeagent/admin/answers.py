@@ -526,6 +526,7 @@ class Proxy(TypedDict):
     id: str
     address: str
     connected: Moment
+    connected_seconds: Seconds
     type: str
     state: str
     asks_for: Literal["everything", "names"]

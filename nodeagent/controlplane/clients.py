@@ -103,6 +103,7 @@ def _show_client(client: Client) -> dict[str, object]:
         "id": client.node_ids[0] if client.node_ids else "",
         "address": unquote(client.peer.partition(":")[2]),
         "connected": client.connected_at.isoformat(timespec="seconds"),
+        "connected_seconds": round((dt.datetime.now(dt.UTC) - client.connected_at).total_seconds(), 1),
     }
 
 
