@@ -15,19 +15,30 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.admin.answers import schema_of_answers
-from nodeagent.cli.main import EXIT_STATUS, PIPE_CLOSED, cli, run
+from nodeagent.cli import bpf
+from nodeagent.cli.ca import ROOTS
+from nodeagent.cli.check import tell as tell_checks
+from nodeagent.cli.flows import FLOWS
+from nodeagent.cli.main import COMMANDS, EXIT_STATUS, PIPE_CLOSED, cli, run
+from nodeagent.cli.output import Output, Table
+from nodeagent.cli.proxies import PROXIES
+from nodeagent.cli.top import TOP
+from nodeagent.cli.workers import REPLACED
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
+from nodeagent.kernel.probe import Probe
 from nodeagent.kernel.reasons import reasons
 from nodeagent.model.address import Ip
+from nodeagent.model.pod import CaptureReason
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction, Party
 from nodeagent.model.set_up import split_totals
@@ -60,9 +71,25 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("pods -o name", "Names alone, as other commands take them."),
     ("pods -o jsonl", "A row a line; `-o json` and `-o yaml` give the whole answer."),
     ("version", ""),
+    ("report --dry-run --log /var/log/nodeagent.log", "What would be in the archive."),
     ("analyze examples/mesh.d", "What is wrong or doubtful in a directory of YAML."),
+    ("translate examples/mesh.d | head -2", "What agents would be told of it, a resource a line."),
 )
 """Command lines, and a sentence on top of each."""
+ANSWERS = Path("tests/data/answers.json")
+RECORDED: Sequence[tuple[str, Table, str]] = (
+    ("connections --kill ID", dataclasses.replace(FLOWS, member="killed"), "The record of the end that was ordered."),
+    ("top edges --times 1", TOP, "Who is busy; without --times until Ctrl-C, on a terminal as a live view."),
+    ("proxies", PROXIES, "Who has what is in force, on the machine of a mesh's control plane."),
+    ("ca show", ROOTS, "Whom a mesh trusts, on the machine of its control plane."),
+    ("workers replace", REPLACED, "Open connections go on at the successor."),
+    ("bpf attach", bpf.ATTACHED, "Where our programs sit, and in which order they run."),
+    ("bpf progs", bpf.PROGS, ""),
+    ("bpf maps", bpf.MAPS, ""),
+    ("bpf maps pods", bpf.ROWS, "The rows of one map, with names for numbers."),
+    ("bpf verify", bpf.VERIFIED, "Is it what this version would load?"),
+)
+"""Command lines whose answers were recorded, what shows them, and a sentence on top of each."""
 WIDTH = 100
 _VERDICTS = {"UNSPEC": "pass", "OK": "pass", "SHOT": "drop", "REDIRECT": "redirect"}
 
@@ -81,6 +108,7 @@ def reference() -> str:
             *_metrics(),
             *_proxy_reasons(),
             *_kernel_reasons(),
+            *_capture_reasons(),
         ]
     )
 
@@ -120,18 +148,36 @@ def examples() -> str:
 
 
 def _examples() -> Iterator[str]:
-    for line, words in EXAMPLES:
-        yield from (f"## {line.partition(' ')[0]}", "") if _is_first_of_its_command(line) else ()
-        yield from (words, "") if words else ()
-        yield from ("```text", f"$ nodeagent {line}", *_printed(line), "```", "")
+    """Those of one command together, in the order of the help."""
+    recorded = json.loads((ROOT / ANSWERS).read_text(encoding="utf-8"))
+    made = [(line, words, _printed(line)) for line, words in EXAMPLES]
+    made += [(line, words, _shown(recorded[line], table)) for line, table, words in RECORDED]
+    made.append(("check", "Whether a machine can run the agent, with evidence.", _checked(recorded["check"])))
+    for command in COMMANDS:
+        of_command = [example for example in made if example[0].split()[0] == command]
+        yield from (f"## {command}", "") if of_command else ()
+        for line, words, printed in of_command:
+            yield from (words, "") if words else ()
+            yield from ("```text", f"$ nodeagent {line}", *printed, "```", "")
 
 
-def _is_first_of_its_command(line: str) -> bool:
-    return next(other for other, _ in EXAMPLES if other.split()[0] == line.split(maxsplit=1)[0]) == line
+def _checked(answer: Mapping[str, Any]) -> list[str]:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        tell_checks([Probe(**row) for row in answer["checks"]])
+    return output.getvalue().rstrip().splitlines()
+
+
+def _shown(answer: Mapping[str, Any], table: Table) -> list[str]:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        Output("table").show(answer, table)
+    return output.getvalue().rstrip().splitlines()
 
 
 def _printed(line: str) -> list[str]:
     """What the command writes to standard output, from the recording where it asks an agent."""
+    line, _, most = line.partition(" | head -")
     words = shlex.split(line)
     command = cli.get_command(click.Context(cli), words[0])
     assert command is not None
@@ -142,7 +188,7 @@ def _printed(line: str) -> list[str]:
         status = run(words)
     if status not in {0, 1}:  # 1: a problem was found, as `explain` finds a denial
         raise SystemExit(f"nodeagent {line}: exit status {status}")
-    return output.getvalue().rstrip().splitlines()
+    return output.getvalue().rstrip().splitlines()[: int(most) if most else None]
 
 
 def schema() -> str:
@@ -270,6 +316,11 @@ def _kernel_reasons() -> Iterator[str]:
         ("reason", "verdict", "meaning"),
         ((f"`{reason.name}`", _VERDICTS[reason.verdict], reason.words) for reason in reasons()),
     )
+
+
+def _capture_reasons() -> Iterator[str]:
+    yield from ("## Reasons of pods", "", "Why a pod is not captured, or not wholly: `reason` of `nodeagent pods`.", "")
+    yield from _table(("reason", "what to look at"), ((f"`{reason.value}`", reason.check) for reason in CaptureReason))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -439,6 +439,80 @@ class Checks(Answer):
     checks: list[Check]
 
 
+class BpfProgram(TypedDict):
+    name: str
+    id: Count
+    tag: str
+    verified: Count
+    is_current: bool
+    pin: str
+
+
+class BpfPrograms(Answer):
+    """`nodeagent bpf progs`."""
+
+    progs: list[BpfProgram]
+
+
+class BpfMap(TypedDict):
+    name: str
+    id: Count
+    kind: str
+    key_bytes: Count
+    value_bytes: Count
+    rows: Count
+    most: Count
+    is_current: bool
+    pin: str
+
+
+class BpfMaps(Answer):
+    """`nodeagent bpf maps`."""
+
+    maps: list[BpfMap]
+
+
+class BpfRow(TypedDict):
+    key: str | int | list[int] | dict[str, Any]
+    value: str | int | list[int] | dict[str, Any]
+
+
+class BpfRows(Answer):
+    """`nodeagent bpf maps NAME`."""
+
+    map: str
+    rows: list[BpfRow]
+
+
+class BpfPlace(TypedDict):
+    place: str
+    hook: str
+    order: Count
+    program: str
+    id: Count
+    by: Literal["tcx", "clsact", "cgroup"]
+    is_ours: bool
+
+
+class BpfPlaces(Answer):
+    """`nodeagent bpf attach`."""
+
+    attached: list[BpfPlace]
+
+
+class BpfComparison(TypedDict):
+    what: str
+    is_same: bool
+    wanted: str
+    found: str
+
+
+class BpfComparisons(Answer):
+    """`nodeagent bpf verify`."""
+
+    compared: list[BpfComparison]
+
+
 class Finding(TypedDict):
     file: str
     line: Count
@@ -479,6 +553,7 @@ class Proxy(TypedDict):
     id: str
     address: str
     connected: Moment
+    connected_seconds: Seconds
     type: str
     state: str
     asks_for: Literal["everything", "names"]
@@ -580,6 +655,11 @@ ANSWERS: tuple[type, ...] = (
     Logs,
     Killed,
     Checks,
+    BpfPrograms,
+    BpfMaps,
+    BpfRows,
+    BpfPlaces,
+    BpfComparisons,
     Analysis,
     Proxies,
     Roots,

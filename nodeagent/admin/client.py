@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line's end of the admin socket. Imports little: every command that asks the agent waits for it."""
+"""The command line's end of the admin socket. Imports little: every command that asks the agent waits for it.
 
-import http.client
+So it speaks the little of HTTP that the agent does (http.py) by itself: `http.client` would load the parsers of mail
+and TLS, which takes longer than the agent's answer.
+"""
+
 import json
 import socket
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from nodeagent.admin.schema import SCHEMA, error_from
 from nodeagent.errors import AgentUnreachable, MissingPrivilege
 
 ANSWER_SECONDS = 10.0
+_OK = 200
 
 
 class AdminClient:
@@ -31,11 +34,9 @@ class AdminClient:
         return self._ask("POST", _target(route, query), self._seconds + takes_seconds)
 
     def _ask(self, method: str, target: str, seconds: float) -> dict[str, Any]:
-        connection = _UnixConnection(self._path, seconds)
         try:
-            connection.request(method, target)
-            response = connection.getresponse()
-            body = json.loads(response.read())
+            status, content = _exchange(self._path, f"{method} {target} HTTP/1.1\r\nHost: nodeagent\r\n\r\n", seconds)
+            body = json.loads(content)
         except PermissionError as error:
             raise MissingPrivilege(f"admin socket {self._path}: permission denied", check="Run it as root.") from error
         except TimeoutError as error:
@@ -48,30 +49,39 @@ class AdminClient:
                 f"no {self._whose} answers at {self._path}: {error.strerror or error}",
                 check=f"Is the {self._whose} running on this node? --socket names its admin socket.",
             ) from error
-        except (http.client.HTTPException, ValueError) as error:
+        except ValueError as error:
             raise AgentUnreachable(f"what answers at {self._path} is no nodeagent") from error
-        finally:
-            connection.close()
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise AgentUnreachable(
                 f"the {self._whose} at {self._path} does not speak {SCHEMA}",
                 check="Is it of another release than this command? Restart it, or use its own command.",
             )
-        if response.status != http.client.OK:
+        if status != _OK:
             raise error_from(body)
         return body
 
 
 def _target(route: str, query: Mapping[str, str]) -> str:
-    return f"{route}?{urlencode(query)}" if query else route
+    if not query:
+        return route
+    from urllib.parse import urlencode
+
+    return f"{route}?{urlencode(query)}"
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, seconds: float) -> None:
-        super().__init__("nodeagent", timeout=seconds)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+def _exchange(path: str, request: str, seconds: float) -> tuple[int, bytes]:
+    """Status and body. `seconds` for each step. Raises OSError, and ValueError for what is no whole answer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(seconds)
+        connection.connect(path)
+        connection.sendall(request.encode())
+        received = bytearray()
+        while some := connection.recv(1 << 16):  # the agent ends the connection behind its answer
+            received += some
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    first, *fields = head.decode("latin-1").split("\r\n")
+    version, status, *_ = first.split(" ")
+    lengths = [value for name, _, value in (field.partition(":") for field in fields) if name == "Content-Length"]
+    if not version.startswith("HTTP/1.") or len(lengths) != 1 or int(lengths[0]) != len(body):
+        raise ValueError("not a whole answer of this project's agent")
+    return int(status), body

@@ -18,7 +18,7 @@ from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
-from nodeagent.model.pod import LocalPod
+from nodeagent.model.pod import CaptureReason, LocalPod
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 
@@ -33,8 +33,7 @@ class NotEnrolled:
     namespace: str
     name: str
     reason: str
-    """NOT_IN_MESH, UNKNOWN_WORKLOAD, HOST_NETWORK, NO_ADDRESS, ADDRESS_DIFFERS or NO_NETNS; what `LocalPods.left_out`
-    says."""
+    """A CaptureReason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ def decide_enrolment(mesh: Mesh, node: str, local: LocalPods) -> Enrolment:
         here.pop((namespace, name), None)
         others.append(NotEnrolled(namespace, name, reason))
     others += [
-        NotEnrolled(workload.namespace, workload.name, "NO_NETNS")
+        NotEnrolled(workload.namespace, workload.name, CaptureReason.NO_NETNS)
         for workload in here.values()
         if not _obstacle(workload)
     ]
@@ -94,15 +93,16 @@ def decide_enrolment(mesh: Mesh, node: str, local: LocalPods) -> Enrolment:
 
 def _obstacle(workload: Workload | None, claim: Claim | None = None) -> str:
     if workload is None:
-        return "UNKNOWN_WORKLOAD"
+        return CaptureReason.UNKNOWN_WORKLOAD
     if workload.is_host_network:
-        return "HOST_NETWORK"
+        return CaptureReason.HOST_NETWORK
     if workload.protocol is not TunnelProtocol.HBONE and not (claim is not None and claim.is_wanted):
-        return "NOT_IN_MESH"
+        return CaptureReason.NOT_IN_MESH
     if not workload.addresses:
-        return "NO_ADDRESS"
+        return CaptureReason.NO_ADDRESS
     # xDS knows a pod by name, so what it says may still be about a former one, whose address is another pod's by now.
-    return "ADDRESS_DIFFERS" if claim is not None and not claim.addresses.issuperset(workload.addresses) else ""
+    is_former = claim is not None and not claim.addresses.issuperset(workload.addresses)
+    return CaptureReason.ADDRESS_DIFFERS if is_former else ""
 
 
 def read_pods(path: str) -> tuple[LocalPod, ...]:

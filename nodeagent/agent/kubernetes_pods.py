@@ -28,7 +28,7 @@ from nodeagent.kubernetes.follow import Follower
 from nodeagent.kubernetes.node_pods import Candidate, NodePods, Patch
 from nodeagent.kubernetes.reflector import Change, Reflector, Replaced
 from nodeagent.model.address import Ip
-from nodeagent.model.pod import LocalPod
+from nodeagent.model.pod import CaptureReason, LocalPod
 from nodeagent.upstream.backoff import delay
 
 FILE_NAME = "kubernetes-pods.json"
@@ -191,7 +191,10 @@ class KubernetesPods:
         reported anything new of it: until then its address may have passed to a pod of which nothing is told yet.
         """
         missing = {uid: one for uid, one in candidates.items() if uid not in self._found}
-        unknown = {uid: "TERMINATING" if one.is_terminating else "NO_NETNS" for uid, one in missing.items()}
+        unknown: dict[str, str] = {
+            uid: CaptureReason.TERMINATING if one.is_terminating else CaptureReason.NO_NETNS
+            for uid, one in missing.items()
+        }
         wanted = {
             uid: one.addresses
             for uid, one in missing.items()

@@ -42,6 +42,7 @@ from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.steering import PodState, Steering
 from nodeagent.model.opt_in import Standing
+from nodeagent.model.pod import CaptureReason
 from nodeagent.model.set_up import split_totals
 from nodeagent.telemetry.line_writer import LineWriter
 from nodeagent.telemetry.metrics import Readings
@@ -52,7 +53,9 @@ from nodeagent.xds.client import XdsClient, XdsStatus
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _MOST_NAMES_TOLD = 3
-_NEVER_CAPTURED = frozenset({"NOT_IN_MESH", "HOST_NETWORK", "ENDED", *Standing}) - {Standing.OPTED_IN}
+_NEVER_CAPTURED = frozenset({CaptureReason.NOT_IN_MESH, CaptureReason.HOST_NETWORK, CaptureReason.ENDED, *Standing}) - {
+    Standing.OPTED_IN
+}
 """Why a local pod is rightly left alone; every other reason is one that should go away."""
 
 
@@ -277,7 +280,7 @@ class Picture:
         for enrolled in self.capture.enrolment.enrolled:
             pod, workload = enrolled.pod, enrolled.workload
             seen = known.get((pod.namespace, pod.name))
-            reason = seen.reason if seen else "PENDING"
+            reason = seen.reason if seen else CaptureReason.PENDING
             yield PodView(
                 namespace=pod.namespace,
                 pod=pod.name,

@@ -2,6 +2,7 @@
 """`nodeagent check`: whether this machine can run the agent, with evidence for each answer."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -64,14 +65,20 @@ def check(output: Output, *, bpffs: str, cgroup: str, mark: int, mark_mask: int)
     probes = [*probe_all(bpffs, marks, cgroup=cgroup), kernel_tls()]
     is_able = all(probe.ok or not probe.is_needed for probe in probes)
     if output.is_table:
-        for probe in probes:
-            _tell(probe)
-        click.echo("this machine can run the agent" if is_able else "this machine cannot run the agent as it is")
+        tell(probes)
     else:
         checks = [dataclasses.asdict(probe) for probe in probes]
         output.show({"schema": SCHEMA, "ok": is_able, "checks": checks}, CHECKS)
     if not is_able:
         click.get_current_context().exit(ProblemFound.exit_code)
+
+
+def tell(probes: "Sequence[Probe]") -> None:
+    """Lines for people."""
+    for probe in probes:
+        _tell(probe)
+    is_able = all(probe.ok or not probe.is_needed for probe in probes)
+    click.echo("this machine can run the agent" if is_able else "this machine cannot run the agent as it is")
 
 
 def _tell(probe: "Probe") -> None:

@@ -100,7 +100,7 @@ class Output:
         return [header for header, _ in self._columns(table)]
 
     def cells(self, table: Table, rows: Sequence[Row]) -> list[list[str]]:
-        return [[str(cell(row)) for _, cell in self._columns(table)] for row in rows]
+        return [[_cell(cell, row) for _, cell in self._columns(table)] for row in rows]
 
     def _columns(self, table: Table) -> Columns:
         return table.columns + table.more if self.form == "wide" else table.columns
@@ -134,6 +134,14 @@ class Listing:
             for row in rows:
                 click.echo(json.dumps({"schema": SCHEMA, "kind": table.member, **row}))
         sys.stdout.flush()
+
+
+def _cell(cell: Callable[[Row], object], row: Row) -> str:
+    """Empty where an agent of an earlier release does not tell what this column shows: no reason to show nothing."""
+    try:
+        return str(cell(row))
+    except KeyError:
+        return ""
 
 
 def is_terminal() -> bool:

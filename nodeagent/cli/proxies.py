@@ -9,7 +9,7 @@ from nodeagent.admin.client import AdminClient
 from nodeagent.cli.command import command
 from nodeagent.cli.control_plane import ADMIN_SOCKET, state_dir_option
 from nodeagent.cli.output import Output, Row, Table, shows
-from nodeagent.cli.queries import duration, seconds_since
+from nodeagent.cli.queries import duration
 from nodeagent.errors import ProblemFound
 
 _SYNCED = "SYNCED"
@@ -27,7 +27,7 @@ PROXIES = Table(
     (
         ("NODE", lambda row: row["node"]),
         ("ADDRESS", lambda row: row["address"]),
-        ("SINCE", lambda row: duration(seconds_since(row["connected"]))),
+        ("SINCE", lambda row: duration(row["connected_seconds"])),
         ("TYPE", lambda row: row["type"].rpartition(".")[2]),
         ("STATE", lambda row: row["state"]),
         ("RESOURCES", lambda row: row["resources"]),

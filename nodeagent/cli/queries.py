@@ -2,9 +2,8 @@
 """The commands that show what the agent knows; their columns."""
 
 import dataclasses
-import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -39,10 +38,6 @@ def _bare(name: str) -> Callable[[Row], object]:
 
 def _full_name(row: Row) -> object:
     return f"{row['namespace']}/{row['name']}"
-
-
-def seconds_since(moment: str) -> float:
-    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(moment)).total_seconds()
 
 
 def duration(seconds: float) -> str:
@@ -323,6 +318,12 @@ def policies(agent: AdminClient, output: Output, *, name: tuple[str, ...]) -> No
         output.show_whole(answer)
 
 
+def _hits(policy: Row) -> Iterator[str]:
+    if "hits" in policy:  # an agent of an earlier release says nothing of it
+        last = f", the last at {policy['last_hit']}" if policy["hits"] else ""
+        yield f"  decided {policy['hits']} connections that are over{last}"
+
+
 def _policy_in_words(policy: Row) -> str:
     lines = [
         f"{policy['namespace']}/{policy['name']}  {policy['action']}  {policy['scope']}  from {policy['origin']}",
@@ -330,8 +331,7 @@ def _policy_in_words(policy: Row) -> str:
         *(f"  rule {number}: {words}" for number, words in enumerate(policy["rules_in_words"], 1)),
         *(f"  caution: {words}" for words in policy["cautions"]),
         f"  attached to {', '.join(policy['attached_to']) or 'no workload'}",
-        f"  decided {policy['hits']} connections that are over"
-        + (f", the last at {policy['last_hit']}" if policy["hits"] else ""),
+        *_hits(policy),
     ]
     return "".join(f"{one_line(line)}\n" for line in lines)
 

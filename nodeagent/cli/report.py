@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import io
+import itertools
 import json
 import os
 import platform
@@ -49,7 +50,8 @@ OURS = (
     "dump",
 )
 """Of the agent, each with --socket."""
-OURS_ALONE = ("check",)
+OURS_ALONE = ("check", "bpf progs", "bpf maps -o wide", "bpf attach", "bpf verify")
+"""Of the machine; whoever uses other pins than the default has set it in the environment."""
 SYSTEM = (
     "uname -a",
     "ip -details -statistics link show",
@@ -218,7 +220,8 @@ def _of_ours(line: str, *more: str) -> Piece:
         return status, (output.getvalue() + errors.getvalue()).encode()
 
     kind = "json" if line == "dump" else "jsonl" if "jsonl" in line else "txt"
-    return Piece(f"nodeagent/{line.split(maxsplit=1)[0]}.{kind}", f"nodeagent {shlex.join(words)}", take)
+    stem = "-".join(itertools.takewhile(lambda word: not word.startswith("-"), line.split()))
+    return Piece(f"nodeagent/{stem}.{kind}", f"nodeagent {shlex.join(words)}", take)
 
 
 def _of_system(line: str) -> Piece:

@@ -87,22 +87,23 @@ class Clients:
                 del self._clients[client.stream.node]
 
 
-def show_clients(clients: Clients, *, now: float) -> dict[str, object]:
-    """The answer of `/proxies`: a row for each client and type. `now` is monotonic."""
+def show_clients(clients: Clients, *, now: float, wall: dt.datetime) -> dict[str, object]:
+    """The answer of `/proxies`: a row for each client and type. `now` is monotonic, `wall` the time of day."""
     rows = [
-        _show_client(client) | _show_type(status, now)
+        _show_client(client, wall) | _show_type(status, now)
         for client in clients
         for status in client.stream.status() or (_NOTHING_ASKED,)
     ]
     return {"proxies": rows, "clients": clients.count, "refused": clients.refused, "replaced": clients.replaced}
 
 
-def _show_client(client: Client) -> dict[str, object]:
+def _show_client(client: Client, wall: dt.datetime) -> dict[str, object]:
     return {
         "node": client.stream.node,
         "id": client.node_ids[0] if client.node_ids else "",
         "address": unquote(client.peer.partition(":")[2]),
         "connected": client.connected_at.isoformat(timespec="seconds"),
+        "connected_seconds": round((wall - client.connected_at).total_seconds(), 1),
     }
 
 

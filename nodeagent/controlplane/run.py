@@ -132,7 +132,7 @@ async def run(
 
 def _routes(server: Server, publisher: Publisher) -> Mapping[str, Route]:
     async def of_proxies(_query: Mapping[str, str]) -> Mapping[str, object]:
-        shown = show_clients(server.clients, now=asyncio.get_running_loop().time())
+        shown = show_clients(server.clients, now=asyncio.get_running_loop().time(), wall=dt.datetime.now(dt.UTC))
         return {"generation": publisher.snapshot.generation, **shown}
 
     return {"/proxies": of_proxies}

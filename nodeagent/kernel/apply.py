@@ -17,6 +17,7 @@ from nodeagent.kernel.maps import Maps, Table
 from nodeagent.kernel.netlink import Device, NotCapturable
 from nodeagent.kernel.reconcile import Attach, Detach, Forget, Found, Put, Remove, Step, TableName
 from nodeagent.model.address import Ip, packed_ip
+from nodeagent.model.pod import CaptureReason
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Hands:
             self.overflow.add(step)
             device = getattr(step.key, "device", None) or getattr(step.value, "device", None)
             if device is not None:
-                self.refused[device] = NotCapturable("MAP_FULL", f"the map {step.table} is full")
+                self.refused[device] = NotCapturable(CaptureReason.MAP_FULL, f"the map {step.table} is full")
 
     def _attach(self, step: Attach) -> None:
         try:
@@ -84,7 +85,7 @@ class Hands:
         except KernelError as error:
             if step.program.name in _CROSSING:
                 raise
-            self.refused[step.hook.device] = NotCapturable("ATTACH_FAILED", str(error))
+            self.refused[step.hook.device] = NotCapturable(CaptureReason.ATTACH_FAILED, str(error))
             self.unattached.add(step.hook)
 
     def _detach(self, step: Detach) -> None:

@@ -159,6 +159,11 @@ def _detach(pin: Path) -> None:
     pin.unlink()
 
 
+def mounts() -> list[Path]:
+    """Where cgroup v2 can be seen, the last mount first."""
+    return _roots(Path("/proc/self/mounts"))
+
+
 def _roots(mounts: Path) -> list[Path]:
     """Where cgroup v2 can be seen, the last mount first: a later one may hide an earlier one."""
     lines = [line.split(" ") for line in mounts.read_text(encoding="utf-8").splitlines()]

@@ -31,6 +31,7 @@ from nodeagent.kernel.netlink import (
 )
 from nodeagent.kernel.netns import OWN_NETNS, enter_netns
 from nodeagent.model.address import Ip
+from nodeagent.model.pod import CaptureReason
 
 POD_DEVICE = "eth0"
 """CNI's name for a pod's main device."""
@@ -48,14 +49,16 @@ def find_pod_device(
         descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         _raise_shortage(error, netns)
-        return NotCapturable("NO_NETNS", f"its network namespace cannot be opened: {netns}: {error.strerror}")
+        return NotCapturable(
+            CaptureReason.NO_NETNS, f"its network namespace cannot be opened: {netns}: {error.strerror}"
+        )
     try:
         if os.fstat(descriptor).st_dev != Path(OWN_NETNS).stat().st_dev:
-            return NotCapturable("NO_NETNS", f"nothing is mounted there: {netns}")
+            return NotCapturable(CaptureReason.NO_NETNS, f"nothing is mounted there: {netns}")
         return _find_pod_device(link, devices, descriptor, addresses)
     except (OSError, KernelError) as error:
         _raise_shortage(error, netns)
-        return NotCapturable("NO_NETNS", f"its network namespace cannot be looked at: {netns}: {error}")
+        return NotCapturable(CaptureReason.NO_NETNS, f"its network namespace cannot be looked at: {netns}: {error}")
     finally:
         os.close(descriptor)
 
@@ -92,14 +95,16 @@ def _find_pod_device(
     number = namespace_id(link, descriptor)
     ours = [device for device in devices.values() if device.peer and device.peer_namespace == number]
     if number == NO_NAMESPACE or not ours:
-        return NotCapturable("NO_DEVICE", "no device of the node leads into its network namespace")
+        return NotCapturable(CaptureReason.NO_DEVICE, "no device of the node leads into its network namespace")
     with enter_netns(descriptor):
         inside = IPRoute()
     with inside:
         theirs = read_devices(inside)
     ours = [device for device in ours if device.kind == "veth" and device.peer in theirs]
     if not ours:
-        return NotCapturable("UNSUPPORTED_DEVICE", "the device that leads into its network namespace is no veth")
+        return NotCapturable(
+            CaptureReason.UNSUPPORTED_DEVICE, "the device that leads into its network namespace is no veth"
+        )
     main = choose(ours, theirs, _reached_by(link, devices, addresses) if len(ours) > 1 else 0)
     return PodDevice(main.index, main.name, main.mtu, gateway_mac(main, devices), theirs[main.peer].mac)
 

@@ -32,6 +32,7 @@ from nodeagent.kernel.netlink import (
 )
 from nodeagent.kernel.netns import OWN_NETNS, enter_netns
 from nodeagent.model.address import Ip
+from nodeagent.model.pod import CaptureReason
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ def assign(
     found: dict[str, Namespace | Unknown] = {}
     for uid, addresses in wanted.items():
         is_contested = any(holders[ip] > 1 for ip in addresses)
-        found[uid] = Unknown("ADDRESS_CONTESTED") if is_contested else _assign(frozenset(addresses), seen)
+        found[uid] = Unknown(CaptureReason.ADDRESS_CONTESTED) if is_contested else _assign(frozenset(addresses), seen)
     chosen = [one for one in found.values() if isinstance(one, Namespace)]
     return {
-        uid: Unknown("ADDRESS_CONTESTED") if isinstance(one, Namespace) and chosen.count(one) > 1 else one
+        uid: Unknown(CaptureReason.ADDRESS_CONTESTED) if isinstance(one, Namespace) and chosen.count(one) > 1 else one
         for uid, one in found.items()
     }
 
@@ -100,11 +101,11 @@ def _assign(addresses: frozenset[Ip], seen: Evidence) -> Namespace | Unknown:
     ends = {seen.routed[ip] for ip in addresses if ip in seen.routed}
     if ends:
         if len(ends) > 1:
-            return Unknown("ADDRESS_CONTESTED")
-        return next((one for one in claiming if one in ends), Unknown("NO_NETNS"))
+            return Unknown(CaptureReason.ADDRESS_CONTESTED)
+        return next((one for one in claiming if one in ends), Unknown(CaptureReason.NO_NETNS))
     if len(claiming) > 1:
-        return Unknown("ADDRESS_CONTESTED")
-    return claiming[0] if claiming else Unknown("NO_NETNS")
+        return Unknown(CaptureReason.ADDRESS_CONTESTED)
+    return claiming[0] if claiming else Unknown(CaptureReason.NO_NETNS)
 
 
 def namespace_at(path: str) -> Namespace | None:

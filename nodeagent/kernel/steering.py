@@ -66,6 +66,7 @@ from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
+from nodeagent.model.pod import CaptureReason
 from nodeagent.policy.verdict_table import VerdictRow
 from nodeagent.routing.route import Target as ServiceAddress
 
@@ -335,7 +336,7 @@ class Steering:
             return replace(state, counts=counts)
         guard = self._guards[state.ifindex] = look(self._guards.get(state.ifindex), counts, now)
         if guard.is_skipped:
-            return replace(state, counts=counts, reason="EGRESS_SKIPPED", words=SKIPPED)
+            return replace(state, counts=counts, reason=CaptureReason.EGRESS_SKIPPED, words=SKIPPED)
         return replace(state, counts=counts)
 
     def _opened_maps(self) -> Maps:

@@ -22,6 +22,7 @@ from nodeagent.kubernetes.objects import KubeObject
 from nodeagent.kubernetes.reflector import Change, Changed, Removed, Replaced
 from nodeagent.model.address import Ip
 from nodeagent.model.opt_in import ENABLED, REDIRECTION, Standing, is_redirected, standing
+from nodeagent.model.pod import CaptureReason
 
 Name = tuple[str, str]
 """Namespace and name of a pod."""
@@ -185,4 +186,4 @@ def _is_candidate(pod: KubeObject, found: Standing, captured: Container[str]) ->
 def _reason(pod: KubeObject, found: Standing) -> str:
     if found is not Standing.OPTED_IN:
         return found
-    return "ENDED" if pod.is_terminal else "NO_ADDRESS"
+    return CaptureReason.ENDED if pod.is_terminal else CaptureReason.NO_ADDRESS

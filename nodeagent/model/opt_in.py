@@ -13,6 +13,8 @@ Source: istio-cni, enablementSelectors and excludeNamespaces of its chart, util.
 import enum
 from collections.abc import Container, Mapping
 
+from nodeagent.model.pod import CaptureReason
+
 MODE_LABEL = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
 """Annotation of a pod by which its enroller says that its traffic is captured: with `enabled`."""
@@ -25,11 +27,11 @@ class Standing(enum.StrEnum):
     """What a pod's objects say; all but the first are reasons why it is not captured."""
 
     OPTED_IN = ""
-    EXCLUDED_NS = "EXCLUDED_NS"
-    HOST_NETWORK = "HOST_NETWORK"
-    SIDECAR = "SIDECAR"
-    OPTED_OUT = "OPTED_OUT"
-    NOT_LABELLED = "NOT_LABELLED"
+    EXCLUDED_NS = CaptureReason.EXCLUDED_NS.value
+    HOST_NETWORK = CaptureReason.HOST_NETWORK.value
+    SIDECAR = CaptureReason.SIDECAR.value
+    OPTED_OUT = CaptureReason.OPTED_OUT.value
+    NOT_LABELLED = CaptureReason.NOT_LABELLED.value
 
 
 def standing(

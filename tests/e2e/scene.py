@@ -2,11 +2,13 @@
 """A small scene on the demo's stage, with something of everything for the command line to show.
 
 `python -m tests.e2e.scene` (root) plays it and writes tests/data/dump.json: what `nodeagent dump` says then on node-a,
-where most of it happens. docs/examples.md is printed from that file (`make proto`).
+where most of it happens; and tests/data/answers.json: what commands say as JSON that no dump can answer.
+docs/examples.md is printed from these (`make proto`).
 """
 
 import contextlib
 import json
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,10 @@ from nodeagent.lab.demo.stage import NODES, PORT, SERVICE_PORT, Stage, command, 
 
 NODE = NODES[0]
 WITHIN_SECONDS = 60.0
-DUMP = Path("tests/data/dump.json")
+DUMP, ANSWERS = Path("tests/data/dump.json"), Path("tests/data/answers.json")
+
+
+RECORDED = ("check", "bpf progs", "bpf maps", "bpf maps pods", "bpf attach", "bpf verify")
 
 
 @contextlib.contextmanager
@@ -75,6 +80,18 @@ def main() -> int:
         text = json.dumps(json.loads(done.stdout), indent=1)
         run_dir = str(stage.directory)
         DUMP.write_text(text.replace(run_dir, "/run/lab") + "\n", encoding="utf-8")
+        answers = {line: stage.ask(NODE, *line.split()) for line in RECORDED}
+        (tunnel,) = [row["id"] for row in stage.ask(NODE, "connections")["connections"] if "[" in row["original"]]
+        answers["connections --kill ID"] = stage.ask(NODE, "connections", "--kill", tunnel)
+        done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "-o", "jsonl"))
+        answers["top edges --times 1"] = {"rates": [json.loads(line) for line in done.stdout.splitlines()]}
+        done = stage.lab.control.run(command("ca", "show", "--state-dir", stage.state_directory, "-o", "json"))
+        proxies = command("proxies", "--state-dir", stage.state_directory, "-o", "json")
+        answers["proxies"] = json.loads(stage.lab.control.run(proxies).stdout)
+        answers["ca show"] = json.loads(done.stdout)
+        answers["workers replace"] = stage.ask(NODE, "workers", "replace", seconds=WITHIN_SECONDS)
+        text = json.dumps(answers, indent=1).replace(run_dir, "/run/lab").replace(platform.release(), "6.18.0")
+        ANSWERS.write_text(f"{text}\n", encoding="utf-8")
     return 0
 
 

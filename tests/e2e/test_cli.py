@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from nodeagent.kernel.sources import PROGRAMS
 from nodeagent.lab.demo.stage import Stage, command, running
 from nodeagent.lab.namespaces import RUN_DIR
 from tests.e2e.scene import NODE, played
+from tests.unit.cli.test_forms import validate
 
 pytestmark = pytest.mark.e2e
 
@@ -99,3 +101,39 @@ def test_a_report_of_a_node_has_no_secret_in_it(stage: Stage, tmp_path: Path) ->
     assert len(secrets) > 4
     for secret in (*secrets, b"PRIVATE KEY"):
         assert secret not in content
+
+
+def test_what_the_kernel_has_is_shown_decoded(stage: Stage) -> None:
+    progs = ran(stage, "bpf", "progs", "-o", "json")["progs"]
+    assert {row["name"] for row in progs if row["is_current"]} == set(PROGRAMS)
+    maps = {row["name"]: row for row in ran(stage, "bpf", "maps", "-o", "json")["maps"]}
+    assert maps["pods"]["rows"] == 6, "three pods with two addresses"
+    for name in set(maps) - {"flow_events"}:
+        validate(ran(stage, "bpf", "maps", name, "-o", "json"), "BpfRows")
+    web = stage.pod("web")
+    pods = {row["key"]: row["value"] for row in ran(stage, "bpf", "maps", "pods", "-o", "json")["rows"]}
+    assert pods[web.ipv4]["device"].startswith(f"{web.device} (")
+    counts = {row["key"]: row["value"] for row in ran(stage, "bpf", "maps", "reason_counts", "-o", "json")["rows"]}
+    assert counts["STEERED"] > 0
+    assert "not shown" in str(ran(stage, "bpf", "maps", "settings", "-o", "json")["rows"])
+    listeners = {row["key"] for row in ran(stage, "bpf", "maps", "listeners", "-o", "json")["rows"]}
+    assert "hbone of worker 0" in listeners
+    reports = ran(stage, "bpf", "maps", "flow_reports", "-o", "json")["rows"]
+    assert all(row["value"]["state"] in {"open", "closed", "reset"} for row in reports)
+    assert stage.lab.nodes[NODE].run(command("bpf", "maps", "flow_events")).returncode == 2
+
+
+def test_what_is_attached_is_shown_and_compared(stage: Stage) -> None:
+    places = ran(stage, "bpf", "attach", "-o", "json")["attached"]
+    ours = {(row["place"].partition(" (")[0], row["hook"]): row["program"] for row in places if row["is_ours"]}
+    device = stage.pod("web").device
+    assert ours[f"node {device}", "ingress"] == "from_pod"
+    assert ours[f"node {device}", "egress"] == "to_pod"
+    assert ours["proxy eth0", "ingress"] == "at_proxy"
+    assert "sockops" in ours.values()
+    found = ran(stage, "bpf", "verify", "-o", "json")
+    validate(found, "BpfComparisons")
+    assert [row for row in found["compared"] if not row["is_same"]] == []
+    other = stage.lab.nodes[NODE].run(command("bpf", "verify", "--mark", "0x2000", "--mark-mask", "0x200f"))
+    assert other.returncode == 1, "programs with another mark are other programs"
+    assert "not pinned" in other.stdout

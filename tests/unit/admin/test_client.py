@@ -38,6 +38,11 @@ def test_an_agent_that_says_nothing(path: str) -> None:
         (b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"schema":"v0"}', "does not speak nodeagent/v1"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nno json!!", "no nodeagent"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "no nodeagent"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\n{}", "no nodeagent"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", "no nodeagent"),
+        (b"HTTP/1.1 200 OK", "no nodeagent"),
+        (b"HTTP/2 200\r\nContent-Length: 2\r\n\r\n{}", "no nodeagent"),
+        (b"", "no nodeagent"),
     ],
 )
 def test_something_else_answers(path: str, answer: bytes, words: str) -> None:
@@ -62,6 +67,6 @@ def test_permission_denied_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("nodeagent.admin.client._UnixConnection.connect", refuse)
+    monkeypatch.setattr("nodeagent.admin.client._exchange", refuse)
     with pytest.raises(MissingPrivilege):
         AdminClient(path).fetch("/status")

@@ -10,7 +10,7 @@ from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
-from nodeagent.model.pod import LocalPod
+from nodeagent.model.pod import CaptureReason, LocalPod
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 WEB = LocalPod("shop", "web", "/run/netns/web")
@@ -147,3 +147,9 @@ def test_a_broken_pods_file_is_an_operators_mistake(tmp_path: Path, content: byt
 def test_a_file_that_cannot_be_read_is_named(path: str) -> None:
     with pytest.raises(ConfigError, match=path):
         read_pods(path)
+
+
+@pytest.mark.parametrize("reason", CaptureReason)
+def test_every_reason_says_what_to_look_at(reason: CaptureReason) -> None:
+    assert reason.value == reason.name
+    assert reason.check.endswith((".", "?"))

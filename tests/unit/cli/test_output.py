@@ -47,6 +47,11 @@ def test_an_empty_second_table_is_left_out(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "NAME  STATE\n"
 
 
+def test_what_an_earlier_release_does_not_tell_is_an_empty_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("table").show({"pods": [{"name": "x"}]}, _TABLE)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["x", "-"]
+
+
 def test_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_socket() == "/run/nodeagent/admin.sock"
     monkeypatch.setenv("NODEAGENT_RUN_DIR", "/run/elsewhere")

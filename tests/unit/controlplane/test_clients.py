@@ -20,7 +20,7 @@ def client(node: str, ended: list[str] | None = None, peer: str = "ipv4:10.0.0.1
 
 
 def shown(clients: Clients, now: float) -> list[dict[str, Any]]:
-    return cast(list[dict[str, Any]], show_clients(clients, now=now)["proxies"])
+    return cast(list[dict[str, Any]], show_clients(clients, now=now, wall=SINCE + dt.timedelta(seconds=7.5))["proxies"])
 
 
 def test_a_client_is_listed_while_its_stream_is_open() -> None:
@@ -74,6 +74,7 @@ def test_each_client_and_type_is_a_row() -> None:
         "id": "ztunnel~10.0.0.1~a.b~c",
         "address": "[fd00::1]:4711",
         "connected": "2026-01-01T12:00:00+00:00",
+        "connected_seconds": 7.5,
         "type": "istio.workload.Address",
         "state": "STALE",
         "asks_for": "everything",

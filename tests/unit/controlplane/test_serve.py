@@ -437,7 +437,7 @@ def test_no_log_and_no_answer_has_a_key_or_a_token(
         call = stage.stream(bearer())
         await call.write(first_request())
         await read_response(call)
-        told.append(show_clients(stage.server.clients, now=0.0))
+        told.append(show_clients(stage.server.clients, now=0.0, wall=dt.datetime.now(dt.UTC)))
         told.append(await stage.certificate(csr, WEB, bearer()))
         for metadata, identity in ((bearer("node-b"), WEB), (bearer(key=make_key()), WEB), (bearer(), "x")):
             with pytest.raises(grpc.aio.AioRpcError):
