@@ -14,6 +14,9 @@ from nodeagent.logs.process import LEVELS, set_level
 
 log = logging.getLogger(__name__)
 
+LONGEST_SECONDS = 30 * 86400.0
+"""Longer is meant for good, and should be said so."""
+
 
 class LogLevel:
     def __init__(self, configured: str, tell: Callable[[str], None]) -> None:
@@ -28,6 +31,8 @@ class LogLevel:
         """For so many seconds; 0: until it is changed again. Raises ConfigError."""
         if level not in LEVELS:
             raise ConfigError(f"{level!r} is not a log level", check=f"Expected: {', '.join(LEVELS)}.")
+        if seconds > LONGEST_SECONDS:
+            raise ConfigError("a log level for more than 30 days", check="0s: until further notice.")
         self._set(level)
         if seconds and level != self.configured:
             self.until = time.time() + seconds

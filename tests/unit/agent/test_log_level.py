@@ -68,6 +68,13 @@ def test_the_configured_level_needs_no_end() -> None:
     asyncio.run(scenario())
 
 
+def test_a_time_has_an_end() -> None:
+    level = LogLevel("info", lambda _word: None)
+    with pytest.raises(ConfigError, match="more than 30 days"):
+        level.change("debug", 1e18)
+    assert (level.level, level.until) == ("info", 0.0)
+
+
 def test_what_is_no_level() -> None:
     with pytest.raises(ConfigError, match="'loud' is not a log level"):
         LogLevel("info", lambda _word: None).change("loud", 1.0)
