@@ -18,6 +18,9 @@ _OK = 200
 
 
 class AdminClient:
+    is_live = True
+    """Whether what it answers goes on."""
+
     def __init__(self, path: str, seconds: float = ANSWER_SECONDS, *, whose: str = "agent") -> None:
         """`seconds` is the patience with one that takes the connection and then says nothing; `whose` socket it is."""
         self._path, self._seconds, self._whose = path, seconds, whose

@@ -77,6 +77,8 @@ async def whole_history(history: FlowSource) -> list[ConnectionRecord]:
 class DumpedAgent(AdminClient):
     """Answers what its agent would have answered then."""
 
+    is_live = False
+
     def __init__(self, path: str) -> None:
         """`path` of the file; `-` is standard input. Raises ConfigError."""
         super().__init__(path)

@@ -10,9 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from nodeagent.errors import ConfigError
 from nodeagent.logs.levels import LogLevels, put_in_force
 
 log = logging.getLogger(__name__)
+
+LONGEST_SECONDS = 30 * 86400.0
+"""Longer is meant for good, and should be said so."""
 
 
 class AgentLogLevels:
@@ -31,6 +35,8 @@ class AgentLogLevels:
         """
         base = self._configured if is_reset else self.current
         levels = LogLevels.parse(text, base) if text else base
+        if seconds > LONGEST_SECONDS:
+            raise ConfigError("log levels for more than 30 days", check="0s: until further notice.")
         if self._end is not None:
             self._end.cancel()
         self._end, self.until = None, 0.0

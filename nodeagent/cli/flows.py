@@ -132,8 +132,8 @@ def flows(
     carries it plainly, and from both ends when it is tunnelled. All options must match; of one that is given several
     times any may. NAME may have * and ?.
     """
-    if follow and source_file is not None:
-        raise click.UsageError("--follow and --input exclude each other: a file has an end.")
+    if follow and (source_file is not None or not agent.is_live):
+        raise click.UsageError("--follow excludes --input and --file: a file has an end.")
     chosen = FlowFilter(ended_since=_moment_before(since), **wanted)
     if last is None and not since and source_file is None:
         last = DEFAULT_LAST

@@ -109,7 +109,9 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; whatever happens, what comes back is an exit status and what was said fits a person."""
     try:
-        status = cli.main(list(arguments), prog_name="nodeagent", standalone_mode=False)
+        # NO_COLOR is for whatever a command says; without it, what is no terminal gets none.
+        colour = False if os.environ.get("NO_COLOR") else None
+        status = cli.main(list(arguments), prog_name="nodeagent", standalone_mode=False, color=colour)
         sys.stdout.flush()
     except click.Abort:
         return INTERRUPTED

@@ -68,4 +68,6 @@ def test_a_mistake_changes_nothing() -> None:
     levels = AgentLogLevels("info", (told.append,))
     with pytest.raises(ConfigError):
         levels.change("debug,nowhere:off")
+    with pytest.raises(ConfigError, match="more than 30 days"):
+        levels.change("debug", seconds=1e18)
     assert (told, str(levels.current)) == ([], "info")

@@ -133,3 +133,9 @@ def test_every_command_that_asks_an_agent_is_tested_here() -> None:
     asking = {name for name, command in _commands(cli) if any("--file" in one.opts for one in command.params)}
     assert asking == {words.split()[0] for words in (*LISTS, *OTHERS)}
     assert asking <= set(COMMANDS)
+
+
+def test_a_dump_is_not_followed(call: Call) -> None:
+    status, out, err = call(*of_dump("flows --follow"))
+    assert (status, out) == (2, "")
+    assert "a file has an end" in err

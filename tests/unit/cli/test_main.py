@@ -116,6 +116,19 @@ def test_wrong_use(call: Call, arguments: list[str]) -> None:
     assert "Error: " in err
 
 
+@pytest.mark.parametrize(("setting", "expected"), [("1", "False"), ("", "None")])
+def test_no_colour_of_any_command_on_request(
+    monkeypatch: pytest.MonkeyPatch, call: Call, setting: str, expected: str
+) -> None:
+    @click.command()
+    def coloured() -> None:
+        click.echo(str(click.get_current_context().color))
+
+    monkeypatch.setenv("NO_COLOR", setting)
+    monkeypatch.setattr(main.LazyGroup, "get_command", lambda *_: coloured)
+    assert call("status") == (0, f"{expected}\n", "")
+
+
 def test_version(call: Call) -> None:
     status, out, _ = call("--version")
     assert status == 0

@@ -18,6 +18,7 @@ def row(node: str = "node-a", state: str = "SYNCED", **changes: object) -> dict[
         "id": "ztunnel~10.0.0.1~a.b~c",
         "address": "10.0.0.1:4711",
         "connected": "2026-01-01T12:00:00+00:00",
+        "connected_seconds": 75.5,
         "type": "istio.workload.Address",
         "state": state,
         "asks_for": "everything",
