@@ -21,10 +21,10 @@ export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev nftables
-DEVELOPER_PACKAGES := chromium clang clang-format iproute2 procps openssl bpftool vagrant
+DEVELOPER_PACKAGES := chromium clang clang-format iproute2 procps openssl bpftool vagrant mmdebstrap umoci libc6-dev
 KERNEL_PACKAGES := qemu-system-x86 kmod e2fsprogs debian-archive-keyring
 
-.PHONY: help demo test test-kernels check fmt bench bench-control fuzz soak proto clean
+.PHONY: help demo test test-kernels check fmt bench bench-control fuzz soak image proto clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ fuzz: build/.developer ## malformed frames, records, requests, YAML and resource
 
 soak: build/.developer ## a mesh under load while everything about it changes, twenty handovers, a million verdicts: twenty minutes
 	@$(SUDO) $(BIN)/python -m tests.soak $(SOAK)
+
+image: build/.developer ## a container image for the DaemonSet, from Debian's packages and our wheel, into build/image
+	@$(SUDO) $(BIN)/python tools/make_image.py
 
 proto: build/.developer ## compile nodeagent/proto/*.proto and print the documents that are made from code
 	@$(BIN)/python tools/make_proto.py

@@ -19,6 +19,7 @@ from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Traffic, is_served
 from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
 from nodeagent.lab.namespaces import RUN_DIR
+from tests.e2e.contained import CAPABILITIES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel, pytest.mark.any_kernel]
 
@@ -93,8 +94,7 @@ def children(stage: Stage) -> list[int]:
 
 def test_it_has_the_manifests_capabilities_and_no_other(stage: Stage) -> None:
     status = Path(f"/proc/{agent_pid(stage)}/status").read_text()
-    numbers = {name: number for number, name in enumerate(_NAMES)}
-    wanted = sum(1 << numbers[name] for name in capabilities())
+    wanted = sum(1 << CAPABILITIES.index(name) for name in capabilities())
     for line in ("CapEff", "CapPrm", "CapBnd"):
         assert int(status.split(f"{line}:")[1].split()[0], 16) == wanted, line
 
@@ -143,12 +143,3 @@ def test_a_rolling_upgrade_disturbs_no_connection(stage: Stage) -> None:
         traffic.wait_for_more(20)
     assert traffic.failures == []
     assert stage.is_ready(NODE)
-
-
-_NAMES = [  # by number: linux/capability.h
-    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),
-    *("linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner"),
-    *("sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice"),
-    *("sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap"),
-    *("mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf"),
-]
