@@ -10,7 +10,7 @@ import pytest
 
 from nodeagent.admin.state import Captured, Health
 from nodeagent.agent.enrolment import EnrolledPod, Enrolment, NotEnrolled
-from nodeagent.agent.picture import Picture, kernel_component, xds_component
+from nodeagent.agent.picture import Picture, kernel_component, kubernetes_component, xds_component
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
@@ -355,3 +355,16 @@ def test_revocations_are_told_where_somebody_has_a_list(parts: SimpleNamespace) 
     parts.revocations.fault = lambda _now: "ca-crl.pem is gone"
     (told,) = [one for one in picture(parts).agent_state().components if one.name == "revocations"]
     assert (told.state, told.detail) == (Health.DEGRADED, "1 certificate revoked: ca-crl.pem is gone")
+
+
+@pytest.mark.parametrize(
+    ("error", "health", "words"),
+    [
+        ("", Health.OK, "following it"),
+        ("no answer in time", Health.DEGRADED, "no answer in time; what is known stays in force"),
+    ],
+)
+def test_the_kubernetes_api(error: str, health: Health, words: str) -> None:
+    pods: Any = SimpleNamespace(error=error, since=STARTED, described=lambda: "following it")
+    component = kubernetes_component(pods)
+    assert (component.name, component.state, component.detail) == ("kubernetes", health, words)
