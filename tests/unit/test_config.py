@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -177,3 +178,26 @@ def test_marks_are_written_as_ip_rule_writes_them() -> None:
 @pytest.mark.parametrize("address", ["", "127.0.0.1:15080", "127.9.9.9:1", "[::1]:15080", "/run/nodeagent/page.sock"])
 def test_a_page_is_for_this_machine(address: str) -> None:
     assert made({"page": address}).page == address
+
+
+def test_the_kubernetes_api_is_found_by_what_every_pod_is_told() -> None:
+    told = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443", "NODEAGENT_KUBERNETES": "on"}
+    made = make_config({"node": "n", "exclude_namespaces": "kube-system, other,"}, told, {})
+    assert (made.kubernetes_host, made.kubernetes_port) == ("10.96.0.1", 6443)
+    assert made.excluded_namespaces == {"kube-system", "other"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({}, "the API server's address is not known"),
+        ({"kubernetes_host": "10.96.0.1", "kubernetes_port": "0"}, "the API server's address is not known"),
+        ({"kubernetes_host": "10.96.0.1", "pods_file": "pods.yaml"}, "two sources"),
+        ({"kubernetes_host": "10.96.0.1", "netns_dir": "netns"}, "--netns-dir"),
+        ({"kubernetes": "yes"}, "--kubernetes: 'yes' is not off or on"),
+    ],
+)
+def test_a_kubernetes_that_cannot_be_is_told(flags: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        make_config({"node": "n", "kubernetes": "on"} | flags, {}, {})
+    assert caught.value.exit_code == 2

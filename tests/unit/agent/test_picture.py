@@ -11,7 +11,7 @@ import pytest
 
 from nodeagent.admin.state import Captured, Health, LogView
 from nodeagent.agent.enrolment import EnrolledPod, Enrolment, NotEnrolled
-from nodeagent.agent.picture import Picture, kernel_component, xds_component
+from nodeagent.agent.picture import Picture, kernel_component, kubernetes_component, xds_component
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
@@ -406,3 +406,16 @@ def test_names_are_told_where_there_are_some(parts: SimpleNamespace) -> None:
     assert "; 4 of their addresses and ports are too many to be steered; and 2 more" in component()[0][1]
     readings = picture(parts).readings()
     assert (readings.names, readings.names_failing, readings.dns_lookups, readings.dns_failures) == (5, 5, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "health", "words"),
+    [
+        ("", Health.OK, "following it"),
+        ("no answer in time", Health.DEGRADED, "no answer in time; what is known stays in force"),
+    ],
+)
+def test_the_kubernetes_api(error: str, health: Health, words: str) -> None:
+    pods: Any = SimpleNamespace(error=error, since=STARTED, described=lambda: "following it")
+    component = kubernetes_component(pods)
+    assert (component.name, component.state, component.detail) == ("kubernetes", health, words)
