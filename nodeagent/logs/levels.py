@@ -27,6 +27,8 @@ _NUMBERS = {
     "off": logging.CRITICAL + 1,
 }
 _PACKAGE = "nodeagent."
+_scopes_in_force: set[str] = set()
+"""Loggers of this process whose level is set here."""
 _SCOPE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*")
 
 
@@ -63,13 +65,13 @@ class LogLevels(msgspec.Struct, frozen=True):
 
 def put_in_force(levels: LogLevels) -> None:
     """For this process, in place of what was in force."""
-    for name, logger in logging.root.manager.loggerDict.items():
-        if isinstance(logger, logging.Logger) and name.startswith(_PACKAGE):
-            logger.setLevel(logging.NOTSET)
+    while _scopes_in_force:  # and no others: a logger may have a level of its own, as that of the audit has
+        logging.getLogger(_scopes_in_force.pop()).setLevel(logging.NOTSET)
     logging.getLogger().setLevel(_NUMBERS[levels.everything])
     for scope, level in levels.scopes.items():
         if scope != ACCESS:
             logging.getLogger(_PACKAGE + scope).setLevel(_NUMBERS[level])
+            _scopes_in_force.add(_PACKAGE + scope)
 
 
 def is_told(level: str, threshold: str) -> bool:

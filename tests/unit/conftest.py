@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import HealthCheck, settings
 
+from nodeagent.logs.levels import LogLevels, put_in_force
+
 # CI judges a change, so it draws the same cases for the same code; whoever works on the code explores.
 # No deadline for an example, and none for drawing it: on a busy machine they would judge the neighbours. The timeout of
 # pytest ends what hangs.
@@ -131,6 +133,7 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    put_in_force(LogLevels())
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)

@@ -62,3 +62,13 @@ def test_the_access_log_is_not_silenced_with_the_process(levels: str, access: st
 def test_is_told() -> None:
     assert [level for level in ("debug", "info", "warn", "error") if is_told(level, "warn")] == ["warn", "error"]
     assert not is_told("error", "off")
+
+
+def test_a_logger_with_a_level_of_its_own_keeps_it() -> None:
+    """The audit's lines come whatever the level is."""
+    own = logging.getLogger("nodeagent.of_its_own")
+    own.setLevel(logging.INFO)
+    put_in_force(LogLevels.parse("off,logs:debug"))
+    put_in_force(LogLevels.parse("off"))
+    assert own.level == logging.INFO
+    assert logging.getLogger("nodeagent.logs").level == logging.NOTSET
