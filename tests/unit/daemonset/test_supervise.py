@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container's first process: when it ends, when it starts the agent again, and what becomes of workers."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -37,6 +38,16 @@ class Container:
         return int(self.lines(first)[number].split()[1])
 
 
+def _processes_in(directory: Path) -> list[int]:
+    """Whose working directory it is: the agents, workers and sleepers of one test."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").readlink() == directory:
+                found.append(int(entry.name))
+    return found
+
+
 Run = Callable[..., AbstractContextManager[Container]]
 
 
@@ -51,11 +62,11 @@ def run(supervise: Path, tmp_path: Path) -> Run:
                 yield container
             finally:
                 process.kill()
-                for line in container.lines("worker "):
-                    try:
-                        os.kill(int(line.split()[1]), signal.SIGKILL)
-                    except ProcessLookupError:
-                        continue
+                while pids := _processes_in(tmp_path):  # nobody ends them with the first process, as a container does
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                    time.sleep(0.01)
 
     return started
 
