@@ -7,12 +7,12 @@ Browsers are refused: a page from elsewhere must not reach it in a user's name, 
 
 import asyncio
 import functools
-import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from nodeagent.admin.config_dump import Subject, config_dump
 from nodeagent.admin.http import BadRequest, HttpServer, Request, Response
+from nodeagent.admin.page.guard import is_loopback
 from nodeagent.admin.sockets import open_tcp
 from nodeagent.errors import ConfigError
 from nodeagent.logs.levels import LogLevels
@@ -66,16 +66,7 @@ class CompatibleServer(HttpServer):
 
 def _refuse_browsers(request: Request) -> None:
     host = request.headers.get("host", "")
-    if "origin" in request.headers or not _is_loopback(host):
+    if "origin" in request.headers or not (host == "" or is_loopback(host)):  # HTTP/1.0 names none
         raise BadRequest(
             403, f"asked for as {host!r}: this listener is for tools on this node, by its loopback address"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    """Of a Host header: a port-forward asks for localhost, HTTP/1.0 for nothing."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    try:
-        return name in {"", "localhost"} or ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

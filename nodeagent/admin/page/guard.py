@@ -35,7 +35,7 @@ _OWN_SITES = frozenset({"same-origin", "none"})
 def obstacle(headers: Mapping[str, str]) -> str:
     """Why a request with these headers (by name in lower case) is refused; empty when it is not."""
     host = headers.get("host", "")
-    if not _is_loopback(host):
+    if not is_loopback(host):
         return f"this page is served at loopback, and not as {host[:64]!r}"
     origin = headers.get("origin")
     if origin is not None and origin != f"http://{host}":
@@ -45,7 +45,7 @@ def obstacle(headers: Mapping[str, str]) -> str:
     return ""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Of a Host header. Its port does not matter: `ssh -L` gives it another one."""
     name, colon, port = host.rpartition(":")
     if not colon or not port.isdigit():
