@@ -15,13 +15,17 @@ BENCH_VENV := $(if $(filter /usr/bin/python3,$(PYTHON)),.venv,build/venv$(subst 
 BENCH_READY := $(if $(filter .venv,$(BENCH_VENV)),build/.developer,$(BENCH_VENV)/.made)
 NO_SUDO := bash -c 'echo "this needs root: run make as root, or install sudo" >&2; exit 1'
 SUDO := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo,$(NO_SUDO)))
+# The workers' hot path: compiled where it can be.
+LANE_SOURCES := $(wildcard lane/*.[ch])
+LANE := nodeagent/proxy/_lane.abi3.so
 # Unpacked and not installed: Debian's package would start a service.
 PROMETHEUS := build/prometheus/usr/bin/prometheus
 export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev nftables
-DEVELOPER_PACKAGES := chromium clang clang-format iproute2 procps openssl bpftool vagrant mmdebstrap umoci libc6-dev
+DEVELOPER_PACKAGES := chromium clang clang-format gcc iproute2 procps openssl bpftool vagrant mmdebstrap umoci libc6-dev \
+	python3-dev
 KERNEL_PACKAGES := qemu-system-x86 kmod e2fsprogs debian-archive-keyring
 
 .PHONY: help demo test test-kernels check fmt bench bench-control fuzz soak image proto clean
@@ -52,7 +56,7 @@ check: build/.developer ## format, lint, types, import arrows, C warnings, gener
 fmt: build/.developer ## format Python and C
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	clang-format -i bpf/*.c bpf/*.h tests/kernel/proof/*.h daemonset/*.c
+	clang-format -i bpf/*.c bpf/*.h tests/kernel/proof/*.h daemonset/*.c lane/*.[ch]
 
 bench: $(BENCH_READY) build/envoy/bin/envoy ## what it costs, as ratios in one run: to no mesh, to our tunnel, to Envoys
 	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy ZTUNNEL=$(abspath $(ZTUNNEL)) \
@@ -75,7 +79,7 @@ proto: build/.developer ## compile nodeagent/proto/*.proto and print the documen
 	$(BIN)/python tools/make_docs.py
 
 clean: ## remove what the verbs made here (not the packages of the system)
-	@$(SUDO) rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@$(SUDO) rm -rf $(LANE) .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec $(SUDO) rm -rf {} +
 
 # ---- set-up -------------------------------------------------------------------------------------------------------
@@ -102,15 +106,17 @@ $(UV): build/.packages
 	build/tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	touch $@
 
-build/.runtime: $(UV) pyproject.toml uv.lock
+build/.runtime: $(UV) pyproject.toml uv.lock $(LANE_SOURCES)
 	@echo "installing Python packages into .venv"
 	$(UV) sync --quiet --locked --inexact --no-default-groups --python $(PYTHON)
+	$(PYTHON) tools/make_lane.py --if-possible
 	touch $@
 
-build/.developer: $(UV) pyproject.toml uv.lock
+build/.developer: $(UV) pyproject.toml uv.lock tools/make_lane.py $(LANE_SOURCES)
 	@$(call install_packages,$(DEVELOPER_PACKAGES))
 	echo "installing Python packages for development into .venv"
 	$(UV) sync --quiet --locked --python $(PYTHON)
+	$(PYTHON) tools/make_lane.py
 	touch $@ build/.runtime
 
 $(BENCH_VENV)/.made: $(UV) pyproject.toml uv.lock

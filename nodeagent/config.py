@@ -138,6 +138,17 @@ class Config:
         "Records of tunnels: `off` (the workers make them) or `auto` (the kernel does, where it passes a trial at the "
         "agent's start, and the keys of a tunnel never change or Linux 6.14 can change them).",
     )
+    compiled: str = setting(
+        "auto",
+        "NODEAGENT_COMPILED",
+        "What carries payload in the workers: `auto` (compiled code, where a C compiler was there to build it) or "
+        "`off` (the same in Python, slower).",
+    )
+    spin_microseconds: int = setting(
+        50,
+        "NODEAGENT_SPIN",
+        "How long a worker that has little to do looks for an answer before it sleeps, as long as that pays; 0: never.",
+    )
     max_connections: int = setting(
         50000, "NODEAGENT_MAX_CONNECTIONS", "Connections of one worker; beyond it new ones are reset and counted."
     )
@@ -282,6 +293,7 @@ def _number(raw: object) -> float | None:
 
 _CHOICES = {
     "attach": ("auto", "tcx", "clsact"),
+    "compiled": ("auto", "off"),
     "kernel_tls": ("off", "auto"),
     "kubernetes": ("off", "on"),
     "log_format": ("text", "json"),
@@ -298,7 +310,7 @@ _POSITIVE = (
     "max_connections",
     "max_held_mib",
 )
-_NOT_NEGATIVE = ("adoption_seconds", "policy_wait_seconds", "pool_idle_seconds")
+_NOT_NEGATIVE = ("adoption_seconds", "policy_wait_seconds", "pool_idle_seconds", "spin_microseconds")
 
 
 def _validated(config: Config) -> Config:

@@ -417,6 +417,7 @@ class WorkerFleet:
             case Ready():
                 worker.handover = message.handover
                 worker.has_kernel_tls, worker.kernel_tls_found = message.kernel_tls, message.kernel_tls_found
+                worker.is_compiled = message.is_compiled
                 worker.orders = frozenset(message.orders)
                 self._tell_levels(worker)  # they may have changed since Start
                 worker.said_ready.set()
@@ -505,6 +506,7 @@ class WorkerFleet:
         worker.held = frozenset(guest.hello.identities)
         worker.handover, worker.program = guest.hello.handover, guest.hello.program
         worker.has_kernel_tls, worker.kernel_tls_found = guest.hello.kernel_tls, guest.hello.kernel_tls_found
+        worker.is_compiled = guest.hello.is_compiled
         worker.orders = frozenset(guest.hello.orders)
         worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
         self._tell_levels(worker)

@@ -195,6 +195,7 @@ class Picture:
             yield self._flows_component()
         yield self._services_component()
         yield self._kernel_tls_component()
+        yield self._compiled_component()
         if self.capture.pods_error:
             yield ComponentState("pods-file", Health.DEGRADED, self.started, self.capture.pods_error)
         if self.kubernetes is not None:
@@ -271,6 +272,17 @@ class Picture:
             f"the workers make the records of tunnels, the kernel's TLS {words}" if health is not Health.OK else words
         )
         return ComponentState("kernel-tls", health, self.started, ", ".join([told, *counts]))
+
+    def _compiled_component(self) -> ComponentState:
+        """What carries payload. Without compiled code everything works, and is slower."""
+        workers = [worker for worker in self.fleet.workers.values() if worker.is_ready]
+        without = sum(not worker.is_compiled for worker in workers)
+        if self.config.compiled == "off":
+            return ComponentState("compiled", Health.OK, self.started, "off: Python carries payload")
+        if without:
+            words = f"{without} of {len(workers)} workers carry payload in Python: they were built without a C compiler"
+            return ComponentState("compiled", Health.DEGRADED, self.started, words)
+        return ComponentState("compiled", Health.OK, self.started, "compiled code carries payload")
 
     def _why_off(self) -> str:
         return "same_node is tunnel" if self.config.service_connect == "on" else ""

@@ -46,6 +46,7 @@ class Worker:
         self.handover = ""
         """Version in which it can give and take open connections; empty: it cannot."""
         self.has_kernel_tls, self.kernel_tls_found = False, ""
+        self.is_compiled = False
         """As in Ready."""
         self._asked: float | None = None
         """When the Ping was sent that is not answered."""

@@ -11,6 +11,7 @@ watcher whose callback raised is told to break down; every other connection goes
 import heapq
 import itertools
 import logging
+import os
 import select
 import time
 from collections import deque
@@ -31,6 +32,12 @@ _PARTS = 6
 """What is due `soon` is done after so many callbacks, or after a sixth of the turn's: 64 connections that ask and
 answer carry 1.2 to 1.4 times as many requests a second as with once a turn (docs/performance.md). Of a thousand there
 is always something for the peer to do, and larger shares cost less."""
+_SHORT_TURN_SECONDS = 60e-6
+"""After which it spins: two connections that ask and answer. Who has more to do, or bulk, has no time to be idle."""
+_IN_VAIN = 2
+_MOST_SPIN_CREDIT = 8
+"""A spin that found something, or a sleep that a spin would have saved, is worth one; a spin in vain costs two. So of
+waits that are long one in three is begun with a spin at most, and of those that come now and then none."""
 _SLOW_STEPS = 1
 """Of handshakes in one turn: each takes most of a millisecond, and sixty that come at once would hold up everybody."""
 _COMPACT_ABOVE = 1024
@@ -87,6 +94,10 @@ class Loop:
         self._sharing = self._sharing_left = _LEAST_SHARING
         self._slow_left = _SLOW_STEPS
         self._stopped = False
+        self.spin_seconds = 0.0
+        """How long it looks for events before it sleeps, at most; 0: it does not."""
+        self._spin_credit = 0
+        self.spins_in_vain = 0
         self.turns_shared = 0
         """How often one had more to do than a turn may cost, and left the rest to the next."""
         self.slow_steps_deferred = 0
@@ -180,7 +191,7 @@ class Loop:
 
     def turn(self, at_most_seconds: float | None = None) -> None:
         """Waits for events or the next timer, then does everything that is due."""
-        events = self._epoll.poll(self._patience(at_most_seconds), _MAX_EVENTS)
+        events = self._wait(at_most_seconds)
         self.now = self._clock()
         self._added.clear()
         self._slow_left = _SLOW_STEPS
@@ -204,6 +215,35 @@ class Loop:
             self._run_timers()
         if self._at_end or self._soon:
             self._run_ends()
+
+    def _wait(self, at_most: float | None) -> list[tuple[int, int]]:
+        """What is ready, or nothing when the next timer is due.
+
+        A peer on this node, or on the next machine, answers within microseconds; falling asleep for these and waking up
+        takes longer. So after a short turn it looks again and again for `spin_seconds` first, as long as that pays,
+        and lets others run in between.
+        """
+        patience, poll, clock = self._patience(at_most), self._epoll.poll, self._clock
+        if not patience:
+            return poll(0, _MAX_EVENTS)
+        began = clock()
+        is_spinning = self._spin_credit > 0 and began - self.now < _SHORT_TURN_SECONDS
+        until = began + self.spin_seconds
+        while is_spinning:
+            events = poll(0, _MAX_EVENTS)
+            if events:
+                self._spin_credit = min(self._spin_credit + 1, _MOST_SPIN_CREDIT)
+                return events
+            is_spinning = clock() < until
+            os.sched_yield()
+            if not is_spinning:
+                self._spin_credit -= _IN_VAIN
+                self.spins_in_vain += 1
+                return poll(self._patience(at_most), _MAX_EVENTS)
+        events = poll(patience, _MAX_EVENTS)
+        if clock() < until:
+            self._spin_credit = min(self._spin_credit + 1, _MOST_SPIN_CREDIT)
+        return events
 
     def _patience(self, at_most: float | None) -> float:
         if self._at_end or self._soon or self._postponed:

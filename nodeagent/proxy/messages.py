@@ -39,6 +39,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     handshake_seconds: float
     max_connections: int
     max_held_mib: int = 512
+    compiled: str = "auto"
+    spin_microseconds: int = 0
     same_node: str = "kernel"
     log_format: str = "text"
     log_level: str = "info"
@@ -165,6 +167,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """What was found of the kernel's TLS, for people; empty: it was not asked for."""
     orders: tuple[str, ...] = ()
     """Of ORDERS, those that it knows."""
+    is_compiled: bool = False
+    """Compiled code carries payload."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -187,7 +191,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     kernel_tls_found: str = ""
     """Both as in Ready."""
     orders: tuple[str, ...] = ()
-    """As in Ready."""
+    is_compiled: bool = False
+    """Both as in Ready."""
 
 
 class Applied(msgspec.Struct, frozen=True, tag=True):

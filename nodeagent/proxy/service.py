@@ -14,6 +14,7 @@ from nodeagent.logs.levels import put_in_force
 from nodeagent.logs.process import set_up_logging
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import PID_SHIFT, ConnectionRecord
+from nodeagent.proxy import lane
 from nodeagent.proxy.arrival import Arrival
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.backlog import HELD
@@ -133,7 +134,7 @@ class Service:
         set_up_logging(message.config.log_format, message.config.log_level, part=f"worker{self._slot}")
         self._running = _Running(self._loop, message, descriptors, self._control, self._reports, slot=self._slot)
         records = self._running.shared.kernel_records
-        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found, ORDERS))
+        self._control.send(Ready(os.getpid(), VERSION, records.is_wanted, records.found, ORDERS, lane.is_compiled()))
 
     def _asked(self, message: ListConnections | Ping | SetLogLevels | Cut, running: "_Running") -> None:
         match message:
@@ -167,6 +168,9 @@ class _Running:
     ) -> None:
         self._loop, self._reports = loop, reports
         HELD.most = start.config.max_held_mib << 20
+        loop.spin_seconds = start.config.spin_microseconds / 1e6
+        if start.config.compiled == "off":
+            lane.switch_off()
         self.state = State(loop, start.config, control.send)
         # Behind the pid, so that the record of a connection keeps its id at the worker's successor.
         connections = OpenConnections(reports.emit, lambda: loop.now, time.time, os.getpid() << PID_SHIFT)
@@ -305,6 +309,7 @@ class _Running:
         totals["accepts_deferred"] = sum(listener.deferred for listener in self.listeners)
         totals["handshake_steps_deferred"] = self._loop.slow_steps_deferred
         totals["turns_shared"] = self._loop.turns_shared
+        totals["spins_in_vain"] = self._loop.spins_in_vain
         totals["certificates_refused"] = self.state.certificates.refused
         totals["endpoints_ejected"] = self._outbound.chooser.ejections
         totals.update(self.shared.connections.times.totals())
@@ -334,6 +339,7 @@ class _Greeting:
             records.is_wanted,
             records.found,
             ORDERS,
+            lane.is_compiled(),
         )
 
     def said(self) -> None:

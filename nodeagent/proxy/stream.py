@@ -12,6 +12,7 @@ from typing import Self
 from nodeagent.hbone.events import Response
 from nodeagent.hbone.frames import ErrorCode
 from nodeagent.model.reason import Reason
+from nodeagent.proxy import lane
 from nodeagent.proxy.backlog import Backlog
 from nodeagent.proxy.carried import CarriedSocket, reset_reason
 from nodeagent.proxy.guard import ConnectionGuard
@@ -111,12 +112,22 @@ class StreamRelay(CarriedSocket):
         if events & READ and self._interest & READ:
             size = self._read()
             if events & HALF_CLOSED and 0 < size < READ_BYTES:
-                self._read()  # the end: so it goes out with what was before it
+                self._read_slowly()  # the end: so it goes out with what was before it
         elif events & (FAILED | HUNG_UP):
             self._hung_up()
 
     def _read(self) -> int:
         """How much it was; 0 also for an end, and for nothing."""
+        if lane.compiled is not None:
+            size = lane.compiled.read_stream(self)
+            if size > 0:
+                return size
+            if size < 0:
+                self._socket_failed(-size)
+                return 0
+        return self._read_slowly()
+
+    def _read_slowly(self) -> int:
         sock, stream_id, connection = self._socket, self._stream_id, self._connection
         if sock is None:
             return 0
@@ -202,11 +213,17 @@ class StreamRelay(CarriedSocket):
         except OSError as error:
             self._socket_failed(error.errno or 0)
             return
-        self._credit(sent)
         total = len(views[0]) if len(views) == 1 else sum(map(len, views))
         if sent < total:
-            self._backlog.add(views, sent)
-            self._change(self._interest | WRITE)
+            self._take_slowly(views, sent)
+        else:
+            self._credit(sent)
+
+    def _take_slowly(self, views: list[memoryview], sent: int) -> None:
+        """The socket took no more than `sent` bytes of it."""
+        self._credit(sent)
+        self._backlog.add(views, sent)
+        self._change(self._interest | WRITE)
 
     def payload_before(self, early: Backlog) -> None:
         """What came before the socket was there."""
@@ -338,3 +355,6 @@ class StreamRelay(CarriedSocket):
         elif interest:
             self._is_watched = True
             self._loop.watch(self._socket.fileno(), interest, self)
+
+
+lane.use(StreamRelay)

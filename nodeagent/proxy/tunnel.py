@@ -7,6 +7,7 @@ sent once, behind a few callbacks of the loop. No object, log call or exception 
 blocks.
 """
 
+import os
 import select
 import socket
 from typing import Self
@@ -19,6 +20,7 @@ from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.hbone.limits import Role
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
+from nodeagent.proxy import lane
 from nodeagent.proxy.backlog import FAIR_BYTES, HELD
 from nodeagent.proxy.carried import Carried, CarriedSocket, TunnelOwner
 from nodeagent.proxy.guard import ConnectionGuard
@@ -277,12 +279,19 @@ class Tunnel:
         if sock is None or self.is_blocked:
             return
         try:
-            if self._sending is not None:
+            if self._sending is not None and not self._has_flushed():
                 self._seal_and_send(sock, self._sending)
             if self._kernel is not None:
                 self._give_to(self._kernel, sock)
         except OSError as error:
             self._cannot_send(error)
+
+    def _has_flushed(self) -> bool:
+        """All that was pending, by compiled code; else go on from where it is. Raises OSError."""
+        done = lane.compiled.flush(self) if lane.compiled is not None else 0
+        if done < 0:
+            raise OSError(-done, os.strerror(-done))
+        return done > 0
 
     def _seal_and_send(self, sock: socket.socket, sending: Sending) -> None:
         connection = self.connection
@@ -365,9 +374,40 @@ class Tunnel:
             return
         if self._kernel is not None:
             self._receive_from(self._kernel)
-            return
+        elif not self._has_received():
+            self._receive_slowly(self._socket)
+
+    def _has_received(self) -> bool:
+        """What there was, by compiled code; else nothing has happened."""
+        done = lane.compiled.receive(self) if lane.compiled is not None else 0
+        if done < 0:
+            self._lost(f"tunnel: {os.strerror(-done)}")
+        return done != 0
+
+    def _go_on_slowly(self, plain: memoryview, work: int, ciphertext: memoryview) -> None:
+        """With what compiled code leaves: frames that may cost as much as `work`, then records."""
         try:
-            size = self._socket.recv_into(_CIPHERTEXT, self._move.read_at_most)
+            if self._socket is not None:
+                self._opened(plain, work)
+        except PeerError as error:
+            self._say_goodbye(error.reason, str(error))
+        if self._socket is not None and self._channel is not None:
+            self._go_on_with_records(self._channel, work, ciphertext)
+
+    def _go_on_with_records(self, channel: Channel, work: int, ciphertext: memoryview) -> None:
+        if ciphertext:
+            channel.received(ciphertext)
+        if self._unread or (ciphertext and not work):
+            channel.keep()
+            self._go_on_later()
+        elif ciphertext:
+            self._look_at_records()
+        if self.connection.has_pending or channel.has_control:
+            self.flush_later()
+
+    def _receive_slowly(self, sock: socket.socket) -> None:
+        try:
+            size = sock.recv_into(_CIPHERTEXT, self._move.read_at_most)
         except BlockingIOError:
             return
         except OSError as error:
@@ -469,15 +509,18 @@ class Tunnel:
         else:
             self._look_at_records()
 
-    def _opened(self, plain: memoryview) -> None:
+    def _opened(self, plain: memoryview, work: int = TURN_WORK) -> None:
         """As much of it as a turn may cost; the rest is `_unread`. Raises H2Error."""
         if plain:
-            received = self.connection.received(plain, TURN_WORK)
+            received = self.connection.received(plain, work)
             if received.unread:
                 self._unread = memoryview(bytes(received.unread))
             self._dispatch(received)
-            if HELD.size > HELD.most and self.connection.held_bytes > FAIR_BYTES:
-                self.fail(Reason.MEMORY_LIMIT, f"{self.connection.held_bytes} bytes wait for applications")
+            self._look_at_held()
+
+    def _look_at_held(self) -> None:
+        if HELD.size > HELD.most and self.connection.held_bytes > FAIR_BYTES:
+            self.fail(Reason.MEMORY_LIMIT, f"{self.connection.held_bytes} bytes wait for applications")
 
     def _dispatch(self, received: Received) -> None:
         """In the order of the fields of Received, which is that of their causes."""

@@ -31,7 +31,7 @@ def _refuse(*_: object) -> NoReturn:
 
 
 class TrafficKey:
-    __slots__ = ("cipher", "decrypt_into", "encrypt_into", "iv", "key", "secret", "sequence")
+    __slots__ = ("cipher", "decrypt_into", "encrypt_into", "iv", "iv_bytes", "key", "secret", "sequence")
 
     encrypt_into: Callable[..., int]
     """Of AESGCM, bound once a key: nonce, plaintext, additional data, and a buffer of exactly the result's size."""
@@ -68,6 +68,8 @@ class TrafficKey:
         iv = key_schedule.write_iv(self.cipher, self.secret)
         self.iv = int.from_bytes(iv, "big")
         """As a number, since the nonce is this xor the sequence number (§5.3)."""
+        self.iv_bytes = bytes(iv)
+        """The same, for compiled code."""
         iv[:] = bytes(len(iv))
         # Where OpenSSL is older than 3.2 the library may look at the key again later, so ours lives as long as this.
         aead = AESGCM(self.key)

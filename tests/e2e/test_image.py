@@ -84,6 +84,10 @@ def test_an_agent_of_the_image_compiles_loads_and_serves(stage: Stage) -> None:
         assert Path(f"/proc/{pid}/root").readlink().name == "rootfs"
 
 
+def test_its_workers_have_the_compiled_hot_path(unpacked: Path) -> None:
+    assert [path.name for path in unpacked.rglob("_lane*.so")] == ["_lane.abi3.so"]
+
+
 def test_there_is_nothing_in_it_that_nobody_needs(unpacked: Path) -> None:
     names = {path.name for path in unpacked.rglob("*") if not path.is_dir()}
     assert (

@@ -10,6 +10,7 @@ from pathlib import Path
 from nodeagent.hbone.limits import Role
 from tests.fuzz.codec import Codec
 from tests.fuzz.documents import Documents
+from tests.fuzz.hot_path import HotPath
 from tests.fuzz.records import Records
 from tests.fuzz.requests import Requests
 from tests.fuzz.resources import Resources
@@ -29,6 +30,7 @@ def subjects() -> list[Subject]:
         Records(is_server=True),
         Requests(),
         Tunnels(),
+        HotPath(),
         Documents(),
         Resources(),
     ]

@@ -22,6 +22,7 @@ from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.messages import Closed, Opened
 from nodeagent.proxy.stream import StreamRelay
 from nodeagent.proxy.tunnel import Tunnel
+from nodeagent.tls.channel import RecordChannel
 from tests.fuzz.mutate import cut, mutate
 from tests.fuzz.sessions import SESSIONS
 from tests.fuzz.subject import Input, make_calls
@@ -46,7 +47,7 @@ class Tunnels:
 
     def run(self, given: Input) -> None:
         before = open_files()
-        serving = _Serving(self._loop)
+        serving = Serving(self._loop)
         try:
             for n, piece in enumerate(given.pieces):
                 serving.send(piece)
@@ -60,17 +61,23 @@ class Tunnels:
         assert not open_files() - before
 
 
-class _Serving:
+class Serving:
     """Owner of the tunnel, applications behind it, and the peer's end of its socket."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, channel: RecordChannel | None = None) -> None:
+        """`channel`: behind a handshake; without, a handshake and records that leave every byte as it is."""
         self._loop, self._reports = loop, list[Opened | Closed]()
         self.connections = OpenConnections(self._reports.append, lambda: loop.now, lambda: 0.0)
         self._ours, self._peer = _pair()
         self._begun = 0
         self._applications: list[socket.socket] = []
-        self._is_over = False
-        self.tunnel = Tunnel(loop, self._ours, _InPlainText(), Role.SERVER, self, 60)  # type: ignore[arg-type]
+        self.heard: list[bytearray] = []
+        """What each application has read."""
+        self.end_reason: Reason | None = None
+        begin = channel or _InPlainText()
+        self.tunnel = Tunnel(loop, self._ours, begin, Role.SERVER, self, 60)  # type: ignore[arg-type]
+        if channel is not None:
+            self.tunnel.peer = _PEER
 
     # ---- the peer and the applications -----------------------------------------------------------------------------
 
@@ -78,7 +85,7 @@ class _Serving:
         """As much as the worker takes while it turns."""
         view = memoryview(piece)
         for _ in range(_TURNS + len(piece) // _SMALL_BUFFER):
-            if not view or self._is_over:
+            if not view or self.end_reason is not None:
                 return
             with contextlib.suppress(OSError):  # it blocks, or the worker has closed it
                 view = view[self._peer.send(view) :]
@@ -89,11 +96,12 @@ class _Serving:
             _read(self._peer, 1 << 16)
         if not self._applications:
             return
-        application = self._applications[code >> 4 & 7 if code >> 4 & 7 < len(self._applications) else -1]
+        number = code >> 4 & 7 if code >> 4 & 7 < len(self._applications) else len(self._applications) - 1
+        application = self._applications[number]
         with contextlib.suppress(OSError):
             match code >> 1 & 7:
                 case 1:
-                    _read(application, 1 << 16)
+                    self.heard[number] += _read(application, 1 << 16)
                 case 2:
                     application.send(bytes(3000))
                 case 3:
@@ -101,7 +109,7 @@ class _Serving:
                 case 4:
                     application.close()
                 case 5:
-                    _read(application, 10)
+                    self.heard[number] += _read(application, 10)
                 case 6:
                     self.tunnel.drain()
                 case _:
@@ -116,13 +124,19 @@ class _Serving:
         for _ in range(_TURNS):
             self.turn()
         self.tunnel.fail(Reason.DRAINED, "")
-        for application in self._applications:
+        for number, application in enumerate(self._applications):
+            while said := _read(application, 1 << 16):
+                self.heard[number] += said
             application.close()
         for _ in range(_TURNS):
             self.turn()
-        assert self._is_over
-        records = [report.record.id for report in self._reports if isinstance(report, Closed)]
-        assert len(set(records)) == len(records) == self._begun, "one record for each stream"
+        assert self.end_reason is not None
+        records = {report.record.id for report in self.closed}
+        assert len(records) == len(self.closed) == self._begun, "one record for each stream"
+
+    @property
+    def closed(self) -> list[Closed]:
+        return [report for report in self._reports if isinstance(report, Closed)]
 
     # ---- TunnelOwner -----------------------------------------------------------------------------------------------
 
@@ -139,6 +153,7 @@ class _Serving:
         guard = self.connections.begin(Direction.INBOUND, (Ip("10.0.0.1"), 1), (Ip("10.0.0.2"), 2))
         ours, theirs = _pair()
         self._applications.append(theirs)
+        self.heard.append(bytearray())
         tunnel.connection.respond(request.stream_id, 200)
         relay = StreamRelay(self._loop, tunnel, request.stream_id, ours, guard, is_outbound=False)
         tunnel.adopt(request.stream_id, relay)
@@ -151,9 +166,9 @@ class _Serving:
         tunnel.close_if_drained()
 
     def ended(self, _tunnel: Tunnel, reason: Reason, _error: str) -> None:
-        assert not self._is_over
+        assert self.end_reason is None
         assert reason is not Reason.BUG
-        self._is_over = True
+        self.end_reason = reason
 
 
 class _InPlainText:
@@ -210,6 +225,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def _read(sock: socket.socket, size: int) -> None:
+def _read(sock: socket.socket, size: int) -> bytes:
     with contextlib.suppress(OSError):
-        sock.recv(size)
+        return sock.recv(size)
+    return b""

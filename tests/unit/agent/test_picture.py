@@ -76,7 +76,9 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture
 def parts(kernel: FakeKernel) -> SimpleNamespace:
-    worker = SimpleNamespace(pid=70, is_ready=True, started=5.0, generation=9, has_kernel_tls=False, log_levels="debug")
+    worker = SimpleNamespace(
+        pid=70, is_ready=True, started=5.0, generation=9, has_kernel_tls=False, is_compiled=True, log_levels="debug"
+    )
     return SimpleNamespace(
         config=Config(node="node-a"),
         state=NodeState(),
@@ -334,6 +336,29 @@ def test_kernel_tls(
     }
     parts.totals.reported(70, totals)
     (told,) = [one for one in picture(parts).agent_state().components if one.name == "kernel-tls"]
+    assert (told.state, told.detail) == (state, detail)
+
+
+@pytest.mark.parametrize(
+    ("setting", "workers", "state", "detail"),
+    [
+        ("auto", [True, True], Health.OK, "compiled code carries payload"),
+        (
+            "auto",
+            [True, False],
+            Health.DEGRADED,
+            "1 of 2 workers carry payload in Python: they were built without a C compiler",
+        ),
+        ("off", [False], Health.OK, "off: Python carries payload"),
+    ],
+)
+def test_compiled(parts: SimpleNamespace, setting: str, workers: list[bool], state: Health, detail: str) -> None:
+    parts.config = Config(node="node-a", compiled=setting)
+    template = parts.fleet.workers[0]
+    parts.fleet.workers = {
+        slot: SimpleNamespace(**{**vars(template), "is_compiled": has}) for slot, has in enumerate(workers)
+    }
+    (told,) = [one for one in picture(parts).agent_state().components if one.name == "compiled"]
     assert (told.state, told.detail) == (state, detail)
 
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from nodeagent.proxy import lane
 from nodeagent.proxy.messages import WorkerConfig
 from tests.unit.proxy.emulated import emulate
 
@@ -30,6 +31,16 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(params=["compiled", "Python"])
+def hot_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What carries payload: each is tried, since the second is the reference for the first."""
+    if request.param == "compiled":
+        assert lane.compiled is not None, "make build/.developer compiles it"
+    else:
+        monkeypatch.setattr(lane, "compiled", None)
+    return str(request.param)
 
 
 @pytest.fixture

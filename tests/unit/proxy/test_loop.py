@@ -246,3 +246,89 @@ def test_what_is_postponed_comes_behind_the_events_of_the_next_turn() -> None:
     assert len(order) == 3
     left.close()
     right.close()
+
+
+# ---- looking again before it sleeps ----------------------------------------------------------------------------------
+
+
+class SteppingClock(Clock):
+    """Ten microseconds pass with each look at it."""
+
+    def __call__(self) -> float:
+        self.seconds += 10e-6
+        return self.seconds
+
+
+class Polls:
+    """What epoll is asked, and answers; an answer is ready when it is asked as often as `after` says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
+        self.patiences: list[float] = []
+        self.after = 0
+        monkeypatch.setattr(loop, "_epoll", self)
+
+    def poll(self, patience: float, _most: int) -> list[tuple[int, int]]:
+        self.patiences.append(patience)
+        if patience or len(self.patiences) > self.after:
+            return [(1, READ)]
+        return []
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> tuple[Loop, Polls]:
+    loop = Loop(SteppingClock())
+    loop.spin_seconds = 50e-6
+    polls = Polls(monkeypatch, loop)
+    loop.turn()  # an answer that came at once
+    return loop, polls
+
+
+def looks(polls: Polls, loop: Loop, after: int) -> list[float]:
+    """How epoll is asked in a turn whose events come with the look of this number."""
+    polls.patiences.clear()
+    polls.after = after
+    loop.turn()
+    return polls.patiences
+
+
+def test_it_looks_again_before_it_sleeps_when_answers_come_at_once(brisk: tuple[Loop, Polls]) -> None:
+    loop, polls = brisk
+    assert looks(polls, loop, 2) == [0, 0, 0]
+    assert loop.spins_in_vain == 0
+
+
+def test_a_spin_ends_and_is_not_repeated_when_it_was_in_vain(brisk: tuple[Loop, Polls]) -> None:
+    loop, polls = brisk
+    vain = looks(polls, loop, 1000)
+    assert set(vain[:-1]) == {0}
+    assert len(vain) <= 7
+    assert vain[-1] == -1
+    assert looks(polls, loop, 1000) == [-1], "asleep at once"
+    assert loop.spins_in_vain == 1
+
+
+def test_sleeps_that_were_short_make_it_spin_again(brisk: tuple[Loop, Polls]) -> None:
+    loop, polls = brisk
+    looks(polls, loop, 1000)
+    assert [len(looks(polls, loop, 1)) for _ in range(3)] == [1, 1, 2]
+
+
+def test_it_never_spins_unless_it_is_told_to(brisk: tuple[Loop, Polls]) -> None:
+    loop, polls = brisk
+    loop.spin_seconds = 0
+    loop._spin_credit = 0
+    assert [looks(polls, loop, 1) for _ in range(5)] == [[-1]] * 5
+
+
+def test_after_a_turn_with_much_to_do_it_does_not_spin(brisk: tuple[Loop, Polls]) -> None:
+    loop, polls = brisk
+    loop.next_turn(Recorder(), lambda: None)
+    loop.turn()
+    loop.now -= 100e-6
+    assert looks(polls, loop, 1) == [-1]
+
+
+def test_what_is_due_is_not_delayed_by_a_spin(brisk: tuple[Loop, Polls]) -> None:
+    loop, polls = brisk
+    loop.soon(Recorder(), lambda: None)
+    assert looks(polls, loop, 1000) == [0]

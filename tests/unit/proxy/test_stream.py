@@ -32,6 +32,8 @@ from nodeagent.proxy.stream import StreamRelay
 from nodeagent.proxy.tunnel import Tunnel
 from tests.unit.proxy.workers import Chain, Issue
 
+pytestmark = pytest.mark.usefixtures("hot_path")
+
 _SHARE = 64 << 10
 
 

@@ -35,6 +35,8 @@ from nodeagent.tls.record import HANDSHAKE
 from nodeagent.tls.traffic_key import RECORDS_PER_KEY
 from tests.unit.proxy.emulated import EmulatedSocket
 
+pytestmark = pytest.mark.usefixtures("hot_path")
+
 CLIENT, SERVER = Identity("cluster.local", "a", "client"), Identity("cluster.local", "a", "server")
 Issue = Callable[..., tuple[str, str]]
 
