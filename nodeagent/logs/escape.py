@@ -6,6 +6,7 @@ character would talk to the reader's terminal, and a long value would bury the r
 """
 
 import re
+from functools import lru_cache
 
 MAX_CHARACTERS = 512
 """Longer than any valid name (253) or SPIFFE id of this mesh (about 400)."""
@@ -18,6 +19,7 @@ def bounded(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
+@lru_cache(maxsize=1024)  # names of workloads and identities stand in each line again
 def quoted(text: str) -> str:
     """In double quotes as Rust's Debug writes a string, which is what readers of ztunnel's log expect."""
     return f'"{_escaped(bounded(text), quotes=True)}"'

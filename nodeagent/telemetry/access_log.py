@@ -9,11 +9,13 @@ and what to look at.
 
 import json
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from nodeagent.logs.escape import bare, bounded, quoted
 from nodeagent.logs.levels import LogLevels, is_told
 from nodeagent.logs.moment import LAST_SECOND, timestamp
 from nodeagent.model.address import join_host_port
+from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import OPEN_FLAG, ConnectionRecord, Direction, Party, Path, reason_of
 
@@ -95,7 +97,7 @@ def _milliseconds(seconds: float) -> str:
 
 def _ends(record: ConnectionRecord) -> Iterator[tuple[str, str | int]]:
     yield "src.addr", join_host_port(record.source_ip, record.source_port)
-    yield from _party("src", record.source, str(record.source_identity or ""))
+    yield from _party("src", record.source, record.source_identity)
     target = join_host_port(
         record.destination_ip or record.original_ip, record.destination_port or record.original_port
     )
@@ -104,15 +106,16 @@ def _ends(record: ConnectionRecord) -> Iterator[tuple[str, str | int]]:
         yield "dst.hbone_addr", target
     if record.service:
         yield "dst.service", record.service.partition("/")[2]
-    yield from _party("dst", record.destination, str(record.destination_identity or ""))
+    yield from _party("dst", record.destination, record.destination_identity)
     yield "direction", str(record.direction)
 
 
-def _party(side: str, party: Party, identity: str) -> Iterator[tuple[str, str]]:
+@lru_cache(maxsize=1024)  # the same ends talk again and again
+def _party(side: str, party: Party, identity: Identity | None) -> tuple[tuple[str, str], ...]:
     named = (
         ("workload", party.workload or party.canonical_name),
         ("namespace", party.namespace),
-        ("identity", identity),
+        ("identity", str(identity or "")),
         ("cluster", party.cluster),
     )
-    return ((f"{side}.{name}", value) for name, value in named if value)
+    return tuple((f"{side}.{name}", value) for name, value in named if value)

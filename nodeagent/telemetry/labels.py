@@ -5,6 +5,7 @@ Pure. Cardinality: every value is an owner's name, a Service, an identity or a c
 pod's own name; so the number of series grows with pairs of workloads that talk, not with connections.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from nodeagent.logs.escape import MAX_CHARACTERS, bounded
@@ -58,21 +59,41 @@ class TrafficLabels(NamedTuple):
 
 def labels_of(record: ConnectionRecord, reporter: str = "") -> TrafficLabels:
     """Labels of an open or ended connection; the flag is the reason's, `-` while it is open."""
-    service, service_namespace, service_name = _service(record.service)
-    values = (
+    return _labels(
         reporter or reporter_of(record),
-        *_party(record.source, record.source_identity),
-        service,
-        service_namespace,
-        service_name,
-        *_party(record.destination, record.destination_identity),
-        "tcp",
+        record.source,
+        record.source_identity,
+        record.service,
+        record.destination,
+        record.destination_identity,
         flag_of(record),
-        "mutual_tls" if record.transport is Transport.HBONE else UNKNOWN,
+        record.transport is Transport.HBONE,
+    )
+
+
+@lru_cache(maxsize=1024)  # the same ends talk again and again, and are asked about three times for each connection
+def _labels(
+    reporter: str,
+    source: Party,
+    source_identity: Identity | None,
+    service: str,
+    destination: Party,
+    destination_identity: Identity | None,
+    flag: str,
+    is_tunnelled: bool,  # noqa: FBT001 - a part of the key
+) -> TrafficLabels:
+    values = (
+        reporter,
+        *_party(source, source_identity),
+        *_service(service),
+        *_party(destination, destination_identity),
+        "tcp",
+        flag,
+        "mutual_tls" if is_tunnelled else UNKNOWN,
     )
     if sum(map(len, values)) > MAX_CHARACTERS:  # else none of them is, which is the usual case and quickly seen
         values = tuple(map(bounded, values))  # so that no worker, whatever it is told, can fill the agent's memory
-    places = (record.source.region, record.source.zone, record.destination.region, record.destination.zone)
+    places = (source.region, source.zone, destination.region, destination.zone)
     return TrafficLabels(values, tuple(bounded(place or UNKNOWN) for place in places) if any(places) else ())
 
 
