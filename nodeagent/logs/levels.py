@@ -7,7 +7,6 @@ line names, or a part of its front: `xds` is all of `xds.client`, too. `access` 
 
 import logging
 import re
-from pathlib import Path
 from typing import Self
 
 import msgspec
@@ -91,5 +90,7 @@ def _is_scope(text: str) -> bool:
         return True
     if not _SCOPE.fullmatch(text):
         return False
+    from pathlib import Path  # for whoever reads such texts: a worker never does
+
     place = Path(nodeagent.__path__[0]).joinpath(*text.split("."))  # looked for, not imported
     return place.is_dir() or place.with_suffix(".py").is_file()

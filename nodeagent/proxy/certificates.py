@@ -9,11 +9,11 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 
 from nodeagent.errors import PeerError
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
+from nodeagent.proxy.lean import read_file
 from nodeagent.proxy.messages import Certificate
 from nodeagent.proxy.tls import make_context
 
@@ -31,7 +31,7 @@ class _Entry:
 
     def __init__(self, announced: Certificate, key_and_chain: str, roots: str) -> None:
         self.serial, self.not_after = announced.serial, announced.not_after
-        self.trust = hashlib.sha256(Path(roots).read_bytes()).digest()
+        self.trust = hashlib.sha256(read_file(roots)).digest()
         self.client = make_context(key_and_chain, roots, is_server=False)
         self.server = make_context(key_and_chain, roots, is_server=True)
 

@@ -7,9 +7,10 @@ connections of the one are. Who dials from elsewhere has a port by chance, and s
 """
 
 import random
-from pathlib import Path
 
-_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+from nodeagent.proxy.lean import read_file
+
+_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 _PERIOD = 12
 """The least number that 1 to 4 workers all divide: what is right modulo this is right for each number of them."""
 
@@ -17,7 +18,7 @@ _PERIOD = 12
 def read_port_range() -> range:
     """Of this network namespace; empty when the kernel does not tell."""
     try:
-        first, last = map(int, _RANGE.read_text(encoding="ascii").split())
+        first, last = map(int, read_file(_RANGE).split())
     except (OSError, ValueError):
         return range(0)
     return range(first, last + 1)

@@ -5,12 +5,12 @@ Order matters: everything is imported before `main` runs; it enters the proxy na
 only then reads the first message. No byte of traffic is ever handled as root.
 """
 
-import argparse
 import gc
 import logging
 import os
 import socket
 import sys
+from typing import NamedTuple
 
 import nodeagent.proxy.lean  # noqa: F401 - before what imports msgspec
 from nodeagent.errors import NodeagentError
@@ -24,7 +24,7 @@ _GC_THRESHOLD = 50_000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parse(arguments)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     set_up_logging("text", "info", part=f"worker{options.slot}")  # until the agent says how
     logging.raiseExceptions = False  # a log that cannot be written must not end connections
     control = socket.socket(fileno=options.control_fd)
@@ -48,15 +48,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="nodeagent.proxy.worker", description="Started by the agent.")
-    parser.add_argument("--netns-fd", type=int, required=True, help="proxy namespace")
-    parser.add_argument("--control-fd", type=int, required=True, help="stream socket, see messages.py")
-    parser.add_argument("--report-fd", type=int, required=True, help="stream socket, see messages.py")
-    parser.add_argument("--uid", type=int, required=True, help="becomes this user, with nothing else")
-    parser.add_argument("--slot", type=int, default=0, help="number of this worker")
-    parser.add_argument("--reconnect", default="", help="path of the rendezvous socket of later agents")
-    return parser.parse_args(arguments)
+class _Options(NamedTuple):
+    netns_fd: int
+    """The proxy namespace."""
+    control_fd: int
+    report_fd: int
+    """Stream sockets, see messages.py."""
+    uid: int
+    """Becomes this user, with nothing else."""
+    slot: int = 0
+    """Number of this worker."""
+    reconnect: str = ""
+    """Path of the rendezvous socket of later agents."""
+
+
+def _parse(words: list[str]) -> _Options:
+    """`--name value` pairs, which nobody writes but the agent: argparse would be half a megabyte of each worker."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    given = {name.removeprefix("--").replace("-", "_"): value for name, value in pairs}
+    reconnect = given.pop("reconnect", "")
+    return _Options(**{name: int(value) for name, value in given.items()}, reconnect=reconnect)
 
 
 if __name__ == "__main__":

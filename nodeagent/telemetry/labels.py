@@ -72,7 +72,7 @@ def labels_of(record: ConnectionRecord, reporter: str = "") -> TrafficLabels:
 
 
 @lru_cache(maxsize=1024)  # the same ends talk again and again, and are asked about three times for each connection
-def _labels(
+def _labels(  # noqa: PLR0913, PLR0917 - they are the key
     reporter: str,
     source: Party,
     source_identity: Identity | None,

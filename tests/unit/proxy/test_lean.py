@@ -4,10 +4,11 @@
 import subprocess
 import sys
 
-_PROGRAM = """
+_UNWANTED = {"argparse", "asyncio", "dataclasses", "grpc", "inspect", "pathlib", "typing_extensions", "urllib.parse"}
+_PROGRAM = f"""
 import sys
 import nodeagent.proxy.worker
-print(*sorted({"asyncio", "dataclasses", "grpc", "inspect", "typing_extensions"} & set(sys.modules)))
+print(*sorted({_UNWANTED} & set(sys.modules)))
 import typing_extensions
 """
 
