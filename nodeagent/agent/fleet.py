@@ -26,6 +26,7 @@ from nodeagent.agent.tls_probe import try_aside
 from nodeagent.agent.worker import Worker
 from nodeagent.config import Config
 from nodeagent.errors import KernelError, NotPossible
+from nodeagent.kernel import congestion
 from nodeagent.kernel.maps import SLOTS
 from nodeagent.kernel.steering import ListenerKind, Steering
 from nodeagent.logs.levels import LogLevels
@@ -92,6 +93,12 @@ def decide_slots(wanted: int, cores: int) -> int:
     return wanted or min(max(1, cores // 2), SLOTS)
 
 
+def worker_config(config: Config) -> WorkerConfig:
+    """The worker's part of it, and what this node is like."""
+    shared = {name: getattr(config, name) for name in WorkerConfig.__struct_fields__ if hasattr(config, name)}
+    return WorkerConfig(**shared, far_congestion=congestion.read().far)
+
+
 class WorkerFleet:
     def __init__(
         self, config: Config, steering: Steering, state: NodeState, connections: OpenConnections, totals: Totals
@@ -101,7 +108,7 @@ class WorkerFleet:
         """Workers that died, by slot."""
         self._config, self._steering, self._state = config, steering, state
         self._connections, self._totals = connections, totals
-        self._settings = WorkerConfig(**{name: getattr(config, name) for name in WorkerConfig.__struct_fields__})
+        self._settings = worker_config(config)
         self._kernel_tls: KernelTls | None = None
         self._log_levels = LogLevels.parse(config.log_level)
         self.slots = decide_slots(config.workers, os.cpu_count() or 1)

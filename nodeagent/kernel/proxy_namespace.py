@@ -10,7 +10,7 @@ address, route, rule, firewall entry or sysctl. A bind mount keeps the namespace
   4  inside: whatever comes by eth0 is local, whatever is sent goes out by eth0; with the rule for eth0 alone a worker
      needs no capability to bind a pod's address (a source check reads table local, if that is asked first)
   5  sysctls, inside: no reverse-path check; any address may be bound; no TIME_WAIT, which would keep a pod that reuses
-     its port waiting and keep us from carrying the port over
+     its port waiting and keep us from carrying the port over; no pacing (congestion.py)
 """
 
 import errno
@@ -28,6 +28,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import congestion
 from nodeagent.kernel.netlink import NO_NAMESPACE, Device, explained, find_device, namespace_id
 from nodeagent.kernel.netns import CLONE_NEWNET, MNT_DETACH, MS_BIND, OWN_NETNS, enter_netns, mount, unmount, unshare
 
@@ -85,8 +86,9 @@ class ProxyNamespace:
                 ours = self._ensure_pair(node, number, mtu)
                 with self.inside() as proxy:
                     theirs = _ensure_inside(proxy, mtu)
+                settings = {**SYSCTLS, "net/ipv4/tcp_congestion_control": congestion.read().near}
                 with enter_netns(self._descriptor):  # /proc/sys/net shows the namespace of the thread that looks
-                    for name, value in SYSCTLS.items():
+                    for name, value in settings.items():
                         _ensure_sysctl(Path("/proc/sys") / name, value)
         except OSError as error:
             raise KernelError(f"the proxy namespace {self.path}: {error}") from error

@@ -183,10 +183,10 @@ class InboundTunnel:
         self._guard.record.destination = Party.of(workload)
         sock, self._socket = self._socket, None
         self._shared.loop.forget(sock.fileno())
-        prepare_tunnel(sock)
-        seconds = self._shared.state.config.handshake_seconds
+        config = self._shared.state.config
+        prepare_tunnel(sock, config.far_congestion)
         handshake = Handshake(context, is_server=True, pipe=self._shared.secrets)
-        self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.SERVER, self, seconds)
+        self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.SERVER, self, config.handshake_seconds)
         return True
 
     def _without_certificate(self) -> None:

@@ -41,6 +41,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_held_mib: int = 512
     compiled: str = "auto"
     spin_microseconds: int = 0
+    far_congestion: str = ""
+    """Congestion control of tunnels with a long way, by the kernel's name; empty: that of all sockets."""
     same_node: str = "kernel"
     log_format: str = "text"
     log_level: str = "info"

@@ -298,7 +298,7 @@ class PooledTunnel:
             self._over(error.reason, str(error))
             return
         self._trust = state.certificates.trust(self.key.identity)
-        prepare_tunnel(sock)
+        prepare_tunnel(sock, state.config.far_congestion)
         handshake = Handshake(context, is_server=False, pipe=self._shared.secrets)
         self._tunnel = Tunnel(self._shared.loop, sock, handshake, Role.CLIENT, self, state.config.handshake_seconds)
 

@@ -29,6 +29,12 @@ _UNSENT_BYTES = 1 << 20
 the send buffer, 4 MiB, and whatever a small stream says waits behind that of a large one: over 200 Mbit/s its median
 answer took 160 ms beside an upload, and takes 80. Less than this costs fast links CPU (docs/performance.md)."""
 
+_FAR_MICROSECONDS = 1000
+"""Longer than within a data centre, shorter than between two of them."""
+_U32 = struct.Struct("I")
+_INFO_BYTES, _RTT_OFFSET = 72, 68
+"""tcpi_rtt of linux/tcp.h's struct tcp_info, and what lies before it."""
+
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 """Without the second it takes a call more."""
 _ACCEPTS_PER_TURN = 8
@@ -75,13 +81,24 @@ def prepare_accepted(sock: socket.socket, *, has_inherited: bool) -> None:
         prepare(sock)
 
 
-def prepare_tunnel(sock: socket.socket) -> None:
-    """For a connection that many streams share, beside `prepare`.
+def prepare_tunnel(sock: socket.socket, far_congestion: str) -> None:
+    """For a connection that many streams share, beside `prepare`; it is connected.
+
+    `far_congestion` is for a long way: pacing what a switch takes at once costs a quarter of the CPU, and a long or
+    lossy way may need it (nodeagent/kernel/congestion.py).
 
     No TCP_USER_TIMEOUT: a tunnel's own PING finds a silent peer in half a minute, and pods that are gone are told by
     the agent. No SO_SNDBUF or SO_RCVBUF: they would end the kernel's own tuning, which follows the link.
     """
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    if far_congestion and round_trip_us(sock) >= _FAR_MICROSECONDS:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, far_congestion.encode())
+
+
+def round_trip_us(sock: socket.socket) -> int:
+    """As TCP has measured it so far: of a connection without a byte, in its handshake."""
+    (microseconds,) = _U32.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES), _RTT_OFFSET)
+    return int(microseconds)
 
 
 def close_cleanly(sock: socket.socket) -> None:

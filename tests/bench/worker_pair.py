@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodeagent.agent.fleet import worker_config
 from nodeagent.config import Config
 from nodeagent.lab.namespaces import Host
 from nodeagent.model.address import Ip
@@ -70,8 +71,7 @@ def running(cgroup: Path, cores: tuple[int, int], **settings: float) -> Iterator
 
 
 def _product_config() -> WorkerConfig:
-    defaults = Config(node="bench")
-    return WorkerConfig(**{name: getattr(defaults, name) for name in WorkerConfig.__struct_fields__})
+    return worker_config(Config(node="bench"))
 
 
 def _discard_reports(worker: Running, place: Host) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import congestion
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.proxy_namespace import SYSCTLS, ProxyNamespace
 from tests.kernel.namespaces import own_namespaces, run
@@ -46,6 +47,9 @@ def test_the_way_in_and_out(namespace: ProxyNamespace) -> None:
         assert "local default dev lo" in run(f"ip {family} route show table local", namespace.path)
     for name, value in SYSCTLS.items():
         assert run(f"cat /proc/sys/{name}", namespace.path).split() == value.split(), name
+    chosen = run("cat /proc/sys/net/ipv4/tcp_congestion_control", namespace.path).strip()
+    assert chosen == congestion.read().near
+    assert not chosen.startswith("bbr")
 
 
 def test_devices_answer_no_arp_and_take_no_address(namespace: ProxyNamespace) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from nodeagent.kernel import congestion
 from nodeagent.kernel.netns import CLONE_NEWNET, OWN_NETNS, enter_netns, unshare
 from nodeagent.model.address import Ip
 
@@ -136,6 +137,7 @@ class Proxy(Namespace):
             ("net/ipv4/ip_nonlocal_bind", "1"),
             ("net/ipv6/ip_nonlocal_bind", "1"),
             ("net/ipv4/tcp_max_tw_buckets", "0"),
+            ("net/ipv4/tcp_congestion_control", congestion.read().near),
         ):
             self.sysctl(name, value)
         for family in ("-4", "-6"):

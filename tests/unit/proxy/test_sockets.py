@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nodeagent.model.address import Ip
+from nodeagent.proxy import sockets
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.sockets import (
     Listener,
@@ -199,3 +200,26 @@ def test_a_descriptor_that_found_no_room_is_an_error_and_none_is_left_behind() -
         with pytest.raises(OSError, match="out of descriptors"):
             receive_with_descriptors(ours, 100, 1)
         assert open_files() <= before
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "far_congestion", "is_changed"),
+    [(999, "reno", False), (1000, "reno", True), (50_000, "reno", True), (50_000, "", False)],
+)
+def test_a_tunnel_with_a_long_way_takes_the_nodes_congestion_control(
+    monkeypatch: pytest.MonkeyPatch, microseconds: int, far_congestion: str, *, is_changed: bool
+) -> None:
+    monkeypatch.setattr(sockets, "round_trip_us", lambda _sock: microseconds)
+    with socket.socket() as sock:
+        before = _congestion(sock)
+        sockets.prepare_tunnel(sock, far_congestion)
+        assert _congestion(sock) == (far_congestion if is_changed else before)
+
+
+def _congestion(sock: socket.socket) -> str:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+
+
+def test_the_kernel_tells_the_round_trip_of_a_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        assert 0 < sockets.round_trip_us(client) < 1_000_000
