@@ -280,6 +280,7 @@ class Agent:
 
     def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:
         had_ended = identity in self._state.lapsed
+        self._revocations.trust(bundle)  # before: whom these roots vouch for, their lists may take it back from
         self._state.set_certificate(identity, bundle)
         if had_ended:
             self._capture.look_again()
