@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from nodeagent.controlplane import token
+from nodeagent.controlplane.allocations import Allocations
 from nodeagent.controlplane.authority import AuthoritySource, describe, files_of, open_authority, open_given
 from nodeagent.controlplane.ca import CertificateAuthority, Issued
 from nodeagent.controlplane.catalog import Catalog, Content, admit
@@ -209,6 +210,8 @@ class MeshDirectory:
         self._state = state
         self._last_good = LastGood(state)
         self._catalog = self._last_good.load()
+        self._allocations = Allocations(state)
+        self._kept = self._allocations.load()
         self._meshed: Meshed | None = None
         self._silence: Silence = {}
         self._seen: tuple[Finding, ...] = ()
@@ -272,9 +275,16 @@ class MeshDirectory:
         """What the directory means now. Raises ConfigError when it cannot be listed."""
         contents = read_directory(self._settings.config_dir, self._contents, touched)
         catalog = admit(self._catalog, contents, refuses_unknown=self._settings.refuses_unknown)
-        meshed = retranslate(self._meshed, catalog, self._settings.enrolment)
+        meshed = retranslate(self._meshed, catalog, self._settings.enrolment, self._kept)
+        self._save_allocated(meshed.translation)  # before agents are told, so that it is true after whatever comes
         snapshot, difference = self._advance(meshed)
         return _Step(contents, catalog, meshed, snapshot, difference)
+
+    def _save_allocated(self, translation: Translation) -> None:
+        try:
+            self._allocations.save(translation.allocated)
+        except StateFileUnwritable as error:
+            self.complain(str(error), "A restart would give hosts of ServiceEntries other addresses.")
 
     def _advance(self, meshed: Meshed) -> tuple[Snapshot, Difference]:
         """With what is revoked: no object of the directory says it."""
@@ -347,6 +357,7 @@ class MeshDirectory:
         )
         try:
             self._last_good.save(self._catalog.objects)
+            self._allocations.save(snapshot.translation.allocated)
             self._state.save_status(status)
         except StateFileUnwritable as error:
             self.complain(

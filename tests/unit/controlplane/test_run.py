@@ -146,6 +146,61 @@ def test_a_restart_while_a_file_is_invalid_keeps_the_last_good_version(
     play(after)
 
 
+ENTRY = """
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: shop, creationTimestamp: '{year}-01-01T00:00:00Z'}}
+spec: {{hosts: [{name}.test], resolution: DNS, ports: [{{number: 443, name: tls, protocol: TLS}}]}}
+"""
+
+
+def address_of(snapshot: Snapshot, name: str) -> str:
+    return str(snapshot.translation.services[f"shop/{name}.test"].vips[0].ip)
+
+
+def test_hosts_keep_the_addresses_that_they_were_given_over_a_restart(play: Play, mesh: str, directory: Path) -> None:
+    younger, older = ENTRY.format(name="younger", year=2026), ENTRY.format(name="older", year=2025)
+    another, last = ENTRY.format(name="another", year=2024), ENTRY.format(name="last", year=2027)
+
+    async def first(stage: Stage) -> None:
+        assert address_of(stage.snapshot, "younger") == "240.240.0.1"
+        snapshot = await stage.edited(stage.write(mesh + younger + older))
+        assert (address_of(snapshot, "younger"), address_of(snapshot, "older")) == ("240.240.0.1", "240.240.0.2")
+
+    async def second(stage: Stage) -> None:
+        given = {name: address_of(stage.snapshot, name) for name in ("another", "younger")}
+        assert given == {"younger": "240.240.0.1", "another": "240.240.0.2"}, "what the one that is gone had is free"
+        snapshot = await stage.edited(stage.write(mesh + younger + last))
+        assert address_of(snapshot, "last") == "240.240.0.3", "what another had since the start is not"
+
+    (directory / "a.yaml").write_text(mesh + younger)
+    play(first)
+    (directory / "a.yaml").write_text(mesh + younger + another)
+    play(second)
+
+
+def test_an_address_is_on_disk_before_agents_are_told(directory: Path, mesh: str, state: StateDirectory) -> None:
+    (directory / "a.yaml").write_text(mesh + ENTRY.format(name="a", year=2026))
+    mesh_directory = MeshDirectory(Settings(config_dir=directory, state_dir=state.path), state)
+    mesh_directory.read(None)
+    assert "240.240.0.1" in (state.path / "allocated.json").read_text()
+    assert mesh_directory.publisher.snapshot.generation == 0
+
+
+def test_a_full_disk_for_addresses_is_told_and_delays_nobody(
+    play: Play, mesh: str, state: StateDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(stage: Stage) -> None:
+        (state.path / "allocated.json").mkdir()
+        snapshot = await stage.edited(stage.write(mesh + ENTRY.format(name="a", year=2026)))
+        assert address_of(snapshot, "a") == "240.240.0.1"
+
+    play(story)
+    assert "allocated.json" in caplog.text
+    assert "would give hosts of ServiceEntries other addresses" in caplog.text
+
+
 def test_a_directory_that_goes_changes_nothing(play: Play, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     aside = directory.with_name("aside")
 
