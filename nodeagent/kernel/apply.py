@@ -6,8 +6,7 @@ Decides nothing. A step for one pod that fails is noted and the others go on; on
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 from nodeagent.errors import KernelError
@@ -16,13 +15,26 @@ from nodeagent.kernel.attach import Attacher, Hook
 from nodeagent.kernel.codings import Settings
 from nodeagent.kernel.maps import Maps, Table
 from nodeagent.kernel.netlink import Device, NotCapturable
-from nodeagent.kernel.reconcile import Attach, Detach, Forget, Found, Put, Remove, Step, TableName
+from nodeagent.kernel.reconcile import (
+    PRESENT,
+    Attach,
+    Detach,
+    Forget,
+    Found,
+    Put,
+    PutKnown,
+    Remove,
+    Step,
+    TableName,
+)
 from nodeagent.model.address import Ip, packed_ip
 from nodeagent.model.pod import CaptureReason
 
 log = logging.getLogger(__name__)
 
 _CROSSING = {"at_proxy", "from_proxy"}
+_ROWS_AT_ONCE = 256
+"""Of one call. While they are packed they take 200 bytes each, much of which would stay with the process."""
 
 
 class Hands:
@@ -58,31 +70,28 @@ class Hands:
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Raises KernelError when the crossing cannot be had."""
-        for is_of_known, group in groupby(steps, _is_of_known):
-            if is_of_known:
-                self._put_known([step for step in group if isinstance(step, Put)])
-            else:
-                for step in group:
-                    self._do(step)
+        for step in steps:
+            match step:
+                case Put():
+                    self._put(step)
+                case PutKnown(addresses):
+                    self._put_known(addresses)
+                case Remove():
+                    self._table(step.table).remove(step.key)
+                case Attach():
+                    self._attach(step)
+                case Detach():
+                    self._detach(step)
+                case Forget():
+                    self._forget(step)
 
-    def _do(self, step: Step) -> None:
-        match step:
-            case Put():
-                self._put(step)
-            case Remove():
-                self._table(step.table).remove(step.key)
-            case Attach():
-                self._attach(step)
-            case Detach():
-                self._detach(step)
-            case Forget():
-                self._forget(step)
-
-    def _put_known(self, steps: list[Put]) -> None:
-        """Together: at the start these are all addresses of the mesh, and one call for each takes twice as long."""
-        done = self._table("known").put_all([(step.key, step.value) for step in steps])
-        for step in steps[done:]:  # the map was full there; among the rest may be what it has already
-            self._put(step)
+    def _put_known(self, addresses: Sequence[Ip]) -> None:
+        """Many with one call, which takes half as long as one call for each."""
+        for begin in range(0, len(addresses), _ROWS_AT_ONCE):
+            some = addresses[begin : begin + _ROWS_AT_ONCE]
+            done = self._maps.known.put_all([(ip, PRESENT) for ip in some])
+            for ip in some[done:]:  # the map was full there; among the rest may be what it has already
+                self._put(Put("known", ip, PRESENT))
 
     def _put(self, step: Put) -> None:
         if isinstance(step.value, Settings):
@@ -126,10 +135,6 @@ class Hands:
         return cast("Table[object, object]", getattr(self._maps, name))
 
 
-def _is_of_known(step: Step) -> bool:
-    return isinstance(step, Put) and step.table == "known"
-
-
 def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device]) -> list[str]:
     """What was done: a line for each attachment, a line for all changed rows of a map."""
     words = [f"flows: {hands.forgotten} forgotten"] if hands.forgotten else []
@@ -140,6 +145,9 @@ def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device])
                 words.append(f"settings: {settings.words}")
             case Put():
                 changed[step.table, "refused" if step in hands.overflow else "set"] += 1
+            case PutKnown(addresses):
+                refused = sum(step.table == "known" for step in hands.overflow)
+                changed += Counter({("known", "refused"): refused, ("known", "set"): len(addresses) - refused})
             case Remove():
                 changed[step.table, "removed"] += 1
             case Attach():
