@@ -9,6 +9,7 @@ written meanwhile, `service_entries.allocate` exchanges.
 """
 
 import logging
+import threading
 
 import msgspec
 
@@ -35,11 +36,14 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class Allocations:
-    """Of one state directory."""
+    """Of one state directory; for several threads."""
 
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
+        self._wanted: Allocated = {}
         self._written: Allocated = {}
+        self._lock = threading.Lock()
+        """Around a write: two of them would be in each other's file."""
 
     def load(self) -> Allocated:
         """What was saved last; nothing, with a warning, if the file is damaged or foreign."""
@@ -49,15 +53,23 @@ class Allocations:
         except (ValueError, msgspec.MsgspecError) as error:
             words = "%s is ignored, so hosts of ServiceEntries may get other addresses: %s"
             _log.warning(words, self._state.path / FILE, error)
+        self._wanted = self._written
         return self._written
 
     def save(self, allocated: Allocated) -> None:
         """Nothing if the file says it already. Raises StateFileUnwritable."""
-        if allocated is self._written or allocated == self._written:
-            return
-        hosts = tuple(_Host(*key, tuple(allocated[key])) for key in sorted(allocated))
-        self._state.write(FILE, msgspec.json.encode(_File(SCHEMA, hosts)) + b"\n", SECRET)
-        self._written = allocated
+        self._wanted = allocated
+        self.save_again()
+
+    def save_again(self) -> None:
+        """What `save` was given last, if it could not be written then. Raises StateFileUnwritable."""
+        with self._lock:
+            wanted = self._wanted
+            if wanted is self._written or wanted == self._written:
+                return
+            hosts = tuple(_Host(*key, tuple(wanted[key])) for key in sorted(wanted))
+            self._state.write(FILE, msgspec.json.encode(_File(SCHEMA, hosts)) + b"\n", SECRET)
+            self._written = wanted
 
 
 def _read(data: bytes) -> Allocated:

@@ -380,7 +380,7 @@ class MeshDirectory:
         )
         try:
             self._last_good.save(self._catalog.objects)
-            self._allocations.save(snapshot.translation.allocated)
+            self._allocations.save_again()
             self._state.save_status(status)
         except StateFileUnwritable as error:
             self.complain(

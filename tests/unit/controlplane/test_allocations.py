@@ -38,8 +38,10 @@ def test_what_could_not_be_written_is_tried_again(state: StateDirectory) -> None
     (state.path / FILE).mkdir()
     with pytest.raises(StateFileUnwritable, match=FILE):
         kept.save(GIVEN)
+    with pytest.raises(StateFileUnwritable, match=FILE):
+        kept.save_again()
     (state.path / FILE).rmdir()
-    kept.save(GIVEN)
+    kept.save_again()
     assert Allocations(state).load() == GIVEN
 
 
