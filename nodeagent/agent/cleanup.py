@@ -14,6 +14,7 @@ from pathlib import Path
 from nodeagent.agent.instance import only_instance
 from nodeagent.agent.kubernetes_pods import FILE_NAME as FOUND_PODS
 from nodeagent.agent.roster import FILE_NAME, LEAVING, living_workers
+from nodeagent.dns.memory import FILE_NAME as NAMES
 from nodeagent.kernel.loader import LOADER_LOG
 from nodeagent.kernel.steering import Steering
 
@@ -21,7 +22,7 @@ DRAIN_SECONDS = 5.0
 """What a worker is given to end its connections in order; then it is killed."""
 _FILES = (
     *(FILE_NAME, "workers.partial", "workers.sock", "admin.sock", "state", "state.new", LOADER_LOG),
-    *(FOUND_PODS, "kubernetes-pods.partial"),
+    *(FOUND_PODS, "kubernetes-pods.partial", NAMES, "names.partial"),
 )
 """The second of a pair is what a crash leaves of the first in the middle of a write."""
 

@@ -226,7 +226,9 @@ class Picture:
             if self.capture.unsteered:
                 words += f"; {self.capture.unsteered} of their addresses and ports are too many to be steered"
             words += f"; and {len(failing) - _MOST_NAMES_TOLD} more" if len(failing) > _MOST_NAMES_TOLD else ""
-            yield ComponentState("dns", Health.DEGRADED if failing else Health.OK, self.started, words)
+            words += f"; not on disk: {self.names.file_error}" if self.names.file_error else ""
+            health = Health.DEGRADED if failing or self.names.file_error else Health.OK
+            yield ComponentState("dns", health, self.started, words)
 
     def _flows_component(self) -> ComponentState:
         cgroup, losses = self.steering.pods_cgroup, self.flows.losses()

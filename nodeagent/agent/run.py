@@ -43,6 +43,8 @@ from nodeagent.certs.client import CaClient
 from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
 from nodeagent.dns.keeper import NameKeeper
+from nodeagent.dns.memory import FILE_NAME as NAMES
+from nodeagent.dns.memory import AnswerFile
 from nodeagent.dns.resolver import NodeResolver
 from nodeagent.errors import ConfigError, KernelError, NodeagentError
 from nodeagent.kernel.passage import Passages
@@ -128,7 +130,12 @@ class Agent:
             self._connections,
             lambda: self._capture.namespaces if self._capture.is_settled else None,
         )
-        self._names = NameKeeper(NodeResolver(config.resolv_conf), self._wanted_names, self._names_changed)
+        self._names = NameKeeper(
+            NodeResolver(config.resolv_conf),
+            self._wanted_names,
+            self._names_changed,
+            AnswerFile(Path(config.run_dir) / NAMES),
+        )
         self._revocations = RevocationFile(config.crl, self._state.apply)
         self._verdicts = NodeVerdicts(config, self._steering, self._state, self._flows.revoked)
         self._state.before_workers_know = self._verdicts.suspend_if_changed
@@ -280,6 +287,7 @@ class Agent:
 
     def _certificate_came(self, identity: Identity, bundle: CertificateBundle) -> None:
         had_ended = identity in self._state.lapsed
+        self._revocations.trust(bundle)  # before: whom these roots vouch for, their lists may take it back from
         self._state.set_certificate(identity, bundle)
         if had_ended:
             self._capture.look_again()

@@ -7,7 +7,7 @@ own, see `analyze_written`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from nodeagent.controlplane.analyze_kubernetes import analyze_kubernetes
 from nodeagent.controlplane.analyze_policies import analyze_policies
@@ -22,16 +22,13 @@ from nodeagent.controlplane.view import View, warn
 from nodeagent.controlplane.written import read_written
 
 
-def analyze(view: View) -> list[Finding]:
-    """In no order; each with the line of its object."""
-    return [
-        *_shared_addresses(view.pods),
-        *_levels(view.peers, view.mesh.root_namespace),
-        *_second_mesh_configs(view),
-        *analyze_policies(view),
-        *analyze_kubernetes(view),
-        *analyze_traffic(view.routing, view.service_keys, view.mesh),
-    ]
+def analyze(view: View, between: Callable[[], object] = lambda: None) -> list[Finding]:
+    """In no order; each with the line of its object. `between` is called before each part of it."""
+    found: list[Finding] = []
+    for part in _PARTS:
+        between()
+        found += part(view)
+    return found
 
 
 def analyze_written(view: View, written: Mapping[Key, tuple[Parsed, str]]) -> list[Finding]:
@@ -43,9 +40,9 @@ def analyze_written(view: View, written: Mapping[Key, tuple[Parsed, str]]) -> li
     return [finding for objects in by_kind.values() for one in objects for finding in one.report.findings]
 
 
-def _shared_addresses(pods: list[Pod]) -> Iterator[Finding]:
+def _shared_addresses(view: View) -> Iterator[Finding]:
     owners: dict[str, Pod] = {}
-    for pod in pods:
+    for pod in view.pods:
         if pod.is_host_network:
             continue
         for at, ip in enumerate(pod.ips):
@@ -60,12 +57,12 @@ def _shared_addresses(pods: list[Pod]) -> Iterator[Finding]:
                 )
 
 
-def _levels(peers: list[PeerAuthentication], root_namespace: str) -> Iterator[Finding]:
+def _levels(view: View) -> Iterator[Finding]:
     levels: dict[str, list[PeerAuthentication]] = defaultdict(list)
-    for peer in peers:
+    for peer in view.peers:
         if not peer.selector:
             levels[peer.meta.namespace].append(peer)
-        elif peer.meta.namespace == root_namespace:
+        elif peer.meta.namespace == view.mesh.root_namespace:
             yield warn(
                 peer.meta,
                 "MN0216",
@@ -81,7 +78,21 @@ def _levels(peers: list[PeerAuthentication], root_namespace: str) -> Iterator[Fi
             )
 
 
+def _traffic(view: View) -> list[Finding]:
+    return analyze_traffic(view.routing, view.service_keys, view.mesh)
+
+
 def _second_mesh_configs(view: View) -> Iterator[Finding]:
     by_age = sorted(view.mesh_configs, key=lambda mesh: mesh.meta.age)
     for mesh in by_age[1:]:
         yield warn(mesh.meta, "MN0217", f"not in force: {by_age[0].meta.key} counts", "Keep one.")
+
+
+_PARTS: tuple[Callable[[View], Iterable[Finding]], ...] = (
+    _shared_addresses,
+    _levels,
+    _second_mesh_configs,
+    analyze_policies,
+    analyze_kubernetes,
+    _traffic,
+)

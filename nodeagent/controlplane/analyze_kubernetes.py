@@ -2,10 +2,10 @@
 """What namespaces, pods and Services say of the mesh: annotations, sidecars, ports. As Istio's analyzers do. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from nodeagent.controlplane.finding import Finding, Severity
-from nodeagent.controlplane.objects import Key, Meta, Service
+from nodeagent.controlplane.objects import Key, Meta, PortSpec, Service
 from nodeagent.controlplane.view import View, about, warn
 
 
@@ -120,30 +120,37 @@ def _port_names(service: Service) -> Iterator[Finding]:
             )
 
 
+def _target(port: PortSpec) -> str:
+    return port.target_name or str(port.target_port)
+
+
 def _target_ports(view: View) -> Iterator[Finding]:
     """Two Services send to one port of the same pods, from ports of different numbers: said of the second one."""
     sending: dict[tuple[Key, str], tuple[Service, int]] = {}
     told: set[tuple[Key, Key, str]] = set()
-    by_namespace: dict[str, list[Service]] = defaultdict(list)
-    for service in view.services:
-        if service.selector:
-            by_namespace[service.meta.namespace].append(service)
-    for services in by_namespace.values():
-        if len(services) < 2:
-            continue
-        for service in services:
-            for pod in view.select(service.meta.namespace, service.selector):
-                for port in service.ports:
-                    target = port.target_name or str(port.target_port)
-                    other, number = sending.setdefault((pod.meta.key, target), (service, port.port))
-                    pair = (service.meta.key, other.meta.key, target)
-                    if other is not service and number != port.port and pair not in told:
-                        told.add(pair)
-                        yield warn(
-                            service.meta,
-                            "IST0137",
-                            f"port {port.port} sends to port {target} of {pod.meta.key}, as port {number} of "
-                            f"{other.meta.key} does",
-                            "Use one port for both, or two of the pod.",
-                            "spec.ports",
-                        )
+    for service, port in _sending_alike(view.services):
+        target = _target(port)
+        for pod in view.select(service.meta.namespace, service.selector):
+            other, number = sending.setdefault((pod.meta.key, target), (service, port.port))
+            pair = (service.meta.key, other.meta.key, target)
+            if other is not service and number != port.port and pair not in told:
+                told.add(pair)
+                yield warn(
+                    service.meta,
+                    "IST0137",
+                    f"port {port.port} sends to port {target} of {pod.meta.key}, as port {number} of "
+                    f"{other.meta.key} does",
+                    "Use one port for both, or two of the pod.",
+                    "spec.ports",
+                )
+
+
+def _sending_alike(services: Iterable[Service]) -> Iterator[tuple[Service, PortSpec]]:
+    """Those that send to a port to which another number of their namespace sends, too: a few, if any."""
+    by_target: dict[tuple[str, str], list[tuple[Service, PortSpec]]] = defaultdict(list)
+    for service in services:
+        for port in service.ports if service.selector else ():
+            by_target[service.meta.namespace, _target(port)].append((service, port))
+    for same in by_target.values():
+        if len({port.port for _, port in same}) > 1:
+            yield from same

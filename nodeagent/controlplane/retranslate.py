@@ -12,10 +12,12 @@ test compares over random changes.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TypeVar, assert_never
 
 from nodeagent.controlplane.catalog import Catalog
 from nodeagent.controlplane.objects import Enrolment, Key, MeshObject, ServiceEntry
+from nodeagent.controlplane.service_entries import Allocated
 from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION
 from nodeagent.controlplane.translate import Touched, Translation, enrolled_by, select, translate
 from nodeagent.model.identity import Identity
@@ -42,13 +44,20 @@ class Meshed:
     """What the translation has of each namespace."""
 
 
-def retranslate(previous: Meshed | None, catalog: Catalog, enrolment: Enrolment | None) -> Meshed:
-    """What the catalog means. `previous` is what the one before it meant, under the same `enrolment`."""
+def retranslate(
+    previous: Meshed | None, catalog: Catalog, enrolment: Enrolment | None, kept: Allocated = MappingProxyType({})
+) -> Meshed:
+    """What the catalog means. `previous` is what the one before it meant, under the same `enrolment`.
+
+    `kept`: addresses that hosts of ServiceEntries had before there was a `previous`. Those of hosts that are gone are
+    free again.
+    """
     if previous is not None and catalog.changed is not None:
         root = previous.translation.mesh.root_namespace
         if not any(_is_shared(key, root) for key in catalog.changed) and not _reaches_services(previous):
             return _partly(previous, catalog, catalog.changed, enrolment)
-    return _wholly(previous, catalog, enrolment)
+    given = previous.translation.allocated if previous is not None else _of_hosts(catalog, kept)
+    return _wholly(given, catalog, enrolment)
 
 
 def concerned_nodes(meshed: Meshed, changed: Mapping[str, frozenset[str]]) -> frozenset[str]:
@@ -76,8 +85,13 @@ def _reaches_services(meshed: Meshed) -> bool:
     return any(host.endswith(domain) for entry in entries for host in entry.hosts)
 
 
-def _wholly(previous: Meshed | None, catalog: Catalog, enrolment: Enrolment | None) -> Meshed:
-    kept = previous.translation.allocated if previous is not None else {}
+def _of_hosts(catalog: Catalog, kept: Allocated) -> Allocated:
+    entries = select((accepted.value for accepted in catalog.objects.values()), ServiceEntry) if kept else ()
+    hosts = {(entry.meta.namespace, entry.meta.name, host) for entry in entries for host in entry.hosts}
+    return {key: addresses for key, addresses in kept.items() if key in hosts}
+
+
+def _wholly(kept: Allocated, catalog: Catalog, enrolment: Enrolment | None) -> Meshed:
     objects = {key: accepted.value for key, accepted in catalog.objects.items()}
     translation = translate(enrolled_by(enrolment, _ordered(objects.values())), kept)
     root = translation.mesh.root_namespace

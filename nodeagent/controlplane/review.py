@@ -5,7 +5,7 @@ What the parsers found, what shows when objects are seen together, each with the
 suppressed. Pure.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -32,13 +32,24 @@ def review(
     return tuple(sorted({*suppress(findings, silenced_by(objects), suppressions)}))
 
 
-def see_together(catalog: Catalog, objects: tuple[MeshObject, ...], translation: Translation) -> tuple[Finding, ...]:
-    """What the objects say only all together, suppressed or not. It takes a look at each of them."""
+def see_together(
+    catalog: Catalog,
+    objects: tuple[MeshObject, ...],
+    translation: Translation,
+    between: Callable[[], object] = lambda: None,
+) -> tuple[Finding, ...]:
+    """What the objects say only all together, suppressed or not. It takes a look at each of them.
+
+    That is a tenth of a second of a thread in a large mesh. `between` is called between parts of it, and may wait.
+    """
     view = View(objects, translation)
+    between()
     written = analyze_written(view, _written(catalog))
     # What does not exist at all needs no second word about not being there for a route.
     missing = {(one.subject, one.field) for one in written if one.code == "IST0101"}
-    together = [one for one in analyze(view) if one.code != "MN0303" or (one.subject, one.field) not in missing]
+    together = [
+        one for one in analyze(view, between) if one.code != "MN0303" or (one.subject, one.field) not in missing
+    ]
     return (*_placed(together, catalog.objects), *written)
 
 

@@ -7,11 +7,14 @@
 Agents of ours are told what is listed, as an extension.
 
 A list is for the certificates of its signer. That of a former intermediate stays in the file for as long as one of its
-leaves may live, which is as long as it was valid for; nothing can be added to it any more.
+leaves may live, which is as long as it was valid for, and its root is trusted; nothing can be added to it any more.
+Behind the lists stand the certificates of their signers, by which whoever trusts the roots alone can check them.
 """
 
 import datetime as dt
 import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 from cryptography import x509
@@ -20,10 +23,11 @@ from cryptography.hazmat.primitives import serialization
 from nodeagent.controlplane.ca import CRL_LIFE, CertificateAuthority
 from nodeagent.controlplane.state import PUBLIC, StateDirectory
 from nodeagent.errors import ConfigError, StateFileUnwritable
-from nodeagent.tls.revocation_list import read_lists
+from nodeagent.tls.revocation_list import CERTIFICATE, LIST, ListSigners, blocks, read_lists
 
 _log = logging.getLogger(__name__)
 
+_Loaded = TypeVar("_Loaded")
 REVOKED, CRL = "revoked.json", "ca-crl.pem"
 _RENEWED = dt.timedelta(days=1)
 _MAX_SERIAL = 1 << 160
@@ -70,7 +74,7 @@ class RevocationList:
         """Makes the list again if something of it has changed, or it is a day old. What prevents it is logged once."""
         try:
             noted = self._state.read(REVOKED)
-            made_of = (noted, authority.chain[0])
+            made_of = (noted, authority.chain[0], authority.roots)
             if made_of == self._made_of and self._made_at is not None and now - self._made_at < _RENEWED:
                 return
             if not authority.may_sign_crls:
@@ -85,23 +89,32 @@ class RevocationList:
     def _make(self, authority: CertificateAuthority, noted: list[Revoked], now: dt.datetime) -> None:
         current = [entry for entry in noted if entry.at + CRL_LIFE.total_seconds() > now.timestamp()]
         times = {int(entry.serial, 16): dt.datetime.fromtimestamp(entry.at, dt.UTC) for entry in current}
-        made = authority.sign_crl(times, now)
-        former = [crl for crl in self._former(authority) if (crl.next_update_utc or now) > now]
-        pem = b"".join(crl.public_bytes(serialization.Encoding.PEM) for crl in [made, *former])
+        made, text = authority.sign_crl(times, now), self._state.read(CRL) or b""
+        beside = self._readable(text, CERTIFICATE, x509.load_pem_x509_certificate)
+        signers = ListSigners(authority.roots, [*authority.chain, *beside])
+        written = self._readable(text, LIST, lambda block: read_lists(block).lists[0])
+        # Of a signer that is known, and leads to no root any more, nothing is needed; of an unknown one it stays.
+        former = [
+            one.crl
+            for one in written
+            if not one.crl.is_signature_valid(authority.public_key)
+            and (one.next_update or now) > now
+            and (signers.refusal(one) == "" or ListSigners(beside).refusal(one) != "")
+        ]
+        above = [one for one in signers.known if one not in authority.roots and one.not_valid_after_utc > now]
+        encoded = [crl.public_bytes(serialization.Encoding.PEM) for crl in (made, *former)]
+        pem = b"".join([*encoded, *(one.public_bytes(serialization.Encoding.PEM) for one in above)])
         self._state.write(CRL, pem, PUBLIC)
         self.certificates = read_lists(pem).certificates
 
-    def _former(self, authority: CertificateAuthority) -> list[x509.CertificateRevocationList]:
-        """Those in the file that others have signed."""
-        text = self._state.read(CRL) or b""
-        mark = b"-----BEGIN X509 CRL-----"
-        found: list[x509.CertificateRevocationList] = []
-        for block in text.split(mark)[1:]:
+    def _readable(self, text: bytes, label: bytes, load: Callable[[bytes], _Loaded]) -> list[_Loaded]:
+        found: list[_Loaded] = []
+        for block in blocks(text, label):
             try:
-                found.append(x509.load_pem_x509_crl(mark + block))
+                found.append(load(block))
             except ValueError as error:
-                _log.warning("%s: a damaged list is left out: %s", self._state.path / CRL, error)
-        return [crl for crl in found if not crl.is_signature_valid(authority.public_key)]
+                _log.warning("%s: something damaged is left out: %s", self._state.path / CRL, error)
+        return found
 
     def _complain(self, words: str) -> None:
         if words != self._complaint:

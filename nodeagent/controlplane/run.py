@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from nodeagent.controlplane import token
+from nodeagent.controlplane.allocations import Allocations
 from nodeagent.controlplane.authority import AuthoritySource, describe, files_of, open_authority, open_given
 from nodeagent.controlplane.ca import CertificateAuthority, Issued
 from nodeagent.controlplane.catalog import Catalog, Content, admit
@@ -44,13 +46,18 @@ _log = logging.getLogger(__name__)
 
 SERVER_NAMES = ("localhost", "127.0.0.1", "::1", "istiod.istio-system.svc")
 """The last is what ztunnels and agents look for unless told otherwise."""
-_REST = 9
+_REST = 19
 """Times as long as a look at the whole mesh has taken it is not looked at again: changes go first."""
 _LONGEST_REST_SECONDS = 10.0
 _AGENTS_FIRST_SECONDS = 0.1
 """Between publishing and such a look: hundreds of streams have been written to by then, which it would slow down."""
 AUTHORITY_SECONDS = 1.0
 """How often the files of the authority are looked at."""
+_SWITCH_SECONDS = 0.0005
+"""For which a thread computes before another may; Python's own is ten times that. Each time that the loop has waited
+for something, such a thread keeps it from going on for that long, and a change waits tens of times."""
+_LONGEST_PAUSE_SECONDS = 1.0
+"""A look at the whole mesh waits for a change that is on its way, a few times: one that never rests must not end it."""
 _AUTHORITY = "ca"
 """In whose name agents are told what is revoked."""
 _NOTHING = Touched(*([frozenset[str]()] * len(Touched._fields)))
@@ -96,7 +103,8 @@ async def run(
     Raises ConfigError, PortInUse or MissingPrivilege when it cannot start.
     """
     # Watching begins before the first reading: what changes in between is an event.
-    watch = DirectoryWatch(settings.config_dir)
+    watch, switch_seconds = DirectoryWatch(settings.config_dir), sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         state = StateDirectory(settings.state_dir)
         mesh = MeshDirectory(settings, state)
@@ -127,6 +135,7 @@ async def run(
             await server.stop()
         _log.info("stopped")
     finally:
+        sys.setswitchinterval(switch_seconds)
         watch.close()
 
 
@@ -209,12 +218,18 @@ class MeshDirectory:
         self._state = state
         self._last_good = LastGood(state)
         self._catalog = self._last_good.load()
+        self._allocations = Allocations(state)
+        self._kept = self._allocations.load()
         self._meshed: Meshed | None = None
         self._silence: Silence = {}
         self._seen: tuple[Finding, ...] = ()
         """Found by the last look at all objects together."""
         self._is_due = asyncio.Event()
         """Such a look, and what is on disk."""
+        self._is_calm = threading.Event()
+        """No change is on its way."""
+        self._is_calm.set()
+        self._calms_down: asyncio.TimerHandle | None = None
         self._contents: Mapping[str, Content] = {}
         self._complaint = ""
         self._revoked: frozenset[bytes] = frozenset()
@@ -230,6 +245,7 @@ class MeshDirectory:
                 tasks.create_task(self._review())
                 await self._read_changes(watch)
         finally:
+            self._is_calm.set()  # whoever waits for it in a thread would keep the process from ending
             self._save()
 
     async def _review(self) -> None:
@@ -248,14 +264,23 @@ class MeshDirectory:
         while True:
             touched = await watch.changed()
             began = time.perf_counter()
+            self._is_calm.clear()
             async with self.turn:
                 try:
                     step = await asyncio.to_thread(self.read, touched)
                 except ConfigError as error:
                     self.complain(str(error), error.check)
+                    self._calm_down()
                     continue
                 self.apply(step, began)
+            self._calm_down()
             self._is_due.set()
+
+    def _calm_down(self) -> None:
+        """When agents have been told."""
+        if self._calms_down is not None:
+            self._calms_down.cancel()
+        self._calms_down = asyncio.get_running_loop().call_later(_AGENTS_FIRST_SECONDS, self._is_calm.set)
 
     def revoke(self, certificates: frozenset[bytes]) -> None:
         """Tells agents what is revoked now, if that is another thing than before: `turn` is the caller's."""
@@ -272,9 +297,16 @@ class MeshDirectory:
         """What the directory means now. Raises ConfigError when it cannot be listed."""
         contents = read_directory(self._settings.config_dir, self._contents, touched)
         catalog = admit(self._catalog, contents, refuses_unknown=self._settings.refuses_unknown)
-        meshed = retranslate(self._meshed, catalog, self._settings.enrolment)
+        meshed = retranslate(self._meshed, catalog, self._settings.enrolment, self._kept)
+        self._save_allocated(meshed.translation)  # before agents are told, so that it is true after whatever comes
         snapshot, difference = self._advance(meshed)
         return _Step(contents, catalog, meshed, snapshot, difference)
+
+    def _save_allocated(self, translation: Translation) -> None:
+        try:
+            self._allocations.save(translation.allocated)
+        except StateFileUnwritable as error:
+            self.complain(str(error), "A restart would give hosts of ServiceEntries other addresses.")
 
     def _advance(self, meshed: Meshed) -> tuple[Snapshot, Difference]:
         """With what is revoked: no object of the directory says it."""
@@ -316,7 +348,8 @@ class MeshDirectory:
             _log.info("%s changed -> generation %d: %s", ", ".join(changed), step.snapshot.generation, what)
 
     def _see(self, catalog: Catalog, translation: Translation) -> tuple[Finding, ...]:
-        return see_together(catalog, enrolled_by(self._settings.enrolment, catalog.values), translation)
+        objects = enrolled_by(self._settings.enrolment, catalog.values)
+        return see_together(catalog, objects, translation, lambda: self._is_calm.wait(_LONGEST_PAUSE_SECONDS))
 
     def _tell(self) -> None:
         """Every finding once, when it appears."""
@@ -347,6 +380,7 @@ class MeshDirectory:
         )
         try:
             self._last_good.save(self._catalog.objects)
+            self._allocations.save_again()
             self._state.save_status(status)
         except StateFileUnwritable as error:
             self.complain(

@@ -2,8 +2,8 @@
 """ServiceEntry -> Services of the mesh, one for each host. Pure.
 
 A host without an address of its own gets the one that stands in the object's status. Where no cluster's control plane
-writes there, one is allocated as Istio does, from 240.240.0.0/16 and 2001:2::/48: not with resolution NONE, where
-connections keep their address; not for a wildcard that nobody resolves; not with the label
+writes there, one is allocated as Istio does, from 240.240.0.0/16 and 2001:2::/48, and kept (`allocations.py`): not with
+resolution NONE, where connections keep their address; not for a wildcard that nobody resolves; not with the label
 networking.istio.io/enable-autoallocate-ip: "false".
 """
 
@@ -67,21 +67,23 @@ def allocate(entries: Iterable[ServiceEntry], kept: Allocated) -> Allocated:
     """Addresses for hosts that have none, the oldest entries first, and all of `kept`.
 
     What somebody has, or had as long as this process lives, is given to nobody else: a client may remember it. What is
-    written wins over what was given. A host goes without when a range is used up.
+    written wins over what was given, and of two that were given the same (two state directories that became one) the
+    older entry. A host goes without when a range is used up.
     """
     known = sorted(entries, key=lambda entry: (entry.meta.age, entry.meta.key))
     written = {_ip(block) for entry in known for block in entry.addresses if block.bits == _WHOLE_BITS}
     written.update(ip for entry in known for addresses in entry.allocated.values() for ip in addresses)
     used = written.union(*kept.values())
     free = [_free(block, used) for block in _RANGES]
-    found = dict(kept)
+    found, taken = dict(kept), set(written)
     for entry in known:
         for host in _hosts_to_number(entry):
             key = entry.meta.namespace, entry.meta.name, host
             if host in entry.allocated:
                 found[key] = entry.allocated[host]
-            elif key not in kept or not written.isdisjoint(kept[key]):
+            elif not kept.get(key) or not taken.isdisjoint(kept[key]):
                 found[key] = tuple(ip for numbers in free if (ip := next(numbers, None)) is not None)
+            taken.update(found[key])
     return found
 
 

@@ -8,6 +8,7 @@
     issued.json      0644  until when certificates of which roots are in use, see `rotation.py`
     token-key        0600  signs the nodes' tokens
     last-good.jsonl  0600  the documents in force, see `last_good.py`
+    allocated.json   0600  addresses of hosts of ServiceEntries, see `allocations.py`
     findings.json    0644  what is wrong in the mesh directory at the moment
 
 Every file but last-good.jsonl is replaced whole, so that a process that is killed leaves the old one or the new one;

@@ -35,16 +35,20 @@ class View:
     """`translation` is what agents are told of the same objects: it says who is captured."""
 
     def __init__(self, objects: Iterable[MeshObject], translation: Translation) -> None:
-        known = tuple(objects)
-        self.mesh: MeshConfig = mesh_config(known)
-        self.mesh_configs = select(known, MeshConfig)
-        self.pods = [pod for pod in select(known, Pod) if pod.phase not in _ENDED]
-        self.namespaces: Mapping[str, Namespace] = {value.meta.name: value for value in select(known, Namespace)}
-        self.services = select(known, Service)
-        self.entries = select(known, WorkloadEntry)
-        self.policies = select(known, AuthorizationPolicy)
-        self.peers = select(known, PeerAuthentication)
-        self.routing = [one for one in known if isinstance(one, VirtualService | DestinationRule | Sidecar)]
+        by_kind: dict[type[MeshObject], list[MeshObject]] = defaultdict(list)
+        for value in objects:  # once: nearly all of them are pods, which none of the other kinds need go through
+            by_kind[type(value)].append(value)
+        self.mesh_configs = select(by_kind[MeshConfig], MeshConfig)
+        self.mesh: MeshConfig = mesh_config(self.mesh_configs)
+        self.pods = [pod for pod in select(by_kind[Pod], Pod) if pod.phase not in _ENDED]
+        self.namespaces: Mapping[str, Namespace] = {
+            value.meta.name: value for value in select(by_kind[Namespace], Namespace)
+        }
+        self.services = select(by_kind[Service], Service)
+        self.entries = select(by_kind[WorkloadEntry], WorkloadEntry)
+        self.policies = select(by_kind[AuthorizationPolicy], AuthorizationPolicy)
+        self.peers = select(by_kind[PeerAuthentication], PeerAuthentication)
+        self.routing = [one for kind in (VirtualService, DestinationRule, Sidecar) for one in by_kind[kind]]
         self.service_keys = translation.services.keys()
         """`namespace/hostname`, those of ServiceEntries too."""
         self._workloads = translation.workloads
@@ -101,10 +105,13 @@ class View:
     @cached_property
     def outside(self) -> frozenset[Identity]:
         """Identities of pods here of which all are outside of the mesh."""
-        pods: dict[Identity, list[Pod]] = defaultdict(list)
+        inside: dict[tuple[str, str], bool] = {}
         for pod in self.pods:
-            pods[Identity(self.mesh.trust_domain, pod.meta.namespace, pod.service_account)].append(pod)
-        return frozenset(identity for identity, same in pods.items() if all(map(self.is_outside, same)))
+            account = pod.meta.namespace, pod.service_account
+            if not inside.get(account):
+                inside[account] = not self.is_outside(pod)
+        domain = self.mesh.trust_domain
+        return frozenset(Identity(domain, *account) for account, is_inside in inside.items() if not is_inside)
 
 
 def about(meta: Meta, severity: Severity, code: str, message: str, check: str, field: str = "") -> Finding:

@@ -10,12 +10,14 @@ The rules:
 - That there is no such name, or that it has no address, is an answer: what it had is forgotten.
 - A resolver that does not answer, or cannot, is asked again after 1 s, doubling to 30 s, each ± 20 %. The last good
   answer of that family is kept meanwhile, for `KEPT_SECONDS`.
+- So is one that an agent before this one had: it counts once the resolver has failed, or has not answered for
+  `RECALLED_SECONDS`, and its age is counted from when it was given.
 - A node knows `MOST_NAMES` at most, and of a name `MOST_ADDRESSES`; beyond it names are told to be unresolved.
 - Addresses at which no pod can reach anything but itself are none.
 """
 
 import ipaddress
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -35,6 +37,8 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 5.0, 300.0
 KEPT_SECONDS = 3600.0
 """RFC 8767 §5 lets stale answers be used for days; an hour outlives the usual outage of a resolver, not its cause."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
+RECALLED_SECONDS = 1.0
+"""A resolver that works has answered by then; an agent that starts waits for longer before it tells what it knows."""
 EARLIER_SHARE = 0.1
 FORMER_SECONDS = 600.0
 """Longer than most clients and the resolvers between them remember."""
@@ -57,7 +61,17 @@ class Outcome(NamedTuple):
     """False: the resolver could not say."""
 
 
+_SILENT = Outcome(words="the node's resolver has not answered yet", is_answer=False)
 Outcomes = dict[Family, Outcome]
+
+
+class GoodAnswer(NamedTuple):
+    """Of one family, when it was given last."""
+
+    name: str
+    family: Family
+    addresses: tuple[Ip, ...]
+    at: float
 
 
 @dataclass(slots=True)
@@ -78,6 +92,8 @@ class _Entry:
     told: ResolvedName | None = None
     seen: dict[Ip, float] = field(default_factory=dict)
     """When it meant this address last."""
+    recalled_at: float | None = None
+    """When what was known before counts, unless something was learned by then."""
 
 
 class NameBook:
@@ -86,6 +102,8 @@ class NameBook:
     def __init__(self, pick: Callable[[], float]) -> None:
         self._pick = pick
         self._entries: dict[str, _Entry] = {}
+        self._recalled: dict[str, dict[Family, _Known]] = {}
+        """Known before, and not wanted since."""
         self._surplus: dict[str, None] = {}
         self._asked: set[str] = set()
         """Also one that nobody wants any more, until its answer comes."""
@@ -104,6 +122,21 @@ class NameBook:
         told = [entry.told for entry in self._entries.values() if entry.told is not None and entry.told.error]
         return told + [_too_many(name) for name in self._surplus]
 
+    def recall(self, answers: Iterable[GoodAnswer]) -> None:
+        """What was known before; to be called before anything is wanted."""
+        for answer in answers:
+            if answer.name in self._recalled or len(self._recalled) < MOST_NAMES:
+                families = self._recalled.setdefault(answer.name, {})
+                families[answer.family] = _Known(answer.addresses[:MOST_ADDRESSES], answer.at)
+
+    def good_answers(self, now: float) -> Iterator[GoodAnswer]:
+        """What may be recalled by another."""
+        known = self._recalled | {name: entry.known for name, entry in self._entries.items()}
+        for name, families in known.items():
+            for family, one in families.items():
+                if one.addresses and now - one.good_at <= KEPT_SECONDS:
+                    yield GoodAnswer(name, family, one.addresses, one.good_at)
+
     def want(self, names: Collection[str], now: float) -> Changes:
         """All that are wanted from here on. Returns what is to be told at once."""
         gone = [name for name in (*self._entries, *self._surplus) if name not in names]
@@ -112,7 +145,7 @@ class NameBook:
             self._surplus.pop(name, None)
         for name in names:
             if name not in self._entries and len(self._entries) < MOST_NAMES:
-                self._entries[name] = _Entry(next_try=now)
+                self._entries[name] = self._begin(name, now)
                 self._surplus.pop(name, None)
         new = [name for name in names if name not in self._entries and name not in self._surplus]
         self._surplus.update(dict.fromkeys(new))
@@ -128,11 +161,23 @@ class NameBook:
         self._asked.update(chosen)
         return chosen
 
+    def overdue(self, now: float) -> Changes:
+        """Names of which the resolver says nothing yet, with what they meant before."""
+        found = []
+        for name, entry in self._entries.items():
+            if entry.recalled_at is not None and entry.recalled_at <= now:
+                entry.recalled_at = None
+                for family in Family:
+                    _learn(entry.known[family], _SILENT, now)
+                entry.told = _sum_up(name, entry, now)
+                found.append(entry.told)
+        return Changes(names=tuple(found))
+
     def next_event(self) -> float | None:
-        """When `due` may have something; None: not before something else happens."""
-        if len(self._asked) >= CONCURRENT:
-            return None
-        times = (entry.next_try for name, entry in self._entries.items() if name not in self._asked)
+        """When `due` or `overdue` may have something; None: not before something else happens."""
+        times = [entry.recalled_at for entry in self._entries.values() if entry.recalled_at is not None]
+        if len(self._asked) < CONCURRENT:
+            times += [entry.next_try for name, entry in self._entries.items() if name not in self._asked]
         return min(times, default=None)
 
     def learned(self, name: str, outcomes: Outcomes, now: float) -> Changes:
@@ -141,6 +186,7 @@ class NameBook:
         entry = self._entries.get(name)
         if entry is None:
             return Changes()
+        entry.recalled_at = None
         for family, outcome in outcomes.items():
             _learn(entry.known[family], outcome, now)
         entry.failures = entry.failures + 1 if any(not one.is_answer for one in outcomes.values()) else 0
@@ -150,6 +196,18 @@ class NameBook:
             return Changes()
         entry.told = found
         return Changes(names=(found,))
+
+    def _begin(self, name: str, now: float) -> _Entry:
+        known = self._recalled.pop(name, {})
+        recalled = {family: one for family, one in known.items() if now - one.good_at <= KEPT_SECONDS}
+        if not recalled:
+            return _Entry(next_try=now)
+        return _Entry(
+            next_try=now,
+            known={family: recalled.get(family, _Known()) for family in Family},
+            seen={ip: one.good_at for one in recalled.values() for ip in one.addresses},
+            recalled_at=now + RECALLED_SECONDS,
+        )
 
     def _pause(self, failures: int, outcomes: Iterable[Outcome]) -> float:
         if failures:

@@ -6,7 +6,7 @@ Decides nothing. A step for one pod that fails is noted and the others go on; on
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 from nodeagent.errors import KernelError
@@ -15,13 +15,26 @@ from nodeagent.kernel.attach import Attacher, Hook
 from nodeagent.kernel.codings import Settings
 from nodeagent.kernel.maps import Maps, Table
 from nodeagent.kernel.netlink import Device, NotCapturable
-from nodeagent.kernel.reconcile import Attach, Detach, Forget, Found, Put, Remove, Step, TableName
+from nodeagent.kernel.reconcile import (
+    PRESENT,
+    Attach,
+    Detach,
+    Forget,
+    Found,
+    Put,
+    PutKnown,
+    Remove,
+    Step,
+    TableName,
+)
 from nodeagent.model.address import Ip, packed_ip
 from nodeagent.model.pod import CaptureReason
 
 log = logging.getLogger(__name__)
 
 _CROSSING = {"at_proxy", "from_proxy"}
+_ROWS_AT_ONCE = 256
+"""Of one call. While they are packed they take 200 bytes each, much of which would stay with the process."""
 
 
 class Hands:
@@ -61,6 +74,8 @@ class Hands:
             match step:
                 case Put():
                     self._put(step)
+                case PutKnown(addresses):
+                    self._put_known(addresses)
                 case Remove():
                     self._table(step.table).remove(step.key)
                 case Attach():
@@ -69,6 +84,14 @@ class Hands:
                     self._detach(step)
                 case Forget():
                     self._forget(step)
+
+    def _put_known(self, addresses: Sequence[Ip]) -> None:
+        """Many with one call, which takes half as long as one call for each."""
+        for begin in range(0, len(addresses), _ROWS_AT_ONCE):
+            some = addresses[begin : begin + _ROWS_AT_ONCE]
+            done = self._maps.known.put_all([(ip, PRESENT) for ip in some])
+            for ip in some[done:]:  # the map was full there; among the rest may be what it has already
+                self._put(Put("known", ip, PRESENT))
 
     def _put(self, step: Put) -> None:
         if isinstance(step.value, Settings):
@@ -122,6 +145,9 @@ def in_words(steps: Iterable[Step], hands: Hands, devices: Mapping[int, Device])
                 words.append(f"settings: {settings.words}")
             case Put():
                 changed[step.table, "refused" if step in hands.overflow else "set"] += 1
+            case PutKnown(addresses):
+                refused = sum(step.table == "known" for step in hands.overflow)
+                changed += Counter({("known", "refused"): refused, ("known", "set"): len(addresses) - refused})
             case Remove():
                 changed[step.table, "removed"] += 1
             case Attach():

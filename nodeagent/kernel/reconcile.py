@@ -116,6 +116,13 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
+class PutKnown:
+    """Rows of `known`, one step for all of them: at the start they are twice the pods of the mesh."""
+
+    addresses: tuple[Ip, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
     table: TableName
     key: object
@@ -139,7 +146,7 @@ class Forget:
     addresses: frozenset[Ip]
 
 
-Step = Put | Remove | Attach | Detach | Forget
+Step = Put | PutKnown | Remove | Attach | Detach | Forget
 
 
 def plan(target: Target, found: Found) -> list[Step]:
@@ -268,8 +275,8 @@ def _additions(target: Target, found: Found) -> Iterator[Step]:
         yield Put("node_addresses", ip, PRESENT)
     for exclusion in target.excluded - found.excluded:
         yield Put("excluded", exclusion, PRESENT)
-    for ip in sorted(target.known - found.known):
-        yield Put("known", ip, PRESENT)
+    if not target.known <= found.known:
+        yield PutKnown(tuple(sorted(target.known - found.known)))
     for block in target.known_blocks - found.known_blocks:
         yield Put("known_blocks", block, PRESENT)
     for device in sorted({pod.device.index for pod in target.pods} - found.counted):

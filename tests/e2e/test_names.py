@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from nodeagent.dns.memory import FILE_NAME
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Fate, fate
 from nodeagent.lab.demo.mesh import Object
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 NODE = "node-a"
 HOST = "api.outside.example"
-PORT, OTHER_PORT, TARGET_PORT = 443, 444, 8443
+PORT, OTHER_PORT, THIRD_PORT, TARGET_PORT = 443, 444, 445, 8443
 """Each test has one of its own, since the kernel may let go of what an entry meant a moment after the agent."""
 UNLISTED_PORT = 4
 WITHIN_SECONDS = 60.0
@@ -56,12 +57,18 @@ def stage() -> Iterator[Stage]:
         yield stage
 
 
-@pytest.fixture
-def dns_server(stage: Stage) -> Iterator[DnsServer]:
-    """The lab's, which knows nothing yet."""
+@contextmanager
+def serving(stage: Stage) -> Iterator[DnsServer]:
     sock = stage.lab.control.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((stage.lab.control.ipv4, 53))
     with DnsServer(sock, {}, ttl=5) as server:
+        yield server
+
+
+@pytest.fixture
+def dns_server(stage: Stage) -> Iterator[DnsServer]:
+    """The lab's, which knows nothing yet."""
+    with serving(stage) as server:
         yield server
 
 
@@ -180,4 +187,34 @@ def test_who_resolves_the_host_by_himself_is_led_too_and_loses_nothing_that_was_
             eventually(lambda ip=ip: is_led(web, ip), WITHIN_SECONDS, f"{ip} is led by the entry")  # type: ignore[misc]
     stage.write("60-entry.yaml", [])
     stage.write("61-sidecar.yaml", [])
+    eventually(lambda: not service(stage), WITHIN_SECONDS, "the entry has gone")
+
+
+def is_on_disk(stage: Stage, ip: Ip) -> bool:
+    path = RUN_DIR / FILE_NAME
+    return stage.lab.nodes[NODE].call(lambda: path.exists() and ip.encode() in path.read_bytes())
+
+
+def test_a_name_outlives_a_restart_of_the_agent_while_the_resolver_is_out(stage: Stage) -> None:
+    web, outside = stage.pod("web"), stage.lab.control
+    with serving(stage) as server:
+        server.records = {(HOST, "A"): (outside.ipv4,), (HOST, "AAAA"): (outside.ipv6,)}
+        stage.write("60-entry.yaml", [entry(THIRD_PORT)])
+        eventually(lambda: means(stage, *outside.ips), WITHIN_SECONDS, "the agent has resolved the name")
+        vip, _, _ = str(service(stage)["vips"][0]).partition("/")[2].partition(":")  # type: ignore[index]
+        eventually(lambda: is_on_disk(stage, outside.ipv4), WITHIN_SECONDS, "it is on disk")
+
+    stage.start_agent(NODE, takeover=True, resolv_conf=str(RUN_DIR / "resolv.conf"))
+    eventually(lambda: means(stage, *outside.ips), WITHIN_SECONDS, "the name means what it meant")
+    (row,) = [row for row in stage.ask(NODE, "status")["components"] if row["component"] == "dns"]
+    assert (row["state"], "perhaps outdated" in row["detail"]) == ("degraded", True)
+    with outside.listen(TARGET_PORT) as listener:
+        listener.settimeout(WITHIN_SECONDS)
+        with web.connect(vip, THIRD_PORT) as client, listener.accept()[0] as served:
+            served.sendall(b"welcome")
+            assert client.recv(7) == b"welcome"
+
+    with serving(stage):
+        eventually(lambda: means(stage), WITHIN_SECONDS, "the resolver is back, and says that there is no such name")
+    stage.write("60-entry.yaml", [])
     eventually(lambda: not service(stage), WITHIN_SECONDS, "the entry has gone")

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nodeagent ca revoke` with real agents: who is listed is cut off within seconds, until it has another certificate."""
+"""Lists of revoked certificates with real agents: who is on the authority's is cut off, who is on another's is not."""
 
+import datetime as dt
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, is_served
@@ -50,3 +56,23 @@ def test_who_is_revoked_is_cut_off_until_it_has_another_certificate(stage: Stage
     stage.renew_certificates()
     eventually(lambda: is_served(web, db, PORT), WITHIN_SECONDS, "it is believed by another certificate")
     assert not set(serials) & set(stage.certificate_serials("node-b"))
+
+
+def test_a_list_that_somebody_else_has_signed_is_not_believed(stage: Stage, tmp_path: Path) -> None:
+    signer, now = stage.state_directory / "intermediate-cert.pem", dt.datetime.now(dt.UTC)
+    issuer = x509.load_pem_x509_certificate(signer.read_bytes()).subject
+    builder = x509.CertificateRevocationListBuilder(issuer, now, now + dt.timedelta(days=1))
+    for serial in stage.certificate_serials("node-b"):
+        entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    forged = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    (tmp_path / "crl.pem").write_bytes(forged.public_bytes(Encoding.PEM))
+
+    stage.start_agent("node-a", takeover=True, crl=str(tmp_path / "crl.pem"))
+    try:
+        eventually(
+            lambda: "its signature is wrong" in detail(stage, "node-a", "revocations"), WITHIN_SECONDS, "refused"
+        )
+        assert is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
+    finally:
+        stage.start_agent("node-a", takeover=True)

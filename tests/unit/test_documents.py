@@ -297,7 +297,6 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("how every command's help ends", "tests/unit/cli/test_main.py", ("cli/command.py",)),
     ("who may have which identity", "tests/unit/controlplane/test_ca.py", ("controlplane/authorize.py",)),
     ("whose token it is", "tests/unit/controlplane/test_token.py", ("controlplane/gate.py",)),
-    ("skins of gRPC", "tests/unit/controlplane/test_serve.py", ("controlplane/discovery.py", "controlplane/issue.py")),
     (
         "what a stream is sent of a snapshot",
         "tests/unit/controlplane/test_delta.py",

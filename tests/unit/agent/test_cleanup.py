@@ -34,7 +34,15 @@ def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_of_an_agent_goes(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    for name in ("workers.sock", "workers.partial", "state", "state.new", "admin.sock", "kubernetes-pods.json"):
+    for name in (
+        "workers.sock",
+        "workers.partial",
+        "state",
+        "state.new",
+        "admin.sock",
+        "kubernetes-pods.json",
+        "names.json",
+    ):
         (run_dir / name).touch()
     with subprocess.Popen(["sleep", "60"]) as worker, subprocess.Popen(["sleep", "60"]) as leaving:
         write_roster(str(run_dir), [(0, worker.pid), (LEAVING, leaving.pid)])

@@ -100,7 +100,7 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         xds=SimpleNamespace(is_ready=True, status=XdsStatus("https://istiod", connected_since=5.0)),
         keeper=SimpleNamespace(status=lambda: (), failures=0),
         revocations=SimpleNamespace(fault=lambda _now: ""),
-        names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1),
+        names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1, file_error=""),
         open_connections=SimpleNamespace(
             count=lambda pid: {70: 12, KERNEL: 5}[pid], history=FakeHistory(), spans=NoSpans()
         ),
@@ -420,6 +420,9 @@ def test_names_are_told_where_there_are_some(parts: SimpleNamespace) -> None:
     assert component() == []
     parts.names.book.names = 5
     assert component() == [(Health.OK, "5 names of endpoints resolved")]
+    parts.names.file_error = "names.json: no space left"
+    assert component() == [(Health.DEGRADED, "5 names of endpoints resolved; not on disk: names.json: no space left")]
+    parts.names.file_error = ""
     parts.names.book.failing = [ResolvedName(hostname=f"{number}.example", error="gone") for number in range(5)]
     ((state, words),) = component()
     assert state is Health.DEGRADED

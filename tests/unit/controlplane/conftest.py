@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects, a state directory and certificate requests for the control plane's tests."""
+"""Objects, a state directory, a server and certificate requests for the control plane's tests."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +10,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from nodeagent.controlplane import serve
 from nodeagent.controlplane.documents import parse_documents
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import MeshObject
 from nodeagent.controlplane.parse import parse_document
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.controlplane.translate import Translation, translate
-
-Read = Callable[[str], tuple[list[MeshObject], list[Finding]]]
+from tests.unit.controlplane.served import WITHIN_SECONDS, Play, Read, Story, running
 
 MESH = """
 apiVersion: v1
@@ -91,3 +92,18 @@ def csr() -> str:
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.fixture
+def play(state: StateDirectory, read: Read, mesh: str, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Runs a story against a server that publishes the example mesh."""
+    monkeypatch.setattr(serve, "STOP_SECONDS", WITHIN_SECONDS)  # whoever is told to end ends, on a busy machine too
+
+    def run(story: Story) -> None:
+        async def told() -> None:
+            async with asyncio.timeout(WITHIN_SECONDS), running(state, read, mesh) as stage:
+                await story(stage)
+
+        asyncio.run(told())
+
+    return run

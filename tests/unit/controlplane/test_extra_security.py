@@ -6,7 +6,7 @@ import pytest
 from nodeagent.controlplane.translate import Translation, translate
 from nodeagent.model.security import DryRun, TrustDomains
 from nodeagent.model.traffic import WorkloadLabels
-from tests.unit.controlplane.conftest import Read
+from tests.unit.controlplane.served import Read
 
 
 def policy(spec: str, *, namespace: str = "shop", annotations: str = "istio.io/dry-run: 'true'") -> str:

@@ -4,7 +4,7 @@
 import pytest
 
 from nodeagent.controlplane.objects import ConnectionLimit
-from tests.unit.controlplane.conftest import Read
+from tests.unit.controlplane.served import Read
 
 LIMIT = """
 apiVersion: nodeagent/v1

@@ -5,7 +5,7 @@ import pytest
 
 from nodeagent.controlplane.objects import MeshConfig
 from nodeagent.model.traffic import Distribution, LocalityBalancing
-from tests.unit.controlplane.conftest import Read
+from tests.unit.controlplane.served import Read
 
 
 def mesh(setting: str) -> str:

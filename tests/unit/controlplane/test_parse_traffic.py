@@ -15,7 +15,7 @@ from nodeagent.controlplane.objects import (
 )
 from nodeagent.model.address import Cidr
 from nodeagent.model.traffic import EgressHosts, Subset, TcpMatch
-from tests.unit.controlplane.conftest import Read
+from tests.unit.controlplane.served import Read
 
 ROUTED = """
 apiVersion: networking.istio.io/v1

@@ -5,7 +5,7 @@ import pytest
 
 from nodeagent.controlplane.objects import DestinationRule
 from nodeagent.model.traffic import Algorithm, Keepalive, OutlierDetection, PortPolicy, TrafficPolicy
-from tests.unit.controlplane.conftest import Read
+from tests.unit.controlplane.served import Read
 
 
 def rule(policy: str, subset: str = "", more: str = "") -> str:

@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from nodeagent.controlplane.authority import open_authority
 from nodeagent.controlplane.ca import CRL_LIFE, CertificateAuthority, make_root, root_name
 from nodeagent.controlplane.revocation import CRL, REVOKED, RevocationList, revoke
-from nodeagent.controlplane.rotation import add_root, use_root
+from nodeagent.controlplane.rotation import add_root, drop_roots, use_root
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 from nodeagent.tls.certificate_name import name_of
+from nodeagent.tls.revocation_list import ListSigners, read_lists
 
 WEB = Identity("cluster.local", "shop", "web")
 NOW = dt.datetime.now(dt.UTC)
@@ -32,8 +33,14 @@ def authority(state: StateDirectory) -> CertificateAuthority:
 
 
 def lists(state: StateDirectory) -> list[x509.CertificateRevocationList]:
-    blocks = (state.path / CRL).read_bytes().split(b"-----BEGIN")[1:]
-    return [x509.load_pem_x509_crl(b"-----BEGIN" + block) for block in blocks]
+    return [one.crl for one in read_lists((state.path / CRL).read_bytes()).lists]
+
+
+def refusals(state: StateDirectory, authority: CertificateAuthority) -> list[str]:
+    """What an agent would say of each list that knows the roots alone."""
+    found = read_lists((state.path / CRL).read_bytes())
+    signers = ListSigners(authority.roots, found.beside)
+    return [signers.refusal(one) for one in found.lists]
 
 
 def serials(state: StateDirectory) -> list[set[str]]:
@@ -132,8 +139,36 @@ def test_the_list_of_a_former_intermediate_stays_as_long_as_its_leaves_may_live(
     assert mine.is_signature_valid(later.public_key)
     assert former.is_signature_valid(authority.public_key)
     assert serials(state) == [{"abc", "def"}, {"abc"}]
+    assert refusals(state, later) == ["", ""], "both signers stand beside them"
     noted.refresh(later, NOW + CRL_LIFE + DAY)
     assert serials(state) == [set()], "neither the list nor what was revoked is of any use any more"
+
+
+def test_the_list_of_a_root_that_is_dropped_goes_with_it(
+    state: StateDirectory, authority: CertificateAuthority
+) -> None:
+    noted = RevocationList(state)
+    noted.refresh(authority, NOW)
+    add_root(state, NOW)
+    use_root(state, NOW)
+    noted.refresh(open_authority(state, "cluster.local", NOW), NOW)
+    assert len(lists(state)) == 2
+    drop_roots(state, NOW)
+    later = open_authority(state, "cluster.local", NOW)
+    noted.refresh(later, NOW)
+    assert (len(lists(state)), refusals(state, later)) == (1, [""]), "none of its leaves is believed by anybody"
+    assert len(read_lists((state.path / CRL).read_bytes()).beside) == 1
+
+
+def test_a_list_from_before_signers_stood_beside_it_stays(
+    state: StateDirectory, authority: CertificateAuthority
+) -> None:
+    former = authority.sign_crl({7: NOW}, NOW).public_bytes(serialization.Encoding.PEM)
+    (state.path / CRL).write_bytes(former)
+    add_root(state, NOW)
+    use_root(state, NOW)
+    RevocationList(state).refresh(open_authority(state, "cluster.local", NOW), NOW)
+    assert serials(state) == [set(), {"7"}]
 
 
 def test_agents_are_told_the_names_of_the_listed_certificates(
@@ -177,7 +212,9 @@ def test_a_damaged_note_changes_nothing_and_is_told_once(
 
 
 def test_a_damaged_list_is_made_again(state: StateDirectory, authority: CertificateAuthority) -> None:
-    (state.path / CRL).write_text("-----BEGIN X509 CRL-----\nnonsense\n-----END X509 CRL-----\n")
+    (state.path / CRL).write_text(
+        "-----BEGIN X509 CRL-----\nnonsense\n-----END X509 CRL-----\n-----BEGIN CERTIFICATE-----\n"
+    )
     RevocationList(state).refresh(authority, NOW)
     assert serials(state) == [set()]
 

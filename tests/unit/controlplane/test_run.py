@@ -6,18 +6,21 @@ import json
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.server import AdminServer
+from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import Enrolment
 from nodeagent.controlplane.run import MeshDirectory, Settings, run
 from nodeagent.controlplane.snapshot import AUTHORIZATION, EXTENSION, Snapshot
 from nodeagent.controlplane.state import StateDirectory
-from nodeagent.controlplane.watch import DirectoryWatch
+from nodeagent.controlplane.watch import Changed, DirectoryWatch
 from nodeagent.errors import ConfigError
 from nodeagent.model.security import Revocations
 from nodeagent.model.workload import TunnelProtocol
@@ -146,6 +149,61 @@ def test_a_restart_while_a_file_is_invalid_keeps_the_last_good_version(
     play(after)
 
 
+ENTRY = """
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: shop, creationTimestamp: '{year}-01-01T00:00:00Z'}}
+spec: {{hosts: [{name}.test], resolution: DNS, ports: [{{number: 443, name: tls, protocol: TLS}}]}}
+"""
+
+
+def address_of(snapshot: Snapshot, name: str) -> str:
+    return str(snapshot.translation.services[f"shop/{name}.test"].vips[0].ip)
+
+
+def test_hosts_keep_the_addresses_that_they_were_given_over_a_restart(play: Play, mesh: str, directory: Path) -> None:
+    younger, older = ENTRY.format(name="younger", year=2026), ENTRY.format(name="older", year=2025)
+    another, last = ENTRY.format(name="another", year=2024), ENTRY.format(name="last", year=2027)
+
+    async def first(stage: Stage) -> None:
+        assert address_of(stage.snapshot, "younger") == "240.240.0.1"
+        snapshot = await stage.edited(stage.write(mesh + younger + older))
+        assert (address_of(snapshot, "younger"), address_of(snapshot, "older")) == ("240.240.0.1", "240.240.0.2")
+
+    async def second(stage: Stage) -> None:
+        given = {name: address_of(stage.snapshot, name) for name in ("another", "younger")}
+        assert given == {"younger": "240.240.0.1", "another": "240.240.0.2"}, "what the one that is gone had is free"
+        snapshot = await stage.edited(stage.write(mesh + younger + last))
+        assert address_of(snapshot, "last") == "240.240.0.3", "what another had since the start is not"
+
+    (directory / "a.yaml").write_text(mesh + younger)
+    play(first)
+    (directory / "a.yaml").write_text(mesh + younger + another)
+    play(second)
+
+
+def test_an_address_is_on_disk_before_agents_are_told(directory: Path, mesh: str, state: StateDirectory) -> None:
+    (directory / "a.yaml").write_text(mesh + ENTRY.format(name="a", year=2026))
+    mesh_directory = MeshDirectory(Settings(config_dir=directory, state_dir=state.path), state)
+    mesh_directory.read(None)
+    assert "240.240.0.1" in (state.path / "allocated.json").read_text()
+    assert mesh_directory.publisher.snapshot.generation == 0
+
+
+def test_a_full_disk_for_addresses_is_told_and_delays_nobody(
+    play: Play, mesh: str, state: StateDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(stage: Stage) -> None:
+        (state.path / "allocated.json").mkdir()
+        snapshot = await stage.edited(stage.write(mesh + ENTRY.format(name="a", year=2026)))
+        assert address_of(snapshot, "a") == "240.240.0.1"
+
+    play(story)
+    assert "allocated.json" in caplog.text
+    assert "would give hosts of ServiceEntries other addresses" in caplog.text
+
+
 def test_a_directory_that_goes_changes_nothing(play: Play, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     aside = directory.with_name("aside")
 
@@ -174,6 +232,84 @@ def test_a_full_disk_delays_nobody(
 
     play(story)
     assert "last-good.jsonl" in caplog.text
+
+
+class Scene:
+    """A directory whose changes are told, read and looked at when the test says so."""
+
+    def __init__(self, mesh: MeshDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.mesh, self._read = mesh, mesh.read
+        self.changes: asyncio.Queue[frozenset[str]] = asyncio.Queue()
+        self.reading, self.looking = threading.Event(), threading.Event()
+        self.may_read, self.may_look = threading.Event(), threading.Event()
+        self.order: list[str] = []
+        monkeypatch.setattr(mesh, "read", self._read_when_it_may)
+        monkeypatch.setattr("nodeagent.controlplane.run.see_together", self._look)
+        monkeypatch.setattr("nodeagent.controlplane.run._LONGEST_PAUSE_SECONDS", 3600.0)
+
+    async def changed(self) -> Changed:
+        return await self.changes.get()
+
+    def _read_when_it_may(self, touched: frozenset[str] | None) -> Any:
+        self.reading.set()
+        self.may_read.wait(WITHIN_SECONDS)
+        return self._read(touched)
+
+    def _look(self, *given: Any) -> tuple[Finding, ...]:
+        between: Callable[[], object] = given[-1]
+        self.looking.set()
+        self.may_look.wait(WITHIN_SECONDS)
+        between()
+        self.order.append("looked on")
+        return ()
+
+    async def change_during_a_look(self) -> None:
+        """It has been noticed then, and not read."""
+        self.may_read.set()
+        self.changes.put_nowait(frozenset({"a.yaml"}))
+        await asyncio.to_thread(self.looking.wait, WITHIN_SECONDS)
+        self.may_read.clear()
+        self.reading.clear()
+        self.changes.put_nowait(frozenset({"a.yaml"}))
+        await asyncio.to_thread(self.reading.wait, WITHIN_SECONDS)
+        self.may_look.set()
+
+
+@pytest.fixture
+def scene(directory: Path, state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    mesh = MeshDirectory(Settings(config_dir=directory, state_dir=state.path), state)
+    mesh.apply(mesh.read(None))
+    return Scene(mesh, monkeypatch)
+
+
+def test_a_look_at_the_whole_mesh_waits_for_a_change_that_is_on_its_way(scene: Scene) -> None:
+    async def story() -> None:
+        async with asyncio.timeout(WITHIN_SECONDS), asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(scene.mesh.follow(cast("DirectoryWatch", scene)))
+            with scene.mesh.publisher.listening("node-a") as published:
+                await scene.change_during_a_look()
+                published.clear()
+                scene.may_read.set()
+                await published.wait()
+                scene.order.append("published")
+            while len(scene.order) < 2:  # noqa: ASYNC110 - a thread tells nobody
+                await asyncio.sleep(0.01)
+            following.cancel()
+
+    asyncio.run(story())
+    assert scene.order == ["published", "looked on"]
+
+
+def test_a_look_that_waits_does_not_keep_the_process_from_ending(scene: Scene) -> None:
+    async def story() -> None:
+        async with asyncio.timeout(WITHIN_SECONDS), asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(scene.mesh.follow(cast("DirectoryWatch", scene)))
+            await scene.change_during_a_look()
+            following.cancel()
+            scene.may_read.set()
+
+    asyncio.run(story())  # which waits for its threads
+    assert scene.order == ["looked on"]
 
 
 def test_the_flag_for_enrolment_goes_before_the_mesh_configuration(directory: Path, state: StateDirectory) -> None:

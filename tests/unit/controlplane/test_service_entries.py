@@ -163,6 +163,26 @@ def test_what_is_written_wins_over_what_was_given(read: Read) -> None:
     assert (ips(first, "a.test"), ips(second, "a.test")) == (["240.240.0.1", "2001:2::1"], ["240.240.0.2", "2001:2::2"])
 
 
+def test_of_two_that_were_given_the_same_the_older_entry_keeps_it(read: Read) -> None:
+    times = {"a": "2026-01-02T00:00:00Z", "b": "2026-01-01T00:00:00Z", "c": "2026-01-03T00:00:00Z"}
+    text = "".join(
+        entry(name, spec=f"hosts: [{name}.test], resolution: DNS", metadata=f", creationTimestamp: '{time}'")
+        for name, time in times.items()
+    )
+    same = (Ip("240.240.0.9"), Ip("2001:2::9"))
+    kept = {("shop", name, f"{name}.test"): same for name in "ab"} | {("shop", "c", "c.test"): (Ip("240.240.0.1"),)}
+    given = translate(read(text)[0], kept)
+    assert ips(given, "b.test") == list(same)
+    assert ips(given, "a.test") == ["240.240.0.2", "2001:2::1"], "and not what a third one has"
+    assert ips(given, "c.test") == ["240.240.0.1"]
+
+
+def test_a_host_that_went_without_is_given_one_when_there_is_room(read: Read) -> None:
+    kept = {("shop", "a", "a.test"): tuple[Ip, ...]()}
+    given = translate(read(entry("a", spec="hosts: [a.test], resolution: DNS"))[0], kept)
+    assert ips(given, "a.test") == ["240.240.0.1", "2001:2::1"]
+
+
 def test_a_host_goes_without_when_a_range_is_used_up() -> None:
     everything = {("n", "x", str(number)): (Ip(str(number)),) for number in ip_network("240.240.0.0/16").hosts()}
     meta = Meta(key=Key("ServiceEntry", "shop", "a"), origin=Origin("a.yaml", 1))

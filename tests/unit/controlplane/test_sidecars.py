@@ -7,7 +7,7 @@ from nodeagent.controlplane.objects import OutboundMode
 from nodeagent.controlplane.sidecars import outbound_mode, translate_sidecars
 from nodeagent.controlplane.translate import mesh_config
 from nodeagent.model.traffic import ClientScope, ClientScopes, EgressHosts
-from tests.unit.controlplane.conftest import Read
+from tests.unit.controlplane.served import Read
 
 OWN = (EgressHosts(("./*",)),)
 REGISTRY_ONLY = "outboundTrafficPolicy: {mode: REGISTRY_ONLY}"

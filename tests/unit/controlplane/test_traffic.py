@@ -28,7 +28,7 @@ from nodeagent.model.traffic import (
 )
 from nodeagent.model.workload import BalancingMode, LoadBalancing, Scope, Service
 from nodeagent.proto import xds_pb2
-from tests.unit.controlplane.conftest import Read
+from tests.unit.controlplane.served import Read
 
 DB, WEB = "shop/db.shop.svc.cluster.local", "shop/web.shop.svc.cluster.local"
 OFFICE = "office/db.office.svc.cluster.local"

@@ -5,12 +5,15 @@ import pytest
 
 from nodeagent.dns.book import (
     CONCURRENT,
+    FORMER_SECONDS,
     KEPT_SECONDS,
     LONGEST_SECONDS,
     MOST_ADDRESSES,
     MOST_NAMES,
+    RECALLED_SECONDS,
     SHORTEST_SECONDS,
     Family,
+    GoodAnswer,
     NameBook,
     Outcome,
     Outcomes,
@@ -148,6 +151,76 @@ def test_what_a_name_meant_until_lately_is_told_for_a_time() -> None:
     assert (back.addresses, back.former) == ((A,), (B,))
     book.due(1200)
     assert told(book.learned(API, both(NO_SUCH, NO_SUCH), 1200)).former == ()
+
+
+def recalling(at: float, *, names: tuple[str, ...] = (API,)) -> NameBook:
+    """At 0, of an agent that starts."""
+    book = NameBook(lambda: 0.0)
+    book.recall(GoodAnswer(name, Family.IPV4, (A,), at) for name in names)
+    book.want([API], 0)
+    assert book.due(0) == [API]
+    return book
+
+
+def test_what_was_known_before_counts_while_the_resolver_fails() -> None:
+    book = recalling(at=-60)
+    assert not book.has_told([API])
+    assert told(book.learned(API, both(FAILED, FAILED), 0.1)) == ResolvedName(
+        hostname=API, addresses=(A,), error="no answer"
+    )
+
+
+def test_what_was_known_before_counts_once_the_resolver_is_silent_for_a_time() -> None:
+    book = recalling(at=-60)
+    assert book.overdue(0.9) == Changes()
+    assert book.next_event() == RECALLED_SECONDS
+    recalled = told(book.overdue(RECALLED_SECONDS))
+    assert (recalled.addresses, recalled.error) == ((A,), "the node's resolver has not answered yet")
+    assert book.has_told([API])
+    assert book.overdue(2) == Changes()
+    assert told(book.learned(API, both(FAILED, FAILED), 5)).addresses == (A,)
+
+
+@pytest.mark.parametrize("answer", [both(found(B)), both(NO_SUCH, NO_SUCH)], ids=["moved", "no such name"])
+def test_an_answer_goes_before_what_was_known_before(answer: Outcomes) -> None:
+    book = recalling(at=-60)
+    assert A not in told(book.learned(API, answer, 0.1)).addresses
+    assert book.overdue(RECALLED_SECONDS) == Changes()
+
+
+def test_what_was_known_lately_may_be_remembered_by_clients() -> None:
+    assert told(recalling(at=-60).learned(API, both(found(B)), 0.1)).former == (A,)
+    assert told(recalling(at=-FORMER_SECONDS).learned(API, both(found(B)), 0.1)).former == ()
+
+
+def test_its_age_counts_from_when_it_was_given() -> None:
+    book = recalling(at=30 - KEPT_SECONDS)
+    assert told(book.learned(API, both(FAILED, FAILED), 1)).addresses == (A,)
+    assert list(book.good_answers(1)) == [GoodAnswer(API, Family.IPV4, (A,), 30 - KEPT_SECONDS)]
+    book.due(60)
+    assert told(book.learned(API, both(FAILED, FAILED), 60)).addresses == ()
+    assert list(book.good_answers(60)) == []
+    outdated = recalling(at=-KEPT_SECONDS - 1)
+    assert outdated.next_event() is None
+    assert told(outdated.learned(API, both(FAILED, FAILED), 1)).addresses == ()
+
+
+def test_what_may_be_recalled_is_what_is_known_and_what_was_before_it_was_wanted() -> None:
+    book = recalling(at=-60, names=(API, "other.example"))
+    book.learned(API, both(found(B), found(SIX)), 1)
+    assert sorted(book.good_answers(2)) == [
+        GoodAnswer(API, Family.IPV4, (B,), 1),
+        GoodAnswer(API, Family.IPV6, (SIX,), 1),
+        GoodAnswer("other.example", Family.IPV4, (A,), -60),
+    ]
+    book.want([], 3)
+    assert [answer.name for answer in book.good_answers(3)] == ["other.example"]
+
+
+def test_only_so_many_names_are_recalled() -> None:
+    book = NameBook(lambda: 0.0)
+    book.recall(GoodAnswer(f"{number}.example", Family.IPV4, (A,), 0) for number in range(MOST_NAMES + 1))
+    assert len(list(book.good_answers(0))) == MOST_NAMES
 
 
 def test_a_failure_is_repeated_ever_later() -> None:

@@ -3,12 +3,15 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
-from nodeagent.dns.book import Family, Outcome, Outcomes
+from nodeagent.dns.book import KEPT_SECONDS, Family, Outcome, Outcomes
 from nodeagent.dns.keeper import NameKeeper, describe
+from nodeagent.dns.memory import KeptAnswer
+from nodeagent.errors import StateFileUnwritable
 from nodeagent.model.address import Ip
 from nodeagent.model.mesh import Changes
 from nodeagent.model.resolved_name import ResolvedName
@@ -21,13 +24,22 @@ FAILED = Outcome(words="no answer", is_answer=False)
 class Scene:
     """A keeper, what it is asked for, and a resolver that answers when the test lets it."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, before: tuple[KeptAnswer, ...] = ()) -> None:
         self.names = list(names)
         self.asked: list[str] = []
         self.answer = Outcome((A,), 300)
         self.may_answer = asyncio.Event()
         self.told: list[Changes] = []
-        self.keeper = NameKeeper(self, lambda: self.names, self.told.append)
+        self.before, self.saved, self.disk_error = before, list[tuple[KeptAnswer, ...]](), ""
+        self.keeper = NameKeeper(self, lambda: self.names, self.told.append, self)
+
+    def load(self) -> tuple[KeptAnswer, ...]:
+        return self.before
+
+    def save(self, answers: Iterable[KeptAnswer]) -> None:
+        if self.disk_error:
+            raise StateFileUnwritable(self.disk_error)
+        self.saved.append(tuple(answers))
 
     async def look_up(self, name: str) -> Outcomes:
         self.asked.append(name)
@@ -98,16 +110,54 @@ def test_failures_are_counted_and_said(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_without_names_there_is_nothing_to_wait_for() -> None:
-    assert NameKeeper(Scene(), list, print).is_settled()
+    assert Scene().keeper.is_settled()
 
 
 def test_the_first_answers_are_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("nodeagent.dns.keeper.time.monotonic", lambda: now)
-    keeper = NameKeeper(Scene(), lambda: ["api.example"], print)
+    keeper = Scene("api.example").keeper
     assert not keeper.is_settled()
     now += 60
     assert keeper.is_settled()
+
+
+def test_what_a_predecessor_knew_is_used_while_the_resolver_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene("api.example", before=(KeptAnswer("api.example", Family.IPV4, (A,), time.time() - 60),))
+
+    async def steps() -> None:
+        await until(lambda: scene.told)
+        assert scene.keeper.is_settled()
+
+    scene.run(steps)
+    assert [name.addresses for name in scene.told[0].names] == [(A,)]
+    assert "perhaps outdated: the node's resolver has not answered yet" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [KEPT_SECONDS + 60, -3600], ids=["too old", "the clock was set back"])
+def test_its_age_is_that_of_the_wall_clock(seconds: float) -> None:
+    scene = Scene(before=(KeptAnswer("api.example", Family.IPV4, (A,), time.time() - seconds),))
+    assert len(list(scene.keeper.book.good_answers(time.monotonic()))) == (seconds < 0)
+
+
+def test_answers_are_saved_with_their_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("nodeagent.dns.keeper.SAVE_SECONDS", 0.0)
+    scene = Scene("api.example")
+    scene.disk_error = "names.json: no space left"
+    scene.may_answer.set()
+    began = time.time()
+
+    async def steps() -> None:
+        await until(lambda: scene.keeper.file_error)
+        scene.disk_error = ""
+        await until(lambda: scene.saved)
+        await until(lambda: not scene.keeper.file_error)
+
+    scene.run(steps)
+    (answer,) = scene.saved[0]
+    assert (answer.name, answer.family, answer.addresses) == ("api.example", Family.IPV4, (A,))
+    assert began - 1 < answer.at <= time.time() + 1
+    assert caplog.text.count("no space left") == 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from nodeagent.kernel.reconcile import (
     Forget,
     Found,
     Put,
+    PutKnown,
     Remove,
     Step,
     Target,
@@ -66,6 +67,8 @@ def _after(target: Target, found: Found, steps_done: int | None = None) -> Found
         match step:
             case Put():
                 tables[step.table][step.key] = step.value
+            case PutKnown(addresses):
+                tables["known"].update(dict.fromkeys(addresses))
             case Remove():
                 del tables[step.table][step.key]
             case Attach():
@@ -112,8 +115,7 @@ def test_a_pod_is_known_before_it_is_captured_and_guarded_before_it_is_steered()
     target = replace(NOTHING, pods=(_pod(),), known=frozenset(IPS), adopt_until=ADOPT_UNTIL)
     row = PodRow(10, GATEWAY, MAC, 0)
     assert plan(target, settled) == [
-        Put("known", IPS[0], 1),
-        Put("known", IPS[1], 1),
+        PutKnown(tuple(sorted(IPS))),
         Put("pod_counts", 10, PodCount()),
         Put("sources", Source(10, IPS[0]), SourceRow(ADOPT_UNTIL, 0)),
         Put("sources", Source(10, IPS[1]), SourceRow(ADOPT_UNTIL, 0)),
@@ -315,11 +317,11 @@ def _forgotten(steps: Iterable[Step]) -> set[Ip]:
     return {ip for step in steps if isinstance(step, Forget) for ip in step.addresses}
 
 
-def _rank(step: Put | Remove | Attach | Detach) -> int:
+def _rank(step: Put | PutKnown | Remove | Attach | Detach) -> int:
     match step:
         case Put("settings"):
             return 2
-        case Put():
+        case Put() | PutKnown():
             return 0
         case Attach():
             return 1 if step.program.name in {"at_proxy", "from_proxy"} else 3
