@@ -98,7 +98,7 @@ class PortSpec(msgspec.Struct, frozen=True):
     """0: see `target_name`."""
     target_name: str = ""
     app_protocol: str = ""
-    is_tcp: bool = True
+    is_udp: bool = False
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,8 +241,6 @@ class AuthorizationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     is_strict: bool = False
     """Of a DENY: what needs layer 7 counts as met, instead of never."""
     rules: tuple[PolicyRule, ...] = ()
-    written_blocks: dict[str, str] = {}
-    """By block: how it is written where the address has bits behind the prefix, such as 10.0.0.5/16."""
 
 
 class RouteDestination(msgspec.Struct, frozen=True, kw_only=True):
