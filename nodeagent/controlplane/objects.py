@@ -120,6 +120,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 class Endpoint(msgspec.Struct, frozen=True):
     addresses: tuple[Ip, ...]
+    written: str
+    """The first of them as it stands in the slice: a part of the workload's uid."""
     is_ready: bool
     pod: str = ""
     """`namespace/name` when the endpoint is a pod, which then stands for itself."""

@@ -115,7 +115,8 @@ def _endpoint(entry: Fields, namespace: str) -> Endpoint:
     addresses = entry.parsed("addresses", parse_address)
     if not addresses:
         entry.wrong("addresses", "an endpoint has an address")
+    written = next(iter(entry.parsed("addresses", str)), "")
     if target is not None and target.text("kind") == "Pod":
         name = f"{target.text('namespace', namespace)}/{target.text('name')}"
-        return Endpoint(addresses, is_ready, name, target.text("uid"))
-    return Endpoint(addresses, is_ready)
+        return Endpoint(addresses, written, is_ready, name, target.text("uid"))
+    return Endpoint(addresses, written, is_ready)

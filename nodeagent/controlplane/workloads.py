@@ -126,9 +126,9 @@ def translate_slice(piece: EndpointSlice, service: MeshService, mesh: MeshConfig
     )
     seen: set[str] = set()
     for endpoint in piece.endpoints:
-        if endpoint.pod or not endpoint.addresses or endpoint.addresses[0] in seen:
+        if endpoint.pod or endpoint.written in seen:
             continue
-        seen.add(endpoint.addresses[0])
+        seen.add(endpoint.written)
         yield _opaque(piece, endpoint, {service.service.key: ports}, mesh)
 
 
@@ -141,7 +141,7 @@ def _opaque(
 ) -> Workload:
     meta = piece.meta
     return Workload(
-        uid=f"{mesh.cluster}/discovery.k8s.io/EndpointSlice/{meta.namespace}/{meta.name}/{endpoint.addresses[0]}",
+        uid=f"{mesh.cluster}/discovery.k8s.io/EndpointSlice/{meta.namespace}/{meta.name}/{endpoint.written}",
         name=meta.name,
         namespace=meta.namespace,
         addresses=endpoint.addresses,

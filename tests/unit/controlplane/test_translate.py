@@ -9,7 +9,7 @@ from nodeagent.controlplane.documents import parse_documents
 from nodeagent.controlplane.objects import Key, MeshObject
 from nodeagent.controlplane.parse import parse_document
 from nodeagent.controlplane.translate import translate
-from nodeagent.model.address import Port
+from nodeagent.model.address import Ip, Port
 from nodeagent.model.identity import Identity
 from nodeagent.model.workload import ServicePort, TunnelProtocol
 
@@ -181,6 +181,33 @@ def test_a_workload_lists_the_policies_that_select_it(labels: str, expected: tup
     made = pod().replace("{app: web}", labels)
     (workload,) = translate(read(policies + "---\n" + made).values()).workloads.values()
     assert workload.policies == expected
+
+
+def test_an_endpoint_is_called_by_its_address_as_it_is_written() -> None:
+    """So it is from istiod, which takes two writings for two endpoints."""
+    text = """
+apiVersion: v1
+kind: Service
+metadata: {name: picked, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{name: tcp, port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: picked-1, namespace: shop, labels: {kubernetes.io/service-name: picked}}
+addressType: IPv6
+ports: [{name: tcp, port: 9999}]
+endpoints:
+- {addresses: ['FD00:0::1']}
+- {addresses: ['fd00::1']}
+- {addresses: ['fd00::1']}
+---
+"""
+    workloads = translate(read(text).values()).workloads
+    slices = "Kubernetes/discovery.k8s.io/EndpointSlice/shop/picked-1"
+    assert {uid: workload.addresses for uid, workload in workloads.items()} == {
+        f"{slices}/FD00:0::1": (Ip("fd00::1"),),
+        f"{slices}/fd00::1": (Ip("fd00::1"),),
+    }
 
 
 @pytest.mark.parametrize(
