@@ -7,12 +7,12 @@ by whatever process.
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 
 import msgspec
 from google.protobuf.message import Message
 
+from nodeagent.controlplane.blocks import written_interface
 from nodeagent.controlplane.hints import AppProtocol, ServiceHints, WorkloadHints
 from nodeagent.model import policy as policies
 from nodeagent.model import workload as workloads
@@ -149,14 +149,11 @@ def _balancing(balancing: workloads.LoadBalancing) -> workload_pb2.LoadBalancing
     )
 
 
-def encode_policy(policy: policies.Policy, written_blocks: Mapping[str, str] = MappingProxyType({})) -> Resource:
-    """`written_blocks`: by block, its text where that has bits behind the prefix: istiod sends these along."""
-    return make_resource(policy.key, encode_authorization(policy, written_blocks))
+def encode_policy(policy: policies.Policy) -> Resource:
+    return make_resource(policy.key, encode_authorization(policy))
 
 
-def encode_authorization(
-    policy: policies.Policy, written_blocks: Mapping[str, str] = MappingProxyType({})
-) -> authorization_pb2.Authorization:
+def encode_authorization(policy: policies.Policy) -> authorization_pb2.Authorization:
     message = authorization_pb2.Authorization(
         name=policy.name,
         namespace=policy.namespace,
@@ -169,15 +166,15 @@ def encode_authorization(
         for clause in rule.clauses:
             matches = group.clauses.add().matches
             for match in clause.matches:
-                _encode_match(match, matches.add(), written_blocks)
+                _encode_match(match, matches.add())
     return message
 
 
-def _encode_match(match: policies.Match, message: authorization_pb2.Match, written_blocks: Mapping[str, str]) -> None:
+def _encode_match(match: policies.Match, message: authorization_pb2.Match) -> None:
     for name in ("namespaces", "not_namespaces", "principals", "not_principals"):
         getattr(message, name).extend(_encode_string(value) for value in getattr(match, name))
     for name in ("source_ips", "not_source_ips", "destination_ips", "not_destination_ips"):
-        getattr(message, name).extend(_encode_block(block, written_blocks) for block in getattr(match, name))
+        getattr(message, name).extend(_encode_block(block) for block in getattr(match, name))
     for name in ("service_accounts", "not_service_accounts"):
         getattr(message, name).extend(_encode_accounts(getattr(match, name)))
     message.destination_ports.extend(match.destination_ports)
@@ -202,9 +199,8 @@ def _encode_accounts(
     )
 
 
-def _encode_block(block: Cidr, written_blocks: Mapping[str, str]) -> authorization_pb2.Address:
-    text = str(block)
-    interface = ipaddress.ip_interface(written_blocks.get(text, text))
+def _encode_block(block: Cidr) -> authorization_pb2.Address:
+    interface = written_interface(block)
     return authorization_pb2.Address(address=interface.packed, length=interface.network.prefixlen)
 
 

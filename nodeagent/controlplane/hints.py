@@ -69,7 +69,7 @@ def of_protocol(protocol: str) -> AppProtocol:
 
 
 def of_service_port(name: str, app_protocol: str, port: int) -> AppProtocol:
-    """Of a TCP port of a Kubernetes Service: by appProtocol, else by the first word of its name, else by number."""
+    """Of a Kubernetes Service's port, unless it is UDP: by appProtocol, the first word of its name, or its number."""
     if app_protocol in _KUBERNETES_PROTOCOLS:
         return _KUBERNETES_PROTOCOLS[app_protocol]
     text = (app_protocol or name).lower()

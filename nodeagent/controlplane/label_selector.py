@@ -60,6 +60,10 @@ class SelectorIndex(Generic[_Value]):
             for label in sorted(selector.items())[:1]:
                 self._by_label[label].append((selector, value))
 
+    def values(self) -> Iterator[_Value]:
+        """What belongs to any of them."""
+        return (value for selectors in self._by_label.values() for _, value in selectors)
+
     def selecting(self, labels: Mapping[str, str]) -> Iterator[_Value]:
         items = labels.items()
         for label in items:

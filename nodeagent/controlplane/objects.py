@@ -98,7 +98,7 @@ class PortSpec(msgspec.Struct, frozen=True):
     """0: see `target_name`."""
     target_name: str = ""
     app_protocol: str = ""
-    is_tcp: bool = True
+    is_udp: bool = False
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +120,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 class Endpoint(msgspec.Struct, frozen=True):
     addresses: tuple[Ip, ...]
+    written: str
+    """The first of them as it stands in the slice: a part of the workload's uid."""
     is_ready: bool
     pod: str = ""
     """`namespace/name` when the endpoint is a pod, which then stands for itself."""
@@ -241,8 +243,6 @@ class AuthorizationPolicy(msgspec.Struct, frozen=True, kw_only=True):
     is_strict: bool = False
     """Of a DENY: what needs layer 7 counts as met, instead of never."""
     rules: tuple[PolicyRule, ...] = ()
-    written_blocks: dict[str, str] = {}
-    """By block: how it is written where the address has bits behind the prefix, such as 10.0.0.5/16."""
 
 
 class RouteDestination(msgspec.Struct, frozen=True, kw_only=True):

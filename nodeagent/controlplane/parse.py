@@ -9,6 +9,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from nodeagent.controlplane.documents import Document, Mapping, Sequence, Value
 from nodeagent.controlplane.fields import Fields
 from nodeagent.controlplane.finding import Finding, Report
@@ -48,8 +50,16 @@ JUDGED_AS_WRITTEN = frozenset({"VirtualService", "DestinationRule", "Sidecar", "
 JUDGED_BY_STATUS = frozenset({"WorkloadEntry", "AuthorizationPolicy", "HTTPRoute", "GRPCRoute"})
 """Kinds whose conditions are looked at, where they are written: in what was taken from a cluster."""
 
+
+def _parse_namespace(_fields: Fields, meta: Meta) -> Namespace:
+    """With the label that an API server gives every namespace; selectors ask for it."""
+    return Namespace(
+        meta=msgspec.structs.replace(meta, labels=meta.labels | {"kubernetes.io/metadata.name": meta.name})
+    )
+
+
 _READERS: dict[str, tuple[str, _Reader]] = {
-    "Namespace": ("", lambda _fields, meta: Namespace(meta=meta)),
+    "Namespace": ("", _parse_namespace),
     "Node": ("", lambda _fields, meta: Node(meta=meta)),
     "Pod": ("", parse_pod),
     "Service": ("", parse_service),

@@ -15,6 +15,7 @@ from nodeagent.model.address import Ip, Port
 _API = "https://istio.io/latest/docs/reference/config/networking/ lists the fields."
 _HOST = re.compile(r"(?=.{2,255}\Z)\*?[A-Za-z0-9_.-]+", re.ASCII)
 _NAME = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
+_PORT_NAME = re.compile(r"(?=.{1,62}\Z)[A-Za-z0-9](?:[-A-Za-z0-9]*[A-Za-z0-9])?", re.ASCII)
 _MAX_WEIGHT = 2**32 - 1
 _RESOLUTIONS = {str(value): value for value in Resolution}
 _BY_NAME = frozenset({Resolution.DNS, Resolution.DNS_ROUND_ROBIN})
@@ -58,18 +59,25 @@ def parse_service_entry(fields: Fields, meta: Meta) -> ServiceEntry:
         ports=ports,
         resolution=resolution,
         endpoints=endpoints,
-        selector=selector.texts("labels") if selector is not None else None,
+        selector=_selector(selector) if selector is not None else None,
         subject_alt_names=spec.parsed("subjectAltNames", str),
         allocated=_allocated(fields.within("status")),
     )
-    if selector is not None:
-        selector.refuse_others(_API)
     for name in ("location", "exportTo"):
         spec.has(name)
     spec.refuse_others(_API)
     _check(entry, spec)
     _doubt(entry, spec)
     return entry
+
+
+def _selector(fields: Fields) -> dict[str, str]:
+    labels, below = fields.texts("labels"), fields.within("labels")
+    for name, value in labels.items():
+        if below is not None and (not name or "*" in name or "*" in value):
+            below.wrong(name, "a label is matched exactly: no wildcard, no empty name")
+    fields.refuse_others(_API)
+    return labels
 
 
 def _entry(fields: Fields, port_names: Collection[str] | None = None, *, is_template: bool = False) -> EntrySpec:
@@ -113,6 +121,8 @@ def _entry_ports(fields: Fields, port_names: Collection[str] | None) -> dict[str
         port = below.port(name)
         if port_names is not None and name not in port_names:
             below.wrong(name, f"the ServiceEntry has no port {name!r}")
+        elif not _PORT_NAME.fullmatch(name):
+            below.wrong(name, f"{name!r} is no name of a port", check="Letters, digits and dashes, at most 62.")
         elif port is not None:
             found[name] = port
     return found

@@ -5,12 +5,7 @@ What Istio's converter would drop in silence (a bad port, a bad block, an unknow
 because a condition that disappears turns a DENY into nothing.
 """
 
-import contextlib
-import ipaddress
-from collections.abc import Iterator
-
-from nodeagent.controlplane.documents import Mapping, Scalar, Sequence, Value
-from nodeagent.controlplane.fields import Fields, parse_block, parse_flag, parse_port
+from nodeagent.controlplane.fields import Fields, parse_flag, parse_port
 from nodeagent.controlplane.objects import AuthorizationPolicy, Meta, MtlsMode, PeerAuthentication
 from nodeagent.controlplane.parse_rule import API, Judged, parse_rule
 from nodeagent.controlplane.webhook import check_custom, check_targets
@@ -46,7 +41,6 @@ def parse_authorization_policy(fields: Fields, meta: Meta) -> AuthorizationPolic
         is_strict=is_strict,
         is_dry_run=parse_flag(meta.annotations.get("istio.io/dry-run", "")),
         rules=rules,
-        written_blocks=dict(_written_blocks(spec.mapping)),
     )
     spec.refuse_others(API)
     _tell_if_not_enforced(policy, spec)
@@ -62,24 +56,6 @@ def _is_strict(fields: Fields, meta: Meta) -> bool:
     annotations = metadata.within("annotations") if metadata is not None else None
     (annotations or fields).wrong(STRICT_DENY, f"{written!r} is neither true nor false")
     return False
-
-
-def _written_blocks(value: Value) -> Iterator[tuple[str, str]]:
-    """Every text below that is a block and has bits behind its prefix. Documents are not nested deeply."""
-    match value:
-        case Mapping():
-            for entry in value.entries.values():
-                yield from _written_blocks(entry)
-        case Sequence():
-            for item in value.items:
-                yield from _written_blocks(item)
-        case Scalar(value=str(text)) if "/" in text:
-            with contextlib.suppress(ValueError):
-                block = str(parse_block(text))
-                if block != str(ipaddress.ip_interface(text)):
-                    yield block, text
-        case _:
-            pass
 
 
 def _is_for_waypoint(spec: Fields) -> bool:

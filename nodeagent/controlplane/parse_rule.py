@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from nodeagent.controlplane.fields import Fields, parse_block, parse_port
+from nodeagent.controlplane.blocks import parse_written_block
+from nodeagent.controlplane.fields import Fields, parse_port
 from nodeagent.controlplane.objects import Condition, Operation, PolicyRule, Source
 from nodeagent.controlplane.webhook import layer7_parser
 from nodeagent.model.policy import Action, MatchKind, ServiceAccountMatch, StringMatch
@@ -90,8 +91,8 @@ def _source(fields: Fields, namespace: str, judged: Judged) -> Source:
         not_namespaces=fields.parsed("notNamespaces", parse_match),
         service_accounts=fields.parsed("serviceAccounts", account),
         not_service_accounts=fields.parsed("notServiceAccounts", account),
-        ip_blocks=fields.parsed("ipBlocks", parse_block),
-        not_ip_blocks=fields.parsed("notIpBlocks", parse_block),
+        ip_blocks=fields.parsed("ipBlocks", parse_written_block),
+        not_ip_blocks=fields.parsed("notIpBlocks", parse_written_block),
         trust_domains=_trust_domains(fields, "trustDomains"),
         not_trust_domains=_trust_domains(fields, "notTrustDomains"),
         layer7=_layer7(fields, _SOURCE_LAYER7),
@@ -151,7 +152,7 @@ def _condition(fields: Fields, judged: Judged) -> Condition:
         fields.wrong("values", "values or notValues are missing")
     match key:
         case "source.ip":
-            blocks = fields.parsed("values", parse_block), fields.parsed("notValues", parse_block)
+            blocks = fields.parsed("values", parse_written_block), fields.parsed("notValues", parse_written_block)
             condition = Condition(key=key, source=Source(ip_blocks=blocks[0], not_ip_blocks=blocks[1]))
         case "source.namespace":
             names = fields.parsed("values", parse_match), fields.parsed("notValues", parse_match)
@@ -160,7 +161,7 @@ def _condition(fields: Fields, judged: Judged) -> Condition:
             names = _principals(fields, "values"), _principals(fields, "notValues")
             condition = Condition(key=key, source=Source(principals=names[0], not_principals=names[1]))
         case "destination.ip":
-            blocks = fields.parsed("values", parse_block), fields.parsed("notValues", parse_block)
+            blocks = fields.parsed("values", parse_written_block), fields.parsed("notValues", parse_written_block)
             condition = Condition(key=key, destination_ips=blocks[0], not_destination_ips=blocks[1])
         case "destination.port":
             ports = fields.parsed("values", parse_port), fields.parsed("notValues", parse_port)

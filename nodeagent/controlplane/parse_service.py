@@ -78,11 +78,11 @@ def _ports(spec: Fields) -> tuple[PortSpec, ...]:
         protocol = entry.choice("protocol", _PROTOCOLS, "TCP")
         if (port, protocol) in found:
             entry.wrong("port", f"port {port} of {protocol} occurs twice")
-        name, hint, is_tcp = entry.text("name"), entry.text("appProtocol"), protocol == "TCP"
+        name, hint, is_udp = entry.text("name"), entry.text("appProtocol"), protocol == "UDP"
         if isinstance(target, str):
-            found[port, protocol] = PortSpec(name, port, 0, target, hint, is_tcp)
+            found[port, protocol] = PortSpec(name, port, 0, target, hint, is_udp)
         else:
-            found[port, protocol] = PortSpec(name, port, target or port, "", hint, is_tcp)
+            found[port, protocol] = PortSpec(name, port, target or port, "", hint, is_udp)
     return tuple(found.values())
 
 
@@ -115,7 +115,8 @@ def _endpoint(entry: Fields, namespace: str) -> Endpoint:
     addresses = entry.parsed("addresses", parse_address)
     if not addresses:
         entry.wrong("addresses", "an endpoint has an address")
+    written = next(iter(entry.parsed("addresses", str)), "")
     if target is not None and target.text("kind") == "Pod":
         name = f"{target.text('namespace', namespace)}/{target.text('name')}"
-        return Endpoint(addresses, is_ready, name, target.text("uid"))
-    return Endpoint(addresses, is_ready)
+        return Endpoint(addresses, written, is_ready, name, target.text("uid"))
+    return Endpoint(addresses, written, is_ready)

@@ -142,8 +142,6 @@ def _parts(whole: Translation) -> Mapping[str, Translation]:
         made[service.namespace]["hints"][key] = whole.hints[key]
     for key, policy in whole.policies.items():
         made[policy.namespace]["policies"][key] = policy
-    for key, blocks in whole.written_blocks.items():
-        made[key.partition("/")[0]]["written_blocks"][key] = blocks
     for name, extension in whole.extensions.items():
         made[_namespace(extension, whole)]["extensions"][name] = extension
     for node, identities in whole.identities.items():
@@ -205,7 +203,6 @@ def _replaced(
         services=_with(whole.services, former.services, latter.services),
         hints=_with(whole.hints, former.hints, latter.hints),
         policies=_with(whole.policies, former.policies, latter.policies),
-        written_blocks=_with(whole.written_blocks, former.written_blocks, latter.written_blocks),
         extensions=_with(whole.extensions, former.extensions, latter.extensions),
         identities=identities,
     )

@@ -45,7 +45,7 @@ def translate_service(
     )
     hints = ServiceHints(
         tuple(
-            of_service_port(port.name, port.app_protocol, port.port) if port.is_tcp else AppProtocol.UNKNOWN
+            AppProtocol.UNKNOWN if port.is_udp else of_service_port(port.name, port.app_protocol, port.port)
             for port in service.ports
         ),
         families,

@@ -102,9 +102,7 @@ def advance(
         names.workloads, (old.workloads, translation.workloads), (old.workload_hints, translation.workload_hints)
     )
     services = _differing(names.services, (old.services, translation.services), (old.hints, translation.hints))
-    policies = _differing(
-        names.policies, (old.policies, translation.policies), (old.written_blocks, translation.written_blocks)
-    )
+    policies = _differing(names.policies, (old.policies, translation.policies))
     extensions = _differing(names.extensions, (old.extensions, translation.extensions))
     nodes = _differing(names.nodes, (old.identities, translation.identities))
     difference = Difference(len(workloads), len(services), len(policies), len(extensions), len(nodes))
@@ -124,12 +122,7 @@ def advance(
         )
     authorizations = dict(previous.of_type(AUTHORIZATION))
     for key in sorted(policies):
-        _put(
-            authorizations,
-            key,
-            translation.policies,
-            lambda key, value: encode_policy(value, translation.written_blocks.get(key, {})),
-        )
+        _put(authorizations, key, translation.policies, lambda _, value: encode_policy(value))
     extended = dict(previous.of_type(EXTENSION))
     for name in sorted(extensions):
         _put(extended, name, translation.extensions, lambda _, value: encode_extension(value))

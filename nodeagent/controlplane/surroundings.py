@@ -37,12 +37,15 @@ class Surroundings:
         return index.selecting(labels) if index is not None else iter(())
 
     def policies_of(self, namespace: str, labels: Mapping[str, str]) -> tuple[str, ...]:
-        """Keys of what is listed by a workload with these labels. The root namespace's policies select everywhere."""
+        """Keys of what is listed by a workload with these labels. The root namespace's policies select everywhere.
+
+        A workload without any label lists every policy with a selector, as from istiod.
+        """
         listed = [
             f"{owner}/{name}"
             for owner in {namespace, self.mesh.root_namespace}
             if owner in self.policies
-            for name in self.policies[owner].selecting(labels)
+            for name in (self.policies[owner].selecting(labels) if labels else self.policies[owner].values())
         ]
         return (*sorted(listed), *self.peers.listed_by(namespace, labels))
 

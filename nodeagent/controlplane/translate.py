@@ -68,8 +68,6 @@ class Translation:
     hints: Mapping[str, ServiceHints] = dataclasses.field(default_factory=dict)
     policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
     """By `namespace/name`."""
-    written_blocks: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-    """By the same: how blocks are written, where it matters."""
     extensions: Mapping[str, Extension] = dataclasses.field(default_factory=dict)
     """By name: what an istiod would not say."""
     identities: Mapping[str, frozenset[Identity]] = dataclasses.field(default_factory=dict)
@@ -125,11 +123,6 @@ def translate(objects: Iterable[MeshObject], kept: Allocated | None = None) -> T
         services={one.service.key: one.service for one in services},
         hints={one.service.key: one.hints for one in services},
         policies={**{policy.key: policy for policy in around.peers.policies()}, **policies},
-        written_blocks={
-            f"{one.meta.namespace}/{one.meta.name}": one.written_blocks
-            for one in select(known, AuthorizationPolicy)
-            if one.written_blocks
-        },
         extensions=translate_traffic(
             known,
             {workload.uid: labels for workload, _, labels in workloads},

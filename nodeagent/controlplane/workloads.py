@@ -17,6 +17,7 @@ from nodeagent.model.workload import ServicePort, TunnelProtocol, Workload
 _TUNNEL_LABEL = "networking.istio.io/tunnel"
 _CANONICAL_NAMES = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 _CANONICAL_REVISIONS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+_REGION, _ZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
 _TERMINAL = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
 
 
@@ -56,6 +57,8 @@ def translate_pod(pod: Pod, around: Surroundings) -> tuple[Workload, WorkloadHin
     is_native = speaks_hbone(meta.labels)
     node = around.nodes.get(pod.node)
     locality = node.meta.labels if node is not None else {}
+    # An API server writes the node's place into the pod's labels (Kubernetes 1.35, PodTopologyLabelsAdmission).
+    labels = meta.labels | {key: locality[key] for key in (_REGION, _ZONE) if key in locality}
     waypoint = around.waypoints.having(meta, meta.labels)
     name, revision = canonical(meta.labels, pod.workload_name)
     workload = Workload(
@@ -76,20 +79,22 @@ def translate_pod(pod: Pod, around: Surroundings) -> tuple[Workload, WorkloadHin
         network_gateway=around.gateway_to(mesh.network),
         native_tunnel=is_native,
         application_tunnel_port=waypoint.tunnel_port if waypoint is not None else 0,
-        services=dict(sorted(_endpoint_of(pod, around))),
-        policies=around.policies_of(meta.namespace, meta.labels),
+        services=dict(sorted(_endpoint_of(pod, labels, around))),
+        policies=around.policies_of(meta.namespace, labels),
         is_healthy=pod.is_ready,
         is_host_network=pod.is_host_network,
-        region=locality.get("topology.kubernetes.io/region", ""),
-        zone=locality.get("topology.kubernetes.io/zone", ""),
+        region=locality.get(_REGION, ""),
+        zone=locality.get(_ZONE, ""),
         subzone=locality.get("topology.istio.io/subzone", ""),
     )
     return workload, WorkloadHints(binding=waypoint.binding if waypoint is not None else None)
 
 
-def _endpoint_of(pod: Pod, around: Surroundings) -> Iterator[tuple[str, tuple[ServicePort, ...]]]:
+def _endpoint_of(
+    pod: Pod, labels: Mapping[str, str], around: Surroundings
+) -> Iterator[tuple[str, tuple[ServicePort, ...]]]:
     meta = pod.meta
-    selecting = list(around.selected(meta.namespace, meta.labels))
+    selecting = list(around.selected(meta.namespace, labels))
     hosts = {service.service.hostname for service in selecting}
     sliced = around.sliced.get((f"{meta.namespace}/{meta.name}", pod.uid), ())
     for service in (*selecting, *(one for one in sliced if one.service.hostname not in hosts)):
@@ -121,9 +126,9 @@ def translate_slice(piece: EndpointSlice, service: MeshService, mesh: MeshConfig
     )
     seen: set[str] = set()
     for endpoint in piece.endpoints:
-        if endpoint.pod or not endpoint.addresses or endpoint.addresses[0] in seen:
+        if endpoint.pod or endpoint.written in seen:
             continue
-        seen.add(endpoint.addresses[0])
+        seen.add(endpoint.written)
         yield _opaque(piece, endpoint, {service.service.key: ports}, mesh)
 
 
@@ -136,7 +141,7 @@ def _opaque(
 ) -> Workload:
     meta = piece.meta
     return Workload(
-        uid=f"{mesh.cluster}/discovery.k8s.io/EndpointSlice/{meta.namespace}/{meta.name}/{endpoint.addresses[0]}",
+        uid=f"{mesh.cluster}/discovery.k8s.io/EndpointSlice/{meta.namespace}/{meta.name}/{endpoint.written}",
         name=meta.name,
         namespace=meta.namespace,
         addresses=endpoint.addresses,

@@ -76,10 +76,13 @@ def _is_enforced(policy: Plain) -> bool:
 
 
 def _applies(policy: Plain, pod: Plain, root: str) -> bool:
-    """R2, R3, and for an empty selector our own choice: as if there were none (T7)."""
+    """R2, R3, and for an empty selector our own choice: as if there were none (T7).
+
+    Of a pod without labels istiod does not look at selectors at all.
+    """
     is_in_reach = _namespace(policy) in {root, _namespace(pod)}
     labels = policy["spec"].get("selector", {}).get("matchLabels", {})
-    return is_in_reach and _has(pod, labels)
+    return is_in_reach and (_has(pod, labels) or not pod["metadata"].get("labels"))
 
 
 def _has(pod: Plain, labels: Plain) -> bool:

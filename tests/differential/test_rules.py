@@ -27,6 +27,8 @@ kind: MeshConfig
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: gate, namespace: istio-system, labels: {app: db}},
  status: {podIP: 10.9.0.4}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: bare, namespace: shop}, status: {podIP: 10.9.0.5}}
 """
 
 OPEN, CLOSED = "allowed by None", "not allowed"
@@ -120,6 +122,11 @@ ROWS: dict[str, Row] = {
         ap(f"{{action: DENY, rules: [{{}}], {DB}}}"),
         ask(pod="ops/job"),
         OPEN,
+    ),
+    "R3 a pod without labels: as if every selector selected it": (
+        ap(f"{{action: DENY, rules: [{{}}], {DB}}}", ROOT),
+        ask(pod="shop/bare"),
+        no(f"{ROOT}/ap"),
     ),
     "R4 ALLOW by default": (ap("{rules: [{}]}"), ask(), by()),
     "R4 ALLOW": (ap("{action: ALLOW, rules: [{}]}"), ask(), by()),

@@ -86,6 +86,14 @@ def test_what_is_said_about_it(*, read: Read, text: str, code: str, severity: st
     assert objects == []
 
 
+def test_a_namespace_has_the_label_that_every_namespace_has(read: Read) -> None:
+    """As from an API server, whatever is written."""
+    for labels in ("{}", "{env: prod, kubernetes.io/metadata.name: other}"):
+        objects, _ = read(f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {labels}}}\n")
+        (namespace,) = objects
+        assert namespace.meta.labels["kubernetes.io/metadata.name"] == "shop"
+
+
 def test_annotations_may_have_several_lines_and_labels_not(read: Read) -> None:
     text = 'apiVersion: v1\nkind: Node\nmetadata:\n  name: a\n  {}: {{a: "b\\n"}}\n'
     (node,), findings = read(text.format("annotations"))

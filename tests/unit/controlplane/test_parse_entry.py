@@ -29,6 +29,11 @@ PORT = "ports: [{number: 80, name: http, protocol: HTTP}]"
         (written("WorkloadEntry", "address: 10.0.0.1", "weight: -1"), 6, "spec.weight: '-1' is not a whole number"),
         (written("WorkloadEntry", "address: 10.0.0.1", "weight: 4294967296"), 6, "spec.weight"),
         (written("WorkloadEntry", "address: 10.0.0.1", "ports: {http: 0}"), 6, "spec.ports.http: '0' is not a port"),
+        (
+            written("WorkloadEntry", "address: 10.0.0.1", "ports: {'@': 80}"),
+            6,
+            "spec.ports.@: '@' is no name of a port",
+        ),
         (written("WorkloadEntry", "address: 10.0.0.1", "addr: 10.0.0.2"), 6, "spec.addr: there is no such field"),
         (written("WorkloadGroup", "probe: {}"), 4, "spec: a WorkloadGroup has a spec.template"),
         (written("WorkloadGroup", "template: {weight: x}"), 5, "spec.template.weight"),
@@ -111,6 +116,11 @@ PORT = "ports: [{number: 80, name: http, protocol: HTTP}]"
             ),
             8,
             "spec.endpoints[0].ports.https: the ServiceEntry has no port 'https'",
+        ),
+        (
+            written("ServiceEntry", "hosts: [a.test]", "workloadSelector: {labels: {a: 'b*'}}"),
+            6,
+            "spec.workloadSelector.labels.a: a label is matched exactly",
         ),
         (written("ServiceEntry", "hosts: [a.test]", "resolution: dns"), 6, "spec.resolution: 'dns' is not one of"),
         (

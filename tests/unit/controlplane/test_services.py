@@ -70,13 +70,15 @@ def test_families(
     assert [vip.ip for vip in found.service.vips] == list(ips)
 
 
-def test_ports_of_other_protocols_are_told_without_a_hint() -> None:
+def test_ports_of_other_protocols_are_told_and_those_of_udp_without_a_hint() -> None:
     """As istiod does: of two ports with one number, the names of the last count."""
     ports = (
         PortSpec("dns-tcp", Port(53), 5353, ""),
-        PortSpec("dns", Port(53), 0, "dns", is_tcp=False),
+        PortSpec("dns", Port(53), 0, "dns", is_udp=True),
+        PortSpec("tls-sctp", Port(99), 99),
     )
     found = translate_service(Service(meta=meta(), ports=ports), DEFAULT_MESH, None, NO_WAYPOINTS)
-    assert found.service.ports == (ServicePort(Port(53), 5353), ServicePort(Port(53), 0))
-    assert found.hints.app_protocols == (AppProtocol.TCP, AppProtocol.UNKNOWN)
+    expected = (ServicePort(Port(53), 5353), ServicePort(Port(53), 0), ServicePort(Port(99), 99))
+    assert found.service.ports == expected
+    assert found.hints.app_protocols == (AppProtocol.TCP, AppProtocol.UNKNOWN, AppProtocol.TLS)
     assert found.port_names[Port(53)].target == "dns"

@@ -9,7 +9,7 @@ from nodeagent.controlplane.documents import parse_documents
 from nodeagent.controlplane.objects import Key, MeshObject
 from nodeagent.controlplane.parse import parse_document
 from nodeagent.controlplane.translate import translate
-from nodeagent.model.address import Port
+from nodeagent.model.address import Ip, Port
 from nodeagent.model.identity import Identity
 from nodeagent.model.workload import ServicePort, TunnelProtocol
 
@@ -156,6 +156,79 @@ endpoints:
     assert other.is_host_network
     assert [port.target_port for port in other.services["shop/picked.shop.svc.cluster.local"]] == [9999]
     assert len(translation.workloads) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        pytest.param("{}", ("istio-system/everywhere", "shop/db", "shop/web"), id="none: all, as from istiod"),
+        pytest.param("{app: web}", ("istio-system/everywhere", "shop/web"), id="a label"),
+        pytest.param("{x: z}", (), id="one that nothing asks for"),
+    ],
+)
+def test_a_workload_lists_the_policies_that_select_it(labels: str, expected: tuple[str, ...]) -> None:
+    policies = "---\n".join(
+        f"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+        f"metadata: {{name: {name}, namespace: {namespace}}}\n"
+        f"spec: {{selector: {{matchLabels: {{app: {app}}}}}, rules: [{{}}]}}\n"
+        for name, namespace, app in (
+            ("everywhere", "istio-system", "web"),
+            ("web", "shop", "web"),
+            ("db", "shop", "db"),
+            ("other", "backend", "web"),
+        )
+    )
+    made = pod().replace("{app: web}", labels)
+    (workload,) = translate(read(policies + "---\n" + made).values()).workloads.values()
+    assert workload.policies == expected
+
+
+def test_an_endpoint_is_called_by_its_address_as_it_is_written() -> None:
+    """So it is from istiod, which takes two writings for two endpoints."""
+    text = """
+apiVersion: v1
+kind: Service
+metadata: {name: picked, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{name: tcp, port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: picked-1, namespace: shop, labels: {kubernetes.io/service-name: picked}}
+addressType: IPv6
+ports: [{name: tcp, port: 9999}]
+endpoints:
+- {addresses: ['FD00:0::1']}
+- {addresses: ['fd00::1']}
+- {addresses: ['fd00::1']}
+---
+"""
+    workloads = translate(read(text).values()).workloads
+    slices = "Kubernetes/discovery.k8s.io/EndpointSlice/shop/picked-1"
+    assert {uid: workload.addresses for uid, workload in workloads.items()} == {
+        f"{slices}/FD00:0::1": (Ip("fd00::1"),),
+        f"{slices}/fd00::1": (Ip("fd00::1"),),
+    }
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        pytest.param("{}", ("shop/by-app", "shop/by-zone"), id="without a place: as without labels"),
+        pytest.param("{topology.kubernetes.io/zone: z1}", ("shop/by-zone",), id="the zone that is asked for"),
+        pytest.param("{topology.kubernetes.io/region: r1}", (), id="a region"),
+        pytest.param("{topology.istio.io/subzone: s1}", ("shop/by-app", "shop/by-zone"), id="a subzone is not copied"),
+    ],
+)
+def test_a_pod_has_the_place_of_its_node_among_its_labels(node: str, expected: tuple[str, ...]) -> None:
+    policies = "".join(
+        f"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\n"
+        f"spec: {{selector: {{matchLabels: {{{label}}}}}, rules: [{{}}]}}\n---\n"
+        for name, label in (("by-app", "app: web"), ("by-zone", "topology.kubernetes.io/zone: z1"))
+    )
+    nodes = f"apiVersion: v1\nkind: Node\nmetadata: {{name: node-a, labels: {node}}}\n---\n"
+    made = pod().replace("{app: web}", "{}")
+    (workload,) = translate(read(policies + nodes + made).values()).workloads.values()
+    assert workload.policies == expected
 
 
 def test_translation_does_not_depend_on_the_order_of_objects() -> None:
