@@ -3,7 +3,7 @@
 """Builds the container image of the agent from Debian's packages and our wheel, without any base image.
 
     build/image/base     unpacked packages of this machine's Debian: Python, bcc with LLVM; no shell, no package manager
-    build/image/app      ours: the wheel, what it depends on (by the hashes of uv.lock), the supervisor
+    build/image/app      ours: the wheel, what it depends on (by the hashes of uv.lock), the two programs in C
     build/image/nodeagent-VERSION.tar   both as layers of an OCI archive, for `podman load`, `skopeo copy`, `ctr import`
     build/image/sbom.cdx.json           what is in it, with versions and hashes (CycloneDX 1.5)
 
@@ -180,7 +180,8 @@ def make_app(place: Path) -> Iterator[dict[str, object]]:
     programs.mkdir()
     (programs / "nodeagent").write_text(LAUNCHER)
     (programs / "nodeagent").chmod(0o755)
-    run("cc", "-O2", "-static", "-s", "-Wl,--build-id=none", "-o", programs / "supervise", "daemonset/supervise.c")
+    for name, source in (("supervise", "supervise.c"), ("nodeagent-cni", "cni.c")):
+        run("cc", "-O2", "-static", "-s", "-Wl,--build-id=none", "-o", programs / name, f"daemonset/{source}")
     for found in importlib.metadata.distributions(path=[str(site)]):
         name = found.metadata["Name"]
         yield {"type": "library", "name": name, "version": found.version, "purl": f"pkg:pypi/{name}@{found.version}"}

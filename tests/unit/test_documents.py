@@ -362,6 +362,7 @@ _SECOND_FILES = {
     "tests/unit/proxy/test_kernel_openssl.py": "the same peer against records of the kernel",
     "tests/unit/policy/test_evaluate_recorded.py": "policies of a real istiod, beside the tables",
     "tests/unit/controlplane/test_istiod_equality.py": "recordings of a real istiod, beside the rules",
+    "tests/unit/daemonset/test_cni.py": "C, no module",
     "tests/unit/daemonset/test_manifests.py": "YAML, no module",
     "tests/unit/daemonset/test_supervise.py": "C, no module",
     "tests/unit/vagrant/test_vagrantfile.py": "Ruby and shell, beside the runner",
