@@ -364,6 +364,7 @@ _SECOND_FILES = {
     "tests/unit/controlplane/test_istiod_equality.py": "recordings of a real istiod, beside the rules",
     "tests/unit/daemonset/test_cni.py": "C, no module",
     "tests/unit/daemonset/test_manifests.py": "YAML, no module",
+    "tests/unit/daemonset/test_policy.py": "a linter of YAML, no module",
     "tests/unit/daemonset/test_supervise.py": "C, no module",
     "tests/unit/vagrant/test_vagrantfile.py": "Ruby and shell, beside the runner",
 }
