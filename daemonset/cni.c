@@ -237,6 +237,7 @@ static struct text read_all(int from, time_t until)
 static int reach(const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct timeval limit = {.tv_sec = ARRIVAL}; /* for one that takes nobody any more */
 	time_t until = time(NULL) + ARRIVAL;
 
 	memcpy(address.sun_path, path, strlen(path) + 1);
@@ -244,6 +245,8 @@ static int reach(const char *path)
 		int agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		int error;
 
+		if (agent >= 0)
+			setsockopt(agent, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 		if (agent < 0 || !connect(agent, (struct sockaddr *)&address, sizeof(address)))
 			return agent;
 		error = errno;

@@ -77,9 +77,10 @@ class CniPlugin:
     # ---- for as long as it runs --------------------------------------------------------------------------------------
 
     async def keep(self) -> None:
-        """Until cancelled. What stands in the way is logged when it comes, and tried again."""
-        for path in self._left_over():
-            path.unlink(missing_ok=True)
+        """Until cancelled. What stands in the way is logged when it comes, and tried again. Raises as `install`."""
+        with _explained():
+            for path in self._left_over():
+                path.unlink(missing_ok=True)
         while True:
             self.look()
             await asyncio.sleep(LOOK_SECONDS)

@@ -28,7 +28,7 @@ def make_entry(socket: str, excluded: Iterable[str]) -> Entry:
 
 def in_force(names: Iterable[str]) -> str | None:
     """Of the files of a directory."""
-    return min((name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")), default=None)
+    return min((name for name in names if name.endswith(SUFFIXES)), default=None)
 
 
 def with_plugin(text: bytes, entry: Entry) -> bytes:

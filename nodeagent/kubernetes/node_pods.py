@@ -106,9 +106,12 @@ class NodePods:
                 self._namespaces.pop(one.metadata.name, None)
 
     def find(self, namespace: str, name: str, uid: str) -> tuple[str, Standing] | None:
-        """Uid and standing of a pod, by its uid where that is told; None: it is not known, or not yet."""
+        """Uid and standing of a pod, by its uid where that is told; None: it is not known, or not yet.
+
+        Of a static pod the kubelet, and so the runtime, has another uid than the API: that of its manifest.
+        """
         for pod, found in self._judged() if self.is_known else ():
-            if pod.key == (namespace, name) and uid in {"", pod.metadata.uid}:
+            if pod.key == (namespace, name) and uid in {"", pod.metadata.uid, pod.annotations.get(_MIRROR)}:
                 return pod.metadata.uid, found
         return None
 
@@ -201,6 +204,7 @@ class NodePods:
             )
 
 
+_MIRROR = "kubernetes.io/config.mirror"
 _OURS = frozenset({Standing.EXCLUDED_NS, Standing.SIDECAR, Standing.OPTED_OUT, Standing.NOT_LABELLED})
 """Who may have been captured by this agent or a predecessor. A pod of the host network never was."""
 

@@ -116,6 +116,16 @@ def test_a_socket_that_nobody_listens_at_is_no_agent(runtime: Runtime) -> None:
     assert "refused" in said["msg"]
 
 
+def test_an_agent_that_takes_nobody_any_more_is_none(runtime: Runtime) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as before:
+        listener.bind(str(runtime.socket))
+        listener.listen(0)
+        before.connect(str(runtime.socket))
+        status, said = runtime.run()
+    assert (status, said["code"]) == (1, HELD)
+    assert "temporarily unavailable" in said["msg"]
+
+
 def test_an_agent_that_comes_in_a_moment_is_waited_for(runtime: Runtime) -> None:
     began = subprocess.Popen(
         [runtime.plugin],

@@ -73,7 +73,8 @@ def test_it_is_never_alone(plugins: tuple[object, ...]) -> None:
     ("names", "first"),
     [
         ([], None),
-        (["README", ".10-a.conflist", ".nodeagent-cni-x"], None),
+        (["README", ".nodeagent-cni-x"], None),
+        (["10-a.conflist", ".10-a.conflist"], ".10-a.conflist"),
         (["20-b.conflist", "10-a.conf", "05-x.bak"], "10-a.conf"),
         (["b.json", "c.conflist"], "b.json"),
     ],

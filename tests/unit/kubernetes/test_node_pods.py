@@ -187,6 +187,12 @@ def test_a_pod_that_is_held_has_the_addresses_that_were_read_where_it_starts() -
     assert [one.addresses for one in made.candidates(())] == [(Ip("10.0.0.1"),)]
 
 
+def test_a_static_pod_is_found_by_the_uid_of_its_manifest() -> None:
+    made = ledger(pod("web", annotations={"kubernetes.io/config.mirror": "of-its-manifest"}))
+    assert made.find("shop", "web", "of-its-manifest") == ("uid-web", Standing.OPTED_IN)
+    assert made.find("shop", "web", "another") is None
+
+
 @pytest.mark.parametrize("news", [Removed(objects(pod("web"))[0]), Replaced(())])
 def test_a_pod_that_has_gone_is_not_held(news: Removed | Replaced) -> None:
     made = ledger(pod("web", ips=()))
