@@ -14,9 +14,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-NOT_NEEDED = ("libz3.so", "libxml2.so", "libicu", "libedit.so", "libbsd.so", "libmd.so")
-"""What only Debian's libLLVM is linked with."""
+NOT_NEEDED = ("libz3.so", "libxml2.so", "libicu", "libedit.so", "libbsd.so", "libmd.so", "libclang-cpp.", "libLLVM")
+"""What the two are linked with and nobody else, or what is replaced."""
+_ARCHIVES = ("libLLVM", "libclang", "libPolly")
 
 
 class LinkFailed(Exception):
@@ -30,43 +32,38 @@ def slim_llvm(base: Path, archives: Path) -> list[Path]:
     """
     [libbcc] = (path for path in base.glob("usr/lib/*/libbcc.so.*") if not path.is_symlink())
     libraries = libbcc.parent
-    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", _run("readelf", "--dynamic", "--wide", libbcc))
-    llvm, clang = (_one(needed, pattern) for pattern in (r"libLLVM.*\.so\..*", r"libclang-cpp\.so\..*"))
+    llvm, clang = (_one(_needed(libbcc), pattern) for pattern in (r"libLLVM.*\.so\..*", r"libclang-cpp\.so\..*"))
     release = clang.rpartition(".so.")[2].partition(".")[0]
-    packages = fetch(
-        archives, *(f"{name}-dev" for name in (f"llvm-{release}", f"libclang-{release}", f"libpolly-{release}"))
-    )
+    packages = fetch(archives, f"llvm-{release}-dev", f"libclang-{release}-dev", f"libpolly-{release}-dev")
+    whole = {name: _resolve(base, libraries / name) for name in (llvm, clang)}
     scratch = archives / "unpacked"
     shutil.rmtree(scratch, ignore_errors=True)
     for package in packages:
         _run("dpkg-deb", "--extract", package, scratch)
-    whole = {name: _resolve(base, libraries / name) for name in (llvm, clang)}
-    roots, exports, version = _symbols(libbcc, *whole.values())
-    made = scratch / "linked"
-    (scratch / "roots").write_text("".join(f"-Wl,-u,{symbol}\n" for symbol in roots))
-    (scratch / "versions").write_text(
-        f"{version} {{ global:\n{''.join(f'{one};{chr(10)}' for one in exports)}local: *; }};\n"
-    )
-    code = sorted(
-        path
-        for path in scratch.glob("usr/lib/llvm-*/lib/*.a")
-        if path.name.startswith(("libLLVM", "libclang", "libPolly"))
-    )
-    others = [_resolve(base, next(base.glob(pattern))) for pattern in _LINKED_WITH]
-    _link(made, llvm, scratch, [*code], others)
+    made = _link(scratch, llvm, _symbols(libbcc, *whole.values()), _linked_with(base, *whole.values()))
     for path in {*whole.values(), libraries / clang}:
         path.unlink(missing_ok=True)
     shutil.move(made, whole[llvm])
     whole[llvm].chmod(0o644)
     (libraries / clang).symlink_to(llvm)
     shutil.rmtree(scratch)
+    kept = {libraries / llvm, libraries / clang, whole[llvm]}
     for path in list(libraries.iterdir()):
-        if path.name.startswith(NOT_NEEDED):
+        if path.name.startswith(NOT_NEEDED) and path not in kept:
             path.unlink()
     return packages
 
 
-_LINKED_WITH = ("usr/lib/*/libstdc++.so.6", "*lib/*/libgcc_s.so.1", "*lib/*/libtinfo.so.6", "*lib/*/libz.so.1")
+def _linked_with(base: Path, *whole: Path) -> list[Path]:
+    """What the two need themselves, but for what is not needed and for the C library, which `cc` brings."""
+    names = {name for path in whole for name in _needed(path) if not name.startswith((*NOT_NEEDED, "libc.so", "ld-"))}
+    places = [place for pattern in ("lib/*-linux-*", "usr/lib/*-linux-*") for place in base.glob(pattern)]
+    found = {name: place / name for place in places for name in names if (place / name).is_file()}
+    return sorted({_resolve(base, path) for path in found.values()})
+
+
+def _needed(library: Path) -> list[str]:
+    return re.findall(r"\(NEEDED\).*\[(.+)\]", _run("readelf", "--dynamic", "--wide", library))
 
 
 def fetch(place: Path, *names: str) -> list[Path]:
@@ -81,47 +78,47 @@ def fetch(place: Path, *names: str) -> list[Path]:
     return files
 
 
-def _symbols(libbcc: Path, *whole: Path) -> tuple[list[str], list[str], str]:
-    """What must be there, what is shown, and the version of both.
+class Symbols(NamedTuple):
+    roots: list[str]
+    """What must be there."""
+    shown: list[str]
+    """Also what libbcc has itself, as templates and what they keep: there must be one of each."""
+    version: str
 
-    Shown is also what libbcc has itself, as templates and what they keep: there must be one of each.
-    """
-    found = {line.split()[-1] for path in whole for line in _dynamic(path, "--defined-only")}
-    theirs = {symbol.partition("@")[0] for symbol in found}
-    wanted = {line.split()[-1] for line in _dynamic(libbcc, "--undefined-only")}
-    own = {line.split()[-1] for line in _dynamic(libbcc, "--defined-only")}
+
+def _symbols(libbcc: Path, *whole: Path) -> Symbols:
+    """Of what is linked, so that libbcc finds what it finds in `whole`."""
+    theirs = {_plain(symbol) for path in whole for symbol in _dynamic(path, "--defined-only")}
+    wanted, own = set(_dynamic(libbcc, "--undefined-only")), set(_dynamic(libbcc, "--defined-only"))
     [version] = {symbol.rpartition("@")[2] for symbol in wanted if "@LLVM_" in symbol}
-    roots = theirs & {symbol.partition("@")[0] for symbol in wanted}
-    return sorted(roots), sorted(roots | theirs & {symbol.partition("@")[0] for symbol in own}), version
+    roots = theirs & set(map(_plain, wanted))
+    return Symbols(sorted(roots), sorted(roots | theirs & set(map(_plain, own))), version)
+
+
+def _plain(symbol: str) -> str:
+    return symbol.partition("@")[0]
 
 
 def _dynamic(path: Path, which: str) -> Iterator[str]:
-    yield from _run("nm", "--dynamic", which, path).splitlines()
+    """Names, with @ and their version where they have one."""
+    for line in _run("nm", "--dynamic", which, path).splitlines():
+        yield line.split()[-1]
 
 
-def _link(made: Path, name: str, scratch: Path, code: list[Path], others: list[Path]) -> None:
-    options = (
-        "--gc-sections",
-        "--build-id=none",
-        "-z,defs",
-        f"-soname,{name}",
-        f"--version-script={scratch / 'versions'}",
-    )
-    group = ["-Wl,--start-group", *code, "-Wl,--end-group", *others, "-lm"]
-    words = [
-        "cc",
-        "-shared",
-        "-s",
-        "-o",
-        made,
-        *(f"-Wl,{option}" for option in options),
-        f"@{scratch / 'roots'}",
-        *group,
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+def _link(scratch: Path, name: str, symbols: Symbols, others: list[Path]) -> Path:
+    code = [path for path in scratch.glob("usr/lib/llvm-*/lib/*.a") if path.name.startswith(_ARCHIVES)]
+    made, roots, versions = (scratch / word for word in ("made", "roots", "versions"))
+    roots.write_text("".join(f"-Wl,-u,{symbol}\n" for symbol in symbols.roots))
+    shown = "".join(f"{symbol};\n" for symbol in symbols.shown)
+    versions.write_text(f"{symbols.version} {{\nglobal:\n{shown}local: *;\n}};\n")
+    options = ("--gc-sections", "--build-id=none", "-z,defs", f"-soname,{name}", f"--version-script={versions}")
+    group = ["-Wl,--start-group", *sorted(code), "-Wl,--end-group", "-Wl,--as-needed", *others, "-lm"]
+    words = ["-shared", "-s", "-o", made, *(f"-Wl,{option}" for option in options), f"@{roots}", *group]
+    done = subprocess.run(["cc", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = " / ".join(done.stderr.splitlines()[-3:])
         raise LinkFailed(f"LLVM of this Debian cannot be linked so ({said}): use --whole-llvm")
+    return made
 
 
 def _one(names: list[str], pattern: str) -> str:
