@@ -112,8 +112,16 @@ def _link(scratch: Path, name: str, symbols: Symbols, others: list[Path]) -> Pat
     shown = "".join(f"{symbol};\n" for symbol in symbols.shown)
     versions.write_text(f"{symbols.version} {{\nglobal:\n{shown}local: *;\n}};\n")
     options = ("--gc-sections", "--build-id=none", "-z,defs", f"-soname,{name}", f"--version-script={versions}")
-    group = ["-Wl,--start-group", *sorted(code), "-Wl,--end-group", "-Wl,--as-needed", *others, "-lm"]
-    words = ["-shared", "-s", "-o", made, *(f"-Wl,{option}" for option in options), f"@{roots}", *group]
+    group: list[str | Path] = ["-Wl,--start-group", *sorted(code), "-Wl,--end-group", "-Wl,--as-needed", *others, "-lm"]
+    words: list[str | Path] = [
+        "-shared",
+        "-s",
+        "-o",
+        made,
+        *(f"-Wl,{option}" for option in options),
+        f"@{roots}",
+        *group,
+    ]
     done = subprocess.run(["cc", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = " / ".join(done.stderr.splitlines()[-3:])

@@ -71,9 +71,13 @@ class PodStarts:
             raise PodHeld(f"{netns} has no address", check="Is nodeagent-cni the last plugin of its list?")
         self._hold(uid, place, tuple(sorted(addresses)))
         pod = LocalPod(namespace, name, place.path, uid)
-        if not await self._comes(lambda: pod in self._capture.captured(), CAPTURED_SECONDS):
+        if not await self._comes(lambda: self._is_captured(pod), CAPTURED_SECONDS):
             raise PodHeld(self._capture.kernel_error or "it is not captured yet")
         return ""
+
+    def _is_captured(self, pod: LocalPod) -> bool:
+        """The kernel is asked only when it has been told: many may wait, and each of them makes news for the others."""
+        return pod in self._capture.held and pod in self._capture.captured()
 
     def _place(self, netns: str) -> Namespace:
         """Where this agent sees it: it has the directory at a path of its own, and /var/run is a link on most nodes."""

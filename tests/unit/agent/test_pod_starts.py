@@ -34,17 +34,21 @@ class Node:
         self.addresses = frozenset({Ip("10.0.0.2"), Ip("10.0.0.1")})
         self.is_capturing = True
         self.kernel_error = ""
-        self.held: dict[str, tuple[Namespace, tuple[Ip, ...]]] = {}
+        self.places: dict[str, tuple[Namespace, tuple[Ip, ...]]] = {}
         self.starts = PodStarts(
             Config(node="node-a", exclude_namespaces="kube-system"), self.ledger, cast("Capture", self), self._hold
         )
 
     def _hold(self, uid: str, place: Namespace, addresses: tuple[Ip, ...]) -> None:
-        self.held[uid] = place, addresses
+        self.places[uid] = place, addresses
         asyncio.get_running_loop().call_soon(self.starts.news)
 
+    @property
+    def held(self) -> frozenset[LocalPod]:
+        return frozenset({WEB} if "uid-web" in self.places else ())
+
     def captured(self) -> frozenset[LocalPod]:
-        return frozenset({WEB} if self.is_capturing and "uid-web" in self.held else ())
+        return self.held if self.is_capturing else frozenset()
 
     def tell(self, *pods: dict[str, Any]) -> None:
         objects = [read_object(json.dumps(one).encode()) for one in (*pods, namespace("shop", "ambient"))]
@@ -81,7 +85,7 @@ def hurried(node: Node, monkeypatch: pytest.MonkeyPatch) -> Node:
 def test_a_pod_of_the_mesh_starts_when_it_is_captured_by_what_its_namespace_has(node: Node, uid: str) -> None:
     node.tell(pod("web", ips=()))
     assert node.start(uid) == ""
-    assert node.held == {"uid-web": (PLACE, (Ip("10.0.0.1"), Ip("10.0.0.2")))}
+    assert node.places == {"uid-web": (PLACE, (Ip("10.0.0.1"), Ip("10.0.0.2")))}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_a_pod_of_the_mesh_starts_when_it_is_captured_by_what_its_namespace_has(
 def test_one_that_is_none_of_the_mesh_starts_as_it_is(node: Node, one: dict[str, Any], reason: str) -> None:
     node.tell(one)
     assert node.start(space=one["metadata"]["namespace"]) == reason
-    assert not node.held
+    assert not node.places
 
 
 def test_one_of_an_excluded_namespace_starts_although_nothing_is_known(hurried: Node) -> None:
@@ -109,7 +113,7 @@ def test_one_that_the_api_tells_of_in_a_moment_is_waited_for(node: Node) -> None
 def test_a_namesake_is_not_it(node: Node) -> None:
     node.tell(pod("web", uid="former"))
     assert node.start(then=lambda: node.tell(pod("web"))) == ""
-    assert set(node.held) == {"uid-web"}
+    assert set(node.places) == {"uid-web"}
 
 
 @pytest.mark.parametrize(
