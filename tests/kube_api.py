@@ -60,12 +60,24 @@ def namespace(name: str = "shop", mode: str = "") -> Json:
     }
 
 
+def daemon_set(path: str, *, is_terminating: bool = False) -> Json:
+    """`path`: namespace/name."""
+    namespace, _, name = path.partition("/")
+    metadata: Json = {"name": name, "namespace": namespace, "uid": f"uid-{name}"}
+    if is_terminating:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": {}, "status": {}}
+
+
+_PLURALS = {"Pod": "pods", "Namespace": "namespaces", "DaemonSet": "daemonsets"}
+
+
 class FakeKube:
     """Made by `serving`. Its fields are read and set by tests while it serves; `condition` guards them."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
-        self.objects: dict[str, dict[tuple[str, str], Json]] = {"pods": {}, "namespaces": {}}
+        self.objects: dict[str, dict[tuple[str, str], Json]] = {kind: {} for kind in _PLURALS.values()}
         self.version = 100
         self.history: list[tuple[int, str, Json]] = []
         """Version, plural name, event."""
@@ -91,13 +103,13 @@ class FakeKube:
     def put(self, *objects: Json) -> None:
         with self.condition:
             for one in objects:
-                kind = "namespaces" if one["kind"] == "Namespace" else "pods"
+                kind = _PLURALS[one["kind"]]
                 key = one["metadata"].get("namespace", ""), one["metadata"]["name"]
                 self._tell("MODIFIED" if key in self.objects[kind] else "ADDED", kind, key, one)
 
     def delete(self, name: str, namespace: str = "shop", kind: str = "pods") -> None:
         with self.condition:
-            key = (namespace if kind == "pods" else "", name)
+            key = ("" if kind == "namespaces" else namespace, name)
             self._tell("DELETED", kind, key, self.objects[kind][key])
 
     def annotation(self, name: str, namespace: str = "shop") -> str | None:
@@ -217,7 +229,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        kind = parts.path.rpartition("/")[2]
+        *_, space, kind, name = ["", *parts.path.split("/")]
+        if kind == "daemonsets":
+            if not self._is_refused("get", kind):
+                found = self.kube.objects[kind].get((space, name))
+                self._answer(200 if found else 404, found or _status(404, "NotFound", f'"{name}" not found'))
+            return
+        kind = name
         is_watch = query.get("watch") == "1"
         if self._is_refused("watch" if is_watch else "list", kind):
             return

@@ -3,19 +3,21 @@
 """Builds the container image of the agent from Debian's packages and our wheel, without any base image.
 
     build/image/base     unpacked packages of this machine's Debian: Python, bcc with LLVM; no shell, no package manager
-    build/image/app      ours: the wheel, what it depends on (by the hashes of uv.lock), the supervisor
+    build/image/app      ours: the wheel, what it depends on (by the hashes of uv.lock), the two programs in C
     build/image/nodeagent-VERSION.tar   both as layers of an OCI archive, for `podman load`, `skopeo copy`, `ctr import`
     build/image/sbom.cdx.json           what is in it, with versions and hashes (CycloneDX 1.5)
 
 The same sources, packages and SOURCE_DATE_EPOCH (default: the last commit's) give the same bytes: files have that time
-and root as their owner, compiled Python carries hashes in place of times. With --root nothing is packed. Needs to be
-root (without a capability beyond files), mmdebstrap, a C compiler and, to pack, umoci.
+and root as their owner, compiled Python carries hashes in place of times. With --root nothing is packed. LLVM is linked
+anew of what is used of it (tools/link_llvm.py), unless --whole-llvm is given. Needs to be root (without a capability
+beyond files), mmdebstrap, a C compiler and, to pack, umoci.
 """
 
 import argparse
 import compileall
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import py_compile
@@ -26,6 +28,8 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from link_llvm import LinkFailed, slim_llvm
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build/image"
@@ -69,6 +73,7 @@ LAUNCHER = "#!/usr/bin/python3\nimport sys\n\nfrom nodeagent.cli.main import mai
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--root", action="store_true", help="unpacked only, for a test")
+    parser.add_argument("--whole-llvm", action="store_true", help="as Debian has it: 155 MB more")
     options = parser.parse_args()
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or run("git", "log", "-1", "--format=%ct").strip())
     os.environ["SOURCE_DATE_EPOCH"] = str(epoch)
@@ -79,7 +84,11 @@ def main() -> int:
         print(f"make_image: {' and '.join(missing)} not found; `make image` installs what it needs", file=sys.stderr)
         return 5
     BUILD.mkdir(parents=True, exist_ok=True)
-    components = [*make_base(BUILD / "base"), *make_app(BUILD / "app")]
+    try:
+        components = [*make_base(BUILD / "base", is_whole=options.whole_llvm), *make_app(BUILD / "app")]
+    except LinkFailed as failure:
+        print(f"make_image: {failure}", file=sys.stderr)
+        return 5
     settle(BUILD / "base", epoch)
     settle(BUILD / "app", epoch)
     write_sbom(components, epoch)
@@ -108,7 +117,7 @@ def version() -> str:
 # ---- Debian ----------------------------------------------------------------------------------------------------------
 
 
-def make_base(place: Path) -> Iterator[dict[str, object]]:
+def make_base(place: Path, *, is_whole: bool) -> Iterator[dict[str, object]]:
     """Unpacks packages of this machine's release, from where this machine has them. What is in them, for the SBOM."""
     told = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     release = dict(line.split("=", 1) for line in told if "=" in line)
@@ -126,10 +135,8 @@ def make_base(place: Path) -> Iterator[dict[str, object]]:
         *("--format=directory", "--skip=cleanup/apt/cache,cleanup/apt/lists", f"--setup-hook={fill}"),
         *(release["VERSION_CODENAME"], place, sources[0]),
     )
-    found = sorted((place / "var/cache/apt/archives").glob("*.deb"))
-    components = [describe_package(path) for path in found]
-    for path in found:
-        shutil.move(path, cache / path.name)
+    fetched = [Path(shutil.move(path, cache / path.name)) for path in (place / "var/cache/apt/archives").glob("*.deb")]
+    linked = [] if is_whole else slim_llvm(place, BUILD / "archives")
     for pattern in UNWANTED:
         for path in place.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -141,7 +148,20 @@ def make_base(place: Path) -> Iterator[dict[str, object]]:
     (place / "etc/group").write_text(GROUPS)
     run("ldconfig", "-r", place)
     (place / "var/cache/ldconfig/aux-cache").unlink(missing_ok=True)  # has inode numbers
-    yield from components
+    for path in sorted(fetched):
+        if is_left(path, place):
+            yield describe_package(path)
+        else:
+            shutil.rmtree(place / "usr/share/doc" / path.name.partition("_")[0], ignore_errors=True)
+    yield from map(describe_package, linked)
+
+
+def is_left(package: Path, place: Path) -> bool:
+    """Whether more of it is in the image than its licence."""
+    packed = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, stdout=subprocess.PIPE).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as content:
+        names = [entry.name for entry in content if entry.isfile() and "/share/doc/" not in entry.name]
+    return any((place / name).exists() for name in names)
 
 
 def describe_package(path: Path) -> dict[str, object]:
@@ -180,7 +200,8 @@ def make_app(place: Path) -> Iterator[dict[str, object]]:
     programs.mkdir()
     (programs / "nodeagent").write_text(LAUNCHER)
     (programs / "nodeagent").chmod(0o755)
-    run("cc", "-O2", "-static", "-s", "-Wl,--build-id=none", "-o", programs / "supervise", "daemonset/supervise.c")
+    for name, source in (("supervise", "supervise.c"), ("nodeagent-cni", "cni.c")):
+        run("cc", "-O2", "-static", "-s", "-Wl,--build-id=none", "-o", programs / name, f"daemonset/{source}")
     for found in importlib.metadata.distributions(path=[str(site)]):
         name = found.metadata["Name"]
         yield {"type": "library", "name": name, "version": found.version, "purl": f"pkg:pypi/{name}@{found.version}"}

@@ -89,6 +89,12 @@ KillConnection: TypeAlias = Callable[[str], Awaitable[ConnectionRecord]]
 """By its id; the record of its end."""
 
 
+class StartPod(Protocol):
+    """As PodStarts.start of agent/pod_starts.py."""
+
+    async def __call__(self, namespace: str, name: str, uid: str, netns: str) -> str: ...
+
+
 class LogLevelSetting(Protocol):
     """As agent/log_levels.py."""
 
@@ -100,7 +106,10 @@ def make_orders(
     replace_workers: ReplaceWorkers,
     kill_connection: KillConnection,
     log_levels: LogLevelSetting,
+    start_pod: StartPod | None = None,
 ) -> Mapping[str, Route]:
+    """`start_pod`: of an agent that takes its pods from Kubernetes."""
+
     async def of_renewal(_query: Mapping[str, str]) -> Mapping[str, object]:
         return {"asked": renew_certificates()}
 
@@ -120,7 +129,16 @@ def make_orders(
         log_levels.change(level, is_reset=not level, seconds=_seconds(query.get("seconds", "0")))
         return {}
 
+    async def of_start(query: Mapping[str, str]) -> Mapping[str, object]:
+        namespace, name, uid, netns = (query.get(field, "") for field in ("namespace", "name", "uid", "netns"))
+        if start_pod is None:
+            raise ConfigError("this agent takes its pods from a file", check="nodeagent-cni is for --kubernetes on.")
+        if not (namespace and name and netns):
+            raise ConfigError("a pod is named by namespace, name and netns", check="Is it nodeagent-cni that asks?")
+        return {"not_captured": await start_pod(namespace, name, uid, netns)}
+
     return {
+        "/pods/start": of_start,
         "/certs/renew": of_renewal,
         "/workers/replace": of_replacement,
         "/connections/kill": of_killing,

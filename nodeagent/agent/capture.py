@@ -176,7 +176,7 @@ class Capture:
 
     async def _settle(self) -> None:
         enrolment = decide_enrolment(self._state.mesh, self._config.node, self._local or LocalPods())
-        wanted = {enrolled.pod: enrolled.workload.addresses for enrolled in enrolment.enrolled}
+        wanted = enrolment.captured
         self._want_certificates(enrolment.identities | self.enrolment.identities)
         if self.is_settled:  # else no pod has a number yet, and a predecessor's table would be emptied
             # The workers first: who is cut by the kernel and dials again is steered, and must not meet a former rule.

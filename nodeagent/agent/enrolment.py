@@ -43,6 +43,8 @@ class Claim:
     addresses: frozenset[Ip]
     is_wanted: bool
     """Whatever the mesh says; else only as long as the mesh says that it speaks HBONE."""
+    is_held: bool = False
+    """Captured since before it started, so these are its addresses whatever the mesh has heard of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,13 @@ class LocalPods:
 class Enrolment:
     enrolled: tuple[EnrolledPod, ...] = ()
     others: tuple[NotEnrolled, ...] = ()
+    held: Mapping[LocalPod, tuple[Ip, ...]] = dataclasses.field(default_factory=dict)
+    """Of `others` those that the kernel captures all the same, by these addresses: what they send waits."""
+
+    @property
+    def captured(self) -> dict[LocalPod, tuple[Ip, ...]]:
+        """What the kernel is told of."""
+        return {**self.held, **{one.pod: one.workload.addresses for one in self.enrolled}}
 
     @property
     def addresses(self) -> frozenset[Ip]:
@@ -73,6 +82,7 @@ def decide_enrolment(mesh: Mesh, node: str, local: LocalPods) -> Enrolment:
     here = {(workload.namespace, workload.name): workload for workload in mesh.workloads_on(node)}
     enrolled: list[EnrolledPod] = []
     others: list[NotEnrolled] = []
+    held: dict[LocalPod, tuple[Ip, ...]] = {}
     for pod in sorted(set(local.pods)):
         workload = here.pop((pod.namespace, pod.name), None)
         obstacle = _obstacle(workload, local.claims.get(pod))
@@ -80,6 +90,9 @@ def decide_enrolment(mesh: Mesh, node: str, local: LocalPods) -> Enrolment:
             enrolled.append(EnrolledPod(pod, workload))
         else:
             others.append(NotEnrolled(pod.namespace, pod.name, obstacle))
+            claim = local.claims.get(pod)
+            if claim is not None and claim.is_held and obstacle in _NOT_HEARD_OF:
+                held[pod] = tuple(sorted(claim.addresses))
     for (namespace, name), reason in sorted(local.left_out.items()):
         here.pop((namespace, name), None)
         others.append(NotEnrolled(namespace, name, reason))
@@ -88,7 +101,11 @@ def decide_enrolment(mesh: Mesh, node: str, local: LocalPods) -> Enrolment:
         for workload in here.values()
         if not _obstacle(workload)
     ]
-    return Enrolment(tuple(enrolled), tuple(others))
+    return Enrolment(tuple(enrolled), tuple(others), held)
+
+
+_NOT_HEARD_OF = frozenset({CaptureReason.UNKNOWN_WORKLOAD, CaptureReason.NO_ADDRESS, CaptureReason.ADDRESS_DIFFERS})
+"""What the control plane says of a pod before it knows that it has started."""
 
 
 def _obstacle(workload: Workload | None, claim: Claim | None = None) -> str:

@@ -20,6 +20,7 @@ import msgspec
 
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.enrolment import Claim, LocalPods
+from nodeagent.agent.pod_starts import PodStarts
 from nodeagent.config import Config
 from nodeagent.errors import ControlPlaneError, KernelError
 from nodeagent.kernel.pod_namespaces import Namespace, Unknown, assign, look, namespace_at
@@ -50,6 +51,7 @@ class FoundPod(msgspec.Struct, frozen=True):
     inode: int
     addresses: tuple[Ip, ...]
     is_wanted: bool
+    is_held: bool = False
 
 
 class KubernetesPods:
@@ -59,6 +61,7 @@ class KubernetesPods:
             config.kubernetes_host, config.kubernetes_port, config.kubernetes_ca, config.kubernetes_token
         )
         self._ledger = NodePods(config.node, config.excluded_namespaces)
+        self.starts = PodStarts(config, self._ledger, capture, self._hold)
         of_this_node = Reflector("/api/v1/pods", fieldSelector=f"spec.nodeName={config.node}")
         self._followers = (
             Follower(self._api, of_this_node, self._pods_changed),
@@ -131,11 +134,20 @@ class KubernetesPods:
         """The capture may have let go who was leaving, and captured who is to be annotated."""
         self._look.set()
         self._write.set()
+        self.starts.news()
+
+    def _hold(self, uid: str, namespace: Namespace, addresses: tuple[Ip, ...]) -> None:
+        """Of a pod that is about to start: where, as the runtime says it."""
+        self._found[uid] = namespace
+        self._lost.pop(uid, None)
+        self._ledger.hold(uid, addresses)
+        self._look.set()
 
     def _news(self) -> None:
         self._looks = 0
         self._look.set()
         self._write.set()
+        self.starts.news()
 
     # ---- namespaces --------------------------------------------------------------------------------------------------
 
@@ -178,6 +190,7 @@ class KubernetesPods:
         kept = {uid: one for uid, one in self._found.items() if uid in candidates and namespace_at(one.path) == one}
         for uid in candidates.keys() & self._found.keys() - kept.keys():
             self._lost[uid] = candidates[uid].status
+            self._ledger.release(uid)
         self._leaves_at = {uid: at for uid, at in self._leaves_at.items() if uid in candidates}
         self._lost = {uid: status for uid, status in self._lost.items() if uid in candidates}
         self._found = kept
@@ -206,7 +219,9 @@ class KubernetesPods:
             taken = frozenset(self._found.values())
             seen = await asyncio.to_thread(look, self._config.netns_dir, addresses, taken)
             for uid, found in assign(wanted, others, seen).items():
-                if isinstance(found, Unknown):
+                if uid in self._found:  # held meanwhile
+                    del unknown[uid]
+                elif isinstance(found, Unknown):
                     unknown[uid] = found.reason
                 else:
                     self._found[uid] = found
@@ -231,6 +246,7 @@ class KubernetesPods:
                 self._found[uid].inode,
                 one.addresses,
                 self._is_wanted(one),
+                self._ledger.is_held(uid),
             )
             for uid, one in sorted(candidates.items())
             if uid in self._found
@@ -251,7 +267,10 @@ class KubernetesPods:
             log.warning("%s cannot be read, so pods are captured when the API has answered: %s", self._path, error)
             return
         self._found = {row.pod.uid: Namespace(row.pod.netns, row.inode) for row in rows}
-        living = (row for row in rows if namespace_at(row.pod.netns) == self._found[row.pod.uid])
+        living = [row for row in rows if namespace_at(row.pod.netns) == self._found[row.pod.uid]]
+        for row in living:
+            if row.is_held:
+                self._ledger.hold(row.pod.uid, row.addresses)
         self._capture.local_pods_changed(_local_pods(living, {}))
 
     def _save(self, rows: tuple[FoundPod, ...]) -> None:
@@ -309,7 +328,7 @@ def _local_pods(rows: Iterable[FoundPod], left_out: Mapping[tuple[str, str], str
     rows = tuple(rows)
     return LocalPods(
         tuple(row.pod for row in rows),
-        {row.pod: Claim(frozenset(row.addresses), row.is_wanted) for row in rows},
+        {row.pod: Claim(frozenset(row.addresses), row.is_wanted, row.is_held) for row in rows},
         dict(left_out),
     )
 

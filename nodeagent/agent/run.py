@@ -218,7 +218,8 @@ class Agent:
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
         routes = make_routes(picture.agent_state, picture.connections, self._connections.history)
-        orders = make_orders(self._keeper.renew, self._replace_workers, self._killer.kill, self._log_levels)
+        start_pod = self._kubernetes.starts.start if self._kubernetes is not None else None
+        orders = make_orders(self._keeper.renew, self._replace_workers, self._killer.kill, self._log_levels, start_pod)
         yield AdminServer(config.admin_socket, routes, orders)
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)

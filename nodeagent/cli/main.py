@@ -36,6 +36,7 @@ COMMANDS = {
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),
     "prepare-node": ("agent", "Mounts what an agent without privilege could not: bpffs and the proxy namespace."),
+    "cni": ("cni", "Keeps a CNI plugin on this node that holds pods of the mesh until its agent has them."),
     "cleanup": ("agent", "Removes what an agent left on this node: programs, workers, files."),
     "analyze": ("analyze", "Says what is wrong or doubtful in a directory of YAML."),
     "control-plane": ("control_plane", "Serves a mesh from a directory of YAML."),

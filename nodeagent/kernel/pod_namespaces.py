@@ -13,6 +13,7 @@ A namespace belongs to one pod. Who was found stays found as long as its namespa
 comes later takes nothing away.
 """
 
+import ipaddress
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,14 @@ def look(directory: str, addresses: frozenset[Ip], taken: Container[Namespace]) 
                 claims.append(Claim(namespace, found & addresses))
         numbers.pop(NO_NAMESPACE, None)
         return Evidence(tuple(claims), dict(_routes(node, devices, numbers, addresses)))
+
+
+def read_addresses(namespace: Namespace) -> frozenset[Ip]:
+    """Those by which others reach it. Believed only before anything runs in it. Raises KernelError."""
+    with IPRoute() as node:
+        _, found = _look_into(node, namespace)
+    addresses = {ip: ipaddress.ip_address(ip) for ip in found}
+    return frozenset(ip for ip, one in addresses.items() if not (one.is_loopback or one.is_link_local))
 
 
 def _routes(

@@ -74,6 +74,8 @@ class NodePods:
         self._pods: dict[Name, KubeObject] | None = None
         self._namespaces: dict[str, Mapping[str, str]] | None = None
         """Labels by name."""
+        self._held: dict[str, tuple[Ip, ...]] = {}
+        """Addresses of pods that were captured before they started, by uid: the kubelet has not reported them yet."""
 
     @property
     def is_known(self) -> bool:
@@ -83,6 +85,8 @@ class NodePods:
         match change:
             case Replaced(objects):
                 self._pods = {one.key: _kept(one) for one in objects if self._is_here(one)}
+                living = {one.metadata.uid for one in self._pods.values()}
+                self._held = {uid: addresses for uid, addresses in self._held.items() if uid in living}
             case Changed(one) if self._pods is not None:
                 if self._is_here(one):
                     self._pods[one.key] = _kept(one)
@@ -90,6 +94,7 @@ class NodePods:
                 known = self._pods.get(one.key)
                 if known is not None and known.metadata.uid == one.metadata.uid:
                     del self._pods[one.key]
+                    self.release(one.metadata.uid)
 
     def namespaces_changed(self, change: Change) -> None:
         match change:
@@ -100,6 +105,27 @@ class NodePods:
             case Removed(one) if self._namespaces is not None:
                 self._namespaces.pop(one.metadata.name, None)
 
+    def find(self, namespace: str, name: str, uid: str) -> tuple[str, Standing] | None:
+        """Uid and standing of a pod, by its uid where that is told; None: it is not known, or not yet.
+
+        Of a static pod the kubelet, and so the runtime, has another uid than the API: that of its manifest.
+        """
+        for pod, found in self._judged() if self.is_known else ():
+            if pod.key == (namespace, name) and uid in {"", pod.metadata.uid, pod.annotations.get(_MIRROR)}:
+                return pod.metadata.uid, found
+        return None
+
+    def hold(self, uid: str, addresses: tuple[Ip, ...]) -> None:
+        """Its addresses, whatever the kubelet reports: they were read where it starts."""
+        self._held[uid] = addresses
+
+    def release(self, uid: str) -> None:
+        """What was read is not so any more."""
+        self._held.pop(uid, None)
+
+    def is_held(self, uid: str) -> bool:
+        return uid in self._held
+
     def candidates(self, captured: Container[str]) -> tuple[Candidate, ...]:
         """`captured`: uids of the pods whose traffic is captured at this moment."""
         return tuple(
@@ -108,13 +134,13 @@ class NodePods:
                 status=bytes(pod.status),
                 namespace=pod.metadata.namespace,
                 name=pod.metadata.name,
-                addresses=pod.addresses,
+                addresses=self._addresses(pod),
                 is_opted_in=found is Standing.OPTED_IN,
                 is_announced=is_redirected(pod.annotations),
                 is_terminating=pod.is_terminating,
             )
             for pod, found in self._judged()
-            if _is_candidate(pod, found, captured)
+            if self._is_candidate(pod, found, captured)
         )
 
     def bystanders(self, captured: Container[str]) -> dict[str, tuple[Ip, ...]]:
@@ -122,13 +148,15 @@ class NodePods:
         return {
             pod.metadata.uid: pod.addresses
             for pod, found in self._judged()
-            if not (pod.is_terminal or pod.is_host_network or _is_candidate(pod, found, captured))
+            if not (pod.is_terminal or pod.is_host_network or self._is_candidate(pod, found, captured))
         }
 
     def left_out(self, captured: Container[str]) -> dict[Name, str]:
         """Everybody else, with the reason."""
         return {
-            pod.key: _reason(pod, found) for pod, found in self._judged() if not _is_candidate(pod, found, captured)
+            pod.key: _reason(pod, found)
+            for pod, found in self._judged()
+            if not self._is_candidate(pod, found, captured)
         }
 
     def patches(self, captured: Container[str]) -> tuple[Patch, ...]:
@@ -151,6 +179,15 @@ class NodePods:
         """The API was asked for this node's pods only; one without uid cannot be told from its namesakes."""
         return pod.node == self._node and bool(pod.metadata.uid)
 
+    def _addresses(self, pod: KubeObject) -> tuple[Ip, ...]:
+        return self._held.get(pod.metadata.uid) or pod.addresses
+
+    def _is_candidate(self, pod: KubeObject, found: Standing, captured: Container[str]) -> bool:
+        if pod.is_terminal or not self._addresses(pod):
+            return False
+        is_leaving = found in _OURS and (is_redirected(pod.annotations) or pod.metadata.uid in captured)
+        return found is Standing.OPTED_IN or is_leaving
+
     def _judged(self) -> Iterator[tuple[KubeObject, Standing]]:
         for pod in (self._pods or {}).values():
             namespace = pod.metadata.namespace
@@ -167,6 +204,7 @@ class NodePods:
             )
 
 
+_MIRROR = "kubernetes.io/config.mirror"
 _OURS = frozenset({Standing.EXCLUDED_NS, Standing.SIDECAR, Standing.OPTED_OUT, Standing.NOT_LABELLED})
 """Who may have been captured by this agent or a predecessor. A pod of the host network never was."""
 
@@ -174,13 +212,6 @@ _OURS = frozenset({Standing.EXCLUDED_NS, Standing.SIDECAR, Standing.OPTED_OUT, S
 def _kept(pod: KubeObject) -> KubeObject:
     """By itself: `status` is a view of the whole answer that it came in."""
     return msgspec.structs.replace(pod, status=pod.status.copy())
-
-
-def _is_candidate(pod: KubeObject, found: Standing, captured: Container[str]) -> bool:
-    if pod.is_terminal or not pod.addresses:
-        return False
-    is_leaving = found in _OURS and (is_redirected(pod.annotations) or pod.metadata.uid in captured)
-    return found is Standing.OPTED_IN or is_leaving
 
 
 def _reason(pod: KubeObject, found: Standing) -> str:

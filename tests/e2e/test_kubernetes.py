@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nodeagent.kubernetes.api import ApiServer
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import is_served
 from nodeagent.lab.demo.stage import NODES, PORT, Stage, running
@@ -32,6 +34,7 @@ class Cluster:
 
     def __init__(self, stage: Stage, kube: FakeKube) -> None:
         self.stage, self.kube = stage, kube
+        self.api: ApiServer
         self._is_over = threading.Event()
         self._mirror = threading.Thread(target=self._keep_mirrored)
 
@@ -82,12 +85,17 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("kubernetes")) as made:
+        yield made
+
+
+@contextmanager
+def running_cluster(directory: Path) -> Iterator[Cluster]:
     with running() as stage:
         stage.prepare()
         stage.write("05-mesh.yaml", [{"kind": "MeshConfig", "enrolment": "annotation"}])
         stage.start_control_plane()
         control = stage.lab.control
-        directory = tmp_path_factory.mktemp("kubernetes")
         listener = control.listen(API_PORT)
         with serving(directory, listener, control.ipv4) as (kube, api):
             made = Cluster(stage, kube)
@@ -95,6 +103,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             try:
                 for name in NODES:
                     start_agent(stage, name, Path(api.ca_file), Path(api.token_file))
+                made.api = api
                 yield made
             finally:
                 made.end()

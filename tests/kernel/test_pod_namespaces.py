@@ -8,7 +8,7 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel.netns import MNT_DETACH, unmount
-from nodeagent.kernel.pod_namespaces import ELSEWHERE, Namespace, look, namespace_at
+from nodeagent.kernel.pod_namespaces import ELSEWHERE, Namespace, look, namespace_at, read_addresses
 from nodeagent.model.address import Ip
 from tests.kernel.namespaces import ip, make_namespace, own_namespaces
 
@@ -52,6 +52,13 @@ def test_what_each_namespace_claims(node: Node) -> None:
     (node.directory / "nothing").mkdir()
     assert node.look() == ({web: frozenset({FOUR, SIX}), liar: frozenset({FOUR})}, {})
     assert node.look(liar) == ({web: frozenset({FOUR, SIX})}, {}), "a namespace of another pod is not asked"
+
+
+def test_the_addresses_of_one_that_starts(node: Node) -> None:
+    web = node.pod("web", f"{FOUR}/32", f"{SIX}/128", "fe80::7/64", "127.0.0.9/8")
+    assert read_addresses(web) == {FOUR, SIX}
+    assert read_addresses(node.pod("empty")) == frozenset()
+    assert read_addresses(Namespace(web.path, web.inode + 1)) == frozenset(), "another one is at its path by now"
 
 
 def test_a_route_to_a_pods_device_tells_whose_it_is(node: Node) -> None:

@@ -131,6 +131,26 @@ def test_workers_are_replaced(query: dict[str, str]) -> None:
     assert _order(query) == {"replaced": [dataclasses.asdict(REPLACED)]}
 
 
+POD = {"namespace": "shop", "name": "web", "netns": "/run/netns/x"}
+
+
+@pytest.mark.parametrize(("more", "expected"), [({}, ""), ({"uid": "7"}, "7")])
+def test_a_pod_may_start(more: dict[str, str], expected: str) -> None:
+    async def start(namespace: str, name: str, uid: str, netns: str) -> str:
+        assert (namespace, name, uid, netns) == ("shop", "web", expected, "/run/netns/x")
+        return "OPTED_OUT"
+
+    orders = make_orders(lambda: 0, _replace, _kill, _Levels(), start)
+    assert asyncio.run(orders["/pods/start"](POD | more)) == {"not_captured": "OPTED_OUT"}  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="is named by"):
+        asyncio.run(orders["/pods/start"]({**POD, "name": ""}))  # type: ignore[arg-type]
+
+
+def test_an_agent_without_kubernetes_lets_no_pod_start() -> None:
+    with pytest.raises(ConfigError, match="takes its pods from a file"):
+        _order(POD, "/pods/start")
+
+
 @pytest.mark.parametrize("query", [{"slot": "x"}, {"slot": "-1"}, {"wait": "x"}, {"wait": "-1"}, {"wait": "inf"}])
 def test_orders_that_are_malformed(query: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="is not a"):

@@ -14,6 +14,7 @@ from nodeagent.model.pod import CaptureReason, LocalPod
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 WEB = LocalPod("shop", "web", "/run/netns/web")
+HERE = frozenset({Ip("10.0.0.1"), Ip("fd00::1")})
 ENROLLED = Workload(
     uid="web",
     name="web",
@@ -153,3 +154,32 @@ def test_a_file_that_cannot_be_read_is_named(path: str) -> None:
 def test_every_reason_says_what_to_look_at(reason: CaptureReason) -> None:
     assert reason.value == reason.name
     assert reason.check.endswith((".", "?"))
+
+
+@pytest.mark.parametrize(
+    ("workload", "claim", "fate"),
+    [
+        pytest.param(None, Claim(HERE, is_wanted=True, is_held=True), "held", id="the mesh has not heard of it"),
+        pytest.param(None, Claim(HERE, is_wanted=True), "open", id="one that was not asked about"),
+        pytest.param(
+            varied(addresses=(Ip("10.0.0.9"),)),
+            Claim(HERE, is_wanted=True, is_held=True),
+            "held",
+            id="the mesh tells of its former sandbox",
+        ),
+        pytest.param(varied(addresses=()), Claim(HERE, is_wanted=True, is_held=True), "held", id="no address yet"),
+        pytest.param(
+            varied(protocol=TunnelProtocol.TCP), Claim(HERE, is_wanted=False, is_held=True), "open", id="it has left"
+        ),
+        pytest.param(ENROLLED, Claim(HERE, is_wanted=True, is_held=True), "enrolled", id="enrolled as any other"),
+    ],
+)
+def test_one_that_was_captured_before_it_started_is_held_until_the_mesh_knows_it(
+    workload: Workload | None, claim: Claim, fate: str
+) -> None:
+    known = mesh(*([workload] if workload else []))
+    decided = decide_enrolment(known, "node-a", LocalPods((WEB,), {WEB: claim}))
+
+    assert decided.held == ({WEB: (Ip("10.0.0.1"), Ip("fd00::1"))} if fate == "held" else {})
+    assert (WEB in decided.captured) is (fate != "open")
+    assert bool(decided.enrolled) is (fate == "enrolled")

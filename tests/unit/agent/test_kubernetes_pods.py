@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 
 from nodeagent.agent import kubernetes_pods as module
+from nodeagent.agent import pod_starts
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.enrolment import Claim, LocalPods
 from nodeagent.agent.kubernetes_pods import FILE_NAME, KubernetesPods
@@ -363,3 +364,36 @@ def test_it_asks_for_no_more_than_its_role_allows(node: Node, eventually: Eventu
 
     run(node, scenario)
     assert set(node.kube.asked) == ASKED
+
+
+def test_a_pod_that_starts_is_named_before_the_kubelet_has_an_address_for_it(
+    node: Node, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = frozenset({Ip("10.0.0.7")})
+
+    async def first() -> None:
+        node.sandbox("old", 1)
+        node.kube.put(pod("web"))
+        await eventually(lambda: node.names() == {"web": "/run/netns/old"})
+        del node.namespaces[Namespace("/run/netns/old", 1)]
+        place = node.sandbox("new", 2, "10.0.0.7")
+        monkeypatch.setattr(pod_starts, "namespace_at", node.namespace_at)
+        monkeypatch.setattr(pod_starts, "read_addresses", {place: held}.__getitem__)
+        assert await node.pods.starts.start("shop", "web", "uid-web", "/var/run/netns/new") == ""
+        assert node.names() == {"web": "/run/netns/new"}
+        assert list(node.told[-1].claims.values()) == [Claim(held, is_wanted=True, is_held=True)]
+
+    async def second() -> None:
+        await eventually(lambda: bool(node.told))
+        assert list(node.told[-1].claims.values()) == [Claim(held, is_wanted=True, is_held=True)]
+        node.namespaces.clear()
+        node.pods.look_again()
+        await eventually(lambda: node.reason("web") == "NO_NETNS")
+        node.sandbox("a", 3)
+        node.kube.put(pod("web", phase="Pending"))
+        await eventually(lambda: node.names() == {"web": "/run/netns/a"})
+        assert [claim.is_held for claim in node.told[-1].claims.values()] == [False]
+
+    run(node, first)
+    node.told = []
+    run(node, second)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
 
+from nodeagent.cli.cni import install
 from nodeagent.config import Config, make_config
 from nodeagent.version import VERSION
 from tests.kube_api import ASKED
@@ -59,13 +61,15 @@ def test_every_file_is_part_of_something() -> None:
         for folder in FOLDERS
         for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
     }
-    files = {path.resolve() for path in DAEMONSET.rglob("*.yaml") if path.name != "kustomization.yaml"}
+    others = {"kustomization.yaml", "policy-exceptions.yaml"}
+    files = {path.resolve() for path in DAEMONSET.rglob("*.yaml") if path.name not in others}
     assert files <= named
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_schemas_accept_each_object(version: str) -> None:
-    for one in built(DAEMONSET / "base"):
+@pytest.mark.parametrize("folder", ["base", "cni"])
+def test_kubernetes_schemas_accept_each_object(folder: str, version: str) -> None:
+    for one in built(DAEMONSET / folder):
         kubernetes_validate.validate(one, version, strict=True)
 
 
@@ -184,3 +188,76 @@ def test_the_monitor_finds_the_metrics() -> None:
         assert made == expected
     annotations = spec["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == port
+
+
+# ---- what keeps the CNI plugin on a node -----------------------------------------------------------------------------
+
+
+def plugin(kind: str) -> Object:
+    [found] = [one for one in built(DAEMONSET / "cni") if one["kind"] == kind]
+    return found
+
+
+@pytest.fixture(scope="module")
+def installer() -> Object:
+    """Its container."""
+    [found] = plugin("DaemonSet")["spec"]["template"]["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_plugin_is_in_the_agents_namespace_and_brings_none() -> None:
+    """So that taking it away takes nothing else away."""
+    made = list(built(DAEMONSET / "cni"))
+    kinds = {one["kind"] for one in made}
+    assert kinds == {"ServiceAccount", "Role", "RoleBinding", "DaemonSet"}
+    assert {one["metadata"]["namespace"] for one in made} == {find("Namespace")["metadata"]["name"]}
+
+
+def test_the_installer_may_ask_for_its_own_daemon_set_and_nothing_else(installer: Object) -> None:
+    meta = plugin("DaemonSet")["metadata"]
+    [rule] = plugin("Role")["rules"]
+    assert rule == {
+        "apiGroups": ["apps"],
+        "resources": ["daemonsets"],
+        "resourceNames": [meta["name"]],
+        "verbs": ["get"],
+    }
+    assert installer["command"][-2:] == ["--daemonset", f"{meta['namespace']}/{meta['name']}"]
+    [subject] = plugin("RoleBinding")["subjects"]
+    assert plugin("RoleBinding")["roleRef"]["name"] == plugin("Role")["metadata"]["name"]
+    assert subject["name"] == plugin("ServiceAccount")["metadata"]["name"]
+
+
+def test_the_installer_has_no_privilege_and_two_directories(installer: Object) -> None:
+    spec = plugin("DaemonSet")["spec"]["template"]["spec"]
+    context = installer["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
+    assert context["readOnlyRootFilesystem"] is True
+    assert (spec["hostNetwork"], "hostPID" in spec) == (True, False)
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert {mount["name"] for mount in installer["volumeMounts"]} == set(volumes)
+    shown = {volume["hostPath"]["path"] for volume in volumes.values() if "hostPath" in volume}
+    defaults = {option.name: option.default for option in install.params}
+    assert shown == {defaults["net_dir"], defaults["bin_dir"]}
+
+
+def test_the_installers_settings_are_those_of_the_agent_and_its_image(installer: Object) -> None:
+    given = {one["name"]: one["value"] for one in installer["env"]}
+    defaults = {option.envvar: option.default for option in install.params if isinstance(option, click.Option)}
+    assert given["NODEAGENT_CNI_EXCLUDE_NAMESPACES"] == defaults["NODEAGENT_CNI_EXCLUDE_NAMESPACES"]
+    excluded = set(given["NODEAGENT_CNI_EXCLUDE_NAMESPACES"].split(","))
+    assert Config().excluded_namespaces <= excluded
+    assert find("Namespace")["metadata"]["name"] in excluded, "else no agent could start"
+    assert given.keys() <= defaults.keys()
+    assert installer["image"] == f"nodeagent:{VERSION}"
+    assert installer["readinessProbe"]["exec"]["command"] == ["nodeagent", "cni", "check"]
+
+
+def test_the_installers_labels_select_its_pods_alone() -> None:
+    spec = plugin("DaemonSet")["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    assert not spec["selector"]["matchLabels"].items() <= find("DaemonSet")["spec"]["selector"]["matchLabels"].items()
+    assert (labels["istio.io/dataplane-mode"], labels["sidecar.istio.io/inject"]) == ("none", "false")

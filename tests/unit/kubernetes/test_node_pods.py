@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from nodeagent.kubernetes.node_pods import NodePods, Patch
 from nodeagent.kubernetes.objects import KubeObject, read_object
 from nodeagent.kubernetes.reflector import Changed, Removed, Replaced
-from nodeagent.model.opt_in import MODE_LABEL, REDIRECTION, SIDECAR
+from nodeagent.model.address import Ip
+from nodeagent.model.opt_in import MODE_LABEL, REDIRECTION, SIDECAR, Standing
 from tests.kube_api import namespace, pod
 
 ENABLED = {REDIRECTION: "enabled"}
@@ -170,3 +171,37 @@ def test_whatever_happens_it_is_as_if_the_last_state_had_been_listed(
         assert set(made.candidates(captured)) == set(listed.candidates(captured))
         assert made.left_out(captured) == listed.left_out(captured)
         assert set(made.patches(captured)) == set(listed.patches(captured))
+
+
+def test_a_pod_that_is_held_has_the_addresses_that_were_read_where_it_starts() -> None:
+    made = ledger(pod("web", ips=()))
+    assert made.find("shop", "web", "uid-web") == made.find("shop", "web", "") == ("uid-web", Standing.OPTED_IN)
+    assert made.find("shop", "web", "another") is None
+    assert made.find("shop", "db", "") is None
+    made.hold("uid-web", (Ip("10.0.0.7"),))
+    assert [one.addresses for one in made.candidates(())] == [(Ip("10.0.0.7"),)]
+    assert made.left_out(()) == {}
+    made.pods_changed(Changed(*objects(pod("web", ips=("10.0.0.1",)))))  # of its former sandbox
+    assert [one.addresses for one in made.candidates(())] == [(Ip("10.0.0.7"),)]
+    made.release("uid-web")
+    assert [one.addresses for one in made.candidates(())] == [(Ip("10.0.0.1"),)]
+
+
+def test_a_static_pod_is_found_by_the_uid_of_its_manifest() -> None:
+    made = ledger(pod("web", annotations={"kubernetes.io/config.mirror": "of-its-manifest"}))
+    assert made.find("shop", "web", "of-its-manifest") == ("uid-web", Standing.OPTED_IN)
+    assert made.find("shop", "web", "another") is None
+
+
+@pytest.mark.parametrize("news", [Removed(objects(pod("web"))[0]), Replaced(())])
+def test_a_pod_that_has_gone_is_not_held(news: Removed | Replaced) -> None:
+    made = ledger(pod("web", ips=()))
+    made.hold("uid-web", (Ip("10.0.0.7"),))
+    made.pods_changed(news)
+    assert not made.is_held("uid-web")
+
+
+def test_nothing_is_found_before_both_are_known() -> None:
+    made = NodePods("node-a", ())
+    made.pods_changed(Replaced(objects(pod("web"))))
+    assert made.find("shop", "web", "") is None
