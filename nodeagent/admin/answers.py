@@ -403,6 +403,28 @@ class ReplacedWorkers(Answer):
     replaced: list[Replaced]
 
 
+class Probed(TypedDict):
+    from_node: str
+    to_node: str
+    path: Literal["hbone"]
+    ok: bool
+    source: NamespacedName
+    destination: NamespacedName
+    address: str
+    connect_seconds: Annotated[float, msgspec.Meta(description="TCP, in seconds; 0: not reached.")]
+    handshake_seconds: Annotated[float, msgspec.Meta(description="Mutual TLS and HTTP/2, in seconds; 0: not reached.")]
+    round_trip_seconds: Annotated[float, msgspec.Meta(description="Of a PING, in seconds; 0: none came back.")]
+    reason: str
+    error: str
+    check: str
+
+
+class ProbedNodes(Answer):
+    """`nodeagent probe`."""
+
+    probes: list[Probed]
+
+
 class Log(TypedDict):
     part: str
     level: str
@@ -652,6 +674,7 @@ ANSWERS: tuple[type, ...] = (
     Rates,
     Explanation,
     ReplacedWorkers,
+    ProbedNodes,
     Logs,
     Killed,
     Checks,

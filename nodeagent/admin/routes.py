@@ -3,14 +3,14 @@
 
 import dataclasses
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from nodeagent.admin.dump import dump, whole_history
 from nodeagent.admin.edges import edges
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.server import Route
-from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ReadState, ReplacedWorker
+from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ProbedNode, ReadState, ReplacedWorker
 from nodeagent.admin.status import status
 from nodeagent.admin.views import (
     certificates,
@@ -20,6 +20,7 @@ from nodeagent.admin.views import (
     pods,
     policies,
     policy_in_words,
+    probe,
     services,
     workloads,
 )
@@ -28,6 +29,9 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.record import ConnectionRecord, FlowPage
 
 LONGEST_WAIT_SECONDS = 30.0
+PROBE_SECONDS = 5.0
+"""For each tunnel: a SYN that was lost is sent again after one, three and seven."""
+LONGEST_PROBE_SECONDS = 30.0
 
 
 def make_routes(read: ReadState, fetch_connections: FetchConnections, history: FlowSource) -> Mapping[str, Route]:
@@ -89,6 +93,10 @@ KillConnection: TypeAlias = Callable[[str], Awaitable[ConnectionRecord]]
 """By its id; the record of its end."""
 
 
+ProbeNodes: TypeAlias = Callable[[Collection[str], float], Awaitable[Sequence[ProbedNode]]]
+"""Of these nodes or, of none, of all; patient for so many seconds with each."""
+
+
 class LogLevelSetting(Protocol):
     """As agent/log_levels.py."""
 
@@ -100,6 +108,7 @@ def make_orders(
     replace_workers: ReplaceWorkers,
     kill_connection: KillConnection,
     log_levels: LogLevelSetting,
+    probe_nodes: ProbeNodes,
 ) -> Mapping[str, Route]:
     async def of_renewal(_query: Mapping[str, str]) -> Mapping[str, object]:
         return {"asked": renew_certificates()}
@@ -120,11 +129,17 @@ def make_orders(
         log_levels.change(level, is_reset=not level, seconds=_seconds(query.get("seconds", "0")))
         return {}
 
+    async def of_probe(query: Mapping[str, str]) -> Mapping[str, object]:
+        nodes = [name for name in query.get("to", "").split(",") if name]
+        seconds = min(_seconds(query.get("seconds", f"{PROBE_SECONDS:g}")), LONGEST_PROBE_SECONDS)
+        return {"probes": [probe(tried) for tried in await probe_nodes(nodes, seconds)]}
+
     return {
         "/certs/renew": of_renewal,
         "/workers/replace": of_replacement,
         "/connections/kill": of_killing,
         "/log": of_log,
+        "/probe": of_probe,
     }
 
 

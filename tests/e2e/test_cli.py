@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.sources import PROGRAMS
-from nodeagent.lab.demo.stage import Stage, command, running
+from nodeagent.lab.demo.stage import NODES, Stage, command, running
 from nodeagent.lab.namespaces import RUN_DIR
 from tests.e2e.scene import NODE, played
 from tests.unit.cli.test_forms import validate
@@ -101,6 +101,19 @@ def test_a_report_of_a_node_has_no_secret_in_it(stage: Stage, tmp_path: Path) ->
     assert len(secrets) > 4
     for secret in (*secrets, b"PRIVATE KEY"):
         assert secret not in content
+
+
+def test_the_tunnels_to_the_other_node_are_tried_and_leave_no_record(stage: Stage) -> None:
+    before = {name: len(stage.access_lines(name)) for name in NODES}
+    found = ran(stage, "probe", "-o", "json")
+    validate(found, "ProbedNodes")
+    db = stage.pod("db")
+    assert [(row["to_node"], row["address"], row["error"]) for row in found["probes"]] == [
+        ("node-b", db.ipv4, ""),
+        ("node-b", db.ipv6, ""),
+    ]
+    assert all(0 < row["round_trip_seconds"] < row["handshake_seconds"] for row in found["probes"])
+    assert {name: len(stage.access_lines(name)) for name in NODES} == before
 
 
 def test_what_the_kernel_has_is_shown_decoded(stage: Stage) -> None:
