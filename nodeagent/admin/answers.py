@@ -654,6 +654,10 @@ class Report(Answer):
     node: str
     taken: Moment
     version: str
+    redacted: Literal["secrets", "strict"]
+    since: Annotated[
+        str, msgspec.Meta(description="The last while that logs and flows are of, such as 1h; empty: all.")
+    ]
     files: list[ReportFile]
 
 

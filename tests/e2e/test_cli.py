@@ -103,6 +103,17 @@ def test_a_report_of_a_node_has_no_secret_in_it(stage: Stage, tmp_path: Path) ->
         assert secret not in content
 
 
+def test_a_strict_report_of_a_node_names_nobody(stage: Stage, tmp_path: Path) -> None:
+    node = stage.lab.nodes[NODE]
+    words = ("report", "--to", tmp_path, "--log", RUN_DIR / "access.log", "--redact", "strict", "--since", "1h")
+    done = node.run(command(*words, "-o", "json"), seconds=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    content = gzip.decompress(Path(json.loads(done.stdout)["path"]).read_bytes()).decode()
+    for secret in (*(pod.ipv4 for pod in stage.lab.pods.values()), "backoffice", "shop/", NODE, "/sa/web"):
+        assert secret not in content
+    assert "spiffe://cluster.local/ns/name-" in content
+
+
 def test_the_tunnels_to_the_other_node_are_tried_and_leave_no_record(stage: Stage) -> None:
     before = {name: len(stage.access_lines(name)) for name in NODES}
     found = ran(stage, "probe", "-o", "json")
