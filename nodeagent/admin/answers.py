@@ -80,6 +80,8 @@ class Version(Answer):
 
     command: str
     agent: str
+    programs: Annotated[str, msgspec.Meta(description="Hashes of the command's kernel programs: layout/source.")]
+    agent_programs: Annotated[str, msgspec.Meta(description="Of the agent's; empty: it does not tell.")]
 
 
 # ---- the mesh as this node knows it --------------------------------------------------------------------------------
@@ -468,6 +470,8 @@ class BpfProgram(TypedDict):
     verified: Count
     is_current: bool
     pin: str
+    runs: Annotated[int, msgspec.Meta(ge=0, description="While it was measured; 0 without --measure.")]
+    average_nanoseconds: Annotated[int, msgspec.Meta(ge=0, description="Of a run, while it was measured.")]
 
 
 class BpfPrograms(Answer):

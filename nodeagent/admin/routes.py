@@ -69,7 +69,9 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         return explain(read(), parse_question(query), history.newest_first())
 
     return {
-        "/version": answered_by(lambda state: {"version": state.version, "node": state.node}),
+        "/version": answered_by(
+            lambda state: {"version": state.version, "node": state.node, "programs": state.programs}
+        ),
         "/status": answered_by(status),
         "/pods": answered_by(pods),
         "/workloads": answered_by(lambda state: workloads(state.mesh)),

@@ -192,6 +192,8 @@ class AgentState:
     kernel: tuple[KernelCount, ...] = field(default_factory=tuple)
     in_kernel: int = 0
     """Open connections that the kernel carries alone."""
+    programs: str = ""
+    """Hashes of the maps' layout and of the programs' C, whatever the marks; empty: of a release that does not tell."""
     rejected: tuple[str, ...] = ()
     """Resources that the control plane sent and that were refused (NACK), a line each."""
     logs: tuple[LogView, ...] = ()

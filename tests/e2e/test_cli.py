@@ -3,6 +3,7 @@
 
 import gzip
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.sources import PROGRAMS
-from nodeagent.lab.demo.stage import NODES, Stage, command, running
+from nodeagent.lab.demo.client import fate
+from nodeagent.lab.demo.stage import NODES, PORT, Stage, command, running
 from nodeagent.lab.namespaces import RUN_DIR
 from tests.e2e.scene import NODE, played
 from tests.unit.cli.test_forms import validate
@@ -145,6 +147,18 @@ def test_what_the_kernel_has_is_shown_decoded(stage: Stage) -> None:
     reports = ran(stage, "bpf", "maps", "flow_reports", "-o", "json")["rows"]
     assert all(row["value"]["state"] in {"open", "closed", "reset"} for row in reports)
     assert stage.lab.nodes[NODE].run(command("bpf", "maps", "flow_events")).returncode == 2
+
+
+def test_runs_of_programs_are_counted_while_it_measures(stage: Stage) -> None:
+    words = command("bpf", "progs", "--measure", "1", "-o", "json")
+    measuring = stage.lab.nodes[NODE].spawn(words, stdout=subprocess.PIPE)
+    while measuring.poll() is None:
+        fate(stage.pod("web"), stage.pod("db").ipv4, PORT)
+    said, _ = measuring.communicate()
+    rows = {row["name"]: row for row in json.loads(said)["progs"]}
+    assert rows["from_pod"]["runs"] > 0
+    assert rows["from_pod"]["average_nanoseconds"] > 0
+    assert rows["connect4"]["runs"] == 0, "not attached"
 
 
 def test_what_is_attached_is_shown_and_compared(stage: Stage) -> None:
