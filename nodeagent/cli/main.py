@@ -44,7 +44,7 @@ COMMANDS = {
     "proxies": ("proxies", "Lists who is connected to the control plane, and whether they have what is in force."),
     "ca": ("ca", "Shows the authority of a state directory, and exchanges its root."),
     "token": ("control_plane", "Makes the bearer token by which a node's agent is known."),
-    "lab": ("lab", "Lists and removes what demos and tests left on this machine."),
+    "lab": ("lab", "Lists what demos and tests have on this machine, runs commands in it, removes what they left."),
     "dump": ("queries", "Writes all that the agent knows at this moment as JSON, for -f of other commands."),
     "report": ("report", "Writes what somebody elsewhere needs to see of this node, as one archive."),
     "completion": ("completion", "Prints the completion script of a shell."),
