@@ -359,7 +359,10 @@ class ExplainedRoute(TypedDict):
     to_allow: list[str]
     tunnel: Annotated[str, msgspec.Meta(description="Who dials it and who has to answer; empty: there is none.")]
     files: NotRequired[
-        Annotated[dict[str, str], msgspec.Meta(description="With --policy-dir: file:line of each policy.")]
+        Annotated[
+            dict[str, str],
+            msgspec.Meta(description="file:line of each policy, of its rule with --policy-dir, as far as it is known."),
+        ]
     ]
 
 

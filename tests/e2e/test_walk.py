@@ -143,6 +143,9 @@ def test_a_denied_connection_is_explained(walk: Walk) -> None:
     assert walk.why.returncode == 1
     assert re.search(r"^verdict +DENIED  reason=policy_denied  denied by shop/db$", walk.why.stdout, re.MULTILINE)
     assert "rule 1: namespaces: backoffice is backoffice" in walk.why.stdout
+    assert re.search(
+        r"^files +shop/db  /run/nodeagent-lab/\d+/files/mesh.d/30-policy.yaml:3$", walk.why.stdout, re.MULTILINE
+    )
     assert "to allow     shop/db denies it: except this connection from rule 1" in walk.why.stdout
 
 
