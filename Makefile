@@ -27,7 +27,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 # What a node needs to run the agent, and what developers need on top of it.
 RUNTIME_PACKAGES := python3 python3-venv python3-bpfcc linux-libc-dev nftables
-DEVELOPER_PACKAGES := chromium clang clang-format gcc iproute2 procps openssl bpftool vagrant mmdebstrap umoci libc6-dev \
+DEVELOPER_PACKAGES := chromium clang clang-format curl gcc iproute2 procps openssl bpftool vagrant mmdebstrap umoci libc6-dev \
 	python3-dev
 KERNEL_PACKAGES := qemu-system-x86 kmod e2fsprogs debian-archive-keyring
 

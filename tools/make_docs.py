@@ -29,12 +29,14 @@ from nodeagent.cli.check import tell as tell_checks
 from nodeagent.cli.flows import FLOWS
 from nodeagent.cli.main import COMMANDS, EXIT_STATUS, PIPE_CLOSED, cli, run
 from nodeagent.cli.output import Output, Table
+from nodeagent.cli.probe import PROBES
 from nodeagent.cli.proxies import PROXIES
 from nodeagent.cli.top import TOP
 from nodeagent.cli.workers import REPLACED
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
+from nodeagent.controlplane.token import make_token
 from nodeagent.kernel.probe import Probe
 from nodeagent.kernel.reasons import reasons
 from nodeagent.model.address import Ip
@@ -70,7 +72,10 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("explain batch api:80", "What would become of a connection, and what to change."),
     ("pods -o name", "Names alone, as other commands take them."),
     ("pods -o jsonl", "A row a line; `-o json` and `-o yaml` give the whole answer."),
-    ("version", ""),
+    (
+        "completion bash | head -4",
+        "For a shell's start-up file; names of workloads, Services and policies are the agent's.",
+    ),
     ("report --dry-run --log /var/log/nodeagent.log", "What would be in the archive."),
     ("analyze examples/mesh.d", "What is wrong or doubtful in a directory of YAML."),
     ("translate examples/mesh.d | head -2", "What agents would be told of it, a resource a line."),
@@ -82,6 +87,7 @@ RECORDED: Sequence[tuple[str, Table, str]] = (
     ("top edges --times 1", TOP, "Who is busy; without --times until Ctrl-C, on a terminal as a live view."),
     ("proxies", PROXIES, "Who has what is in force, on the machine of a mesh's control plane."),
     ("ca show", ROOTS, "Whom a mesh trusts, on the machine of its control plane."),
+    ("probe", PROBES, "An empty tunnel to each other node, by each family."),
     ("workers replace", REPLACED, "Open connections go on at the successor."),
     ("bpf attach", bpf.ATTACHED, "Where our programs sit, and in which order they run."),
     ("bpf progs", bpf.PROGS, ""),
@@ -90,6 +96,17 @@ RECORDED: Sequence[tuple[str, Table, str]] = (
     ("bpf verify", bpf.VERIFIED, "Is it what this version would load?"),
 )
 """Command lines whose answers were recorded, what shows them, and a sentence on top of each."""
+SAID = Path("tests/data/said.json")
+TEXTS: Mapping[str, str] = {
+    "agent": "What it says as it starts; then who asks its admin socket is answered.",
+    "control-plane": "What it says as it starts; then a line for each change, node and certificate.",
+    "cleanup": "Captured connections end with it.",
+    "prepare-node": "Where the agent itself must not mount.",
+    "lab": "What a demo or a test has on this machine.",
+    "version": "Of this command and of the agent, and of the kernel programs of each.",
+    "demo": "Each promise with its evidence.",
+}
+"""What precedes the lines that each of these commands said; recorded as they were."""
 WIDTH = 100
 _VERDICTS = {"UNSPEC": "pass", "OK": "pass", "SHOT": "drop", "REDIRECT": "redirect"}
 
@@ -152,6 +169,12 @@ def _examples() -> Iterator[str]:
     recorded = json.loads((ROOT / ANSWERS).read_text(encoding="utf-8"))
     made = [(line, words, _printed(line)) for line, words in EXAMPLES]
     made += [(line, words, _shown(recorded[line], table)) for line, table, words in RECORDED]
+    made += [
+        (line, TEXTS[line.split()[0]], lines)
+        for line, lines in json.loads((ROOT / SAID).read_text(encoding="utf-8")).items()
+    ]
+    made.append(("dump | head -5", "Everything, for `-f` of other commands.", _dumped(5)))
+    made.append(("token --node node-a", "Who has it, is that node's agent; --output writes it to a file.", _token()))
     made.append(("check", "Whether a machine can run the agent, with evidence.", _checked(recorded["check"])))
     for command in COMMANDS:
         of_command = [example for example in made if example[0].split()[0] == command]
@@ -159,6 +182,15 @@ def _examples() -> Iterator[str]:
         for line, words, printed in of_command:
             yield from (words, "") if words else ()
             yield from ("```text", f"$ nodeagent {line}", *printed, "```", "")
+
+
+def _dumped(lines: int) -> list[str]:
+    return (ROOT / DUMP).read_text(encoding="utf-8").splitlines()[:lines]
+
+
+def _token() -> list[str]:
+    """The beginning of one whose key everybody knows; what follows it is the secret."""
+    return [f"{make_token(bytes(64), 'node-a', now=0.0, ttl_seconds=1)[:40]}..."]
 
 
 def _checked(answer: Mapping[str, Any]) -> list[str]:

@@ -80,6 +80,8 @@ class Version(Answer):
 
     command: str
     agent: str
+    programs: Annotated[str, msgspec.Meta(description="Hashes of the command's kernel programs: layout/source.")]
+    agent_programs: Annotated[str, msgspec.Meta(description="Of the agent's; empty: it does not tell.")]
 
 
 # ---- the mesh as this node knows it --------------------------------------------------------------------------------
@@ -357,7 +359,10 @@ class ExplainedRoute(TypedDict):
     to_allow: list[str]
     tunnel: Annotated[str, msgspec.Meta(description="Who dials it and who has to answer; empty: there is none.")]
     files: NotRequired[
-        Annotated[dict[str, str], msgspec.Meta(description="With --policy-dir: file:line of each policy.")]
+        Annotated[
+            dict[str, str],
+            msgspec.Meta(description="file:line of each policy, of its rule with --policy-dir, as far as it is known."),
+        ]
     ]
 
 
@@ -403,6 +408,28 @@ class ReplacedWorkers(Answer):
     replaced: list[Replaced]
 
 
+class Probed(TypedDict):
+    from_node: str
+    to_node: str
+    path: Literal["hbone"]
+    ok: bool
+    source: NamespacedName
+    destination: NamespacedName
+    address: str
+    connect_seconds: Annotated[float, msgspec.Meta(description="TCP, in seconds; 0: not reached.")]
+    handshake_seconds: Annotated[float, msgspec.Meta(description="Mutual TLS and HTTP/2, in seconds; 0: not reached.")]
+    round_trip_seconds: Annotated[float, msgspec.Meta(description="Of a PING, in seconds; 0: none came back.")]
+    reason: str
+    error: str
+    check: str
+
+
+class ProbedNodes(Answer):
+    """`nodeagent probe`."""
+
+    probes: list[Probed]
+
+
 class Log(TypedDict):
     part: str
     level: str
@@ -446,6 +473,8 @@ class BpfProgram(TypedDict):
     verified: Count
     is_current: bool
     pin: str
+    runs: Annotated[int, msgspec.Meta(ge=0, description="While it was measured; 0 without --measure.")]
+    average_nanoseconds: Annotated[int, msgspec.Meta(ge=0, description="Of a run, while it was measured.")]
 
 
 class BpfPrograms(Answer):
@@ -632,6 +661,10 @@ class Report(Answer):
     node: str
     taken: Moment
     version: str
+    redacted: Literal["secrets", "strict"]
+    since: Annotated[
+        str, msgspec.Meta(description="The last while that logs and flows are of, such as 1h; empty: all.")
+    ]
     files: list[ReportFile]
 
 
@@ -652,6 +685,7 @@ ANSWERS: tuple[type, ...] = (
     Rates,
     Explanation,
     ReplacedWorkers,
+    ProbedNodes,
     Logs,
     Killed,
     Checks,

@@ -19,6 +19,7 @@ from nodeagent.admin.views import show_identity
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip, join_host_port
 from nodeagent.model.identity import Identity
+from nodeagent.model.mesh import Mesh
 from nodeagent.model.record import ConnectionRecord
 from nodeagent.model.workload import Service, TunnelProtocol, Workload
 from nodeagent.policy.judge import Judgement, explain_lines
@@ -52,7 +53,7 @@ def explain(state: AgentState, question: Question, history: Iterable[ConnectionR
     return {
         "source": _describe_source(state, client, question),
         "destination": _describe_destination(question, found),
-        "routes": [_describe(group) for group in groups.values()],
+        "routes": [_describe(group, state.mesh) for group in groups.values()],
         "verdict": verdicts.pop() if len(verdicts) == 1 else "MIXED",
         "last_seen": last_seen(history, _likeness(client, question, targets, answers), state.now),
         "warnings": list(_warnings(state, client, answers)),
@@ -137,7 +138,7 @@ def _describe_destination(question: Question, found: Workload | Service | Ip) ->
     }
 
 
-def _describe(group: list[Answer]) -> dict[str, object]:
+def _describe(group: list[Answer], mesh: Mesh) -> dict[str, object]:
     """Answers that differ in their endpoint only."""
     first = group[0]
     judgement = first.judgement
@@ -155,7 +156,14 @@ def _describe(group: list[Answer]) -> dict[str, object]:
         "working": list(explain_lines(judgement)) if judgement else [],
         "dry_run": _describe_dry_run(judgement),
         "to_allow": list(to_allow(judgement)) if judgement else [],
+        "files": _files(judgement, mesh) if judgement else {},
     }
+
+
+def _files(judgement: Judgement, mesh: Mesh) -> dict[str, str]:
+    """In which file and line each policy is written, if the control plane has said so."""
+    places = {working.policy: mesh.origin(working.policy) for working in judgement.policies}
+    return {policy: place for policy, place in places.items() if place}
 
 
 def _describe_dry_run(judgement: Judgement | None) -> str:

@@ -136,7 +136,10 @@ class HttpServer:
     async def _accept(self, listener: socket.socket) -> socket.socket:
         while True:
             try:
-                client, _ = await asyncio.get_running_loop().sock_accept(listener)
+                client, _ = listener.accept()
+                client.settimeout(0)
+            except BlockingIOError:
+                await _readable(listener)
             except OSError as error:  # no descriptors left, or the client went away: neither is a reason to end
                 _log.warning("cannot accept a client: %s", error)
                 await asyncio.sleep(0.1)
@@ -175,6 +178,20 @@ class HttpServer:
         """Logs the exception that is being handled, and counts it."""
         self.bugs += 1
         _log.exception("a request met a bug; please report it")
+
+
+async def _readable(listener: socket.socket) -> None:
+    """In place of the loop's sock_accept.
+
+    That gives a client to who was cancelled in the same turn: a traceback in the log, and a client that nobody closes.
+    """
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    loop.add_reader(listener, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 async def _read_head(client: socket.socket) -> bytes:

@@ -3,14 +3,14 @@
 
 import dataclasses
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from nodeagent.admin.dump import dump, whole_history
 from nodeagent.admin.edges import edges
 from nodeagent.admin.explain import Question, explain
 from nodeagent.admin.server import Route
-from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ReadState, ReplacedWorker
+from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ProbedNode, ReadState, ReplacedWorker
 from nodeagent.admin.status import status
 from nodeagent.admin.views import (
     certificates,
@@ -20,6 +20,7 @@ from nodeagent.admin.views import (
     pods,
     policies,
     policy_in_words,
+    probe,
     services,
     workloads,
 )
@@ -28,6 +29,9 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.record import ConnectionRecord, FlowPage
 
 LONGEST_WAIT_SECONDS = 30.0
+PROBE_SECONDS = 5.0
+"""For each tunnel: a SYN that was lost is sent again after one, three and seven."""
+LONGEST_PROBE_SECONDS = 30.0
 
 
 def make_routes(read: ReadState, fetch_connections: FetchConnections, history: FlowSource) -> Mapping[str, Route]:
@@ -65,7 +69,9 @@ def make_routes(read: ReadState, fetch_connections: FetchConnections, history: F
         return explain(read(), parse_question(query), history.newest_first())
 
     return {
-        "/version": answered_by(lambda state: {"version": state.version, "node": state.node}),
+        "/version": answered_by(
+            lambda state: {"version": state.version, "node": state.node, "programs": state.programs}
+        ),
         "/status": answered_by(status),
         "/pods": answered_by(pods),
         "/workloads": answered_by(lambda state: workloads(state.mesh)),
@@ -95,6 +101,10 @@ class StartPod(Protocol):
     async def __call__(self, namespace: str, name: str, uid: str, netns: str) -> str: ...
 
 
+ProbeNodes: TypeAlias = Callable[[Collection[str], float], Awaitable[Sequence[ProbedNode]]]
+"""Of these nodes or, of none, of all; patient for so many seconds with each."""
+
+
 class LogLevelSetting(Protocol):
     """As agent/log_levels.py."""
 
@@ -106,6 +116,7 @@ def make_orders(
     replace_workers: ReplaceWorkers,
     kill_connection: KillConnection,
     log_levels: LogLevelSetting,
+    probe_nodes: ProbeNodes,
     start_pod: StartPod | None = None,
 ) -> Mapping[str, Route]:
     """`start_pod`: of an agent that takes its pods from Kubernetes."""
@@ -137,12 +148,18 @@ def make_orders(
             raise ConfigError("a pod is named by namespace, name and netns", check="Is it nodeagent-cni that asks?")
         return {"not_captured": await start_pod(namespace, name, uid, netns)}
 
+    async def of_probe(query: Mapping[str, str]) -> Mapping[str, object]:
+        nodes = [name for name in query.get("to", "").split(",") if name]
+        seconds = min(_seconds(query.get("seconds", f"{PROBE_SECONDS:g}")), LONGEST_PROBE_SECONDS)
+        return {"probes": [probe(tried) for tried in await probe_nodes(nodes, seconds)]}
+
     return {
         "/pods/start": of_start,
         "/certs/renew": of_renewal,
         "/workers/replace": of_replacement,
         "/connections/kill": of_killing,
         "/log": of_log,
+        "/probe": of_probe,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
+from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, FlowPage, PolicyHits
 from nodeagent.routing.route import Target
 
@@ -116,6 +117,30 @@ class ReplacedWorker:
     """From the order to the end of the former worker, or for as long as was waited."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProbedNode:
+    """What came of one tunnel to another node that carried nothing."""
+
+    here: str
+    """The node that tried."""
+    node: str
+    source: str
+    """`ns/name` of the pod here in whose name it was opened."""
+    destination: str
+    """`ns/name` of the pod there that answered, or should have."""
+    address: Ip
+    """Of that pod."""
+    connect_seconds: float
+    """TCP; 0 if it was not reached, as are the others."""
+    handshake_seconds: float
+    """Mutual TLS, and both sides' first words of HTTP/2."""
+    round_trip_seconds: float
+    """Of an HTTP/2 PING, the shortest."""
+    reason: Reason | None = None
+    """Why it failed; None if it did not."""
+    error: str = ""
+
+
 @dataclass(frozen=True)
 class LogView:
     part: str
@@ -167,6 +192,8 @@ class AgentState:
     kernel: tuple[KernelCount, ...] = field(default_factory=tuple)
     in_kernel: int = 0
     """Open connections that the kernel carries alone."""
+    programs: str = ""
+    """Hashes of the maps' layout and of the programs' C, whatever the marks; empty: of a release that does not tell."""
     rejected: tuple[str, ...] = ()
     """Resources that the control plane sent and that were refused (NACK), a line each."""
     logs: tuple[LogView, ...] = ()

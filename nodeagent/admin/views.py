@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nodeagent.admin import answers
-from nodeagent.admin.state import AgentState, OpenConnection
+from nodeagent.admin.state import AgentState, OpenConnection, ProbedNode
 from nodeagent.errors import ConfigError
 from nodeagent.logs.moment import timestamp
 from nodeagent.model.address import join_host_port
@@ -140,6 +140,24 @@ def flows(page: FlowPage) -> answers.Flows:
 
 def logs(state: AgentState) -> answers.Logs:
     return {"logs": [{"part": one.part, "level": one.level, "until": moment(one.until)} for one in state.logs]}
+
+
+def probe(tried: ProbedNode) -> answers.Probed:
+    return {
+        "from_node": tried.here,
+        "to_node": tried.node,
+        "path": "hbone",
+        "ok": tried.reason is None,
+        "source": tried.source,
+        "destination": tried.destination,
+        "address": tried.address,
+        "connect_seconds": round(tried.connect_seconds, 6),
+        "handshake_seconds": round(tried.handshake_seconds, 6),
+        "round_trip_seconds": round(tried.round_trip_seconds, 6),
+        "reason": tried.reason.value if tried.reason else "",
+        "error": tried.error,
+        "check": tried.reason.check if tried.reason else "",
+    }
 
 
 def show_identity(identity: Identity | None) -> str:

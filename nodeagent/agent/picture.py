@@ -40,6 +40,7 @@ from nodeagent.dns.keeper import NameKeeper, describe
 from nodeagent.errors import KernelError
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.reasons import reasons
+from nodeagent.kernel.sources import programs_hash
 from nodeagent.kernel.steering import PodState, Steering
 from nodeagent.model.opt_in import Standing
 from nodeagent.model.pod import CaptureReason
@@ -102,6 +103,7 @@ class Picture:
     def agent_state(self) -> AgentState:
         return AgentState(
             version=VERSION,
+            programs=programs_hash(),
             node=self.config.node,
             network=self.config.network,
             started=self.started,

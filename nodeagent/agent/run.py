@@ -32,6 +32,7 @@ from nodeagent.agent.kill import Killer
 from nodeagent.agent.kubernetes_pods import KubernetesPods
 from nodeagent.agent.log_levels import AgentLogLevels
 from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
+from nodeagent.agent.peer_probe import PeerProbe
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
@@ -151,6 +152,7 @@ class Agent:
             lambda: self._xds.is_ready and self._names.is_settled(),
         )
         self._killer = Killer(self._connections, self._fleet, self._flows, lambda: self._capture.namespaces)
+        self._peer_probe = PeerProbe(config, self._steering, self._state, self._capture)
         self._kubernetes = KubernetesPods(config, self._capture) if config.kubernetes == "on" else None
         self._picture = Picture(
             config=config,
@@ -218,8 +220,14 @@ class Agent:
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
         routes = make_routes(picture.agent_state, picture.connections, self._connections.history)
-        start_pod = self._kubernetes.starts.start if self._kubernetes is not None else None
-        orders = make_orders(self._keeper.renew, self._replace_workers, self._killer.kill, self._log_levels, start_pod)
+        orders = make_orders(
+            self._keeper.renew,
+            self._replace_workers,
+            self._killer.kill,
+            self._log_levels,
+            self._peer_probe.probe,
+            self._kubernetes.starts.start if self._kubernetes is not None else None,
+        )
         yield AdminServer(config.admin_socket, routes, orders)
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)

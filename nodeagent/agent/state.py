@@ -71,7 +71,7 @@ class NodeState:
     def set_certificate(self, identity: Identity, bundle: CertificateBundle) -> None:
         self.certificates[identity] = bundle
         self.lapsed.discard(identity)
-        with _certificate(identity, bundle) as (message, descriptors):
+        with in_memory(identity, bundle) as (message, descriptors):
             self._subscriber(message, descriptors)
 
     def forget_certificate(self, identity: Identity) -> None:
@@ -83,7 +83,7 @@ class NodeState:
     def send_everything(self, send: Subscriber) -> None:
         """The local pods come last: a new worker serves as soon as it knows them."""
         for identity, bundle in self.certificates.items():
-            with _certificate(identity, bundle) as (certificate, descriptors):
+            with in_memory(identity, bundle) as (certificate, descriptors):
                 send(certificate, descriptors)
         for message in _pieces(self.mesh.everything(), self.mesh.generation):
             send(message, ())
@@ -99,7 +99,7 @@ def _pieces(changes: Changes, generation: int) -> Iterator[Apply]:
 
 
 @contextlib.contextmanager
-def _certificate(identity: Identity, bundle: CertificateBundle) -> Iterator[tuple[Certificate, tuple[int, ...]]]:
+def in_memory(identity: Identity, bundle: CertificateBundle) -> Iterator[tuple[Certificate, tuple[int, ...]]]:
     """The message with its two memfds, which live until the block ends (channels duplicate them)."""
     descriptors: list[int] = []
     try:

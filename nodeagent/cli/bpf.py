@@ -48,6 +48,9 @@ PROGS = Table(
     ),
     name=_field("name"),
 )
+MEASURED = dataclasses.replace(
+    PROGS, columns=(*PROGS.columns, ("RUNS", _field("runs")), ("AVG-NS", _field("average_nanoseconds")))
+)
 MAPS = Table(
     "maps",
     (
@@ -127,16 +130,25 @@ def bpf() -> None:
     """Shows the kernel programs and maps, with addresses and names where the kernel has numbers."""
 
 
-@bpf.command("progs", cls=Command, examples=("sudo nodeagent bpf progs",))
+@bpf.command("progs", cls=Command, examples=("sudo nodeagent bpf progs", "sudo nodeagent bpf progs --measure 5"))
+@click.option(
+    "--measure",
+    "seconds",
+    type=click.FloatRange(min=0, max=3600),
+    default=0.0,
+    metavar="SECONDS",
+    help="For so long, count how often each runs and how long that takes (Linux 5.8); it costs every program a little.",
+)
 @shows
 @_of_kernel
-def progs(settings: Settings, output: Output) -> None:
+def progs(settings: Settings, output: Output, *, seconds: float) -> None:
     """Lists the programs that are pinned. CURRENT are those that this version would load."""
     from nodeagent.kernel import pinned
     from nodeagent.kernel.pins import Pins
 
-    found = pinned.programs(Pins(settings.bpffs, settings.marks))
-    output.show({"schema": SCHEMA, "progs": [dataclasses.asdict(one) for one in found]}, PROGS)
+    found = pinned.programs(Pins(settings.bpffs, settings.marks), seconds)
+    rows = [dataclasses.asdict(one) for one in found]
+    output.show({"schema": SCHEMA, "progs": rows}, MEASURED if seconds else PROGS)
 
 
 @bpf.command(

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nodeagent check`: whether this machine can run the agent, with evidence for each answer."""
+"""`nodeagent check`: whether this machine can run the agent, and is well with it, with evidence for each answer."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
-from nodeagent.cli.output import Output, Table, has_colour, shows
+from nodeagent.cli.output import Output, Table, has_colour, orders_agent, shows
 from nodeagent.config import Config
-from nodeagent.errors import ProblemFound
+from nodeagent.errors import ConfigError, ControlPlaneError, ProblemFound
 from nodeagent.logs.escape import one_line
+from nodeagent.model.address import split_host_port
 from nodeagent.model.mark import Marks, find_fault
 
 if TYPE_CHECKING:
@@ -22,12 +24,47 @@ if TYPE_CHECKING:
 CHECKS = Table("checks", (), name=lambda row: row["name"])
 """For rows and names; people get lines of advice, which are no table."""
 
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+_ADDRESSES = ("stats_address", "ready_address", "admin_address")
+_ADVICE = {
+    "kernel": "See `nodeagent check --pre` and the agent's log.",
+    "redirect": "`nodeagent pods` has a reason for each.",
+    "proxy": "`nodeagent status` lists the workers; the agent's log says why.",
+    "certificates": "`nodeagent certs` has the last error of each.",
+    "xds": ControlPlaneError.check,
+    "ca": ControlPlaneError.check,
+}
+"""By the component of the agent; of the others its log tells."""
+_WELL, _FAILED = "ok", "failed"
+
 
 def _bits(text: str) -> int:
     return int(text, 0)
 
 
-@command(examples=("sudo nodeagent check", "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'"))
+def _address(setting: str) -> Callable[[_Decorated], _Decorated]:
+    """The agent's setting of this name as an option; its default is the agent's."""
+    field = next(field for field in dataclasses.fields(Config) if field.name == setting)
+    return click.option(
+        f"--{setting.replace('_', '-')}",
+        envvar=field.metadata["env"],
+        default=field.default,
+        show_default=True,
+        metavar="ADDRESS",
+    )
+
+
+@command(
+    examples=(
+        "sudo nodeagent check --pre",
+        "sudo nodeagent check",
+        "sudo nodeagent check --node --proxy",
+        "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'",
+    )
+)
+@click.option("--pre", "is_pre", is_flag=True, help="Only whether an agent could run here, before there is any.")
+@click.option("--node", "is_node", is_flag=True, help="Only what is set up on this node, by us and by others.")
+@click.option("--proxy", "is_proxy", is_flag=True, help="Only whether this node's agent and its workers are well.")
 @click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
 @click.option(
     "--cgroup",
@@ -47,25 +84,54 @@ def _bits(text: str) -> int:
     show_default=True,
     metavar="BITS",
 )
+@_address("stats_address")
+@_address("ready_address")
+@_address("admin_address")
 @shows
-def check(output: Output, *, bpffs: str, cgroup: str, mark: int, mark_mask: int) -> None:
+@orders_agent
+def check(
+    agent: AdminClient,
+    output: Output,
+    /,
+    *,
+    is_pre: bool,
+    is_node: bool,
+    is_proxy: bool,
+    mark: int,
+    mark_mask: int,
+    **settings: str,
+) -> None:
     """Checks whether this machine can run the agent.
 
-    Each check tries the thing itself where that can be done aside; nothing of the machine is changed. The exit status
-    is 1 when something that is needed is missing. Options are the agent's settings: give those that it is given.
+    Without --pre, --node or --proxy it is the first two; with several it is those. Each check tries the thing itself
+    where that can be done aside; nothing of the machine is changed. The exit status is 1 when something that is needed
+    is missing, marked with a cross; what only is not as it should be has an exclamation mark. Options are the agent's
+    settings: give those that it is given.
     """
     marks = Marks(mark, mark_mask)
     fault = find_fault(marks)
     if fault:
         raise click.UsageError(f"--mark and --mark-mask: {fault}")
-    # Here, because they load pyroute2.
-    from nodeagent.agent.tls_probe import kernel_tls
-    from nodeagent.kernel.survey import probe_all
+    ports = {name.replace("_", "-"): settings[name] for name in _ADDRESSES}
+    _validate(ports)
+    if not (is_pre or is_node or is_proxy):
+        is_pre = is_node = True
+    probes: list[Probe] = []
+    if is_pre or is_node:
+        # Here, because they load pyroute2.
+        from nodeagent.agent.tls_probe import kernel_tls
+        from nodeagent.kernel.survey import probe_all, probe_before, probe_node
 
-    probes = [*probe_all(bpffs, marks, cgroup=cgroup), kernel_tls()]
+        if is_pre:
+            every = probe_all if is_node else probe_before
+            probes += [*every(settings["bpffs"], marks, cgroup=settings["cgroup"], ports=ports), kernel_tls()]
+        else:
+            probes += probe_node(settings["bpffs"], marks)
+    if is_proxy:
+        probes += _of_agent(agent.fetch("/status"))
     is_able = all(probe.ok or not probe.is_needed for probe in probes)
     if output.is_table:
-        tell(probes)
+        tell(probes, is_about_machine=is_pre)
     else:
         checks = [dataclasses.asdict(probe) for probe in probes]
         output.show({"schema": SCHEMA, "ok": is_able, "checks": checks}, CHECKS)
@@ -73,12 +139,34 @@ def check(output: Output, *, bpffs: str, cgroup: str, mark: int, mark_mask: int)
         click.get_current_context().exit(ProblemFound.exit_code)
 
 
-def tell(probes: "Sequence[Probe]") -> None:
+def _validate(ports: Mapping[str, str]) -> None:
+    for name, address in ports.items():
+        try:
+            if address:
+                split_host_port(address)
+        except ValueError as error:
+            raise ConfigError(f"--{name}: {error}", check="Expected: address:port, or nothing.") from error
+
+
+def _of_agent(status: Mapping[str, Any]) -> "Iterator[Probe]":
+    """What `nodeagent status` tells, as checks: what has failed is needed, what is degraded is not."""
+    from nodeagent.kernel.probe import Probe
+
+    for row in status["components"]:
+        advice = _ADVICE.get(row["component"], "The agent's log says more.")
+        is_needed = row["state"] == _FAILED
+        yield Probe(row["component"], row["state"] == _WELL, row["detail"] or row["state"], advice, is_needed)
+
+
+def tell(probes: "Sequence[Probe]", *, is_about_machine: bool = True) -> None:
     """Lines for people."""
     for probe in probes:
         _tell(probe)
     is_able = all(probe.ok or not probe.is_needed for probe in probes)
-    click.echo("this machine can run the agent" if is_able else "this machine cannot run the agent as it is")
+    if is_about_machine:
+        click.echo("this machine can run the agent" if is_able else "this machine cannot run the agent as it is")
+    else:
+        click.echo("nothing that is needed is missing" if is_able else "something that is needed is missing")
 
 
 def _tell(probe: "Probe") -> None:

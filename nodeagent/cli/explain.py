@@ -55,9 +55,9 @@ def explain(
     comes from the same evaluation as the proxy's, with the mesh as this node knows it. The exit status is 1 when the
     connection, or one to some of the endpoints, would be refused.
 
-    --policy-dir names the files of the policies too, so the control plane's own directory says which one to edit. Pods
-    of the directory tell which labels they have; of others a policy with a selector is about those that it is about in
-    the mesh.
+    `files` says where the policies are written, if the control plane is ours (an istiod does not tell). With
+    --policy-dir it is the line of the rule, in that directory. Pods of the directory tell which labels they have; of
+    others a policy with a selector is about those that it is about in the mesh.
     """
     host, port = _split(destination)
     query = {"source": source, "destination": host, "port": port}

@@ -34,6 +34,8 @@ class FlowFilter:
     policies: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()
+    """`HBONE` or `PLAIN`."""
     ended_since: str = ""
     """RFC 3339 in UTC, as in the rows."""
 
@@ -54,6 +56,7 @@ class FlowFilter:
             and _any_fits(self.policies, (row["policy"], row["policy"].partition("/")[2]))
             and _is_in(self.paths, row["path"])
             and _is_in(self.directions, row["direction"])
+            and _is_in(self.protocols, row["protocol"])
             and row["ended"] >= self.ended_since
         )
 
@@ -62,7 +65,7 @@ def require_flow(row: Row) -> None:
     """Raises LookupError, TypeError, ValueError or AttributeError when a row is not what an agent tells of a flow."""
     _names(row, "source"), _names(row, "destination"), _ports(row), _service_names(row["service"])
     row["policy"].partition("/"), row["ended"].partition("T")
-    row["verdict"], row["reason"], row["path"], row["direction"]
+    row["verdict"], row["reason"], row["path"], row["direction"], row["protocol"]
 
 
 def parse_duration(text: str) -> float:

@@ -60,6 +60,7 @@ def _patterns(
         "nodeagent flows",
         "nodeagent flows -f --verdict denied",
         "nodeagent flows --since 10m --from shop/web --to shop/ --port 5432",
+        "nodeagent flows --protocol plain --verdict allowed",
         "nodeagent flows --since 1h -o jsonl > flows.jsonl",
         "nodeagent flows --input flows.jsonl --reason policy_not_allowed",
     )
@@ -98,6 +99,13 @@ def _patterns(
 @_patterns("--policy", "policies", "Decided by this policy.", offer=completion.POLICIES)
 @click.option(
     "--path", "paths", type=click.Choice(["tunnel", "proxy", "kernel"]), multiple=True, help="Carried by this."
+)
+@click.option(
+    "--protocol",
+    "protocols",
+    type=click.Choice(["HBONE", "PLAIN"], case_sensitive=False),
+    multiple=True,
+    help="By a tunnel with mutual TLS, or without one.",
 )
 @click.option(
     "--direction",

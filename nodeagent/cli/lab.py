@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nodeagent lab`: what demos, tests and benchmarks have on this machine."""
+"""`nodeagent lab`: what demos, tests and benchmarks have on this machine, and a way in."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ RUNS = Table("runs", (), name=lambda row: row["number"])
 
 @click.group()
 def lab() -> None:
-    """Lists and removes what demos and tests left on this machine."""
+    """Lists what demos and tests have on this machine, runs commands in it, removes what they left."""
 
 
 @lab.command("list", cls=Command, examples=("sudo nodeagent lab list",))
@@ -51,6 +51,34 @@ def clean() -> None:
         click.echo(f"left alone: run {run.number} of process {run.pid}, which is alive")
     if not cleaned.removed:
         click.echo("nothing to remove")
+
+
+@lab.command(
+    "exec",
+    cls=Command,
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+    examples=("sudo nodeagent lab exec node-a nodeagent status", "sudo nodeagent lab exec web bash"),
+)
+@click.option(
+    "--run",
+    "number",
+    envvar="NODEAGENT_LAB_RUN",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Of several labs, by `lab list`.",
+)
+@click.argument("place")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
+def exec_inside(*, number: int | None, place: str, words: tuple[str, ...]) -> None:
+    """Runs a command in a node or pod of a lab that is running, such as the demo's.
+
+    PLACE is its name: node-a, web. `nodeagent` is this very program there.
+    """
+    _require_root()
+    from nodeagent.lab.enter import become, choose_run, find_place
+    from nodeagent.lab.journal import living_runs
+
+    become(find_place(choose_run(living_runs(), number), place), words)
 
 
 def _require_root() -> None:

@@ -432,22 +432,33 @@ def dump(agent: AdminClient) -> None:
 @shows
 @asks_agent
 def version(agent: AdminClient, output: Output) -> None:
-    """Tells the versions of this command and of the agent.
+    """Tells the versions of this command and of the agent, of the kernel programs in each, and of the JSON.
 
     That no agent answers is no error here; that it is of another version is a warning.
     """
+    from nodeagent.kernel.sources import programs_hash
     from nodeagent.version import VERSION
 
+    found: Row = {}
+    why = ""
     try:
-        running = str(agent.fetch("/version")["version"])
+        found = agent.fetch("/version")
     except (AgentUnreachable, MissingPrivilege) as error:
-        running, why = "", str(error)
-    else:
-        why = ""
+        why = str(error)
+    running, programs, running_programs = str(found.get("version", "")), programs_hash(), str(found.get("programs", ""))
     if not output.is_table:
-        output.show_whole({"schema": SCHEMA, "command": VERSION, "agent": running})
+        output.show_whole(
+            {
+                "schema": SCHEMA,
+                "command": VERSION,
+                "agent": running,
+                "programs": programs,
+                "agent_programs": running_programs,
+            }
+        )
         return
-    click.echo(f"command  {VERSION}")
-    click.echo(f"agent    {one_line(running) or f'unknown: {why}'}")
-    if running and running != VERSION:
+    click.echo(f"command  {VERSION}  programs {programs}  {SCHEMA}")
+    told = f"{one_line(running)}  programs {one_line(running_programs) or 'unknown'}" if running else f"unknown: {why}"
+    click.echo(f"agent    {told}")
+    if running and (running, running_programs or programs) != (VERSION, programs):
         click.echo("warning: the agent is of another version than this command", err=True)

@@ -2,7 +2,8 @@
 """`nodeagent report`: what somebody elsewhere needs to see of this node, as one archive with a manifest.
 
 Each piece is the output of a command, of ours or of the system, or a file. One that fails is a line in the manifest and
-stops nothing: a node that needs a report is a node where things fail. Everything passes nodeagent/cli/redact.py.
+stops nothing: a node that needs a report is a node where things fail. Everything passes nodeagent/cli/redact.py and, if
+strangers are to read it, nodeagent/cli/pseudonyms.py.
 """
 
 import contextlib
@@ -17,21 +18,26 @@ import re
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
 
+from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import command
+from nodeagent.cli.flow_filter import parse_duration
 from nodeagent.cli.output import Output, Table, shows, socket_option
+from nodeagent.cli.pseudonyms import Pseudonyms
 from nodeagent.cli.queries import byte_count
 from nodeagent.cli.redact import redact
-from nodeagent.errors import ConfigError
+from nodeagent.errors import ConfigError, NodeagentError
+from nodeagent.logs.escape import one_line
 
 MOST_BYTES = 16 << 20
 """Of one piece, from its end: the latest lines of a log tell most."""
 TIMEOUT_SECONDS = 30.0
+_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 NOT_FOUND, TIMED_OUT = 127, 124
 """As shells tell it."""
 
@@ -45,11 +51,18 @@ OURS = (
     "certs",
     "connections -o wide",
     "edges -o wide",
-    "flows --last 1000 -o jsonl",
     "log",
     "dump",
 )
-"""Of the agent, each with --socket."""
+"""Of the agent, each with --socket; and its latest connections."""
+LATEST_FLOWS = "--last 1000"
+NAMED_BY: Mapping[str, Sequence[str]] = {
+    "workloads": ("name", "namespace", "node", "cluster", "workload_name", "canonical_name", "dns_name", "network"),
+    "services": ("name", "namespace", "hostname"),
+    "policies": ("name", "namespace"),
+    "pods": ("pod", "namespace"),
+}
+"""Lists of the agent, with the members that have names in them; identities have theirs."""
 OURS_ALONE = ("check", "bpf progs", "bpf maps -o wide", "bpf attach", "bpf verify")
 """Of the machine; whoever uses other pins than the default has set it in the environment."""
 SYSTEM = (
@@ -105,7 +118,13 @@ REPORT = Table(
 )
 
 
-@command(examples=("sudo nodeagent report", "sudo nodeagent report --log /var/log/nodeagent.log --to /tmp"))
+@command(
+    examples=(
+        "sudo nodeagent report",
+        "sudo nodeagent report --log /var/log/nodeagent.log --since 1h --to /tmp",
+        "sudo nodeagent report --redact strict",
+    )
+)
 @click.option(
     "--to",
     "directory",
@@ -122,46 +141,92 @@ REPORT = Table(
     metavar="FILE",
     help="A file to put in, such as the agent's log; its last 16 MiB. May be given several times.",
 )
+@click.option(
+    "--since",
+    metavar="DURATION",
+    help="Connections that ended, and lines of logs, of this last while only, such as 1h. [default: the last 1000]",
+)
+@click.option(
+    "--redact",
+    "redaction",
+    type=click.Choice(["secrets", "strict"]),
+    default="secrets",
+    show_default=True,
+    help="What to take out: keys and tokens, or names and addresses as well.",
+)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Only list what would be in it.")
 @shows
 @socket_option
-def report(output: Output, *, directory: Path, logs: tuple[Path, ...], is_dry: bool, socket_path: str) -> None:
+def report(
+    output: Output,
+    /,
+    *,
+    directory: Path,
+    logs: tuple[Path, ...],
+    since: str | None,
+    redaction: str,
+    is_dry: bool,
+    socket_path: str,
+) -> None:
     """Writes what somebody elsewhere needs to see of this node, as one archive with a manifest.
 
     Answers of the agent as every command gives them, and a dump of it for -f; what the machine says of devices, routes,
     sockets and programs, and the files of --log. Private keys and tokens are taken out of all of it; names, addresses
     and identities stay. manifest.json lists each file with its command, exit status, size and redactions.
+
+    With --redact strict names and addresses are replaced by others, the same ones everywhere: for a public issue. Names
+    are those that the agent knows; words of ours that are a name of yours, too, change with them.
     """
-    pieces = list(_pieces(socket_path, logs))
+    pieces = list(_pieces(socket_path, logs, since))
+    wanted = {"redacted": redaction, "since": since or ""}
     if is_dry:
-        output.show({"schema": SCHEMA, **_manifest([_planned(piece) for piece in pieces], "")}, REPORT)
+        output.show({"schema": SCHEMA, **_manifest([_planned(piece) for piece in pieces], "", wanted)}, REPORT)
         return
-    stem = f"nodeagent-report-{_safe(platform.node())}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
+    pseudonyms = _pseudonyms(socket_path) if redaction == "strict" else None
+    node = pseudonyms.hide(platform.node())[0] if pseudonyms else platform.node()
+    stem = f"nodeagent-report-{_safe(node)}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
     path = directory / f"{stem}.tar.gz"
-    manifest = write(path, stem, pieces)
+    manifest = write(path, stem, pieces, wanted, pseudonyms)
     output.show({"schema": SCHEMA, **manifest}, REPORT)
     if output.is_table:
         click.echo(f"written: {path}")
 
 
-def write(path: Path, stem: str, pieces: Sequence[Piece]) -> dict[str, object]:
-    """The manifest, which is in the archive, too. For its owner alone. Raises ConfigError."""
+def _pseudonyms(socket_path: str) -> Pseudonyms:
+    """With the names that the agent knows, and this machine's."""
+    agent, names = AdminClient(socket_path), {platform.node()}
+    try:
+        for kind, members in NAMED_BY.items():
+            names |= {str(row.get(member, "")) for row in agent.fetch(f"/{kind}")[kind] for member in members}
+    except NodeagentError as error:
+        words = "names that are in no identity are not known, and stay: look through it before it leaves"
+        click.echo(f"warning: {one_line(str(error))}; {words}", err=True)
+    return Pseudonyms(names)
+
+
+def write(
+    path: Path, stem: str, pieces: Sequence[Piece], wanted: Mapping[str, str], pseudonyms: Pseudonyms | None
+) -> dict[str, object]:
+    """The manifest, which is in the archive, too, there with pseudonyms. For its owner alone. Raises ConfigError."""
     taken = []
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
             for piece in pieces:
-                made, content = _take(piece)
+                made, content = _take(piece, pseudonyms)
                 taken.append(made)
-                _add(archive, f"{stem}/{piece.name}", content)
-            manifest = _manifest(taken, str(path))
-            _add(archive, f"{stem}/manifest.json", json.dumps({"schema": SCHEMA, **manifest}, indent=1).encode())
+                _add(archive, f"{stem}/{made.name}", content)
+            manifest = _manifest(taken, str(path), wanted)
+            text = json.dumps({"schema": SCHEMA, **manifest}, indent=1)
+            if pseudonyms is not None:
+                text, _ = pseudonyms.hide(text)
+            _add(archive, f"{stem}/manifest.json", text.encode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", check="Choose another place with --to.") from error
     return manifest
 
 
-def _manifest(taken: Sequence[Taken], path: str) -> dict[str, object]:
+def _manifest(taken: Sequence[Taken], path: str, wanted: Mapping[str, str]) -> dict[str, object]:
     from nodeagent.version import VERSION
 
     return {
@@ -170,6 +235,7 @@ def _manifest(taken: Sequence[Taken], path: str) -> dict[str, object]:
         "node": platform.node(),
         "taken": dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "version": VERSION,
+        **wanted,
         "files": [dataclasses.asdict(one) for one in taken],
     }
 
@@ -178,12 +244,17 @@ def _planned(piece: Piece) -> Taken:
     return Taken(piece.name, piece.command, 0, 0, 0, is_cut=False)
 
 
-def _take(piece: Piece) -> tuple[Taken, bytes]:
+def _take(piece: Piece, pseudonyms: Pseudonyms | None) -> tuple[Taken, bytes]:
     status, output = piece.take()
     text, redactions = redact(output[-MOST_BYTES:].decode("utf-8", "replace"))
+    name = piece.name
+    if pseudonyms is not None:
+        text, hidden = pseudonyms.hide(text)
+        redactions += hidden
+        name, _ = pseudonyms.hide(name)
     content = text.encode()
     is_cut = len(output) > MOST_BYTES
-    return Taken(piece.name, piece.command, status, len(content), redactions, is_cut), content
+    return Taken(name, piece.command, status, len(content), redactions, is_cut), content
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -195,17 +266,42 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 # ---- the pieces ----------------------------------------------------------------------------------------------------
 
 
-def _pieces(socket_path: str, logs: Sequence[Path]) -> "list[Piece]":
+def _pieces(socket_path: str, logs: Sequence[Path], since: str | None = None) -> "list[Piece]":
+    """Raises ConfigError for a `since` that is no duration."""
     run_dir = Path(socket_path).parent
+    moment = _moment_before(since)
+    flows = f"flows {f'--since {since}' if since else LATEST_FLOWS} -o jsonl"
     return [
-        *(_of_ours(line, "--socket", socket_path) for line in OURS),
+        *(_of_ours(line, "--socket", socket_path) for line in (*OURS, flows)),
         *(_of_ours(line) for line in OURS_ALONE),
         *(_of_system(line) for line in SYSTEM),
         *(_of_file(Path(name)) for name in FILES),
         *(_of_file(run_dir / name) for name in RUN_FILES),
         _of_system(f"ls -l -a {shlex.quote(str(run_dir))}"),
-        *(_of_file(log, f"logs/{number}-{_safe(log.name)}") for number, log in enumerate(logs)),
+        *(_of_file(log, f"logs/{number}-{_safe(log.name)}", moment) for number, log in enumerate(logs)),
     ]
+
+
+def _moment_before(since: str | None) -> bytes:
+    """As lines of logs begin, to the second; empty: all of them. Raises ConfigError."""
+    if not since:
+        return b""
+    now = dt.datetime.now(dt.UTC)
+    seconds = min(parse_duration(since), now.timestamp())
+    return (now - dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+def lines_since(content: bytes, moment: bytes) -> bytes:
+    """From the first line that tells a moment that is not earlier; all, if none tells one. Logs go forward in time."""
+    start, tells = 0, False
+    for line in content.splitlines(keepends=True):
+        found = _STAMP.search(line)
+        if found is not None:
+            tells = True
+            if found[0] >= moment:
+                return content[start:]
+        start += len(line)
+    return b"" if tells else content
 
 
 def _of_ours(line: str, *more: str) -> Piece:
@@ -244,13 +340,13 @@ def _of_system(line: str) -> Piece:
     return Piece(f"system/{_safe(line)}.txt", line, take)
 
 
-def _of_file(path: Path, name: str = "") -> Piece:
+def _of_file(path: Path, name: str = "", since: bytes = b"") -> Piece:
     def take() -> tuple[int, bytes]:
         try:
             with path.open("rb") as file:
                 with contextlib.suppress(OSError):  # of what has no size, such as a pipe or a file of proc
                     file.seek(-MOST_BYTES - 1, os.SEEK_END)
-                return 0, file.read()
+                return 0, lines_since(file.read(), since) if since else file.read()
         except OSError as error:
             return 1, f"{error.strerror}\n".encode()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from nodeagent.controlplane.encode import Resource, encode_authorization, make_resource
-from nodeagent.model.security import DryRun, Revocations, TrustDomains
+from nodeagent.model.security import DryRun, PolicyOrigin, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     ClientScope,
     ClientScopes,
@@ -52,6 +52,9 @@ def encode_extension(extension: Extension) -> Resource:
         case Revocations():
             listed = pb.Revocations(source=extension.source, certificates=sorted(extension.certificates))
             message = pb.Extension(revocations=listed)
+        case PolicyOrigin():
+            origin = pb.PolicyOrigin(policy=extension.policy, file=extension.file, line=extension.line)
+            message = pb.Extension(policy_origin=origin)
         case ClientScopes():
             scopes = [_scope(scope) for scope in extension.scopes]
             message = pb.Extension(clients=pb.ClientScopes(namespace=extension.namespace, scopes=scopes))

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What agents are told of security beyond Istio's resources: dry runs and aliases of the trust domain. Pure."""
+"""What agents are told of security beyond Istio's resources: dry runs, aliases of the trust domain, origins. Pure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from nodeagent.controlplane.authorization import translate_dry_run
-from nodeagent.controlplane.objects import AuthorizationPolicy, MeshConfig, MeshObject
+from nodeagent.controlplane.objects import AuthorizationPolicy, MeshConfig, MeshObject, PeerAuthentication
+from nodeagent.controlplane.peer_authentication import GENERATED
 from nodeagent.controlplane.trust_domains import aliases_of
-from nodeagent.model.security import DryRun, TrustDomains
+from nodeagent.model.security import DryRun, PolicyOrigin, TrustDomains
 from nodeagent.model.traffic import Extension
 
 
@@ -21,6 +22,20 @@ def translate_security(objects: Iterable[MeshObject], mesh: MeshConfig) -> dict[
             dry_run = translate_dry_run(policy, mesh)
             if dry_run is not None:
                 found[dry_run.name] = dry_run
+    return found
+
+
+def translate_origins(objects: Iterable[MeshObject], policies: Collection[str]) -> dict[str, Extension]:
+    """By name: where those of `policies` (`ns/name`) are written that one object alone has made."""
+    found: dict[str, Extension] = {}
+    for value in objects:
+        if isinstance(value, AuthorizationPolicy | PeerAuthentication):
+            prefix = GENERATED if isinstance(value, PeerAuthentication) else ""
+            policy = f"{value.meta.namespace}/{prefix}{value.meta.name}"
+            if policy in policies:
+                place = value.meta.origin
+                origin = PolicyOrigin(policy=policy, file=place.file, line=place.line)
+                found[origin.name] = origin
     return found
 
 

@@ -28,6 +28,8 @@ from nodeagent.model.address import Port
 from nodeagent.model.policy import Action, Clause, Match, MatchKind, Policy, PolicyScope, Rule, StringMatch
 
 STATIC_STRICT = "istio_converted_static_strict"
+GENERATED = "converted_peer_authentication_"
+"""Before the name of the object that a policy was made of."""
 _HAS_NO_IDENTITY = (StringMatch(MatchKind.PRESENCE),)
 _STRICT_CLAUSE = Clause((Match(not_principals=_HAS_NO_IDENTITY),))
 _OPEN_MODES = frozenset({MtlsMode.PERMISSIVE, MtlsMode.DISABLE})
@@ -135,7 +137,7 @@ def _ports(peer: PeerAuthentication) -> tuple[list[Port], list[Port]]:
 
 
 def _policy_name(peer: PeerAuthentication) -> str:
-    return f"converted_peer_authentication_{peer.meta.name}"
+    return f"{GENERATED}{peer.meta.name}"
 
 
 def _static_strict(root_namespace: str) -> Policy:

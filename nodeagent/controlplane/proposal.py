@@ -21,17 +21,16 @@ from nodeagent.controlplane.catalog import Catalog, admit
 from nodeagent.controlplane.files import read_directory
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import AuthorizationPolicy, Key, MeshObject, MtlsMode, PeerAuthentication
-from nodeagent.controlplane.peer_authentication import STATIC_STRICT, PeerAuthentications
+from nodeagent.controlplane.peer_authentication import GENERATED, STATIC_STRICT, PeerAuthentications
 from nodeagent.controlplane.review import line_of
 from nodeagent.controlplane.translate import select, translate
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import PolicyScope
-from nodeagent.model.security import DryRun
+from nodeagent.model.security import DryRun, PolicyOrigin
 from nodeagent.model.traffic import Extension, WorkloadLabels, WorkloadLimits
 from nodeagent.model.workload import Workload
 
-_OF_POLICIES = (DryRun, WorkloadLimits)
-_GENERATED = "converted_peer_authentication_"
+_OF_POLICIES = (DryRun, WorkloadLimits, PolicyOrigin)
 
 
 class Proposal:
@@ -114,7 +113,7 @@ class Proposal:
             strict = (peer for peer in select(self._catalog.values, PeerAuthentication) if _is_strict(peer))
             return ", ".join(_place(peer) for peer in strict)
         kind = "PeerAuthentication" if _is_generated(policy) else "AuthorizationPolicy"
-        found = self._catalog.objects.get(Key(kind, namespace, name.removeprefix(_GENERATED)))
+        found = self._catalog.objects.get(Key(kind, namespace, name.removeprefix(GENERATED)))
         if found is None:
             return ""
         if rule and isinstance(found.value, AuthorizationPolicy):
@@ -129,7 +128,7 @@ def _place(value: MeshObject) -> str:
 
 def _is_generated(policy: str) -> bool:
     name = policy.partition("/")[2]
-    return name == STATIC_STRICT or name.startswith(_GENERATED)
+    return name == STATIC_STRICT or name.startswith(GENERATED)
 
 
 def _is_strict(peer: PeerAuthentication) -> bool:

@@ -22,7 +22,7 @@ from nodeagent.controlplane.snapshot import ADDRESS, AUTHORIZATION
 from nodeagent.controlplane.translate import Touched, Translation, enrolled_by, select, translate
 from nodeagent.model.identity import Identity
 from nodeagent.model.policy import PolicyScope
-from nodeagent.model.security import DryRun, Revocations, TrustDomains
+from nodeagent.model.security import DryRun, PolicyOrigin, Revocations, TrustDomains
 from nodeagent.model.traffic import ClientScopes, Extension, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 _SHARED_KINDS = frozenset(
@@ -164,6 +164,8 @@ def _namespace(extension: Extension, whole: Translation) -> str:
             return extension.policy.namespace
         case ClientScopes():
             return extension.namespace
+        case PolicyOrigin():
+            return extension.policy.partition("/")[0]
         case MeshTraffic() | TrustDomains() | Revocations():
             return ""
         case unreachable:

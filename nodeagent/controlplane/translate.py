@@ -16,6 +16,7 @@ import msgspec
 
 from nodeagent.controlplane.authorization import translate_authorization
 from nodeagent.controlplane.entry_workloads import translate_endpoints, translate_workload_entry
+from nodeagent.controlplane.extra_security import translate_origins
 from nodeagent.controlplane.hints import ServiceHints, WorkloadHints
 from nodeagent.controlplane.label_selector import SelectorIndex
 from nodeagent.controlplane.mesh_services import MeshService, choose_services
@@ -113,23 +114,25 @@ def translate(objects: Iterable[MeshObject], kept: Allocated | None = None) -> T
     waypoints = build_waypoints(select(known, Gateway), select(known, GatewayClass), namespaces, mesh.network)
     allocated = allocate(select(known, ServiceEntry), kept or {})
     services = choose_services(_services(known, mesh, namespaces, waypoints, allocated))
-    policies = _policies(known, mesh)
+    own_policies = _policies(known, mesh)
     around = _surroundings(known, mesh, namespaces, waypoints, services)
     workloads = list(_workloads(known, around))
+    policies = {**{policy.key: policy for policy in around.peers.policies()}, **own_policies}
     return Translation(
         mesh=mesh,
         workloads={workload.uid: workload for workload, _, _ in workloads},
         workload_hints={workload.uid: hints for workload, hints, _ in workloads if hints != _NO_HINTS},
         services={one.service.key: one.service for one in services},
         hints={one.service.key: one.hints for one in services},
-        policies={**{policy.key: policy for policy in around.peers.policies()}, **policies},
+        policies=policies,
         extensions=translate_traffic(
             known,
             {workload.uid: labels for workload, _, labels in workloads},
             {workload.uid: workload.namespace for workload, _, _ in workloads},
             {one.service.key: one.service for one in services},
             mesh,
-        ),
+        )
+        | translate_origins(known, policies),
         identities=_identities(select(known, Pod), mesh),
         allocated=allocated,
     )

@@ -25,17 +25,23 @@ from nodeagent.model.mark import ON_SOME_NODES, Marks, overlaps
 
 def probe_conflicts(bpffs: str, marks: Marks) -> list[Probe]:
     """Of the calling thread's network namespace. Raises KernelError when that cannot be read."""
+    return [*probe_strangers(marks), *probe_traces(bpffs, marks)]
+
+
+def probe_strangers(marks: Marks) -> list[Probe]:
+    """What others have set up here. Raises KernelError."""
+    with IPRoute() as link:
+        devices = read_devices(link)
+        return [programs_before_ours(link, devices.values()), netkit(devices.values()), mark_bits(link, marks)]
+
+
+def probe_traces(bpffs: str, marks: Marks) -> list[Probe]:
+    """What an agent has set up, or left behind. Raises KernelError."""
     pins = Pins(Path(bpffs), marks)
     with IPRoute() as link:
         devices = read_devices(link)
-        return [
-            programs_before_ours(link, devices.values()),
-            netkit(devices.values()),
-            mark_bits(link, marks),
-            pinned(pins),
-            crossing(pins, devices.values()),
-            guards(pins, {index: device.name for index, device in devices.items()}),
-        ]
+    names = {index: device.name for index, device in devices.items()}
+    return [pinned(pins), crossing(pins, devices.values()), guards(pins, names)]
 
 
 def before_ours(programs: Sequence[Attached], kind: Kind) -> list[Attached]:

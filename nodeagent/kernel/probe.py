@@ -9,7 +9,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ OLDEST_KERNEL = (5, 10)
 """bpf_redirect_peer."""
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 """SYS_ADMIN: to make and enter the proxy namespace, and for bcc to open a pinned map by its id."""
+WORKERS_CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_NET_BIND_SERVICE": 10}
+"""To start workers that have none, under their own user, at ports below 1024, and to end them."""
 _BCC_SECONDS = 20
 
 
@@ -45,6 +47,7 @@ def probe_needs(bpffs: str, cgroup: str) -> list[Probe]:
     return [
         kernel_release(os.uname().release),
         capabilities(_effective_capabilities()),
+        workers_capabilities(_effective_capabilities()),
         bpf_filesystem(bpffs),
         clsact(),
         socket_assignment(),
@@ -77,9 +80,17 @@ def kernel_release(release: str) -> Probe:
 
 
 def capabilities(effective: int) -> Probe:
-    missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
-    evidence = f"without {', '.join(missing)}" if missing else ", ".join(CAPABILITIES)
-    return Probe("capabilities", not missing, evidence, "Run it as root, or with these capabilities.")
+    return _granted("capabilities", effective, CAPABILITIES)
+
+
+def workers_capabilities(effective: int) -> Probe:
+    return _granted("for workers", effective, WORKERS_CAPABILITIES)
+
+
+def _granted(name: str, effective: int, wanted: Mapping[str, int]) -> Probe:
+    missing = [capability for capability, bit in wanted.items() if not effective >> bit & 1]
+    evidence = f"without {', '.join(missing)}" if missing else ", ".join(wanted)
+    return Probe(name, not missing, evidence, "Run it as root, or with these capabilities.")
 
 
 def bpf_filesystem(path: str) -> Probe:

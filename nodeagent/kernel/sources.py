@@ -60,6 +60,11 @@ def layout_hash() -> str:
     return _short_hash(" ".join(_COMMENT.sub(" ", layout_text()).split()))
 
 
+def programs_hash() -> str:
+    """Of both, as `nodeagent version` tells them; without the marks, which are the agent's setting."""
+    return f"{layout_hash()}/{source_hash()}"
+
+
 def _expand(name: str, seen: set[str]) -> Iterator[str]:
     yield f'#line 1 "{name}"'
     for number, line in enumerate(read_source(name).splitlines(), start=1):

@@ -102,6 +102,9 @@ class ProgramInfo:
     """Of its function, cut to 15 characters."""
     verified_instructions: int
     """0 before Linux 5.16."""
+    run_nanoseconds: int
+    """Of all CPUs, as is `runs`, while the kernel counted: see `enable_statistics`."""
+    runs: int
 
 
 def program_name(number: int) -> str:
@@ -197,8 +200,10 @@ def map_info(descriptor: int) -> MapInfo:
 def program_info(descriptor: int) -> ProgramInfo:
     info = _object_info(descriptor)
     (number,) = struct.unpack_from("=I", info, 4)
+    run_nanoseconds, runs = struct.unpack_from("=QQ", info, 192)
     (verified,) = struct.unpack_from("=I", info, 216)
-    return ProgramInfo(number, info[8:16].hex(), info[64:80].split(b"\0")[0].decode(), verified)
+    name = info[64:80].split(b"\0")[0].decode()
+    return ProgramInfo(number, info[8:16].hex(), name, verified, run_nanoseconds, runs)
 
 
 def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes | None:

@@ -18,7 +18,7 @@ from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.policy import Policy, PolicyScope
 from nodeagent.model.resolved_name import ResolvedName
-from nodeagent.model.security import DryRun, Revocations, Security, SecurityExtension, TrustDomains
+from nodeagent.model.security import DryRun, PolicyOrigin, Revocations, Security, SecurityExtension, TrustDomains
 from nodeagent.model.traffic import (
     ClientScope,
     ClientScopes,
@@ -282,6 +282,11 @@ class Mesh:
         """Every block of addresses of this network that a Service has."""
         return (block for net, block in self._blocks if net == network)
 
+    def origin(self, policy: str) -> str:
+        """Where `ns/name` is written, as `file:line`; empty where nobody has said it, as an istiod does not."""
+        found = self.extensions.get(PolicyOrigin.PREFIX + policy)
+        return str(found) if isinstance(found, PolicyOrigin) else ""
+
     def everything(self) -> Changes:
         """The whole state as one change, for a worker that starts."""
         return Changes(
@@ -313,7 +318,15 @@ class Mesh:
             case WorkloadLabels():
                 workload = self.workloads.get(extension.uid)
                 keys = workload.services if workload is not None else ()
-            case MeshTraffic() | WorkloadLimits() | ClientScopes() | DryRun() | TrustDomains() | Revocations():
+            case (
+                MeshTraffic()
+                | WorkloadLimits()
+                | ClientScopes()
+                | DryRun()
+                | TrustDomains()
+                | Revocations()
+                | PolicyOrigin()
+            ):
                 keys = ()
             case unreachable:
                 assert_never(unreachable)

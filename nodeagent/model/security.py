@@ -56,6 +56,24 @@ class Revocations(msgspec.Struct, frozen=True, kw_only=True, tag="revocations", 
         return self.PREFIX + self.source
 
 
+class PolicyOrigin(msgspec.Struct, frozen=True, kw_only=True, tag="policy-origin", gc=False):
+    """Where a policy is written. Nothing is decided by it: it is for who has to change the policy."""
+
+    PREFIX: ClassVar[str] = "origin/"
+
+    policy: str
+    """`ns/name`."""
+    file: str
+    line: int
+
+    @property
+    def name(self) -> str:
+        return self.PREFIX + self.policy
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
 SecurityExtension = DryRun | TrustDomains | Revocations
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 from nodeagent.model.address import Cidr
-from nodeagent.model.security import SecurityExtension
+from nodeagent.model.security import PolicyOrigin, SecurityExtension
 
 
 class TcpMatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -236,5 +236,7 @@ class ClientScopes(msgspec.Struct, frozen=True, kw_only=True, tag="clients", gc=
         return next((scope for scope in self.scopes if scope.labels.items() <= labels.items()), None)
 
 
-Extension: TypeAlias = ServiceTraffic | WorkloadLabels | MeshTraffic | WorkloadLimits | ClientScopes | SecurityExtension
+Extension: TypeAlias = (
+    ServiceTraffic | WorkloadLabels | MeshTraffic | WorkloadLimits | ClientScopes | SecurityExtension | PolicyOrigin
+)
 """Each has a `name`, by which it is replaced and removed."""

@@ -40,6 +40,7 @@ class Extension(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     TRUST_DOMAINS_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
+    POLICY_ORIGIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service(self) -> Global___ServiceTraffic: ...
     @_builtins.property
@@ -56,6 +57,8 @@ class Extension(_message.Message):
     def trust_domains(self) -> Global___TrustDomains: ...
     @_builtins.property
     def revocations(self) -> Global___Revocations: ...
+    @_builtins.property
+    def policy_origin(self) -> Global___PolicyOrigin: ...
     def __init__(
         self,
         *,
@@ -67,12 +70,13 @@ class Extension(_message.Message):
         dry_run: Global___DryRun | None = ...,
         trust_domains: Global___TrustDomains | None = ...,
         revocations: Global___Revocations | None = ...,
+        policy_origin: Global___PolicyOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "policy_origin", b"policy_origin", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "dry_run", b"dry_run", "limits", b"limits", "mesh", b"mesh", "policy_origin", b"policy_origin", "revocations", b"revocations", "service", b"service", "trust_domains", b"trust_domains", "type", b"type", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh", "limits", "clients", "dry_run", "trust_domains", "revocations"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["service", "workload", "mesh", "limits", "clients", "dry_run", "trust_domains", "revocations", "policy_origin"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
@@ -773,6 +777,36 @@ class Revocations(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Revocations: _TypeAlias = Revocations  # noqa: Y015
+
+@_typing.final
+class PolicyOrigin(_message.Message):
+    """Where a policy is written, for people. Named "origin/<namespace>/<name>"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """"namespace/name" of the Authorization."""
+    file: _builtins.str
+    """As the control plane names it."""
+    line: _builtins.int
+    """From 1."""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        file: _builtins.str = ...,
+        line: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "line", b"line", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyOrigin: _TypeAlias = PolicyOrigin  # noqa: Y015
 
 @_typing.final
 class ClientScopes(_message.Message):

@@ -5,14 +5,15 @@ As strict as the decoder of policies, since a match that is not understood match
 control plane says and this agent does not know refuses the resource.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from google.protobuf.internal.containers import MessageMap
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from nodeagent.model.address import Cidr
-from nodeagent.model.security import DryRun, Revocations, TrustDomains
+from nodeagent.model.security import DryRun, PolicyOrigin, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
     ClientScope,
@@ -51,28 +52,24 @@ def decode_extension(value: bytes) -> Extension:
     """Raises DecodeError for bytes that are no Extension, ValueError for one that cannot be used."""
     message = pb.Extension.FromString(value)
     _demand_known(message)
-    match message.WhichOneof("type"):
-        case "service":
-            return _traffic(message.service)
-        case "workload":
-            if not message.workload.uid:
-                raise ValueError("labels of a workload without uid")
-            return WorkloadLabels(uid=message.workload.uid, labels=dict(message.workload.labels))
-        case "mesh":
-            return MeshTraffic(is_registry_only=message.mesh.registry_only)
-        case "limits":
-            return _limits(message.limits)
-        case "clients":
-            scopes = tuple(_scope(scope) for scope in message.clients.scopes)
-            return ClientScopes(namespace=message.clients.namespace, scopes=scopes)
-        case "dry_run":
-            return _dry_run(message.dry_run)
-        case "trust_domains":
-            return _trust_domains(message.trust_domains)
-        case "revocations":
-            return _revocations(message.revocations)
-        case _:
-            raise ValueError("neither about a service, a workload nor the mesh")
+    kind = message.WhichOneof("type")
+    if kind is None:
+        raise ValueError("neither about a service, a workload nor the mesh")
+    return _DECODERS[kind](getattr(message, kind))
+
+
+def _labels(message: pb.WorkloadLabels) -> WorkloadLabels:
+    if not message.uid:
+        raise ValueError("labels of a workload without uid")
+    return WorkloadLabels(uid=message.uid, labels=dict(message.labels))
+
+
+def _mesh(message: pb.MeshTraffic) -> MeshTraffic:
+    return MeshTraffic(is_registry_only=message.registry_only)
+
+
+def _clients(message: pb.ClientScopes) -> ClientScopes:
+    return ClientScopes(namespace=message.namespace, scopes=tuple(_scope(scope) for scope in message.scopes))
 
 
 def _dry_run(message: pb.DryRun) -> DryRun:
@@ -96,6 +93,12 @@ def _revocations(message: pb.Revocations) -> Revocations:
     if len(message.certificates) > MOST_REVOKED:
         raise ValueError(f"more than {MOST_REVOKED} certificates are revoked")
     return Revocations(source=message.source, certificates=frozenset(message.certificates))
+
+
+def _origin(message: pb.PolicyOrigin) -> PolicyOrigin:
+    if not message.policy or not message.file:
+        raise ValueError("an origin without policy or file")
+    return PolicyOrigin(policy=message.policy, file=message.file, line=message.line)
 
 
 def _scope(message: pb.ClientScope) -> ClientScope:
@@ -230,3 +233,17 @@ def _port(number: int) -> int:
     if number > 65535:
         raise ValueError(f"port {number}")
     return number
+
+
+_DECODERS: Mapping[str, Callable[[Any], Extension]] = {
+    "service": _traffic,
+    "workload": _labels,
+    "mesh": _mesh,
+    "limits": _limits,
+    "clients": _clients,
+    "dry_run": _dry_run,
+    "trust_domains": _trust_domains,
+    "revocations": _revocations,
+    "policy_origin": _origin,
+}
+"""By the name of the member that is set."""

@@ -2,13 +2,16 @@
 """A small scene on the demo's stage, with something of everything for the command line to show.
 
 `python -m tests.e2e.scene` (root) plays it and writes tests/data/dump.json: what `nodeagent dump` says then on node-a,
-where most of it happens; and tests/data/answers.json: what commands say as JSON that no dump can answer.
+where most of it happens; tests/data/answers.json: what commands say as JSON that no dump can answer; and
+tests/data/said.json: lines of those that say nothing as JSON, the demo's among them.
 docs/examples.md is printed from these (`make proto`).
 """
 
 import contextlib
 import json
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +23,15 @@ from nodeagent.lab.demo.stage import NODES, PORT, SERVICE_PORT, Stage, command, 
 
 NODE = NODES[0]
 WITHIN_SECONDS = 60.0
-DUMP, ANSWERS = Path("tests/data/dump.json"), Path("tests/data/answers.json")
+DUMP, ANSWERS, SAID = (Path(f"tests/data/{name}.json") for name in ("dump", "answers", "said"))
+MOST_LINES = 6
+"""Of a log, of its beginning."""
 
 
-RECORDED = ("check", "bpf progs", "bpf maps", "bpf maps pods", "bpf attach", "bpf verify")
+CONTROL_PLANE = "control-plane --config-dir mesh.d --state-dir state --listen 192.168.77.250:15012"
+AGENT = "agent --node node-a --pods-file pods.yaml --token token --root-certificate root-cert.pem"
+IN_TEXT = {"log_format": "text"}
+RECORDED = ("check", "probe", "bpf progs", "bpf maps", "bpf maps pods", "bpf attach", "bpf verify")
 
 
 @contextlib.contextmanager
@@ -71,8 +79,33 @@ def _is_told(stage: Stage) -> bool:
     return len(open_now) >= 3 and len(denied) >= 2
 
 
+def _said_at_the_end(stage: Stage, kept: dict[str, list[str]]) -> None:
+    """What daemons have said at their start, and what is said when all of it is taken away again."""
+    for part, line in (("control-plane", CONTROL_PLANE), (NODE, AGENT)):
+        log = (stage.directory / f"{part}.log").read_text(encoding="utf-8")
+        kept[line] = log.splitlines()[:MOST_LINES]
+    listed = subprocess.run(command("lab", "list"), capture_output=True, text=True, check=True)
+    lines = listed.stdout.splitlines()
+    ours = next(number for number, line in enumerate(lines) if line.endswith(f"of process {os.getpid()}"))
+    kept["lab list | head -6"] = lines[ours : ours + MOST_LINES]
+    node = stage.lab.nodes[NODE]
+    kept["version"] = node.run(command("version")).stdout.splitlines()
+    stage.stop_agent(NODE)
+    for line in ("cleanup", "prepare-node", "cleanup"):
+        words = ("--run-dir", "/run/nodeagent") if line == "cleanup" else ()
+        kept.setdefault(line, node.run(command(line, *words), seconds=WITHIN_SECONDS).stdout.splitlines())
+
+
+def _demo() -> list[str]:
+    done = subprocess.run(command("demo", "--script"), capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 def main() -> int:
-    with running() as stage, played(stage):
+    said: dict[str, list[str]] = {}
+    with running() as stage, contextlib.ExitStack() as scene:
+        stage.settings = IN_TEXT
+        scene.enter_context(played(stage))
         done = stage.lab.nodes[NODE].run(command("dump"), seconds=WITHIN_SECONDS)
         if done.returncode:
             sys.stderr.write(done.stderr)
@@ -92,6 +125,11 @@ def main() -> int:
         answers["workers replace"] = stage.ask(NODE, "workers", "replace", seconds=WITHIN_SECONDS)
         text = json.dumps(answers, indent=1).replace(run_dir, "/run/lab").replace(platform.release(), "6.18.0")
         ANSWERS.write_text(f"{text}\n", encoding="utf-8")
+        _said_at_the_end(stage, said)
+        program = str(Path(sys.executable).parent.parent)
+        text = json.dumps(said, indent=1).replace(run_dir, "/run/lab").replace(program, "/opt/nodeagent")
+    text = json.dumps({**json.loads(text), "demo --script": _demo()}, indent=1, ensure_ascii=False)
+    SAID.write_text(f"{text}\n", encoding="utf-8")
     return 0
 
 

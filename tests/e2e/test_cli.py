@@ -3,6 +3,7 @@
 
 import gzip
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.sources import PROGRAMS
-from nodeagent.lab.demo.stage import Stage, command, running
+from nodeagent.lab.demo.client import fate
+from nodeagent.lab.demo.stage import NODES, PORT, Stage, command, running
 from nodeagent.lab.namespaces import RUN_DIR
 from tests.e2e.scene import NODE, played
 from tests.unit.cli.test_forms import validate
@@ -103,6 +105,30 @@ def test_a_report_of_a_node_has_no_secret_in_it(stage: Stage, tmp_path: Path) ->
         assert secret not in content
 
 
+def test_a_strict_report_of_a_node_names_nobody(stage: Stage, tmp_path: Path) -> None:
+    node = stage.lab.nodes[NODE]
+    words = ("report", "--to", tmp_path, "--log", RUN_DIR / "access.log", "--redact", "strict", "--since", "1h")
+    done = node.run(command(*words, "-o", "json"), seconds=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    content = gzip.decompress(Path(json.loads(done.stdout)["path"]).read_bytes()).decode()
+    for secret in (*(pod.ipv4 for pod in stage.lab.pods.values()), "backoffice", "shop/", NODE, "/sa/web"):
+        assert secret not in content
+    assert "spiffe://cluster.local/ns/name-" in content
+
+
+def test_the_tunnels_to_the_other_node_are_tried_and_leave_no_record(stage: Stage) -> None:
+    before = {name: len(stage.access_lines(name)) for name in NODES}
+    found = ran(stage, "probe", "-o", "json")
+    validate(found, "ProbedNodes")
+    db = stage.pod("db")
+    assert [(row["to_node"], row["address"], row["error"]) for row in found["probes"]] == [
+        ("node-b", db.ipv4, ""),
+        ("node-b", db.ipv6, ""),
+    ]
+    assert all(0 < row["round_trip_seconds"] < row["handshake_seconds"] for row in found["probes"])
+    assert {name: len(stage.access_lines(name)) for name in NODES} == before
+
+
 def test_what_the_kernel_has_is_shown_decoded(stage: Stage) -> None:
     progs = ran(stage, "bpf", "progs", "-o", "json")["progs"]
     assert {row["name"] for row in progs if row["is_current"]} == set(PROGRAMS)
@@ -121,6 +147,18 @@ def test_what_the_kernel_has_is_shown_decoded(stage: Stage) -> None:
     reports = ran(stage, "bpf", "maps", "flow_reports", "-o", "json")["rows"]
     assert all(row["value"]["state"] in {"open", "closed", "reset"} for row in reports)
     assert stage.lab.nodes[NODE].run(command("bpf", "maps", "flow_events")).returncode == 2
+
+
+def test_runs_of_programs_are_counted_while_it_measures(stage: Stage) -> None:
+    words = command("bpf", "progs", "--measure", "1", "-o", "json")
+    measuring = stage.lab.nodes[NODE].spawn(words, stdout=subprocess.PIPE)
+    while measuring.poll() is None:
+        fate(stage.pod("web"), stage.pod("db").ipv4, PORT)
+    said, _ = measuring.communicate()
+    rows = {row["name"]: row for row in json.loads(said)["progs"]}
+    assert rows["from_pod"]["runs"] > 0
+    assert rows["from_pod"]["average_nanoseconds"] > 0
+    assert rows["connect4"]["runs"] == 0, "not attached"
 
 
 def test_what_is_attached_is_shown_and_compared(stage: Stage) -> None:

@@ -26,6 +26,7 @@ def test_the_alerts_fire_when_they_must_and_only_then(promtool: str) -> None:
 
 def test_the_example_is_a_configuration(promtool: str) -> None:
     _run(promtool, "check", "config", FOLDER / "prometheus.yaml")
+    _run(promtool, "check", "config", FOLDER / "demo.yaml")
 
 
 def test_every_query_of_the_dashboard_is_promql(promtool: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from nodeagent.cli.main import COMMANDS, cli
 from nodeagent.hbone.limits import Limits, Role
+from nodeagent.lab.demo.tour import LAST, TOUR
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _OURS = (
@@ -160,6 +161,14 @@ def test_every_command_and_flag_exists(document: Path) -> None:
 def test_the_readme_names_every_command() -> None:
     told = " ".join(line for line in _code_lines(ROOT / "README.md") if "nodeagent" in line or "make" in line)
     assert set(COMMANDS) <= set(re.findall(r"[a-z-]+", told))
+
+
+def test_every_command_has_an_example_of_what_it_says() -> None:
+    page = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
+    shown = {line.split()[2] for line in page.splitlines() if line.startswith("$ nodeagent ")}
+    assert shown == set(COMMANDS)
+    for claim in (*(claim.words for claim in TOUR), LAST):
+        assert f" ✓ {claim}  " in page, "record the demo again: python -m tests.e2e.scene"
 
 
 def test_every_verb_exists(document: Path) -> None:

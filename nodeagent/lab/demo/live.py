@@ -15,19 +15,20 @@ PAIRS = (("web", "db"), ("web", "api"), ("batch", "db"), ("legacy", "db"))
 
 def guide(stage: Stage, page: str) -> str:
     """What a visitor may try."""
-    held = f"exec 3<>/dev/tcp/{stage.pod('db').ipv4}/{PORT}; echo HOW >&3; cat <&3"
+    dialled = f"exec 3<>/dev/tcp/{stage.pod('db').ipv4}/{PORT};"
     return "\n".join(
         (
             "Try, in another terminal, as root:",
-            f"  alias node-a='{stage.shell_words('node-a')}'",
-            f"  alias node-b='{stage.shell_words('node-b')}'",
-            "  node-a --help                              (status, pods, workloads, services, policies, certs, ...)",
-            f"  node-a explain backoffice/batch shop/db:{PORT}",
-            f"  nsenter --net={stage.pod('web').netns} bash -c '{held}' &",
-            "  node-b connections                         (there it is, from web to db)",
+            f"  alias lab='{stage.shell_words}'",
+            f"  lab batch bash -c '{dialled} echo WHO >&3; head -1 <&3'      (a connection: refused)",
+            f"  lab node-b nodeagent explain backoffice/batch shop/db:{PORT}          (why, and what would change it)",
             f"  edit {stage.mesh_directory}/30-policy.yaml",
-            "    (to ask first: copy mesh.d to /tmp/new.d, edit there; node-a explain ... --policy-dir /tmp/new.d)",
-            f"  {page}                     (who connects to whom, in a browser)",
+            "    (to ask first: copy mesh.d to /tmp/new.d, edit there; ... explain ... --policy-dir /tmp/new.d)",
+            "  lab node-b nodeagent flows --from backoffice/batch     (what became of each, by which policy)",
+            "  lab node-b nodeagent --help                            (status, pods, policies, certs, ...)",
+            f"  lab web bash -c '{dialled} echo HOW >&3; cat <&3' &     (one that stays open)",
+            "  lab node-b nodeagent connections                       (there it is, from web to db)",
+            f"  {page}                                 (who connects to whom, in a browser)",
             "It refuses backoffice now. Let it refuse shop: web's connection is cut. Below is told whatever changes.",
             f"Logs: {stage.directory}/*.log. Ctrl-C ends and removes everything.",
         )

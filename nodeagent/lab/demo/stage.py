@@ -397,11 +397,10 @@ class Stage:
     def node_differences(self, node: str) -> list[str]:
         return difference(self._nodes_before[node], self.lab.nodes[node].call(network_state), except_device=OUR_DEVICE)
 
-    def shell_words(self, node: str) -> str:
-        """What a visitor types in front of a command that shall run on this node."""
-        place = self.lab.nodes[node]
-        program = Path(sys.executable).with_name("nodeagent")
-        return f"nsenter --net={place.netns} --mount={place.mounts} {program}"
+    @property
+    def shell_words(self) -> str:
+        """What a visitor types in front of the name of a node or pod, and of a command that shall run there."""
+        return f"{Path(sys.executable).with_name('nodeagent')} lab exec --run {self.lab.run}"
 
     def invite(self) -> None:
         """A policy to begin with, for the visitor to edit."""

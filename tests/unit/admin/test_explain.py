@@ -12,7 +12,7 @@ from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.policy import Action, Policy, PolicyScope, Rule
-from nodeagent.model.security import DryRun
+from nodeagent.model.security import DryRun, PolicyOrigin
 
 StateOf = Callable[..., AgentState]
 
@@ -217,3 +217,16 @@ def test_whom_it_may_reach(state_of: StateOf) -> None:
     question = Question(source="web", destination="db", port=5432)
     assert [found.name for found in destinations(state_of(), question)] == ["db-0", "db-1"]
     assert list(destinations(state_of(), Question(source="web", destination="192.0.2.7", port=80))) == []
+
+
+def test_where_policies_are_written_is_told_as_far_as_it_is_known(state_of: StateOf, mesh: Mesh) -> None:
+    (route,) = _ask(state_of(), "batch/job", "shop/db", 5432)["routes"]
+    assert route["files"] == {}, "an istiod does not say it"
+    name = "shop/db-allow"
+    assert name in {policy["policy"] for policy in route["policies"]}
+    mesh.apply(Changes(extensions=(PolicyOrigin(policy=name, file="mesh.d/30-policy.yaml", line=7),)))
+    (route,) = _ask(state_of(), "batch/job", "shop/db", 5432)["routes"]
+    assert route["files"] == {name: "mesh.d/30-policy.yaml:7"}
+    mesh.apply(Changes(removed_extensions=(f"origin/{name}",)))
+    (route,) = _ask(state_of(), "batch/job", "shop/db", 5432)["routes"]
+    assert route["files"] == {}

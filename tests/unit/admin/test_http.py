@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -257,3 +258,26 @@ def test_a_bug_of_a_stream_ends_it_alone(tmp_path: Path, caplog: pytest.LogCaptu
     assert _stream(tmp_path / "s", pieces, play).bugs == 1
     assert pieces.closed == 1
     assert "RuntimeError: unexpected" in caplog.text
+
+
+def test_a_client_that_comes_as_the_server_ends_breaks_nothing(tmp_path: Path) -> None:
+    """asyncio's own sock_accept would set the result of what is cancelled, and its log would have a traceback."""
+    told: list[object] = []
+
+    async def end_with_a_client() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: told.append(context))
+        server = HttpServer(functools.partial(open_unix, str(tmp_path / "socket")), _hello)
+        server.listen()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(server.run())
+            for _ in range(5):  # until it waits
+                await asyncio.sleep(0)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "socket"))
+                await asyncio.sleep(0)  # the loop has seen the client, and this task comes first
+                task.cancel()
+                await asyncio.wait([task])
+
+    asyncio.run(end_with_a_client())
+    assert told == []

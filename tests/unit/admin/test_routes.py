@@ -3,17 +3,18 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from nodeagent.admin.routes import make_orders, make_routes, parse_question
-from nodeagent.admin.state import AgentState, OpenConnection, ReplacedWorker
+from nodeagent.admin.state import AgentState, OpenConnection, ProbedNode, ReplacedWorker
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
+from nodeagent.model.reason import Reason
 from nodeagent.model.record import ConnectionRecord, Direction
 from nodeagent.telemetry.flow_history import FlowHistory
 
@@ -76,6 +77,35 @@ def _order(query: dict[str, str], route: str = "/workers/replace") -> Any:
     return asyncio.run(order())
 
 
+TRIED = ProbedNode(
+    here="node-a",
+    node="node-b",
+    source="shop/web",
+    destination="shop/db",
+    address=Ip("10.0.0.2"),
+    connect_seconds=0.0012345678,
+    handshake_seconds=0.0,
+    round_trip_seconds=0.0,
+    reason=Reason.TLS_TIMEOUT,
+    error="nothing within 5 s",
+)
+PROBED: list[tuple[list[str], float]] = []
+
+
+async def _probe(nodes: Collection[str], seconds: float) -> list[ProbedNode]:
+    PROBED.append((list(nodes), seconds))
+    return [TRIED]
+
+
+def test_tunnels_are_tried() -> None:
+    PROBED.clear()
+    (row,) = _order({}, "/probe")["probes"]
+    assert (row["ok"], row["reason"], row["check"]) == (False, "tls_timeout", Reason.TLS_TIMEOUT.check)
+    assert (row["from_node"], row["to_node"], row["connect_seconds"]) == ("node-a", "node-b", 0.001235)
+    _order({"to": "node-b,node-c", "seconds": "99"}, "/probe")
+    assert PROBED == [([], 5.0), (["node-b", "node-c"], 30.0)]
+
+
 async def _kill(name: str) -> ConnectionRecord:
     assert name == "7-9"
     return ENDED
@@ -123,7 +153,7 @@ class _Levels:
         LEVELS.append((text, is_reset, seconds))
 
 
-ORDERS = make_orders(lambda: 0, _replace, _kill, _Levels())
+ORDERS = make_orders(lambda: 0, _replace, _kill, _Levels(), _probe)
 
 
 @pytest.mark.parametrize("query", [{}, {"slot": "0", "wait": "2.5"}])
@@ -140,7 +170,7 @@ def test_a_pod_may_start(more: dict[str, str], expected: str) -> None:
         assert (namespace, name, uid, netns) == ("shop", "web", expected, "/run/netns/x")
         return "OPTED_OUT"
 
-    orders = make_orders(lambda: 0, _replace, _kill, _Levels(), start)
+    orders = make_orders(lambda: 0, _replace, _kill, _Levels(), _probe, start)
     assert asyncio.run(orders["/pods/start"](POD | more)) == {"not_captured": "OPTED_OUT"}  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is named by"):
         asyncio.run(orders["/pods/start"]({**POD, "name": ""}))  # type: ignore[arg-type]

@@ -18,7 +18,15 @@ from tests.unit.cli.test_forms import validate
 Call = Callable[..., tuple[int, str, str]]
 
 _FOUND: dict[str, list[Any]] = {
-    "programs": [PinnedProgram("from_pod", 7, "a1b2", 4969, is_current=True, pin="/sys/fs/bpf/nodeagent/x")],
+    "programs": [
+        PinnedProgram(
+            *("from_pod", 7, "a1b2", 4969),
+            is_current=True,
+            pin="/sys/fs/bpf/nodeagent/x",
+            runs=12,
+            average_nanoseconds=250,
+        )
+    ],
     "maps": [PinnedMap("pods", 9, "hash", 16, 20, 6, 1024, is_current=True, pin="/sys/fs/bpf/nodeagent/y")],
     "rows": [("10.0.0.1", {"device": "veth3 (7)", "number": 2}), ({"port": 80}, [1, 2])],
     "attachments": [Place("node veth3 (7)", "ingress", 1, "from_pod", 7, "tcx", is_ours=True)],
@@ -41,6 +49,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     ("arguments", "answer", "cells"),
     [
         (("progs",), "BpfPrograms", ["from_pod", "7", "a1b2", "4969", "yes", "/sys/fs/bpf/nodeagent/x"]),
+        (
+            ("progs", "--measure", "0.5"),
+            "BpfPrograms",
+            ["from_pod", "7", "a1b2", "4969", "yes", "/sys/fs/bpf/nodeagent/x", "12", "250"],
+        ),
         (("maps",), "BpfMaps", ["pods", "9", "hash", "16", "20", "6", "1024", "yes"]),
         (("maps", "pods"), "BpfRows", ["10.0.0.1", "device veth3 (7), number 2"]),
         (("attach",), "BpfPlaces", ["node veth3 (7)", "ingress", "1", "from_pod", "7", "tcx", "nodeagent"]),

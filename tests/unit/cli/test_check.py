@@ -41,11 +41,18 @@ def asked() -> Asked:
 def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
     found: list[Probe] = []
 
-    def probe_all(bpffs: str, marks: Marks, *, cgroup: str) -> list[Probe]:
+    def probe_all(bpffs: str, marks: Marks, *, cgroup: str, ports: dict[str, str]) -> list[Probe]:
+        assert list(ports) == ["stats-address", "ready-address", "admin-address"]
         asked.append((bpffs, marks, cgroup))
         return [*found]
 
-    module = types.SimpleNamespace(probe_all=probe_all)
+    def probe_before(bpffs: str, marks: Marks, *, cgroup: str, ports: dict[str, str]) -> list[Probe]:
+        return [Probe("before", ok=True, evidence=f"{bpffs} {marks.base:#x} {cgroup} {ports['stats-address']}")]
+
+    def probe_node(bpffs: str, marks: Marks) -> list[Probe]:
+        return [Probe("node", ok=True, evidence=f"{bpffs} {marks.base:#x}")]
+
+    module = types.SimpleNamespace(probe_all=probe_all, probe_before=probe_before, probe_node=probe_node)
     monkeypatch.setitem(sys.modules, "nodeagent.kernel.survey", module)
     tls = types.SimpleNamespace(kernel_tls=lambda: _TLS)
     monkeypatch.setitem(sys.modules, "nodeagent.agent.tls_probe", tls)
@@ -115,3 +122,50 @@ def test_json(call: Call, probes: list[Probe]) -> None:
             {"name": "ktls", "ok": True, "evidence": "with new keys", "advice": "", "is_needed": False},
         ],
     }
+
+
+@pytest.mark.usefixtures("probes")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        pytest.param(
+            ["--pre", "--stats-address", "[::]:99"],
+            [
+                "✓ before         /x 0x1000  [::]:99",
+                "✓ ktls           with new keys",
+                "this machine can run the agent",
+            ],
+            id="before there is an agent",
+        ),
+        pytest.param(["--node"], ["✓ node           /x 0x1000", "nothing that is needed is missing"], id="node"),
+        pytest.param(
+            ["--pre", "--node"], ["✓ ktls           with new keys", "this machine can run the agent"], id="both"
+        ),
+    ],
+)
+def test_a_part_of_it(call: Call, flags: list[str], said: list[str]) -> None:
+    status, out, err = call("check", "--bpffs", "/x", *flags)
+    assert (status, out.splitlines(), err) == (0, said, "")
+
+
+@pytest.mark.parametrize(("state", "status", "sign"), [("ok", 0, "✓"), ("degraded", 0, "!"), ("failed", 1, "✗")])
+def test_the_agent_itself(call: Call, agent: dict[str, object], state: str, status: int, sign: str) -> None:
+    row = {"component": "redirect", "state": state, "since": "", "age_seconds": 1.0, "detail": "2/3 pods captured"}
+    agent["/status"] = {"components": [row]}
+    found, out, _ = call("check", "--proxy")
+    assert found == status
+    assert out.startswith(f"{sign} redirect       2/3 pods captured\n")
+    assert ("nodeagent pods" in out) is (state != "ok")
+
+
+def test_without_an_agent(call: Call, agent: dict[str, object]) -> None:
+    del agent
+    assert call("check", "--proxy")[0] == 3
+
+
+@pytest.mark.usefixtures("probes")
+def test_an_address_that_is_none(call: Call) -> None:
+    status, _, err = call("check", "--ready-address", "here")
+    assert status == 2
+    assert "--ready-address" in err
+    assert call("check", "--ready-address", "")[0] == 0

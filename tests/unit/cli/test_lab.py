@@ -41,9 +41,25 @@ def test_clean(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("lab", "clean")[1] == "nothing to remove\n"
 
 
-@pytest.mark.parametrize("name", ["list", "clean"])
-def test_only_root_sees_a_lab(call: Call, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.usefixtures("root")
+def test_exec_takes_everything_behind_the_place_as_it_is(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+    monkeypatch.setitem(sys.modules, "nodeagent.lab.journal", types.SimpleNamespace(living_runs=lambda: [_RUN]))
+    enter = types.SimpleNamespace(
+        choose_run=lambda runs, number: (runs, number),
+        find_place=lambda run, place: (run, place),
+        become=lambda place, words: done.append((place, words)),
+    )
+    monkeypatch.setitem(sys.modules, "nodeagent.lab.enter", enter)
+    monkeypatch.setenv("NODEAGENT_LAB_RUN", "7")
+    assert call("lab", "exec", "node-a", "nodeagent", "pods", "-o", "json", "--run", "1")[0] == 0
+    assert done == [((([_RUN], 7), "node-a"), ("nodeagent", "pods", "-o", "json", "--run", "1"))]
+    assert call("lab", "exec", "node-a")[0] == 2
+
+
+@pytest.mark.parametrize("words", [["list"], ["clean"], ["exec", "web", "true"]])
+def test_only_root_sees_a_lab(call: Call, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    status, _, err = call("lab", name)
+    status, _, err = call("lab", *words)
     assert status == 4
     assert "only root" in err

@@ -11,6 +11,7 @@ import yaml
 from nodeagent.admin.client import AdminClient
 from nodeagent.cli import queries
 from nodeagent.errors import ConfigError
+from nodeagent.kernel.sources import programs_hash
 from nodeagent.version import VERSION
 from tests.unit.cli.test_forms import DUMP, validate
 
@@ -326,16 +327,32 @@ def test_version_without_an_agent(agent: dict[str, Any], call: Call) -> None:
     del agent
     status, out, err = call("version")
     assert (status, err) == (0, "")
-    assert out == f"command  {VERSION}\nagent    unknown: no agent answers at /run/x: No such file or directory\n"
-    assert json.loads(call("version", "-o", "json")[1]) == {"schema": "nodeagent/v1", "command": VERSION, "agent": ""}
+    assert out == (
+        f"command  {VERSION}  programs {programs_hash()}  nodeagent/v1\n"
+        "agent    unknown: no agent answers at /run/x: No such file or directory\n"
+    )
+    assert json.loads(call("version", "-o", "json")[1]) == {
+        "schema": "nodeagent/v1",
+        "command": VERSION,
+        "agent": "",
+        "programs": programs_hash(),
+        "agent_programs": "",
+    }
 
 
 def test_version_of_another_agent(agent: dict[str, Any], call: Call) -> None:
     agent["/version"] = {"version": "9.9"}
     status, out, err = call("version")
     assert status == 0
-    assert out.endswith("agent    9.9\n")
+    assert out.endswith("agent    9.9  programs unknown\n")
     assert "another version" in err
+
+
+def test_an_agent_of_the_same_version_with_other_programs(agent: dict[str, Any], call: Call) -> None:
+    agent["/version"] = {"version": VERSION, "programs": programs_hash()}
+    assert call("version")[2] == ""
+    agent["/version"]["programs"] = "a/b"
+    assert "another version" in call("version")[2]
 
 
 @pytest.mark.parametrize(

@@ -144,3 +144,72 @@ def test_where_nothing_can_be_written(call: Call, directory: Path, monkeypatch: 
     assert "--to" in err
     monkeypatch.undo()
     assert call("report", "--to", "/nonexistent")[0] == 2
+
+
+NEW, OLD = "2999-01-01T00:00:00.000000Z", "2001-01-01T00:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        pytest.param(f"{OLD} a\n\ttrace\n{NEW} b\n\ttrace of b\n", f"{NEW} b\n\ttrace of b\n", id="text"),
+        pytest.param(f'{{"time": "{OLD}"}}\n{{"time": "{NEW}"}}\n', f'{{"time": "{NEW}"}}\n', id="JSON"),
+        pytest.param("no moment\n", "no moment\n", id="tells no time"),
+        pytest.param(f"{OLD} a\n", "", id="all is older"),
+        pytest.param("", "", id="empty"),
+    ],
+)
+def test_of_a_log_its_last_while(
+    agent: dict[str, Any], call: Call, directory: Path, tmp_path: Path, content: str, kept: str
+) -> None:
+    (tmp_path / "agent.log").write_text(content)
+    status, out, _ = call(
+        "report", "--to", str(directory), "--log", str(tmp_path / "agent.log"), "--since", "1h", "-o", "json"
+    )
+    assert status == 0
+    assert contents(directory)["logs/0-agent.log"].decode() == kept
+    manifest = json.loads(out)
+    assert (manifest["since"], manifest["redacted"]) == ("1h", "secrets")
+    (flows,) = [row["command"] for row in manifest["files"] if row["command"].startswith("nodeagent flows")]
+    assert flows.startswith("nodeagent flows --since 1h -o jsonl ")
+
+
+def test_a_while_that_is_none(call: Call, directory: Path) -> None:
+    assert call("report", "--to", str(directory), "--since", "soon")[0] == 2
+    assert list(directory.iterdir()) == []
+
+
+NAMES = ("secretshop", "secretweb", "secretnode", "secretdb", "10.244.7.7", "fd00::77")
+
+
+def test_strict_leaves_no_name_and_no_address(
+    agent: dict[str, Any], call: Call, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing of ours wrote them; and who is the same before is the same after."""
+    agent["/workloads"] = {"workloads": [{"name": "secretweb", "namespace": "secretshop", "node": "secretnode"}]}
+    agent["/services"] = {"services": [{"name": "secretdb", "namespace": "secretshop", "hostname": "secretdb.local"}]}
+    agent["/policies"] = {"policies": [], "missing": []}
+    agent["/pods"] = {"pods": []}
+    agent["/dump"] = {"kind": "dump", "words": {name: name for name in NAMES}}
+    (tmp_path / "secretweb.log").write_text(f"{' '.join(NAMES)}\n")
+    monkeypatch.setattr(report, "SYSTEM", ("cat secretweb.log",))
+    monkeypatch.setattr("platform.node", lambda: "secretnode")
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call("report", "--to", str(directory), "--log", "secretweb.log", "--redact", "strict")
+    assert (status, err) == (0, "")
+    (path,) = directory.iterdir()
+    haystack = gzip.decompress(path.read_bytes()).decode()
+    for name in NAMES:
+        assert name not in haystack
+        assert name not in path.name
+    found = contents(directory)
+    (log,) = [content for name, content in found.items() if name.startswith("logs/")]
+    assert log == next(content for name, content in found.items() if name.startswith("system/"))
+    assert set(json.loads(found["nodeagent/dump.json"])["words"]) == set(log.decode().split())
+
+
+def test_strict_without_an_agent_warns(agent: dict[str, Any], call: Call, directory: Path) -> None:
+    del agent
+    status, _, err = call("report", "--to", str(directory), "--redact", "strict")
+    assert status == 0
+    assert err.startswith("warning: no agent answers at ")

@@ -4,7 +4,7 @@
 import pytest
 
 from nodeagent.controlplane.translate import Translation, translate
-from nodeagent.model.security import DryRun, TrustDomains
+from nodeagent.model.security import DryRun, PolicyOrigin, TrustDomains
 from nodeagent.model.traffic import WorkloadLabels
 from tests.unit.controlplane.served import Read
 
@@ -87,3 +87,27 @@ def test_aliases_of_the_trust_domain_are_told_with_it(read: Read, mesh: str) -> 
 def test_an_alias_that_is_no_trust_domain_refuses_the_mesh_config(read: Read, aliases: str) -> None:
     _, findings = read(f"kind: MeshConfig\ntrustDomainAliases: {aliases}\n")
     assert any(finding.is_rejected and "trustDomainAliases" in finding.field for finding in findings)
+
+
+_PORTS_STRICT = """
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: ports, namespace: shop}
+spec: {selector: {matchLabels: {app: db}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {5432: {mode: STRICT}}}
+"""
+
+
+def test_where_a_policy_is_written_is_told_if_one_object_alone_has_made_it(read: Read, mesh: str) -> None:
+    told = translated(read, mesh + policy("{}", annotations="") + _PORTS_STRICT)
+    origins = {one.policy: one for one in told.extensions.values() if isinstance(one, PolicyOrigin)}
+    assert set(origins) == {"shop/db", "shop/try", "shop/converted_peer_authentication_ports"}
+    assert set(origins) <= set(told.policies)
+    lines = (mesh + policy("{}", annotations="") + _PORTS_STRICT).splitlines()
+    for name, origin in origins.items():
+        assert lines[origin.line - 1].startswith("apiVersion:"), name
+    everybody = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n"
+    everybody += "metadata: {name: default, namespace: istio-system}\nspec: {mtls: {mode: STRICT}}\n"
+    strict = translated(read, mesh + everybody)
+    assert "istio-system/istio_converted_static_strict" in strict.policies
+    assert {name for name in strict.extensions if name.startswith("origin/")} == {"origin/shop/db"}

@@ -14,7 +14,7 @@ from nodeagent.controlplane.objects import Enrolment
 from nodeagent.controlplane.retranslate import Meshed, concerned_nodes, retranslate
 from nodeagent.controlplane.snapshot import Snapshot, advance
 from nodeagent.controlplane.translate import enrolled_by, translate
-from nodeagent.model.security import DryRun
+from nodeagent.model.security import DryRun, PolicyOrigin
 from nodeagent.model.traffic import ClientScopes, MeshTraffic, ServiceTraffic, WorkloadLabels, WorkloadLimits
 
 RECORDINGS = Path(__file__).parents[2] / "data" / "istiod"
@@ -140,7 +140,7 @@ def test_routes_and_limits_are_read_from_the_documents() -> None:
     assert {key.kind for key in catalog.objects} >= {"VirtualService", "DestinationRule", "ConnectionLimit", "Sidecar"}
     assert not [finding for finding in catalog.findings if finding.is_rejected and "about-" in finding.subject]
     told = {type(extension) for extension in translate(catalog.values).extensions.values()}
-    assert told == {ServiceTraffic, WorkloadLabels, WorkloadLimits, MeshTraffic, ClientScopes, DryRun}
+    assert told == {ServiceTraffic, WorkloadLabels, WorkloadLimits, MeshTraffic, ClientScopes, DryRun, PolicyOrigin}
 
 
 def test_only_the_namespace_that_changed_is_looked_at() -> None:

@@ -8,6 +8,7 @@ from nodeagent.controlplane.delta import DeltaStream
 from nodeagent.controlplane.snapshot import ADDRESS, EXTENSION, Snapshot, advance
 from nodeagent.controlplane.traffic import analyze_traffic, translate_traffic
 from nodeagent.controlplane.translate import mesh_config, translate
+from nodeagent.model.security import PolicyOrigin
 from nodeagent.model.traffic import (
     ClientScope,
     ClientScopes,
@@ -65,9 +66,10 @@ def told(read: Read, text: str) -> list[tuple[str, str]]:
     return [(finding.code, finding.message) for finding in analyze_traffic(objects, SERVICES, mesh_config(objects))]
 
 
-def test_nothing_written_is_nothing_said(read: Read, mesh: str) -> None:
+def test_nothing_written_is_nothing_said_but_where_policies_stand(read: Read, mesh: str) -> None:
     objects, _ = read(mesh)
-    assert translate(objects).extensions == {}
+    (origin,) = translate(objects).extensions.values()
+    assert origin == PolicyOrigin(policy="shop/db", file="mesh.d/a.yaml", line=23)
 
 
 def test_routes_with_subsets_and_the_labels_they_ask_for(read: Read) -> None:
@@ -354,12 +356,13 @@ def test_extensions_are_sent_before_what_they_are_about_and_removed_after_it(rea
     first = stream.due(extended, 0.0)
     assert [response.type_url for response in first] == [EXTENSION, ADDRESS]
     assert [resource.name for resource in first[0].resources] == [
+        "origin/shop/db",
         "service/shop/db.shop.svc.cluster.local",
         "workload/Kubernetes//Pod/shop/db-0",
     ]
     gone = stream.due(advance(extended, translate([*objects[:-2]]))[0], 0.0)
     assert [response.type_url for response in gone] == [ADDRESS, EXTENSION]
-    assert len(gone[1].removed_resources) == 2
+    assert len(gone[1].removed_resources) == 3
 
 
 def test_who_does_not_ask_is_told_nothing(read: Read, mesh: str) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from nodeagent.kernel import probe
-from nodeagent.kernel.probe import CAPABILITIES, bpf_filesystem, capabilities, kernel_release
+from nodeagent.kernel.probe import CAPABILITIES, bpf_filesystem, capabilities, kernel_release, workers_capabilities
 
 ALL = sum(1 << bit for bit in CAPABILITIES.values())
+EVERY = 0xFFFFFFFFFF
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,12 @@ def test_kernel_release(release: str, ok: bool) -> None:  # noqa: FBT001
 
 def test_all_capabilities() -> None:
     assert capabilities(ALL).ok
+    assert workers_capabilities(EVERY).ok
+
+
+def test_what_workers_are_started_with_is_missing() -> None:
+    probe = workers_capabilities(EVERY & ~(1 << 7))
+    assert (probe.ok, probe.is_needed, probe.evidence) == (False, True, "without CAP_SETUID")
 
 
 @pytest.mark.parametrize("name", CAPABILITIES)

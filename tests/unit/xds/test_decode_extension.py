@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nodeagent.controlplane.encode_extension import encode_extension
 from nodeagent.model.address import Cidr
 from nodeagent.model.policy import Action, Clause, Match, Policy, PolicyScope, Rule
-from nodeagent.model.security import DryRun, Revocations, TrustDomains
+from nodeagent.model.security import DryRun, PolicyOrigin, Revocations, TrustDomains
 from nodeagent.model.traffic import (
     Algorithm,
     ClientScope,
@@ -160,6 +160,7 @@ EXTENSIONS: st.SearchStrategy[Extension] = st.one_of(
         source=TEXTS,
         certificates=st.frozensets(st.binary(min_size=NAME_BYTES, max_size=NAME_BYTES), max_size=3),
     ),
+    st.builds(PolicyOrigin, policy=TEXTS, file=TEXTS, line=st.integers(0, 9999)),
     st.builds(ClientScopes, namespace=st.text("abc", max_size=3), scopes=st.lists(SCOPES, max_size=2).map(tuple)),
 )
 
@@ -229,6 +230,9 @@ def routed(match: pb.TcpMatch | None = None, **destination: Any) -> pb.Extension
         ),
         (pb.Extension(trust_domains=pb.TrustDomains(domains=["a", ""])), "a trust domain without a name"),
         (pb.Extension(revocations=pb.Revocations()), "revocations of nobody"),
+        (pb.Extension(policy_origin=pb.PolicyOrigin(file="a")), "an origin without policy or file"),
+        (pb.Extension(policy_origin=pb.PolicyOrigin(policy="a/b")), "an origin without policy or file"),
+        (pb.Extension(), "neither about a service"),
         (pb.Extension(revocations=pb.Revocations(source="a", certificates=[b"short"])), "name is not of 32 bytes"),
         (routed(weight=0), "without service or weight"),
         (routed(service=""), "without service or weight"),
