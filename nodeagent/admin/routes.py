@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias
 from nodeagent.admin.dump import dump, whole_history
 from nodeagent.admin.edges import edges
 from nodeagent.admin.explain import Question, explain
-from nodeagent.admin.server import Route
+from nodeagent.admin.hops import TraceQuestion, parse_trace
+from nodeagent.admin.server import Documents, LastingOrder, Route
 from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ReadState, ReplacedWorker
 from nodeagent.admin.status import status
 from nodeagent.admin.views import (
@@ -100,7 +101,10 @@ def make_orders(
     replace_workers: ReplaceWorkers,
     kill_connection: KillConnection,
     log_levels: LogLevelSetting,
+    end_trace: Callable[[], None],
 ) -> Mapping[str, Route]:
+    """`end_trace`: the one that runs tells what there is still, and ends."""
+
     async def of_renewal(_query: Mapping[str, str]) -> Mapping[str, object]:
         return {"asked": renew_certificates()}
 
@@ -120,12 +124,32 @@ def make_orders(
         log_levels.change(level, is_reset=not level, seconds=_seconds(query.get("seconds", "0")))
         return {}
 
+    async def of_trace_end(_query: Mapping[str, str]) -> Mapping[str, object]:
+        end_trace()
+        return {}
+
     return {
         "/certs/renew": of_renewal,
         "/workers/replace": of_replacement,
         "/connections/kill": of_killing,
         "/log": of_log,
+        "/trace/end": of_trace_end,
     }
+
+
+class Tracing(Protocol):
+    """As agent/tracer.py."""
+
+    async def begin(self, question: TraceQuestion) -> Documents:
+        """Returns when packets are told of. Raises NodeagentError."""
+        ...
+
+
+def make_lasting(tracing: Tracing) -> Mapping[str, LastingOrder]:
+    async def of_trace(query: Mapping[str, str]) -> Documents:
+        return await tracing.begin(parse_trace(query))
+
+    return {"/trace": of_trace}
 
 
 def _seconds(text: str) -> float:

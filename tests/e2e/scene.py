@@ -12,7 +12,9 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from nodeagent.errors import NotPossible
 from nodeagent.lab.demo import mesh, program
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, connect, fate
@@ -23,6 +25,8 @@ WITHIN_SECONDS = 60.0
 DUMP, ANSWERS = Path("tests/data/dump.json"), Path("tests/data/answers.json")
 
 
+TRACED = "trace --pod batch --peer api -- curl -s http://10.244.1.3:8080"
+"""A connection that a policy denies; what is run in place of curl dials as it would."""
 RECORDED = ("check", "bpf progs", "bpf maps", "bpf maps pods", "bpf attach", "bpf verify")
 
 
@@ -71,6 +75,16 @@ def _is_told(stage: Stage) -> bool:
     return len(open_now) >= 3 and len(denied) >= 2
 
 
+def traced(stage: Stage, pod: str, peer: str, ip: str, port: int = PORT) -> dict[str, Any]:
+    """The answer of a trace of one connection, whose client waits for its end."""
+    dial = f"import socket; s = socket.create_connection(({ip!r}, {port}), 60); s.sendall(b'WHO\\n'); s.recv(1)"
+    words = command("trace", "--pod", pod, "--peer", peer, "-o", "json", "--", sys.executable, "-c", dial)
+    done = stage.lab.nodes[NODE].run(words, seconds=WITHIN_SECONDS + 120)
+    if not done.stdout:
+        raise NotPossible(done.stderr)
+    return dict(json.loads(done.stdout))
+
+
 def main() -> int:
     with running() as stage, played(stage):
         done = stage.lab.nodes[NODE].run(command("dump"), seconds=WITHIN_SECONDS)
@@ -82,6 +96,7 @@ def main() -> int:
         DUMP.write_text(text.replace(run_dir, "/run/lab") + "\n", encoding="utf-8")
         answers = {line: stage.ask(NODE, *line.split()) for line in RECORDED}
         (tunnel,) = [row["id"] for row in stage.ask(NODE, "connections")["connections"] if "[" in row["original"]]
+        answers[TRACED] = traced(stage, "batch", "api", stage.pod("api").ipv4)
         answers["connections --kill ID"] = stage.ask(NODE, "connections", "--kill", tunnel)
         done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "-o", "jsonl"))
         answers["top edges --times 1"] = {"rates": [json.loads(line) for line in done.stdout.splitlines()]}

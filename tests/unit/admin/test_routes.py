@@ -3,13 +3,14 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from nodeagent.admin.routes import make_orders, make_routes, parse_question
+from nodeagent.admin.hops import TraceQuestion
+from nodeagent.admin.routes import make_lasting, make_orders, make_routes, parse_question
 from nodeagent.admin.state import AgentState, OpenConnection, ReplacedWorker
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
@@ -123,7 +124,8 @@ class _Levels:
         LEVELS.append((text, is_reset, seconds))
 
 
-ORDERS = make_orders(lambda: 0, _replace, _kill, _Levels())
+ENDS: list[str] = []
+ORDERS = make_orders(lambda: 0, _replace, _kill, _Levels(), lambda: ENDS.append("trace"))
 
 
 @pytest.mark.parametrize("query", [{}, {"slot": "0", "wait": "2.5"}])
@@ -135,6 +137,29 @@ def test_workers_are_replaced(query: dict[str, str]) -> None:
 def test_orders_that_are_malformed(query: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="is not a"):
         _order(query)
+
+
+def test_a_trace_is_ended() -> None:
+    assert asyncio.run(_awaited(ORDERS["/trace/end"]({}))) == {}
+    assert ENDS == ["trace"]
+
+
+def test_a_trace_begins_as_it_is_asked_for() -> None:
+    asked: list[TraceQuestion] = []
+
+    class Tracing:
+        async def begin(self, question: TraceQuestion) -> Any:
+            asked.append(question)
+            return "documents"
+
+    route = make_lasting(Tracing())["/trace"]
+    query = {"pod": "shop/web", "peers": "api:80,:15008", "seconds": "2.5", "most": "7", "every": "true"}
+    assert asyncio.run(_awaited(route(query))) == "documents"
+    assert asked == [TraceQuestion(pod="shop/web", peers=("api:80", ":15008"), seconds=2.5, most=7, is_every=True)]
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 def test_a_question() -> None:
