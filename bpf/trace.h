@@ -168,7 +168,7 @@ static __always_inline void trace(struct __sk_buff *skb, enum hook hook, enum re
 	struct trace_event *event = trace_drafts.lookup(&only);
 	u64 *lost;
 
-	/* Others' packets that are no TCP pass: which DNS answer came is not the mesh's affair. */
+	/* What is no TCP passes, and is not the mesh's affair. */
 	if (!filter || !event ||
 	    (!filter->is_every && (why == REASON_NOT_IP || why == REASON_NOT_TCP)))
 		return;

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal
 
 from nodeagent.admin import answers
-from nodeagent.admin.hops import Names, Traced, TraceQuestion, find_traced, packet_hop, record_hops
+from nodeagent.admin.hops import MOST_HOPS, Names, Traced, TraceQuestion, find_traced, packet_hop, record_hops
 from nodeagent.admin.state import AgentState
 from nodeagent.errors import KernelError, NotPossible
 from nodeagent.kernel.steering import Steering
@@ -36,8 +36,8 @@ MOST_PACKETS = 500
 """Of one look: some milliseconds of the agent's loop."""
 WAIT_SECONDS = 0.4
 """For a record that tells of something that was before a hop: workers send theirs at the end of a turn."""
-MOST_WAITING = 20_000
-"""Hops that are not told yet, about 1 KiB each: beyond, they are counted as lost."""
+MOST_WAITING = MOST_HOPS
+"""Hops that are not told yet, about 1 KiB each: more cannot be asked for, and beyond they are counted as lost."""
 FORMER_SECONDS = 2.0
 """For the end of a trace whose client has gone: QUIET_SECONDS until that is noticed, and the exchange."""
 QUIET_SECONDS = 0.5

@@ -105,8 +105,9 @@ def trace(
     connection, and by which policy. Times are UTC. Without a trace the programs have not one instruction for it; while
     it runs, others that tell take their place, packet by packet and without a gap.
 
-    COMMAND is run in the pod's network namespace, on this node and as root, with the node's files and resolver; what it
-    prints goes to standard error. The trace ends with it, and the exit status is 1 when its own was not 0.
+    COMMAND is run in the pod's network namespace, on this node and as root, with the node's files and resolver. It is
+    no process of the pod's own, so of a connection that the kernel carries alone packets are shown, and no record. What
+    it prints goes to standard error. The trace ends with it, and the exit status is 1 when its own was not 0.
     """
     query = {"seconds": f"{seconds or (60.0 if words else 10.0):g}", **_query(**asked)}
     shown = _Shown(output)
@@ -163,7 +164,8 @@ def _next(documents: Iterator[dict[str, Any]]) -> dict[str, Any]:
     document = next(documents, None)
     if document is None:
         raise AgentUnreachable(
-            "the agent ended before the trace did", check="The next one puts the usual programs back; ask it again."
+            "the agent has ended the trace, or itself",
+            check="Is it being stopped? And it waits 10 s for who takes nothing. The usual programs are put back.",
         )
     return document
 

@@ -381,15 +381,23 @@ class Steering:
             self._pins.remove_trace()
 
     def _exchange(self, variants: Mapping[str, Program]) -> None:
-        """In place, from one packet to the next. What cannot be is what the next reconcile finds and repairs."""
+        """In place, from one packet to the next. Where that fails the next reconcile finds another one, and repairs it.
+
+        Raises KernelError when nothing can be done.
+        """
         try:
             with self._lock, IPRoute() as node, self._namespace.inside() as proxy:
                 self._variants = dict(variants)
                 attacher = Attacher(choose_kind(self._attach), self._links, node, proxy, self.netns_path())
                 programs = self._programs | self._variants
                 for hook, name in self._filters.items():
-                    if name in programs and attacher.find(hook):
-                        attacher.attach(hook, programs[name])
+                    try:
+                        if name in programs and attacher.find(hook):
+                            attacher.attach(hook, programs[name])
+                    except (
+                        KernelError
+                    ) as error:  # a pod's device may go at any moment; the others stay what they are for
+                        log.warning("%s; looked at again with the next reconcile", error)
         except OSError as error:
             raise KernelError(f"exchanging the programs: {error}") from error
 

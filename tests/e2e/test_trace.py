@@ -13,6 +13,7 @@ import pytest
 
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import ask, connect
+from nodeagent.lab.demo.program import connected
 from nodeagent.lab.demo.stage import NODES, PORT, SERVICE_PORT, Stage, command, running
 from tests.e2e.scene import NODE, WITHIN_SECONDS, played, traced
 from tests.unit.cli.test_forms import validate
@@ -54,6 +55,23 @@ def test_a_connection_that_the_kernel_carries(stage: Stage) -> None:
     assert [hop["time"] for hop in hops] == sorted(hop["time"] for hop in hops)
 
 
+def test_what_the_kernels_tcp_tells_of_one(stage: Stage) -> None:
+    """Where the client is a process of the pod, which `sockops` sees: what `-- COMMAND` runs is none."""
+    web, api = stage.pod("web"), stage.pod("api")
+    program = _begin(stage, NODE, "--pod", "web", "--peer", f"api:{PORT}")
+    try:
+        with connected(web, api.ipv4, PORT, "WHO"):
+            pass
+        hops = _until(program, lambda hop: hop["place"] == "kernel" and hop["outcome"] == "closed")
+    finally:
+        _kill(program)
+    connects, closed = [hop for hop in hops if hop["place"] == "kernel"]
+    assert connects["outcome"] == "connects"
+    assert "the kernel carries it alone" in connects["words"]
+    assert closed["id"] == connects["id"]
+    assert {hop["outcome"] for hop in hops if hop["what"] == "SYN"} == {"LOCAL_ALLOWED", "LOCAL_DELIVERED"}
+
+
 def test_a_connection_that_a_policy_denies(stage: Stage) -> None:
     answer = traced(stage, "batch", "api", stage.pod("api").ipv4)
     hops = _of(answer)
@@ -78,10 +96,10 @@ def test_a_connection_by_a_service_and_a_tunnel(stage: Stage) -> None:
         ("from_pod", "STEERED", "redirect", "at_proxy"),
         ("at_proxy", "ASSIGNED_OUTBOUND", "pass", "proxy"),
     ]
-    accepted, connected, closed = [hop for hop in hops if hop["place"] == "proxy"]
+    accepted, opened, closed = [hop for hop in hops if hop["place"] == "proxy"]
     assert "which is shop/db." in accepted["words"]
-    assert "whose proxy answered the CONNECT with 200" in connected["words"]
-    assert ":15008" in connected["words"]
+    assert "whose proxy answered the CONNECT with 200" in opened["words"]
+    assert ":15008" in opened["words"]
     assert closed["outcome"] in {"closed", "reset"}
     tunnel = _of(answer, "15008")
     assert {(hop["place"], hop["outcome"]) for hop in tunnel} == {
@@ -99,10 +117,10 @@ def test_the_other_side_of_a_tunnel(stage: Stage) -> None:
         hops = _until(program, lambda hop: hop["place"] == "proxy" and hop["outcome"] == "closed")
     finally:
         _kill(program)
-    accepted, connected, closed = [hop for hop in hops if hop["place"] == "proxy"]
+    accepted, opened, closed = [hop for hop in hops if hop["place"] == "proxy"]
     assert accepted["words"] == f"a CONNECT for {db.ipv4}:{PORT} came by a tunnel of cluster.local/ns/shop/sa/web"
-    assert connected["words"].startswith(f"dialled {db.ipv4}:{PORT}, and the application accepted; the CONNECT was")
-    assert connected["words"].endswith("decided by shop/db-clients")
+    assert opened["words"].startswith(f"dialled {db.ipv4}:{PORT}, and the application accepted; the CONNECT was")
+    assert opened["words"].endswith("decided by shop/db-clients")
     assert closed["id"] == accepted["id"]
     assert _steps(hops, "SYN")[-1] == ("from_proxy", "INTO_POD", "redirect", "pod")
 
@@ -132,7 +150,7 @@ def test_it_ends_with_its_client_and_with_its_agent(stage: Stage) -> None:
             stage.stop_agent(NODE, number)
             _, said = program.communicate()
             assert program.returncode == 3
-            assert b"the agent ended before the trace did" in said
+            assert b"the agent has ended the trace, or itself" in said
             assert is_as_before() is (number is signal.SIGTERM)
             echo()
             stage.start_agent(NODE)

@@ -46,7 +46,9 @@ class Node:
         self.stops = self.closes = 0
         self.is_tracing = False
         self.refusal: Exception | None = None
-        self.may_start = threading.Event()
+        self.lock = threading.Lock()
+        """As Steering's: held while a trace begins."""
+        self.has_begun, self.may_start = threading.Event(), threading.Event()
         self.may_start.set()
         self.captured = "shop"
         self.tracer = Tracer(cast("Steering", self), self.connections, self._state, lambda: Names(Mesh(), ""))
@@ -58,17 +60,20 @@ class Node:
         return [PodState(self.captured, "web", "veth3", 3)]
 
     def start_trace(self, wanted: WantedTrace) -> Any:
-        assert self.may_start.wait(60)
-        if self.refusal is not None:
-            raise self.refusal
-        assert not self.is_tracing
-        self.is_tracing = True
-        self.asked.append(wanted)
-        return self
+        with self.lock:
+            self.has_begun.set()
+            assert self.may_start.wait(60)
+            if self.refusal is not None:
+                raise self.refusal
+            assert not self.is_tracing
+            self.is_tracing = True
+            self.asked.append(wanted)
+            return self
 
     def stop_trace(self) -> None:
-        self.stops += self.is_tracing
-        self.is_tracing = False
+        with self.lock:
+            self.stops += self.is_tracing
+            self.is_tracing = False
         if isinstance(self.refusal, KernelError):
             raise self.refusal
 
@@ -239,14 +244,13 @@ def test_an_agent_that_stops_while_it_begins_waits_and_puts_back() -> None:
         node = Node()
         node.may_start.clear()
         beginning = asyncio.create_task(node.tracer.begin(_question()))
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(node.has_begun.wait)
         beginning.cancel()
+        await asyncio.sleep(0)
         node.may_start.set()
         with contextlib.suppress(asyncio.CancelledError):
             await beginning
-        # The order of the two is kept by steering.py's lock, which this node has not.
-        while node.is_tracing:
-            node.stop_trace()
+        assert (node.is_tracing, node.stops) == (False, 1)
         running = await node.tracer.begin(_question())
         await running.aclose()
 

@@ -204,7 +204,7 @@ def test_an_agent_that_refuses_and_one_that_goes(agent: Agent, call: Call) -> No
     agent.documents = [BEGUN, HOPS]
     status, out, err = call("trace", "--pod", "web")
     assert (status, "SYN" in out) == (3, True)
-    assert "the agent ended before the trace did" in err
+    assert "the agent has ended the trace, or itself" in err
 
 
 def test_wrong_use(agent: Agent, call: Call) -> None:
