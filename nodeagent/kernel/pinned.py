@@ -42,7 +42,7 @@ class PinnedProgram:
     verified: int
     """Instructions that the verifier walked through; 0 before Linux 5.16."""
     is_current: bool
-    """What this version would load."""
+    """What this version would load, for a trace too."""
     pin: str
 
 
@@ -89,7 +89,7 @@ def programs(pins: Pins) -> list[PinnedProgram]:
         for path in sorted(pins.root.glob("*/programs/*/*")):
             with syscall.opened(str(path)) as descriptor:
                 info = syscall.program_info(descriptor)
-            is_current = path.parent == pins.programs
+            is_current = path.parent in {pins.programs, pins.trace_programs}
             made.append(PinnedProgram(path.name, info.id, info.tag, info.verified_instructions, is_current, str(path)))
         return made
 

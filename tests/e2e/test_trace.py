@@ -140,6 +140,7 @@ def test_it_ends_with_its_client_and_with_its_agent(stage: Stage) -> None:
 
         program = _begin(stage, NODE, "--pod", "web")
         assert stage.attached(NODE) != before
+        assert stage.lab.nodes[NODE].run(command("bpf", "verify")).returncode == 0, "they are of this version"
         echo()
         _kill(program)
         eventually(is_as_before, WITHIN_SECONDS, "the client was killed: the usual programs are back")

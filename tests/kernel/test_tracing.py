@@ -31,7 +31,7 @@ from tests.kernel.namespaces import own_namespaces
 
 pytestmark = pytest.mark.kernel
 
-MOST_INSTRUCTIONS = {"from_pod": 60000, "to_pod": 30000, "from_proxy": 16000, "at_proxy": 28000}
+MOST_INSTRUCTIONS = {"from_pod": 80000, "to_pod": 30000, "from_proxy": 16000, "at_proxy": 28000}
 """As in test_loader.py: up to twice what is seen. Each outcome is told, so there is more to walk through than for a
 packet's way alone; 1,000,000 is what any kernel since 5.2 allows."""
 PORT = 8080
