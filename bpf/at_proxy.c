@@ -22,6 +22,7 @@
  * held may have gone: then it is the stack that answers with a reset.
  */
 #include "steer.h"
+#include "trace.h"
 
 enum attempt { SLOT_EMPTY, SLOT_TAKEN, SLOT_REFUSED };
 
@@ -103,5 +104,6 @@ int at_proxy(struct __sk_buff *skb)
 	bpf_skb_change_type(skb, PACKET_HOST);
 	why = given ? judge_at_proxy(skb, mark, given->slots) : UNDECIDED;
 	count(why);
+	trace(skb, HOOK_AT_PROXY, why);
 	return verdict_of(why);
 }

@@ -77,6 +77,7 @@
 #include "cookie.h"
 #include "flow.h"
 #include "steer.h"
+#include "trace.h"
 
 /* Two look-ups in one trie: the block for every port, and the block for this port. */
 static __always_inline bool is_excluded(const struct packet *packet)
@@ -404,6 +405,7 @@ int from_pod(struct __sk_buff *skb)
 	int verdict = verdict_of(why);
 
 	count(why);
+	trace(skb, HOOK_FROM_POD, why);
 	count_pod(skb->ifindex, why);
 	switch (why) {
 	case REASON_PROXY_PASSAGE:

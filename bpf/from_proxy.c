@@ -28,6 +28,7 @@
  */
 #include "flow.h"
 #include "steer.h"
+#include "trace.h"
 
 struct ethernet_macs {
 	u8 destination[MAC_BYTES];
@@ -93,6 +94,7 @@ int from_proxy(struct __sk_buff *skb)
 	enum reason why = given ? judge_from_proxy(skb, given, &pod) : UNDECIDED;
 
 	count(why);
+	trace(skb, HOOK_FROM_PROXY, why);
 	if (verdict_of(why) != TC_ACT_REDIRECT)
 		return verdict_of(why);
 	if (why == REASON_INTO_PROXY)

@@ -33,6 +33,7 @@
 #include "cookie.h"
 #include "flow.h"
 #include "steer.h"
+#include "trace.h"
 
 static __always_inline enum reason judge_to_pod(struct __sk_buff *skb, struct settings *given)
 {
@@ -87,6 +88,7 @@ int to_pod(struct __sk_buff *skb)
 	u8 tag[MAC_BYTES] = {TAG_BYTES};
 
 	count(why);
+	trace(skb, HOOK_TO_POD, why);
 	count_pod(skb->ifindex, why);
 	if (verdict != TC_ACT_REDIRECT)
 		return verdict;

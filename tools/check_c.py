@@ -17,6 +17,9 @@ BPF = Path(__file__).resolve().parent.parent / "bpf"
 PROGRAMS = sorted(path.name for path in BPF.glob("*.c"))
 RECORDING = BPF.parent / "tests" / "kernel" / "proof" / "recording.h"
 """The test build's part in front of the programs."""
+FILTERS = ("from_pod.c", "to_pod.c", "from_proxy.c", "at_proxy.c")
+TRACE = ("-DTRACE", '-DTRACE_DIRECTORY=""')
+"""With what these tell of packets (bpf/trace.h)."""
 IMAGE = sorted(str(path) for path in (BPF.parent / "daemonset").rglob("*.c"))
 LANE = sorted(map(str, (BPF.parent / "lane").glob("*.[ch]")))
 """The workers' hot path."""
@@ -42,6 +45,7 @@ def main() -> int:
     form = ["-i"] if "--fix" in sys.argv[1:] else ["--dry-run", "--Werror"]
     commands = [["clang-format", *form, *sources], *(compile_program(name) for name in PROGRAMS)]
     commands += [compile_program(name, "-include", str(RECORDING)) for name in PROGRAMS]
+    commands += [compile_program(name, *TRACE) for name in FILTERS]
     commands += [["clang", "-std=gnu11", "-O2", *WARNINGS, "-Wno-padded", "-fsyntax-only", path] for path in IMAGE]
     python = f"-I{sysconfig.get_paths()['include']}"
     commands += [
@@ -57,9 +61,8 @@ def main() -> int:
         ]
     ]
     failed = [command[0] for command in commands if subprocess.run(command, cwd=BPF, check=False).returncode != 0]
-    what = (
-        f"{len(PROGRAMS)} programs and their test build, {len(IMAGE)} of the image, the hot path, {len(sources)} files"
-    )
+    what = f"{len(PROGRAMS)} programs and their test build, {len(FILTERS)} that trace"
+    what += f", {len(IMAGE)} of the image, the hot path, {len(sources)} files"
     print(f"check_c: {what}, {len(failed)} failures")
     return 1 if failed else 0
 

@@ -32,6 +32,7 @@ from nodeagent.cli.output import Output, Table
 from nodeagent.cli.probe import PROBES
 from nodeagent.cli.proxies import PROXIES
 from nodeagent.cli.top import TOP
+from nodeagent.cli.trace import HOPS
 from nodeagent.cli.workers import REPLACED
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
@@ -89,6 +90,11 @@ RECORDED: Sequence[tuple[str, Table, str]] = (
     ("ca show", ROOTS, "Whom a mesh trusts, on the machine of its control plane."),
     ("probe", PROBES, "An empty tunnel to each other node, by each family."),
     ("workers replace", REPLACED, "Open connections go on at the successor."),
+    (
+        "trace --pod batch --peer api -- curl -s http://10.244.1.3:8080",
+        HOPS,
+        "Real packets, hop by hop: a connection of the kernel or the proxy, and why it was denied.",
+    ),
     ("bpf attach", bpf.ATTACHED, "Where our programs sit, and in which order they run."),
     ("bpf progs", bpf.PROGS, ""),
     ("bpf maps", bpf.MAPS, ""),

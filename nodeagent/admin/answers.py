@@ -448,6 +448,46 @@ class Killed(Answer):
     killed: list[Flow]
 
 
+class Hop(TypedDict):
+    time: Moment
+    place: Annotated[
+        str, msgspec.Meta(description="from_pod, to_pod, from_proxy or at_proxy; proxy or kernel: of a connection.")
+    ]
+    device: str
+    what: Annotated[str, msgspec.Meta(description="The packet; of a connection its direction.")]
+    bytes: Count
+    source: Party
+    destination: Party
+    outcome: Annotated[
+        str, msgspec.Meta(description="Reason of the kernel programs or the proxy; accepted, connects, connected.")
+    ]
+    verdict: Annotated[
+        str, msgspec.Meta(description="pass, drop, redirect; of a connection pass, allowed, denied or failed.")
+    ]
+    next: Annotated[str, msgspec.Meta(description="Where it goes from there; empty: it is over.")]
+    words: str
+    policy: str
+    check: str
+    id: Annotated[str, msgspec.Meta(description="Of a connection, as `nodeagent flows` has it.")]
+
+
+class TraceEnd(TypedDict):
+    why: Literal["asked", "time", "count"]
+    hops: Count
+    alike: Annotated[int, msgspec.Meta(ge=0, description="Packets like one that is told.")]
+    lost: Annotated[int, msgspec.Meta(ge=0, description="Packets for which there was no room.")]
+
+
+class Trace(Answer):
+    """`nodeagent trace`."""
+
+    hops: list[Hop]
+    end: TraceEnd
+    command_status: Annotated[
+        int | None, msgspec.Meta(description="Of the command that was run; negative: the signal that ended it.")
+    ]
+
+
 # ---- what is found without an agent --------------------------------------------------------------------------------
 
 
@@ -688,6 +728,7 @@ ANSWERS: tuple[type, ...] = (
     ProbedNodes,
     Logs,
     Killed,
+    Trace,
     Checks,
     BpfPrograms,
     BpfMaps,

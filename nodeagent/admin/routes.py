@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias
 from nodeagent.admin.dump import dump, whole_history
 from nodeagent.admin.edges import edges
 from nodeagent.admin.explain import Question, explain
-from nodeagent.admin.server import Route
+from nodeagent.admin.hops import TraceQuestion, parse_trace
+from nodeagent.admin.server import Documents, LastingOrder, Route
 from nodeagent.admin.state import AgentState, FetchConnections, FlowSource, ProbedNode, ReadState, ReplacedWorker
 from nodeagent.admin.status import status
 from nodeagent.admin.views import (
@@ -117,9 +118,13 @@ def make_orders(
     kill_connection: KillConnection,
     log_levels: LogLevelSetting,
     probe_nodes: ProbeNodes,
+    end_trace: Callable[[], None],
     start_pod: StartPod | None = None,
 ) -> Mapping[str, Route]:
-    """`start_pod`: of an agent that takes its pods from Kubernetes."""
+    """`end_trace`: the one that runs tells what there is still, and ends.
+
+    `start_pod`: of an agent that takes its pods from Kubernetes.
+    """
 
     async def of_renewal(_query: Mapping[str, str]) -> Mapping[str, object]:
         return {"asked": renew_certificates()}
@@ -140,6 +145,27 @@ def make_orders(
         log_levels.change(level, is_reset=not level, seconds=_seconds(query.get("seconds", "0")))
         return {}
 
+    async def of_probe(query: Mapping[str, str]) -> Mapping[str, object]:
+        nodes = [name for name in query.get("to", "").split(",") if name]
+        seconds = min(_seconds(query.get("seconds", f"{PROBE_SECONDS:g}")), LONGEST_PROBE_SECONDS)
+        return {"probes": [probe(tried) for tried in await probe_nodes(nodes, seconds)]}
+
+    async def of_trace_end(_query: Mapping[str, str]) -> Mapping[str, object]:
+        end_trace()
+        return {}
+
+    return {
+        "/pods/start": _start_route(start_pod),
+        "/certs/renew": of_renewal,
+        "/workers/replace": of_replacement,
+        "/connections/kill": of_killing,
+        "/log": of_log,
+        "/probe": of_probe,
+        "/trace/end": of_trace_end,
+    }
+
+
+def _start_route(start_pod: StartPod | None) -> Route:
     async def of_start(query: Mapping[str, str]) -> Mapping[str, object]:
         namespace, name, uid, netns = (query.get(field, "") for field in ("namespace", "name", "uid", "netns"))
         if start_pod is None:
@@ -148,19 +174,22 @@ def make_orders(
             raise ConfigError("a pod is named by namespace, name and netns", check="Is it nodeagent-cni that asks?")
         return {"not_captured": await start_pod(namespace, name, uid, netns)}
 
-    async def of_probe(query: Mapping[str, str]) -> Mapping[str, object]:
-        nodes = [name for name in query.get("to", "").split(",") if name]
-        seconds = min(_seconds(query.get("seconds", f"{PROBE_SECONDS:g}")), LONGEST_PROBE_SECONDS)
-        return {"probes": [probe(tried) for tried in await probe_nodes(nodes, seconds)]}
+    return of_start
 
-    return {
-        "/pods/start": of_start,
-        "/certs/renew": of_renewal,
-        "/workers/replace": of_replacement,
-        "/connections/kill": of_killing,
-        "/log": of_log,
-        "/probe": of_probe,
-    }
+
+class Tracing(Protocol):
+    """As agent/tracer.py."""
+
+    async def begin(self, question: TraceQuestion) -> Documents:
+        """Returns when packets are told of. Raises NodeagentError."""
+        ...
+
+
+def make_lasting(tracing: Tracing) -> Mapping[str, LastingOrder]:
+    async def of_trace(query: Mapping[str, str]) -> Documents:
+        return await tracing.begin(parse_trace(query))
+
+    return {"/trace": of_trace}
 
 
 def _seconds(text: str) -> float:

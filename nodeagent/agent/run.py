@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from nodeagent.admin.compatible import CompatibleServer
+from nodeagent.admin.hops import Names
 from nodeagent.admin.http import HttpServer
 from nodeagent.admin.page.server import PageServer
 from nodeagent.admin.probes import ReadyServer, StatsServer
-from nodeagent.admin.routes import make_orders, make_routes
+from nodeagent.admin.routes import make_lasting, make_orders, make_routes
 from nodeagent.admin.server import AdminServer, Route
 from nodeagent.admin.state import ReplacedWorker
 from nodeagent.agent.capture import Capture, KernelTables
@@ -38,6 +39,7 @@ from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.service_names import ServiceNames
 from nodeagent.agent.state import NodeState
+from nodeagent.agent.tracer import Tracer
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.certs.bundle import CertificateBundle
 from nodeagent.certs.client import CaClient
@@ -220,15 +222,17 @@ class Agent:
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
         config, picture = self._config, self._picture
         routes = make_routes(picture.agent_state, picture.connections, self._connections.history)
+        tracer = Tracer(self._steering, self._connections, picture.agent_state, self._names_now)
         orders = make_orders(
             self._keeper.renew,
             self._replace_workers,
             self._killer.kill,
             self._log_levels,
             self._peer_probe.probe,
+            tracer.end,
             self._kubernetes.starts.start if self._kubernetes is not None else None,
         )
-        yield AdminServer(config.admin_socket, routes, orders)
+        yield AdminServer(config.admin_socket, routes, orders, make_lasting(tracer))
         if config.stats_address:
             yield StatsServer(config.stats_address, self._exposition.render)
         if config.page:
@@ -268,6 +272,9 @@ class Agent:
             self._gives_back_at, self._has_new_mesh = due, True
         else:
             self._gives_back_at = min(self._gives_back_at, due)
+
+    def _names_now(self) -> Names:
+        return Names(self._state.mesh, self._config.network)
 
     def _wanted_names(self) -> Collection[str]:
         """None on a node without clients that could want to go there."""

@@ -68,6 +68,7 @@ def _ports(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 WORKLOADS = offer(("/workloads", _of("workloads")))
+PODS = offer(("/pods", _of("pods", "pod")))
 POLICIES = offer(("/policies", _of("policies")))
 SERVICES = offer(("/services", _of("services", "hostname")))
 DESTINATIONS = offer(("/services", _ports))

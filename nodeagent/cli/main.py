@@ -33,6 +33,7 @@ COMMANDS = {
     "log": ("queries", "Tells the log level of the agent and its workers, or changes it while they run."),
     "explain": ("explain", "Says what would become of a connection, and which policy decides."),
     "probe": ("probe", "Tries whether this node's tunnels reach the other nodes, and how fast."),
+    "trace": ("trace", "Follows real packets of a pod through the kernel programs and the proxy, hop by hop."),
     "bpf": ("bpf", "Shows the kernel programs and maps, with addresses and names where the kernel has numbers."),
     "check": ("check", "Checks whether this machine can run the agent."),
     "agent": ("agent", "Runs the agent of this node."),

@@ -5,7 +5,8 @@ Only here bcc is imported: it costs 70 MB at import and 125 MB after compiling, 
 from the system's Python path, since it is no PyPI package. A map that is pinned already is used as it is
 (`BPF_F_TABLE` with a path), so flows and counters live on; programs appear at once, by the rename of a directory.
 
-`load_programs` is the agent's side: it runs the child and turns what went wrong into one KernelError.
+`load_programs` is the agent's side: it runs the child and turns what went wrong into one KernelError. With `--trace` it
+is about the filters that tell of packets, and the maps of a trace (bpf/trace.h).
 """
 
 import argparse
@@ -31,7 +32,7 @@ from nodeagent.kernel.cgroup import ATTACH_TYPES
 from nodeagent.kernel.codings import layouts
 from nodeagent.kernel.layout import read_maps
 from nodeagent.kernel.pins import Pins, describe, is_bpffs
-from nodeagent.kernel.sources import PROGRAMS, SERVICES, bpf_folder, program_text, read_source
+from nodeagent.kernel.sources import FILTERS, PROGRAMS, SERVICES, TRACE_FLAG, bpf_folder, program_text, read_source
 from nodeagent.model.mark import Marks
 
 log = logging.getLogger(__name__)
@@ -48,13 +49,14 @@ TIMEOUT_SECONDS = 240.0
 """A compile takes 0.7 s, and a minute where the processor is emulated and busy."""
 
 
-def load_programs(pins: Pins, whole_log: Path | None = None) -> dict[str, int]:
-    """Compiles and pins what `pins` names. Returns the verified instructions of each program.
+def load_programs(pins: Pins, whole_log: Path | None = None, *, is_trace: bool = False) -> dict[str, int]:
+    """Compiles and pins what `pins` names; `is_trace`: what it names for a trace. The verified instructions of each.
 
     Raises KernelError with the cause in one line; what the compiler and the verifier say goes to the log in short and
     to the file `whole_log` in full: a refusal may take thousands of lines, of which the last tell why.
     """
     command = [sys.executable, "-m", "nodeagent.kernel.loader", str(pins.bpffs), *map(str, astuple(pins.marks))]
+    command += ["--trace"] if is_trace else []
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -112,21 +114,45 @@ def import_bcc() -> Any:
 
 def compile_and_pin(pins: Pins) -> dict[str, int]:
     """Runs in the child. Raises KernelError."""
+    bcc = _prepare(pins)
+    pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
+    module = _compile(bcc, program_text(), _flags(pins))
+    _check_maps(pins)
+    describe(pins)
+    return _pin_programs(bcc, module, pins.programs, PROGRAMS)
+
+
+def compile_and_pin_trace(pins: Pins) -> dict[str, int]:
+    """As `compile_and_pin`, of a trace's, over the maps that are pinned already. A former trace's are not used."""
+    bcc = _prepare(pins)
+    pins.remove_trace()
+    (pins.trace / "maps").mkdir(parents=True, mode=0o700)
+    module = _compile(bcc, program_text(FILTERS), [*_flags(pins), TRACE_FLAG, f'-DTRACE_DIRECTORY="{pins.trace}"'])
+    _check_maps(pins)
+    return _pin_programs(bcc, module, pins.trace_programs, FILTERS)
+
+
+def _prepare(pins: Pins) -> Any:
+    """The module `bcc`, on a machine that is fit for it."""
     # Read by libbcc before anything else: with it no kernel headers are looked for.
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_folder())
     bcc = import_bcc()
     if not is_bpffs(pins.bpffs):
         raise KernelError(f"no bpffs is mounted at {pins.bpffs}", check=f"mount -t bpf bpf {pins.bpffs}")
-    pins.maps.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(OSError, ValueError):  # bcc raises it too, if it has to
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return bcc
+
+
+def _flags(pins: Pins) -> list[str]:
+    return [f'-DPIN_DIRECTORY="{pins.directory}"', *pins.marks.flags]
+
+
+def _compile(bcc: Any, text: str, flags: list[str]) -> Any:
     try:
-        module = bcc.BPF(text=program_text(), cflags=[f'-DPIN_DIRECTORY="{pins.directory}"', *pins.marks.flags])
+        return bcc.BPF(text=text, cflags=flags)
     except Exception as error:
         raise KernelError(f"bcc could not compile the kernel programs: {error}") from error
-    _check_maps(pins)
-    with contextlib.suppress(OSError, ValueError):  # bcc has raised it too, if it had to
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    describe(pins)
-    return _pin_programs(bcc, module, pins)
 
 
 def _check_maps(pins: Pins) -> None:
@@ -143,18 +169,18 @@ def _check_maps(pins: Pins) -> None:
             )
 
 
-def _pin_programs(bcc: Any, module: Any, pins: Pins) -> dict[str, int]:
+def _pin_programs(bcc: Any, module: Any, folder: Path, names: Sequence[str]) -> dict[str, int]:
     verified = {}
-    unfinished = pins.programs.with_name(pins.programs.name + "_unfinished")  # bpffs refuses a dot
+    unfinished = folder.with_name(folder.name + "_unfinished")  # bpffs refuses a dot
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)
-    for name in PROGRAMS:
+    for name in names:
         program = load(bcc, module, name)
         if bcc.lib.bpf_obj_pin(program.fd, os.fsencode(unfinished / name)) != 0:
             raise KernelError(f"the program {name} cannot be pinned at {unfinished}")
         verified[name] = _verified(bcc.lib, module.module, program, name, _kind(bcc, name))
-    shutil.rmtree(pins.programs, ignore_errors=True)
-    unfinished.rename(pins.programs)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
     return verified
 
 
@@ -218,10 +244,12 @@ def main() -> int:
     parser.add_argument("bpffs", help="where bpffs is mounted")
     parser.add_argument("mark", type=int, nargs="?", default=Marks.base, help="our mark")
     parser.add_argument("mark_mask", type=int, nargs="?", default=Marks.mask, help="the bits of marks that are ours")
+    parser.add_argument("--trace", action="store_true", help="those that tell of packets")
     arguments = parser.parse_args()
     started = time.monotonic()
+    compile_them = compile_and_pin_trace if arguments.trace else compile_and_pin
     try:
-        verified = compile_and_pin(Pins(Path(arguments.bpffs), Marks(arguments.mark, arguments.mark_mask)))
+        verified = compile_them(Pins(Path(arguments.bpffs), Marks(arguments.mark, arguments.mark_mask)))
     except KernelError as error:
         answer: dict[str, object] = {"error": str(error), "check": error.check}
         status = 1

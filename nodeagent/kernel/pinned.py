@@ -44,7 +44,7 @@ class PinnedProgram:
     verified: int
     """Instructions that the verifier walked through; 0 before Linux 5.16."""
     is_current: bool
-    """What this version would load."""
+    """What this version would load, for a trace too."""
     pin: str
     runs: int = 0
     """In the time that was measured; 0 without it, as is the next."""
@@ -108,7 +108,7 @@ def programs(pins: Pins, measured_seconds: float = 0.0) -> list[PinnedProgram]:
                     info.id,
                     info.tag,
                     info.verified_instructions,
-                    path.parent == pins.programs,
+                    path.parent in {pins.programs, pins.trace_programs},
                     str(path),
                     runs,
                     average,

@@ -4,12 +4,14 @@
     <bpffs>/nodeagent/<layout hash>/maps/<name>
     <bpffs>/nodeagent/<layout hash>/description
     <bpffs>/nodeagent/<layout hash>/programs/<source hash>/<name>
+    <bpffs>/nodeagent/<layout hash>/trace/maps/<name>
     <bpffs>/nodeagent/links/<namespace>-<ifindex>-<direction>
     <bpffs>/nodeagent/links/cgroup-<name>
 
 Maps outlive an agent and an upgrade with the same layout; programs outlive an agent with the same C. The description is
 the text that declares the maps, in a map of one row, since bpffs holds no files: a successor with another layout reads
-what it finds by it (nodeagent/kernel/succession.py). Links belong to
+what it finds by it (nodeagent/kernel/succession.py). What belongs to a trace, its programs under a source hash of their
+own, goes when it ends or, if its agent did not see that, when the next agent has attached its own. Links belong to
 devices (TCX) or to the pods' cgroup and outlive every upgrade: their program is replaced in place, whatever layout it
 has.
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 from nodeagent.errors import KernelError
 from nodeagent.kernel import syscall
 from nodeagent.kernel.reasons import reasons
-from nodeagent.kernel.sources import PROGRAMS, layout_hash, layout_text, source_hash
+from nodeagent.kernel.sources import PROGRAMS, TRACE_FLAG, layout_hash, layout_text, source_hash
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 
 
@@ -52,6 +54,14 @@ class Pins:
         return self.directory / "programs" / source_hash(self.marks.flags)
 
     @property
+    def trace(self) -> Path:
+        return self.directory / "trace"
+
+    @property
+    def trace_programs(self) -> Path:
+        return self.programs.with_name(source_hash((*self.marks.flags, TRACE_FLAG)))
+
+    @property
     def links(self) -> Path:
         return self.root / "links"
 
@@ -66,13 +76,20 @@ class Pins:
     def has_programs(self) -> bool:
         return all((self.programs / name).exists() for name in PROGRAMS)
 
-    def remove_others(self, kept: Collection[Path] = ()) -> list[str]:
+    def remove_others(self, kept: Collection[Path] = (), *, keeps_trace: bool = False) -> list[str]:
         """Unpins layouts and programs that are not of this version; `kept` are layouts that a filter still uses."""
+        ours = {self.programs, self.trace_programs} if keeps_trace else {self.programs}
         stale = [path for path in self.others() if path not in kept]
-        stale += [path for path in _children(self.programs.parent) if path != self.programs]
+        stale += [path for path in _children(self.programs.parent) if path not in ours]
+        stale += [self.trace] if self.trace.exists() and not keeps_trace else []
         for path in stale:
             shutil.rmtree(path)
         return [str(path.relative_to(self.root)) for path in stale]
+
+    def remove_trace(self) -> None:
+        """Unpins what belongs to a trace."""
+        for path in (self.trace_programs, self.trace):
+            shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> bool:
         """Unpins everything of ours. False when there was nothing."""

@@ -16,6 +16,8 @@ FILTERS = ("from_pod", "to_pod", "from_proxy", "at_proxy")
 SERVICES = ("connect4", "connect6", "getpeername4", "getpeername6")
 """On the pods' cgroup, for Service addresses; attached only when that is wanted."""
 PROGRAMS = (*FILTERS, "sockops", *SERVICES)
+TRACE_FLAG = "-DTRACE"
+"""With it the filters tell of packets (bpf/trace.h)."""
 
 _INCLUDE = re.compile(r'^#include "([\w/.]+)"$')
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -34,10 +36,10 @@ def read_source(name: str) -> str:
 
 
 @cache
-def program_text() -> str:
-    """All programs as one translation unit; each header once, before its first use."""
+def program_text(programs: tuple[str, ...] = PROGRAMS) -> str:
+    """These programs as one translation unit; each header once, before its first use."""
     seen: set[str] = set()
-    return "\n".join(line for program in PROGRAMS for line in _expand(f"{program}.c", seen)) + "\n"
+    return "\n".join(line for program in programs for line in _expand(f"{program}.c", seen)) + "\n"
 
 
 @cache

@@ -18,7 +18,7 @@ from typing import cast
 
 from pyroute2 import IPRoute
 
-from nodeagent.errors import KernelError
+from nodeagent.errors import KernelError, NotPossible
 from nodeagent.kernel import cgroup as cgroups
 from nodeagent.kernel import probe, succession, tcx
 from nodeagent.kernel.apply import Hands, in_words, place_in_words
@@ -59,9 +59,10 @@ from nodeagent.kernel.reconcile import (
 from nodeagent.kernel.service_codings import DialKey
 from nodeagent.kernel.services import TABLES as SERVICE_TABLES
 from nodeagent.kernel.services import Draws, Services
-from nodeagent.kernel.sources import PROGRAMS
+from nodeagent.kernel.sources import FILTERS, PROGRAMS
 from nodeagent.kernel.succession import Succession, find_former
 from nodeagent.kernel.syscall import opened, program_info
+from nodeagent.kernel.tracing import Trace, WantedTrace
 from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
 from nodeagent.model.address import Cidr, Ip
 from nodeagent.model.exclusion import Exclusion
@@ -151,6 +152,14 @@ class Steering:
         self._namespace = ProxyNamespace(run_dir)
         self._maps: Maps | None = None
         self._programs: dict[str, Program] = {}
+        self._variants: dict[str, Program] = {}
+        """In the place of the filters of these names, for as long as a trace lasts."""
+        self._filters: dict[Hook, str] = {}
+        """Names of the programs that the last reconcile wanted, in the order in which they are attached."""
+        self._is_tracing = False
+        """What a trace needs is being made, or there."""
+        self._trace_lock = threading.Lock()
+        """One start or end of a trace at a time; held while it is compiled."""
         self._lock = threading.RLock()
         """One start, reconcile or removal at a time; it may be held for a second."""
         self._settings_lock = threading.Lock()
@@ -306,6 +315,40 @@ class Steering:
         """Of those that the last reconcile wanted: what it lacked may come without a sign on the node's own devices."""
         return not all(state.is_captured for state in self._states)
 
+    def start_trace(self, wanted: WantedTrace) -> Trace:
+        """From its return on, programs that tell of packets run in the place of those that do not.
+
+        May compile for seconds, in which nothing else waits. Raises NotPossible while another trace runs, KernelError.
+        """
+        with self._trace_lock:
+            if self._is_tracing:
+                raise NotPossible(
+                    "another trace runs on this node",
+                    check="There is one at a time; it ends by itself, or see the log.",
+                )
+            self._is_tracing = True
+            try:
+                load_programs(self._pins, self._run_dir / LOADER_LOG, is_trace=True)
+                folder = self._pins.trace_programs
+                variants = {name: _read_program(name, folder / name) for name in FILTERS}
+                trace = Trace(self._pins.trace)
+                try:
+                    trace.ask(wanted)
+                    self._exchange(variants)
+                except BaseException:
+                    trace.close()
+                    raise
+            except BaseException:
+                self._end_trace()
+                raise
+            return trace
+
+    def stop_trace(self) -> None:
+        """The usual programs are back, and what a trace has made is gone; none running is fine. Raises KernelError."""
+        with self._trace_lock:
+            if self._is_tracing:
+                self._end_trace()
+
     def remove(self) -> list[str]:
         """Takes away everything of ours: filters, na0, the proxy namespace's mount, pins. What was there, in words."""
         with self._lock, IPRoute() as node:
@@ -329,6 +372,34 @@ class Steering:
         self._programs, self._seen = {}, None
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _end_trace(self) -> None:
+        try:
+            self._exchange({})
+        finally:
+            self._is_tracing = False
+            self._pins.remove_trace()
+
+    def _exchange(self, variants: Mapping[str, Program]) -> None:
+        """In place, from one packet to the next. Where that fails the next reconcile finds another one, and repairs it.
+
+        Raises KernelError when nothing can be done.
+        """
+        try:
+            with self._lock, IPRoute() as node, self._namespace.inside() as proxy:
+                self._variants = dict(variants)
+                attacher = Attacher(choose_kind(self._attach), self._links, node, proxy, self.netns_path())
+                programs = self._programs | self._variants
+                for hook, name in self._filters.items():
+                    try:
+                        if name in programs and attacher.find(hook):
+                            attacher.attach(hook, programs[name])
+                    except (
+                        KernelError
+                    ) as error:  # a pod's device may go at any moment; the others stay what they are for
+                        log.warning("%s; looked at again with the next reconcile", error)
+        except OSError as error:
+            raise KernelError(f"exchanging the programs: {error}") from error
 
     def _counted(self, state: PodState, now: float) -> PodState:
         counts = (self._opened_maps().pod_counts.find(state.ifindex) if self._maps else None) or _NO_COUNT
@@ -374,7 +445,7 @@ class Steering:
             verified = load_programs(self._pins, self._run_dir / LOADER_LOG)
             seconds = time.monotonic() - started
             log.info("loaded the kernel programs in %.1f s; verified instructions: %s", seconds, verified)
-            self._programs = {}
+            self._programs, self._variants = {}, {}
             if self._maps is not None:  # somebody took the pins away: the programs have maps of their own now
                 self._open_again(self._maps)
         if not self._programs:
@@ -403,7 +474,7 @@ class Steering:
         crossing = self._namespace.ensure(min((pod.device.mtu for pod in captured), default=DEFAULT_MTU))
         target = Target(
             crossing=crossing,
-            programs=self._programs,
+            programs=self._programs | self._variants,
             kind=choose_kind(self._attach),
             pods=tuple(captured),
             known=self._all_known(wanted),
@@ -446,8 +517,10 @@ class Steering:
         others = {table: self._overflow[table] for table in ("verdicts", *SERVICE_TABLES)}
         self._overflow = Counter(step.table for step in hands.overflow) + Counter(others)
         self._close_when_full()
-        self._seen = set(wanted_filters(target)) | hands.undetached
-        stale = self._pins.remove_others([former.former.directory] if former is not None and kept else ())
+        self._filters = {hook: program.name for hook, program in wanted_filters(target).items()}
+        self._seen = set(self._filters) | hands.undetached
+        used = [former.former.directory] if former is not None and kept else ()
+        stale = self._pins.remove_others(used, keeps_trace=self._is_tracing)
         return [*seen, *in_words(steps, hands, devices), *(f"unpinned {path}" for path in stale)]
 
     def _succeed(self, found: Found) -> Succession | None:

@@ -77,6 +77,15 @@ class NoSpans:
         return {}
 
 
+class Watcher(Protocol):
+    """Told of each connection, while somebody traces."""
+
+    def opened(self, record: ConnectionRecord) -> None: ...
+
+    def ended(self, record: ConnectionRecord) -> None:
+        """Also of one whose opening was not told."""
+
+
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(ConnectionRecord).decode
 
@@ -103,6 +112,7 @@ class OpenConnections:
         """Asked once for each connection."""
         self.history = FlowHistory()
         self.spans: Spans = NoSpans()
+        self.watcher: Watcher | None = None
         self._metrics, self._access_log = metrics, access_log
         self._workers: dict[int, dict[int, _Entry]] = {}
         self._former: set[int] = set()
@@ -132,7 +142,10 @@ class OpenConnections:
 
     def opened(self, worker: int, record: ConnectionRecord) -> None:
         entry = self._known(worker, record.id)  # a list may be faster than this report
-        self._access_log.opened(self._named(entry or self._enter(worker, record), record))
+        named = self._named(entry or self._enter(worker, record), record)
+        self._access_log.opened(named)
+        if self.watcher is not None:
+            self.watcher.opened(named)
 
     def closed(self, worker: int, record: ConnectionRecord) -> None:
         """Also for a connection that was refused before it was open, or whose opening was lost."""
@@ -263,6 +276,8 @@ class OpenConnections:
         self._access_log.closed(record)
         self.history.ended(record)
         self.spans.ended(record)
+        if self.watcher is not None:
+            self.watcher.ended(record)
 
 
 def opening(record: ConnectionRecord) -> ConnectionRecord:

@@ -15,7 +15,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from nodeagent.errors import NotPossible
 from nodeagent.lab.demo import mesh, program
 from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import Echo, connect, fate
@@ -32,6 +34,8 @@ CONTROL_PLANE = "control-plane --config-dir mesh.d --state-dir state --listen 19
 AGENT = "agent --node node-a --pods-file pods.yaml --token token --root-certificate root-cert.pem"
 IN_TEXT = {"log_format": "text"}
 RECORDED = ("check", "probe", "bpf progs", "bpf maps", "bpf maps pods", "bpf attach", "bpf verify")
+TRACED = "trace --pod batch --peer api -- curl -s http://10.244.1.3:8080"
+"""A connection that a policy denies; what is run in place of curl dials as it would."""
 
 
 @contextlib.contextmanager
@@ -101,6 +105,16 @@ def _demo() -> list[str]:
     return done.stdout.splitlines()
 
 
+def traced(stage: Stage, pod: str, peer: str, ip: str, port: int = PORT) -> dict[str, Any]:
+    """The answer of a trace of one connection, whose client waits for its end."""
+    dial = f"import socket; s = socket.create_connection(({ip!r}, {port}), 60); s.sendall(b'WHO\\n'); s.recv(1)"
+    words = command("trace", "--pod", pod, "--peer", peer, "-o", "json", "--", sys.executable, "-c", dial)
+    done = stage.lab.nodes[NODE].run(words, seconds=WITHIN_SECONDS + 120)
+    if not done.stdout:
+        raise NotPossible(done.stderr)
+    return dict(json.loads(done.stdout))
+
+
 def main() -> int:
     said: dict[str, list[str]] = {}
     with running() as stage, contextlib.ExitStack() as scene:
@@ -115,6 +129,7 @@ def main() -> int:
         DUMP.write_text(text.replace(run_dir, "/run/lab") + "\n", encoding="utf-8")
         answers = {line: stage.ask(NODE, *line.split()) for line in RECORDED}
         (tunnel,) = [row["id"] for row in stage.ask(NODE, "connections")["connections"] if "[" in row["original"]]
+        answers[TRACED] = traced(stage, "batch", "api", stage.pod("api").ipv4)
         answers["connections --kill ID"] = stage.ask(NODE, "connections", "--kill", tunnel)
         done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "-o", "jsonl"))
         answers["top edges --times 1"] = {"rates": [json.loads(line) for line in done.stdout.splitlines()]}

@@ -116,6 +116,7 @@ def test_everything_works_with_them(stage: Stage) -> None:
     stage.ask(NODE, "certs", "--renew")
     replaced = stage.replace_worker(NODE)
     assert replaced["cut"] == 0
+    assert stage.ask(NODE, "trace", "--pod", "shop/web", "--seconds", "0.1")["end"]["why"] == "time"
 
 
 def test_an_agent_that_is_killed_is_started_again_and_its_workers_go_on(stage: Stage) -> None:

@@ -150,7 +150,7 @@ def test_every_command_and_flag_exists(document: Path) -> None:
         found = _PROGRAM.search(line.split("#", maxsplit=1)[0])
         if found is None or "Usage:" in line:
             continue
-        words = [found[1], *found[2].split()]
+        words = [found[1], *found[2].partition(" -- ")[0].split()]  # what comes behind is another program's
         flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert words[0] in COMMANDS, f"{line.strip()}: no such command"
         if "|" not in line and ">" not in line:

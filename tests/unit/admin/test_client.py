@@ -63,6 +63,33 @@ def test_something_else_answers(path: str, answer: bytes, words: str) -> None:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n", "no nodeagent"),
+        (b"", "no nodeagent"),
+        (b"HTTP/1.1 200 OK\r\n\r\nno json\n", "no nodeagent"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"schema":"v0"}\n', "does not speak nodeagent/v1"),
+    ],
+)
+def test_something_else_answers_an_order_that_lasts(path: str, answer: bytes, words: str) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+
+        def reply() -> None:
+            client, _ = other.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(AgentUnreachable, match=words):
+            next(AdminClient(path).follow("/trace"))
+        thread.join()
+
+
 def test_permission_denied_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")

@@ -3,13 +3,14 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from nodeagent.admin.routes import make_orders, make_routes, parse_question
+from nodeagent.admin.hops import TraceQuestion
+from nodeagent.admin.routes import make_lasting, make_orders, make_routes, parse_question
 from nodeagent.admin.state import AgentState, OpenConnection, ProbedNode, ReplacedWorker
 from nodeagent.errors import ConfigError
 from nodeagent.model.address import Ip
@@ -153,7 +154,8 @@ class _Levels:
         LEVELS.append((text, is_reset, seconds))
 
 
-ORDERS = make_orders(lambda: 0, _replace, _kill, _Levels(), _probe)
+ENDS: list[str] = []
+ORDERS = make_orders(lambda: 0, _replace, _kill, _Levels(), _probe, lambda: ENDS.append("trace"))
 
 
 @pytest.mark.parametrize("query", [{}, {"slot": "0", "wait": "2.5"}])
@@ -170,7 +172,7 @@ def test_a_pod_may_start(more: dict[str, str], expected: str) -> None:
         assert (namespace, name, uid, netns) == ("shop", "web", expected, "/run/netns/x")
         return "OPTED_OUT"
 
-    orders = make_orders(lambda: 0, _replace, _kill, _Levels(), _probe, start)
+    orders = make_orders(lambda: 0, _replace, _kill, _Levels(), _probe, lambda: None, start)
     assert asyncio.run(orders["/pods/start"](POD | more)) == {"not_captured": "OPTED_OUT"}  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is named by"):
         asyncio.run(orders["/pods/start"]({**POD, "name": ""}))  # type: ignore[arg-type]
@@ -185,6 +187,29 @@ def test_an_agent_without_kubernetes_lets_no_pod_start() -> None:
 def test_orders_that_are_malformed(query: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="is not a"):
         _order(query)
+
+
+def test_a_trace_is_ended() -> None:
+    assert asyncio.run(_awaited(ORDERS["/trace/end"]({}))) == {}
+    assert ENDS == ["trace"]
+
+
+def test_a_trace_begins_as_it_is_asked_for() -> None:
+    asked: list[TraceQuestion] = []
+
+    class Tracing:
+        async def begin(self, question: TraceQuestion) -> Any:
+            asked.append(question)
+            return "documents"
+
+    route = make_lasting(Tracing())["/trace"]
+    query = {"pod": "shop/web", "peers": "api:80,:15008", "seconds": "2.5", "most": "7", "every": "true"}
+    assert asyncio.run(_awaited(route(query))) == "documents"
+    assert asked == [TraceQuestion(pod="shop/web", peers=("api:80", ":15008"), seconds=2.5, most=7, is_every=True)]
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 def test_a_question() -> None:

@@ -6,8 +6,9 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -23,6 +24,9 @@ from nodeagent.errors import (
     NotPossible,
     ProblemFound,
 )
+from nodeagent.lab.demo.claims import eventually
+
+PATIENCE_SECONDS = 60.0
 
 
 def _raising(error: Exception) -> Route:
@@ -36,6 +40,35 @@ async def _echo(query: Mapping[str, str]) -> Mapping[str, object]:
     return {"query": dict(query)}
 
 
+class Counted:
+    """Numbers up to the one that was asked for, then an error; how often it was closed."""
+
+    closed: ClassVar[list[int]] = []
+
+    def __init__(self, count: int) -> None:
+        self._count, self._told = count, 0
+
+    def __aiter__(self) -> AsyncIterator[Mapping[str, object]]:
+        return self
+
+    async def __anext__(self) -> Mapping[str, object]:
+        await asyncio.sleep(0)
+        if self._told == self._count:
+            raise KernelError("the ring is gone", check="look")
+        self._told += 1
+        return {"number": self._told}
+
+    async def aclose(self) -> None:
+        self.closed.append(self._told)
+
+
+async def _lasting(query: Mapping[str, str]) -> Counted:
+    if "count" not in query:
+        raise NotPossible("nobody counts", check="look")
+    Counted.closed.clear()
+    return Counted(int(query["count"]))
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "admin.sock")
@@ -47,7 +80,8 @@ def serve(path: str) -> Iterator[Callable[..., AdminServer]]:
     stops: list[Callable[[], None]] = []
 
     def start(**routes: Route) -> AdminServer:
-        server = AdminServer(path, {f"/{name}": route for name, route in routes.items()}, {"/order": _echo})
+        asked = {f"/{name}": route for name, route in routes.items()}
+        server = AdminServer(path, asked, {"/order": _echo}, {"/lasting": _lasting})
         server.listen()
         loop = asyncio.new_event_loop()
         task = loop.create_task(server.run())
@@ -126,6 +160,38 @@ def test_a_socket_that_a_dead_agent_left(path: str, serve: Callable[..., AdminSe
         AdminClient(path).fetch("/status")
     serve(echo=_echo)
     assert AdminClient(path).fetch("/echo")["query"] == {}
+
+
+def test_an_order_that_lasts_tells_as_it_goes_and_an_error_ends_it(
+    path: str, serve: Callable[..., AdminServer]
+) -> None:
+    server = serve()
+    documents = AdminClient(path).follow("/lasting", count="2")
+    assert [next(documents), next(documents)] == [{"schema": SCHEMA, "number": number} for number in (1, 2)]
+    with pytest.raises(NotPossible, match="the ring is gone") as caught:
+        next(documents)
+    assert caught.value.check == "look"
+    eventually(lambda: Counted.closed == [2], PATIENCE_SECONDS, "it is closed once")
+    assert server.bugs == 0
+
+
+def test_one_that_nobody_reads_any_more_is_closed(path: str, serve: Callable[..., AdminServer]) -> None:
+    server = serve()
+    documents = AdminClient(path).follow("/lasting", count="1000000000")
+    assert next(documents)["number"] == 1
+    documents.close()
+    eventually(lambda: len(Counted.closed) == 1, PATIENCE_SECONDS, "it is closed once")
+    assert server.bugs == 0
+
+
+def test_one_that_cannot_begin_is_an_error_as_any_other(path: str, serve: Callable[..., AdminServer]) -> None:
+    serve()
+    with pytest.raises(NotPossible, match="nobody counts"):
+        next(AdminClient(path).follow("/lasting"))
+    with pytest.raises(ConfigError, match="has no /nothing"):
+        next(AdminClient(path).follow("/nothing"))
+    with pytest.raises(ConfigError, match="has no /lasting"):
+        AdminClient(path).fetch("/lasting")
 
 
 def _run_briefly(server: AdminServer, while_running: Callable[[], None] = lambda: None) -> None:

@@ -44,6 +44,19 @@ def test_other_generations_go_and_this_one_and_strangers_stay(pins: Pins) -> Non
     assert pins.remove_others() == []
 
 
+def test_what_a_trace_has_made_stays_as_long_as_it_lasts(pins: Pins) -> None:
+    (pins.trace / "maps").mkdir(parents=True)
+    pins.trace_programs.mkdir()
+    assert pins.trace_programs.parent == pins.programs.parent, "where a successor looks for what runs"
+    assert pins.remove_others(keeps_trace=True) == []
+    assert pins.remove_others() == [f"{layout_hash()}/programs/{pins.trace_programs.name}", f"{layout_hash()}/trace"]
+    pins.trace.mkdir()
+    pins.remove_trace()
+    assert not pins.trace.exists()
+    assert pins.programs.is_dir()
+    pins.remove_trace()  # none there is fine
+
+
 def test_removal_takes_our_folder_alone(pins: Pins) -> None:
     (pins.bpffs / "cilium").mkdir()
     assert pins.remove()

@@ -287,3 +287,27 @@ def test_a_former_workers_list_that_is_late_takes_nothing_back(seen: Seen, recor
         seen.table.observed(FORMER, (record_of(id=NUMBER), record_of(id=NUMBER + 1)), 1.0, ended)
     assert (seen.table.count(FORMER), seen.table.count(HEIR)) == (0, 1)
     assert seen.table.worker_lost(FORMER, 2.0) == 0
+
+
+def test_who_watches_is_told_of_each_connection_as_its_record_has_it(
+    seen: Seen, notes: Notes, record_of: RecordOf
+) -> None:
+    told: list[tuple[str, ConnectionRecord]] = []
+
+    class Watcher:
+        def opened(self, record: ConnectionRecord) -> None:
+            told.append(("opened", record))
+
+        def ended(self, record: ConnectionRecord) -> None:
+            told.append(("ended", record))
+
+    seen.table.opened(1, record_of(id=1))
+    seen.table.watcher = Watcher()
+    seen.table.opened(1, record_of(id=2))
+    seen.table.closed(1, record_of(id=2, reason="closed"))
+    seen.table.closed(1, record_of(id=3, reason="policy_denied"))
+    seen.table.watcher = None
+    seen.table.closed(1, record_of(id=1, reason="closed"))
+    assert [(what, record.id, record.reason) for what, record in told] == [
+        ("opened", 2, ""), ("ended", 2, "closed"), ("ended", 3, "policy_denied")
+    ]  # fmt: skip

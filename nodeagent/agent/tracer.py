@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nodeagent trace`: packets of one pod as the programs tell of them, and connections as the workers do, in one order.
+
+Off, it costs nothing: the programs that tell (bpf/trace.h) are made and attached when somebody asks, and the usual ones
+are back when the trace is over, its time is up, so many hops were told, or nobody reads them any more. That is noticed
+because something is sent all the time. An agent that dies meanwhile leaves it to its successor, whose reconcile finds
+programs that are not its own.
+
+What happens at about the same time comes by two ways, of which the records take longer. So hops wait for a moment, and
+are told in the order of their times.
+"""
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Literal
+
+from nodeagent.admin import answers
+from nodeagent.admin.hops import MOST_HOPS, Names, Traced, TraceQuestion, find_traced, packet_hop, record_hops
+from nodeagent.admin.state import AgentState
+from nodeagent.errors import KernelError, NotPossible
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.tracing import Trace, WantedTrace
+from nodeagent.logs.moment import LAST_SECOND, timestamp
+from nodeagent.model.record import ConnectionRecord
+from nodeagent.telemetry.open_connections import OpenConnections
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.05
+"""Between looks at the ring, which has room for 3600 packets."""
+MOST_PACKETS = 500
+"""Of one look: some milliseconds of the agent's loop."""
+WAIT_SECONDS = 0.4
+"""For a record that tells of something that was before a hop: workers send theirs at the end of a turn."""
+MOST_WAITING = MOST_HOPS
+"""Hops that are not told yet, about 1 KiB each: more cannot be asked for, and beyond they are counted as lost."""
+FORMER_SECONDS = 2.0
+"""For the end of a trace whose client has gone: QUIET_SECONDS until that is noticed, and the exchange."""
+QUIET_SECONDS = 0.5
+"""Without a hop so long, an empty document is sent: so that a client that has gone is noticed, and one can wait."""
+
+
+class Tracer:
+    """One trace at a time."""
+
+    def __init__(
+        self,
+        steering: Steering,
+        connections: OpenConnections,
+        read_state: Callable[[], AgentState],
+        names: Callable[[], Names],
+    ) -> None:
+        self._steering, self._connections = steering, connections
+        self._read_state, self._names = read_state, names
+        self._traced: Traced | None = None
+        self._running: RunningTrace | None = None
+        self._is_free = asyncio.Event()
+
+    async def begin(self, question: TraceQuestion) -> "RunningTrace":
+        """Returns when packets are told of. Raises ConfigError, NotPossible and KernelError."""
+        traced = find_traced(self._read_state(), question)
+        await self._wait_for_former()
+        wanted = WantedTrace(self._device(traced), traced.pod.ips, traced.peers, question.is_every)
+        self._traced = traced
+        try:
+            trace = await asyncio.to_thread(self._steering.start_trace, wanted)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):  # the thread goes on, and this one waits for its end
+                await asyncio.to_thread(self._put_back)
+            self._traced = None
+            self._is_free.set()
+            raise
+        log.info("a trace of %s begins, for %g s at most", traced.name, question.seconds)
+        self._running = RunningTrace(trace, traced, question, self._names, self._put_back, self._ended)
+        self._connections.watcher = self._running
+        return self._running
+
+    async def _wait_for_former(self) -> None:
+        """One whose client has gone ends in a moment. Raises NotPossible."""
+        try:
+            async with asyncio.timeout(FORMER_SECONDS):
+                while self._traced is not None:
+                    self._is_free.clear()
+                    await self._is_free.wait()
+        except TimeoutError:
+            name = self._traced.name if self._traced is not None else "a pod"
+            raise NotPossible(
+                f"a trace of {name} runs on this node already", check="There is one at a time; it ends by itself."
+            ) from None
+
+    def end(self) -> None:
+        """By order; who reads is told what there is still."""
+        if self._running is not None:
+            self._running.end()
+
+    def _put_back(self) -> None:
+        """The usual programs; in a thread."""
+        try:
+            self._steering.stop_trace()
+        except KernelError as error:
+            log.warning("%s; the next look at the kernel puts the usual programs back", error)
+
+    def _ended(self) -> None:
+        assert self._traced is not None
+        log.info("the trace of %s is over", self._traced.name)
+        self._traced = self._running = self._connections.watcher = None
+        self._is_free.set()
+
+    def _device(self, traced: Traced) -> int:
+        pod = traced.pod
+        for state in self._steering.pods():
+            if (state.namespace, state.name) == (pod.namespace, pod.pod) and state.is_captured:
+                return state.ifindex
+        raise NotPossible(f"{traced.name} is not captured any more", check="`nodeagent pods` says why.")
+
+
+class RunningTrace:
+    """What it tells, a document at a time: where the pod is, hops as they come, how it ended. Watches connections."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        traced: Traced,
+        question: TraceQuestion,
+        names: Callable[[], Names],
+        put_back: Callable[[], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._trace, self._traced, self._question = trace, traced, question
+        self._names, self._put_back, self._has_ended = names, put_back, ended
+        self._deadline = time.monotonic() + question.seconds
+        self._why: Literal["", "asked", "time", "count"] = ""
+        self._is_over = self._is_closed = False
+        self._waiting: list[tuple[str, int, answers.Hop]] = []
+        """A heap, by their times and, of the same time, in the order in which they came."""
+        self._came = self._told = self._overflow = 0
+        self._due: deque[Mapping[str, object]] = deque([{"begun": traced.place}])
+        self._spoke = time.monotonic()
+        self._begun: set[str] = set()
+        """Names of connections of whose beginning was told."""
+
+    def end(self) -> None:
+        self._why = self._why or "asked"
+
+    # ---- a Watcher -------------------------------------------------------------------------------------------------
+
+    def opened(self, record: ConnectionRecord) -> None:
+        self._take_record(record, is_over=False)
+
+    def ended(self, record: ConnectionRecord) -> None:
+        self._take_record(record, is_over=True)
+
+    def _take_record(self, record: ConnectionRecord, *, is_over: bool) -> None:
+        if not self._traced.fits(record):
+            return
+        is_told = record.name in self._begun
+        if not is_told:
+            self._begun.add(record.name)
+        for hop in record_hops(self._names(), record, is_over=is_over, is_told=is_told):
+            self._take(hop)
+
+    # ---- Documents -------------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[Mapping[str, object]]:
+        return self
+
+    async def __anext__(self) -> Mapping[str, object]:
+        while not self._due:
+            if self._is_over:
+                raise StopAsyncIteration
+            await self._look()
+        self._spoke = time.monotonic()
+        return self._due.popleft()
+
+    async def aclose(self) -> None:
+        """The usual programs are back."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            await asyncio.to_thread(self._put_back)
+        finally:
+            self._trace.close()
+            self._has_ended()
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Waits for a moment, and makes due what may be told."""
+        if not self._why and time.monotonic() >= self._deadline:
+            self._why = "time"
+        if self._why:
+            await self._finish(self._why)
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+        self._read_ring()
+        self._tell(timestamp(time.time() - WAIT_SECONDS))
+        if not self._due and time.monotonic() - self._spoke >= QUIET_SECONDS:
+            self._due.append({})
+
+    async def _finish(self, why: str) -> None:
+        await asyncio.to_thread(self._put_back)
+        await asyncio.sleep(WAIT_SECONDS)
+        while self._read_ring():  # which is bounded, and nobody writes to it any more
+            pass
+        self._tell(timestamp(LAST_SECOND))
+        left = self._trace.left()
+        end = {"why": why, "hops": self._told, "alike": left.alike, "lost": left.lost + self._overflow}
+        self._due.append({"end": end})
+        self._is_over = True
+
+    def _read_ring(self) -> bool:
+        """Whether there was something."""
+        names, packets = self._names(), self._trace.read(MOST_PACKETS)
+        for packet in packets:
+            self._take(packet_hop(names, packet))
+        return bool(packets)
+
+    def _take(self, hop: answers.Hop) -> None:
+        if len(self._waiting) >= MOST_WAITING:
+            self._overflow += 1
+            return
+        self._came += 1
+        heapq.heappush(self._waiting, (hop["time"], self._came, hop))
+
+    def _tell(self, until: str) -> None:
+        """Those that were before."""
+        hops: list[answers.Hop] = []
+        while self._waiting and self._waiting[0][0] <= until and self._told + len(hops) < self._question.most:
+            hops.append(heapq.heappop(self._waiting)[2])
+        if hops:
+            self._due.append({"hops": hops})
+        self._told += len(hops)
+        if self._told >= self._question.most:
+            self._why = self._why or "count"
