@@ -106,6 +106,7 @@ SAID = Path("tests/data/said.json")
 TEXTS: Mapping[str, str] = {
     "agent": "What it says as it starts; then who asks its admin socket is answered.",
     "control-plane": "What it says as it starts; then a line for each change, node and certificate.",
+    "cni": "A plugin that stays holds the pods of the mesh while there is no agent.",
     "cleanup": "Captured connections end with it.",
     "prepare-node": "Where the agent itself must not mount.",
     "lab": "What a demo or a test has on this machine.",

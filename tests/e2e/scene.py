@@ -93,11 +93,30 @@ def _said_at_the_end(stage: Stage, kept: dict[str, list[str]]) -> None:
     ours = next(number for number, line in enumerate(lines) if line.endswith(f"of process {os.getpid()}"))
     kept["lab list | head -6"] = lines[ours : ours + MOST_LINES]
     node = stage.lab.nodes[NODE]
+    _keep_plugin(stage, kept)
     kept["version"] = node.run(command("version")).stdout.splitlines()
     stage.stop_agent(NODE)
     for line in ("cleanup", "prepare-node", "cleanup"):
         words = ("--run-dir", "/run/nodeagent") if line == "cleanup" else ()
         kept.setdefault(line, node.run(command(line, *words), seconds=WITHIN_SECONDS).stdout.splitlines())
+
+
+def _keep_plugin(stage: Stage, kept: dict[str, list[str]]) -> None:
+    """With the lists of a runtime that is not there."""
+    lists, programs = (stage.directory / f"cni/{name}" for name in ("net.d", "bin"))
+    for place in (lists, programs):
+        place.mkdir(parents=True)
+    chained = lists / "10-bridge.conflist"
+    chained.write_text('{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}', encoding="ascii")
+    places = ("--net-dir", lists, "--bin-dir", programs, "--program", "/bin/true", "--run-dir", stage.directory)
+    with subprocess.Popen(command("cni", "install", *places), stderr=subprocess.PIPE, text=True) as installer:
+        eventually(lambda: "nodeagent-cni" in chained.read_text("utf-8"), WITHIN_SECONDS, "the plugin is in the list")
+        kept["cni check"] = subprocess.run(
+            command("cni", "check", *places), capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        installer.terminate()
+        _, told = installer.communicate()
+    kept["cni install"] = told.splitlines()
 
 
 def _demo() -> list[str]:
