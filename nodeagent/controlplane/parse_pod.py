@@ -61,7 +61,7 @@ def _is_ready(status: Fields | None, metadata: Fields | None) -> bool:
     if metadata and metadata.has("deletionTimestamp"):
         return False
     if status is None or not status.has("conditions"):
-        return True
+        return status is None or status.text("phase", PodPhase.RUNNING) == PodPhase.RUNNING
     return any(
         condition.text("type") == "Ready" and condition.text("status") == "True"
         for condition in status.each("conditions")

@@ -36,3 +36,8 @@ def test_an_index_finds_what_a_look_at_each_would() -> None:
     for labels in ({}, LABELS, {"team": "a"}, {"zone": "z", **LABELS}):
         expected = [number for number, one in enumerate(selectors) if one and one.items() <= labels.items()]
         assert sorted(index.selecting(labels)) == expected
+
+
+def test_an_index_tells_everything_that_a_selector_belongs_to() -> None:
+    index = SelectorIndex([({"app": "db"}, "db"), ({"app": "db", "tier": "a"}, "both"), ({}, "nothing")])
+    assert sorted(index.values()) == ["both", "db"]

@@ -99,6 +99,9 @@ def test_which_pods_are_workloads(text: str, count: int) -> None:
     ("status", "metadata", "expected"),
     [
         pytest.param("", "", True, id="no conditions: written by a person"),
+        pytest.param("phase: Running", "", True, id="running, no conditions"),
+        pytest.param("phase: Pending", "", False, id="pending, no conditions"),
+        pytest.param("phase: Unknown", "", False, id="of an unknown phase, no conditions"),
         pytest.param("conditions: [{type: Ready, status: 'True'}]", "", True, id="ready"),
         pytest.param("conditions: [{type: Ready, status: 'False'}]", "", False, id="not ready"),
         pytest.param("conditions: [{type: PodScheduled, status: 'True'}]", "", False, id="nothing about readiness"),
