@@ -95,7 +95,9 @@ def admit(previous: Catalog, contents: Mapping[str, Content], *, refuses_unknown
     `refuses_unknown` as in `parse_document`; the same for all catalogs of a process.
     """
     files = {
-        name: _parsed(previous.files.get(name), contents[name], refuses_unknown=refuses_unknown)
+        name: known
+        if (known := previous.files.get(name)) is not None and known.content is contents[name]
+        else _parsed(known, contents[name], refuses_unknown=refuses_unknown)
         for name in sorted(contents)
     }
     if previous.files and not previous.has_twins:
@@ -144,24 +146,23 @@ class _Changed(NamedTuple):
 def _patch(previous: Catalog, files: Mapping[str, ParsedFile]) -> Catalog | None:
     """As _admit_all, from what has changed. None when an object occurs twice."""
     changed = _changed(previous.files, files)
-    claims, objects = dict(previous.claims), dict(previous.objects)
-    touched = set(_out_of_question(previous, files, changed.former))
-    for key in touched:
-        del objects[key]
-    for file in changed.former.values():
-        for key, _ in file.named:
-            claims.pop(key, None)
+    claims = _claim(previous, changed)
+    if claims is None:
+        return None
+    touched, in_force = set(_out_of_question(previous, files, changed.former)), dict[Key, Accepted]()
     for name, file in changed.latter.items():
         for key, parsed in file.named:
-            if key in claims:
-                return None
-            claims[key] = name
             touched.add(key)
-            objects.update(_in_force(key, parsed, name, previous))
+            in_force.update(_in_force(key, parsed, name, previous))
     for name, file in changed.latter.items():
         if file.is_keeping:
             kept = [key for key in previous.from_file.get(name, ()) if key not in claims]
-            objects.update((key, previous.objects[key]) for key in kept)
+            in_force.update((key, previous.objects[key]) for key in kept)
+    # Only what goes is deleted: a dict with gaps is copied one by one at the next change, and not as it lies.
+    objects = dict(previous.objects)
+    for key in touched - in_force.keys():
+        objects.pop(key, None)
+    objects.update(in_force)
     return Catalog(
         files,
         objects,
@@ -170,6 +171,24 @@ def _patch(previous: Catalog, files: Mapping[str, ParsedFile]) -> Catalog | None
         _moved(previous, objects, touched),
         changed=frozenset(key for key in touched if objects.get(key) is not previous.objects.get(key)),
     )
+
+
+def _claim(previous: Catalog, changed: _Changed) -> Mapping[Key, str] | None:
+    """In which file each object stands now; most changes change nothing of it. None when one occurs twice."""
+    stood = {key for file in changed.former.values() for key, _ in file.named}
+    claimed: dict[Key, str] = {}
+    for name, file in changed.latter.items():
+        for key, _ in file.named:
+            if key in claimed or (key in previous.claims and key not in stood):
+                return None
+            claimed[key] = name
+    if stood == claimed.keys() and all(previous.claims[key] == name for key, name in claimed.items()):
+        return previous.claims
+    claims = dict(previous.claims)
+    for key in stood - claimed.keys():
+        claims.pop(key, None)
+    claims.update(claimed)
+    return claims
 
 
 def _out_of_question(
@@ -220,7 +239,7 @@ def _in_force(key: Key, parsed: Parsed, name: str, previous: Catalog) -> Iterato
 
 
 def _parsed(known: ParsedFile | None, content: Content, *, refuses_unknown: bool) -> ParsedFile:
-    if known is not None and (known.content is content or known.content == content):
+    if known is not None and known.content == content:
         return known
     if content.problem is not None:
         return ParsedFile(content, problem=content.problem)
