@@ -119,6 +119,17 @@ def test_there_is_nothing_in_it_that_nobody_needs(unpacked: Path) -> None:
     assert {"nodeagent", "nodeagent-cni", "supervise"} <= names
 
 
+def test_its_cni_plugin_runs_wherever_a_node_runs_it(unpacked: Path) -> None:
+    """Without a library: it is copied out of the image."""
+    plugin = unpacked / "usr/local/bin/nodeagent-cni"
+    done = subprocess.run(
+        [plugin], input="{}", env={"CNI_COMMAND": "VERSION"}, capture_output=True, text=True, check=True
+    )
+    assert "1.1.0" in json.loads(done.stdout)["supportedVersions"]
+    told = subprocess.run(["readelf", "--program-headers", plugin], check=True, capture_output=True, text=True).stdout
+    assert "INTERP" not in told
+
+
 def test_its_llvm_compiles_the_same_bytes_as_debians(unpacked: Path, tmp_path: Path) -> None:
     [libraries] = unpacked.glob("usr/lib/*-linux-gnu")
     told = []
