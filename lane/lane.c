@@ -44,7 +44,7 @@ static PyMethodDef methods[] = {
 	{"use", use, METH_VARARGS, "use(channel, relay): the classes whose instances it knows"},
 	{"read_stream", read_stream, METH_O,
 	 "read_stream(relay): bytes; 0: nothing happened; -errno"},
-	{"flush", flush, METH_O, "flush(tunnel): 1: all is sent; 0: go on; -errno"},
+	{"flush", flush, METH_O, "flush(tunnel): 1: all is sent; 2: it blocks; 0: go on; -errno"},
 	{"receive", receive, METH_O, "receive(tunnel): 1: done; 0: nothing happened; -errno"},
 	{NULL, NULL, 0, NULL},
 };
@@ -62,7 +62,7 @@ static struct PyModuleDef definition = {
 #define CONSTANTS(X)                                                                               \
 	X(HEADER_BYTES) X(TAG_BYTES) X(OVERHEAD) X(RECORD_BYTES) X(LONGEST) X(SEALED_BYTES)        \
 	X(APPLICATION_DATA) X(IV_BYTES) X(MOST_RECORDS) X(RECORDS_PER_KEY) X(FRAME_HEADER_BYTES)   \
-	X(DATA) X(END_STREAM) X(DEFAULT_FRAME) X(PER_SENT_FRAME) X(READ_BYTES) X(TURN_WORK)
+	X(DATA) X(END_STREAM) X(DEFAULT_FRAME) X(PER_SENT_FRAME) X(READ_BYTES) X(TURN_WORK) X(BLOCKED)
 /* clang-format on */
 
 PyMODINIT_FUNC PyInit__lane(void);

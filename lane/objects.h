@@ -12,7 +12,7 @@
 
 /* clang-format off */
 #define NAMES(X)                                                                                   \
-	X(_backlog) X(_buffer) X(_channel) X(_connection) X(_control) X(_credit) X(_ends)          \
+	X(_backlog) X(_broke) X(_buffer) X(_channel) X(_connection) X(_control) X(_credit) X(_ends)          \
 	X(_failed) X(_free) X(_give_back) X(_go_on_slowly) X(_guard) X(_headers) X(_is_outbound)   \
 	X(_is_over) X(_key) X(_left) X(_look_at_held) X(_loop) X(_messages) X(_move) X(_opener)    \
 	X(_outbox) X(_output) X(_padding) X(_partial) X(_patience) X(_peer) X(_pieces) X(_pool)    \

@@ -34,7 +34,6 @@ struct group {
 /* Of the process, like the buffers: a worker has one thread, and between two calls they are empty. */
 static struct {
 	bool is_busy;
-	bool is_kept; /* somebody may have kept some of it */
 	int groups, pieces;
 	struct group group[MOST_GROUPS];
 	struct iovec piece[MOST_PIECES];
@@ -48,7 +47,6 @@ static unsigned char plaintext[READ_BYTES + 2 * RECORD_BYTES];
 static void begin_batch(void)
 {
 	batch.is_busy = true;
-	batch.is_kept = false;
 	batch.pieces = 0;
 	memset(batch.slots, 0, sizeof(batch.slots));
 }
@@ -131,7 +129,10 @@ static int leave_frame(const struct receiver *receiver, const struct group *grou
 	return PyObject_SetAttr(object, n__stream, group->stream);
 }
 
-/* DATA frames, as far as they are plain, from a frame's first byte on. Answers how far it came, or -1. */
+/* DATA frames, as far as they are plain, from a frame's first byte on. Answers how far it came, or -1.
+ *
+ * One that is larger than a window is left to the Python, to end the connection. What came before it is handed on first,
+ * which may widen that window: then the frame is taken, where the Python, which judges a batch whole, would not. */
 static long long sort_frames(struct receiver *receiver, unsigned char *plain, long long size)
 {
 	long long at = 0;
@@ -270,7 +271,6 @@ static int deliver(struct holds *holds, struct receiver *receiver, struct group 
 	for (piece = group->first; piece >= 0; piece = batch.next[piece])
 		views[message.msg_iovlen++] = batch.piece[piece];
 	if (fd < 0) {
-		batch.is_kept = true;
 		return call_guarded(receiver->tunnel, user, n_payload,
 				    hold(holds, make_views(&message)),
 				    group->is_ending ? Py_True : Py_False);
@@ -284,10 +284,26 @@ static int deliver(struct holds *holds, struct receiver *receiver, struct group 
 	if (sent < 0 && !is_nothing(-error))
 		return call_guarded(receiver->tunnel, user, n__socket_failed,
 				    hold(holds, PyLong_FromLong(error)), NULL);
-	batch.is_kept = true;
 	return call_guarded(receiver->tunnel, user, n__take_slowly,
 			    hold(holds, make_views(&message)),
 			    hold(holds, PyLong_FromSsize_t(sent < 0 ? 0 : sent)));
+}
+
+/* A defect that was met for one user breaks nobody else, as in call_guarded. */
+static int break_down(struct holds *holds, PyObject *tunnel, PyObject *user)
+{
+	PyObject *type, *value, *traceback, *result;
+
+	if (!PyErr_ExceptionMatches(PyExc_Exception))
+		return -1;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	hold(holds, type);
+	hold(holds, traceback);
+	value = hold(holds, value);
+	result = value ? PyObject_CallMethodObjArgs(tunnel, n__broke, user, value, NULL) : NULL;
+	Py_XDECREF(result);
+	return result ? 0 : -1;
 }
 
 static int deliver_all(struct receiver *receiver, PyObject *users)
@@ -303,12 +319,14 @@ static int deliver_all(struct receiver *receiver, PyObject *users)
 		if (user) {
 			Py_INCREF(user);
 			result = hold(&holds, user) ? deliver(&holds, receiver, group, user) : -1;
+			if (result < 0)
+				result = break_down(&holds, receiver->tunnel, user);
 		}
 		let_go(&holds);
 		if (result < 0)
 			return -1;
 	}
-	return batch.is_kept ? call(receiver->tunnel, n__look_at_held, NULL) : 0;
+	return call(receiver->tunnel, n__look_at_held, NULL);
 }
 
 /* Hands on what is plain of the first `size` bytes of `plaintext`. Answers how much that was, or -1. */
@@ -380,21 +398,19 @@ static long long keep_rest(PyObject *opener, long long opened, long long size, b
 	return waits ? 0 : size - opened;
 }
 
-/* Tunnel._go_on_slowly, with what is left of both buffers. */
-static void go_on_slowly(struct holds *holds, PyObject *tunnel, unsigned char *plain,
-			 long long plain_size, int work, unsigned char *unread,
-			 long long unread_size)
+/* Tunnel._go_on_slowly, with what is left of both buffers; `is_first` when nothing was opened. */
+static void go_on_slowly(struct holds *holds, const struct receiver *receiver, long long handed,
+			 long long filled, long long opened, long long rest)
 {
-	PyObject *frames =
-		hold(holds, PyMemoryView_FromMemory((char *)plain, plain_size, PyBUF_READ));
+	PyObject *frames = hold(holds, PyMemoryView_FromMemory((char *)plaintext + handed,
+							       filled - handed, PyBUF_READ));
 	PyObject *records =
-		hold(holds, PyMemoryView_FromMemory((char *)unread, unread_size, PyBUF_READ));
-	PyObject *budget = hold(holds, PyLong_FromLong(work));
-	PyObject *result = NULL;
+		hold(holds, PyMemoryView_FromMemory((char *)ciphertext + opened, rest, PyBUF_READ));
+	PyObject *work = hold(holds, PyLong_FromLong(TURN_WORK - receiver->work)), *result = NULL;
 
-	if (frames && records && budget)
-		result = PyObject_CallMethodObjArgs(tunnel, n__go_on_slowly, frames, budget,
-						    records, NULL);
+	if (frames && records && work)
+		result = PyObject_CallMethodObjArgs(receiver->tunnel, n__go_on_slowly, frames, work,
+						    records, opened ? Py_False : Py_True, NULL);
 	Py_XDECREF(result);
 }
 
@@ -415,7 +431,7 @@ static long long read_ciphertext(PyObject *socket, PyObject *kept, long long kep
 static void receive_batch(struct holds *holds, struct receiver *receiver, struct key *key,
 			  PyObject *state, PyObject *opener, long long size, bool had_kept)
 {
-	long long first = key->sequence, filled = 0, handed = 0, opened, rest;
+	long long filled = 0, handed = 0, opened, rest;
 	PyObject *outbox = get(holds, state, n_outbox);
 
 	opened = open_records(key, ciphertext, size, plaintext, sizeof(plaintext), &filled);
@@ -427,11 +443,7 @@ static void receive_batch(struct holds *holds, struct receiver *receiver, struct
 	if (handed < 0)
 		return;
 	if (handed < filled || rest) {
-		/* As many records as one turn may open: the others are the next turn's. */
-		int work = key->sequence - first < MOST_RECORDS ? TURN_WORK - receiver->work : 0;
-
-		go_on_slowly(holds, receiver->tunnel, plaintext + handed, filled - handed, work,
-			     ciphertext + opened, rest);
+		go_on_slowly(holds, receiver, handed, filled, opened, rest);
 	} else if (number(outbox, n__used) > 0 || is_true(outbox, n__queue)) {
 		call(receiver->tunnel, n_flush_later, NULL);
 	}

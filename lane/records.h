@@ -43,7 +43,7 @@ static int find_key(struct holds *holds, struct key *key, PyObject *function, in
 		return -1;
 	if (PyBytes_AsStringAndSize(iv, &bytes, &size) < 0)
 		return -1;
-	if (size != IV_BYTES || key->sequence + records >= RECORDS_PER_KEY)
+	if (size != IV_BYTES || key->sequence >= RECORDS_PER_KEY - records)
 		return 0;
 	memcpy(key->iv, bytes, IV_BYTES);
 	return 1;
@@ -121,7 +121,9 @@ static long long open_records(struct key *key, unsigned char *from, long long si
 			break;
 		if (apply_key(key, header + HEADER_BYTES, length, header, to + *filled, inner) <
 		    0) {
-			/* Forged, damaged or worse: the Python opens it once more, and says what. */
+			/* Forged or damaged: the Python opens it once more, and says what. */
+			if (!PyErr_ExceptionMatches(PyExc_Exception))
+				return -1;
 			PyErr_Clear();
 			break;
 		}

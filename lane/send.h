@@ -18,6 +18,7 @@ enum {
 	DEFAULT_FRAME = 16384,
 	PER_SENT_FRAME = 4,
 	READ_BYTES = 512 << 10,
+	BLOCKED = 2, /* the socket took less than it was given, the rest is `unsent` */
 	MOST_VIEWS = READ_BYTES / DEFAULT_FRAME + 1,
 };
 /* clang-format on */
@@ -233,7 +234,7 @@ static void leave_unsent(struct pending *pending, long long from, long long to)
 	Py_XDECREF(rest);
 }
 
-/* 1 when all of it was sent, 0 when the socket took no more, or -errno; -1 with an exception as well. */
+/* 1 when all of it was sent, BLOCKED, or -errno; -1 with an exception as well. */
 static long long seal_and_send(int fd, struct key *key, struct pending *pending)
 {
 	while (pending->taken < pending->used) {
@@ -241,8 +242,8 @@ static long long seal_and_send(int fd, struct key *key, struct pending *pending)
 		ssize_t sent;
 		int error;
 
-		if (size < 0)
-			return -1;
+		if (size <= 0)
+			return size < 0 ? -1 : 0;
 		sent = send(fd, pending->out.buf, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT);
 		error = errno;
 		if (sent == size && pending->taken == pending->used)
@@ -253,12 +254,12 @@ static long long seal_and_send(int fd, struct key *key, struct pending *pending)
 		    call_with_number(pending->outbox, n_taken, pending->taken - before) < 0)
 			return -1;
 		if (sent < size)
-			return sent >= 0 || is_nothing(-error) ? 0 : -error;
+			return sent >= 0 || is_nothing(-error) ? BLOCKED : -error;
 	}
 	return 1;
 }
 
-/* As Tunnel._seal_and_send. 1: all is sent; 0: that goes on from where it is; or -errno. */
+/* As Tunnel._seal_and_send. 1: all is sent; BLOCKED; 0: that goes on from where it is; or -errno. */
 static PyObject *flush(PyObject *module, PyObject *tunnel)
 {
 	struct holds holds = {0};

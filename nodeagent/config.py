@@ -310,6 +310,8 @@ _POSITIVE = (
     "max_connections",
     "max_held_mib",
 )
+_LONGEST_SPIN = 1000
+"""Microseconds: timers wait for its end."""
 _NOT_NEGATIVE = ("adoption_seconds", "policy_wait_seconds", "pool_idle_seconds", "spin_microseconds")
 
 
@@ -324,9 +326,7 @@ def _validated(config: Config) -> Config:
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ConfigError(f"{_flag(name)}: {getattr(config, name)!r} is not {' or '.join(choices)}")
-    for name in (*_POSITIVE, *_NOT_NEGATIVE):
-        if getattr(config, name) < 0 or (name in _POSITIVE and not getattr(config, name)):
-            raise ConfigError(f"{_flag(name)}: must be {'more than 0' if name in _POSITIVE else '0 or more'}")
+    _validate_numbers(config)
     _validate_addresses(config)
     _validate_tracing(config)
     _validate_marks(config)
@@ -341,6 +341,14 @@ def _validated(config: Config) -> Config:
     if not Path(config.run_dir).is_absolute() or not Path(config.bpffs).is_absolute():
         raise ConfigError("--run-dir and --bpffs: absolute paths are expected")
     return config
+
+
+def _validate_numbers(config: Config) -> None:
+    for name in (*_POSITIVE, *_NOT_NEGATIVE):
+        if getattr(config, name) < 0 or (name in _POSITIVE and not getattr(config, name)):
+            raise ConfigError(f"{_flag(name)}: must be {'more than 0' if name in _POSITIVE else '0 or more'}")
+    if config.spin_microseconds > _LONGEST_SPIN:
+        raise ConfigError(f"--spin-microseconds: {config.spin_microseconds} is more than {_LONGEST_SPIN}")
 
 
 def check_page_address(address: str) -> None:

@@ -188,6 +188,8 @@ def make_app(place: Path) -> Iterator[dict[str, object]]:
     what = ("--locked", "--no-default-groups", "--no-emit-project", "--format", "requirements-txt")
     run(UV, "export", "--quiet", *what, "-o", requirements)
     run(UV, "build", "--quiet", "--wheel", "-o", wheels)
+    if not list(wheels.glob("*-abi3-*.whl")):
+        raise SystemExit("make_image: the wheel has no compiled hot path; tools/make_lane.py says why")
     target = ("--quiet", "--python", sys.executable, "--target", site)
     run(UV, "pip", "install", *target, "--require-hashes", "-r", requirements)
     run(UV, "pip", "install", *target, "--no-deps", *wheels.glob("*.whl"))

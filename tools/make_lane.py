@@ -7,6 +7,7 @@ ABI of Python 3.11, so one build serves all that are newer.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ class CannotCompile(Exception):
 
 def compile_lane(target: Path = TARGET, extra: tuple[str, ...] = ()) -> None:
     """Raises CannotCompile, and leaves nothing that is older than the source."""
-    target.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # then the compiler says what is wrong there
+        target.unlink()
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         raise CannotCompile("there is no C compiler (apt-get install gcc libc6-dev)")
@@ -35,7 +37,10 @@ def compile_lane(target: Path = TARGET, extra: tuple[str, ...] = ()) -> None:
     if not (include / "Python.h").exists():
         raise CannotCompile(f"there is no {include}/Python.h (apt-get install python3-dev)")
     command = [*compiler.split(), *FLAGS, *extra, f"-I{include}", "-o", str(target), str(SOURCE)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    except OSError as error:
+        raise CannotCompile(f"{compiler} cannot be run: {error.strerror}") from error
     if done.returncode != 0:
         raise CannotCompile(f"{compiler} says: {done.stderr.strip()}")
 

@@ -282,9 +282,15 @@ class Picture:
         workers = [worker for worker in self.fleet.workers.values() if worker.is_ready]
         without = sum(not worker.is_compiled for worker in workers)
         if self.config.compiled == "off":
-            return ComponentState("compiled", Health.OK, self.started, "off: Python carries payload")
+            others = len(workers) - without
+            words = "off: Python carries payload"
+            words += f", but for {others} workers of an agent that had said otherwise" if others else ""
+            return ComponentState("compiled", Health.OK, self.started, words)
         if without:
-            words = f"{without} of {len(workers)} workers carry payload in Python: they were built without a C compiler"
+            words = (
+                f"{without} of {len(workers)} workers carry payload in Python: what they were started from was built "
+            )
+            words += "without C, or told not to use it"
             return ComponentState("compiled", Health.DEGRADED, self.started, words)
         return ComponentState("compiled", Health.OK, self.started, "compiled code carries payload")
 

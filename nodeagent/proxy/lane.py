@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from nodeagent.tls.channel import RecordChannel
 
+BLOCKED = 2
+
 
 class Lane(Protocol):
     """All work on the objects that they are given; numbers below 0 are -errno."""
@@ -20,7 +22,7 @@ class Lane(Protocol):
         """Bytes from a stream's socket into the send buffer; 0: nothing has happened."""
 
     def flush(self, tunnel: Any, /) -> int:
-        """1: what is pending was sealed and sent; 0: the socket took no more, or there is more than payload."""
+        """1: what is pending was sealed and sent; BLOCKED: the socket took no more; 0: there is more than payload."""
 
     def receive(self, tunnel: Any, /) -> int:
         """1: read, opened and handed on; 0: nothing has happened."""

@@ -38,6 +38,8 @@ _IN_VAIN = 2
 _MOST_SPIN_CREDIT = 8
 """A spin that found something, or a sleep that a spin would have saved, is worth one; a spin in vain costs two. So of
 waits that are long one in three is begun with a spin at most, and of those that come now and then none."""
+_REST_SECONDS = 1.0
+"""Without spinning, when others want the core."""
 _SLOW_STEPS = 1
 """Of handshakes in one turn: each takes most of a millisecond, and sixty that come at once would hold up everybody."""
 _COMPACT_ABOVE = 1024
@@ -97,6 +99,7 @@ class Loop:
         self.spin_seconds = 0.0
         """How long it looks for events before it sleeps, at most; 0: it does not."""
         self._spin_credit = 0
+        self._spins_from = 0.0
         self.spins_in_vain = 0
         self.turns_shared = 0
         """How often one had more to do than a turn may cost, and left the rest to the next."""
@@ -227,19 +230,23 @@ class Loop:
         if not patience:
             return poll(0, _MAX_EVENTS)
         began = clock()
-        is_spinning = self._spin_credit > 0 and began - self.now < _SHORT_TURN_SECONDS
+        is_spinning = self._spin_credit > 0 and began - self.now < _SHORT_TURN_SECONDS and began >= self._spins_from
         until = began + self.spin_seconds
         while is_spinning:
             events = poll(0, _MAX_EVENTS)
+            now = clock()
+            if now >= until + self.spin_seconds:
+                # Somebody has our core and took a whole slice for our yield: asleep we would be woken in time.
+                self._spins_from = now + _REST_SECONDS
             if events:
                 self._spin_credit = min(self._spin_credit + 1, _MOST_SPIN_CREDIT)
                 return events
-            is_spinning = clock() < until
-            os.sched_yield()
+            is_spinning = now < until
             if not is_spinning:
                 self._spin_credit -= _IN_VAIN
                 self.spins_in_vain += 1
                 return poll(self._patience(at_most), _MAX_EVENTS)
+            os.sched_yield()
         events = poll(patience, _MAX_EVENTS)
         if clock() < until:
             self._spin_credit = min(self._spin_credit + 1, _MOST_SPIN_CREDIT)

@@ -279,18 +279,21 @@ class Tunnel:
         if sock is None or self.is_blocked:
             return
         try:
-            if self._sending is not None and not self._has_flushed():
+            if self._sending is not None and not self._has_flushed(sock, self._sending):
                 self._seal_and_send(sock, self._sending)
             if self._kernel is not None:
                 self._give_to(self._kernel, sock)
         except OSError as error:
             self._cannot_send(error)
 
-    def _has_flushed(self) -> bool:
-        """All that was pending, by compiled code; else go on from where it is. Raises OSError."""
+    def _has_flushed(self, sock: socket.socket, sending: Sending) -> bool:
+        """All that was pending, by compiled code, or what the socket took; else go on from where it is. Raises OSError."""
         done = lane.compiled.flush(self) if lane.compiled is not None else 0
         if done < 0:
             raise OSError(-done, os.strerror(-done))
+        if done == lane.BLOCKED:
+            sending.blocked()
+            self._block(sock)
         return done > 0
 
     def _seal_and_send(self, sock: socket.socket, sending: Sending) -> None:
@@ -384,7 +387,7 @@ class Tunnel:
             self._lost(f"tunnel: {os.strerror(-done)}")
         return done != 0
 
-    def _go_on_slowly(self, plain: memoryview, work: int, ciphertext: memoryview) -> None:
+    def _go_on_slowly(self, plain: memoryview, work: int, ciphertext: memoryview, is_first: bool) -> None:  # noqa: FBT001
         """With what compiled code leaves: frames that may cost as much as `work`, then records."""
         try:
             if self._socket is not None:
@@ -392,12 +395,21 @@ class Tunnel:
         except PeerError as error:
             self._say_goodbye(error.reason, str(error))
         if self._socket is not None and self._channel is not None:
-            self._go_on_with_records(self._channel, work, ciphertext)
+            self._go_on_with_records(self._channel, ciphertext, is_first=is_first)
 
-    def _go_on_with_records(self, channel: Channel, work: int, ciphertext: memoryview) -> None:
+    def _broke(self, stream: Carried, error: Exception) -> None:
+        """Compiled code has met a defect with this stream."""
+
+        def fail() -> None:
+            raise error
+
+        self._loop.guarded(stream, fail)
+
+    def _go_on_with_records(self, channel: Channel, ciphertext: memoryview, *, is_first: bool) -> None:
+        """`is_first`: nothing was opened in this turn; else its share of work may be done, and the next one goes on."""
         if ciphertext:
             channel.received(ciphertext)
-        if self._unread or (ciphertext and not work):
+        if self._unread or (ciphertext and not is_first):
             channel.keep()
             self._go_on_later()
         elif ciphertext:

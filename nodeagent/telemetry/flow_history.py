@@ -46,8 +46,8 @@ class FlowHistory:
 
     def ended(self, record: ConnectionRecord) -> None:
         self._rows.append(_pack(record))
-        if record.policy:
-            self._hit(record.policy, record.started + record.seconds)
+        for policy in {record.policy, record.dry_run_policy} - {""}:
+            self._hit(policy, record.started + record.seconds)
         self._ended += 1
         for waiting in self._waiting:
             if not waiting.done():

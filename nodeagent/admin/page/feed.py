@@ -27,6 +27,9 @@ MOST_CONNECTIONS = 2000
 QUIET_SECONDS = 10.0
 """Without news so long, a comment is sent, so that a viewer who has gone is noticed."""
 
+HITS_LOOKS = 3
+"""Looks after which hits of policies are asked for again, if there may be new ones."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,6 +44,7 @@ class Feed:
         self._flows: deque[msgspec.Raw] = deque(maxlen=KEPT_FLOWS)
         self._flows_told = 0
         """So many have come since this feed began, be they kept or skipped."""
+        self._hits_told = self._hits_look = 0
         self._cursor = ""
         self._looks = 0
         self._news = asyncio.Condition()
@@ -104,14 +108,20 @@ class Feed:
             "status": status,
             "pods": (await self._ask("/pods", {}))["pods"],
             "certificates": (await self._ask("/certs", {}))["certificates"],
-            "policies": await self._policies_of((status["since"], status["generation"])),
+            "policies": await self._policies_of((status["since"], status["generation"], self._look_for_hits())),
             "connections": await self._open_connections(status),
         }
         await self._take_flows()
         self._picture = picture
 
-    async def _policies_of(self, generation: tuple[str, int]) -> Any:
-        """They are counted over all workloads of the mesh, so not again before it changes, or the agent does."""
+    def _look_for_hits(self) -> int:
+        """Another number when connections have ended since the last one, and some seconds have passed."""
+        if self._flows_told != self._hits_told and self._looks - self._hits_look >= HITS_LOOKS:
+            self._hits_told, self._hits_look = self._flows_told, self._looks
+        return self._hits_told
+
+    async def _policies_of(self, generation: tuple[str, int, int]) -> Any:
+        """They are counted over all workloads of the mesh, so not again before it, the agent or their hits change."""
         if self._policies[0] != generation:
             self._policies = (generation, await self._ask("/policies", {}))
         return self._policies[1]

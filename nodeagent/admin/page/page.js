@@ -2,7 +2,7 @@
 // Draws what /events tells. Everything that comes from the mesh is put in as text, never as markup.
 "use strict";
 
-const KEPT = 2000; // connections that ended, of which edges and hits are counted
+const KEPT = 2000; // connections that ended, of which edges are counted
 const ROWS = 200; // of them that are shown
 const NODES = 40; // of the graph; edges of the others are left out, and that is said
 const AGAIN_MS = 3000;
@@ -70,28 +70,14 @@ function showPods(pods) {
   );
 }
 
-function hits() {
-  const found = new Map();
-  for (const flow of seen.flows) {
-    for (const policy of new Set([flow.policy, flow.dry_run_policy])) {
-      if (!policy) continue;
-      const before = found.get(policy) || { count: 0, last: "" };
-      found.set(policy, { count: before.count + 1, last: flow.ended > before.last ? flow.ended : before.last });
-    }
-  }
-  return found;
-}
-
 function showPolicies(told) {
-  const counted = hits();
   const rows = told.policies.map((policy) => {
     const key = `${policy.namespace}/${policy.name}`;
-    const hit = counted.get(key) || { count: 0, last: "" };
     const notes = [];
     if (policy.dry_run) notes.push("dry run");
     if (!policy.attached) notes.push("about no workload");
     if (!policy.rules) notes.push("no rules");
-    return [key, policy.action, String(policy.attached), String(hit.count), cell(clock(hit.last), "short"), notes.join(", ")];
+    return [key, policy.action, String(policy.attached), String(policy.hits), cell(policy.last_hit ? clock(policy.last_hit) : "", "short"), notes.join(", ")];
   });
   for (const missing of told.missing) rows.push([missing.policy, "", String(missing.attached), "", "", cell("has not arrived", "denied")]);
   fill(at("policies"), ["policy", "does", "workloads", "hits", "last", "note"], rows);

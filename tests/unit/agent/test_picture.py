@@ -347,9 +347,15 @@ def test_kernel_tls(
             "auto",
             [True, False],
             Health.DEGRADED,
-            "1 of 2 workers carry payload in Python: they were built without a C compiler",
+            "1 of 2 workers carry payload in Python: what they were started from was built without C, or told not to use it",
         ),
         ("off", [False], Health.OK, "off: Python carries payload"),
+        (
+            "off",
+            [False, True],
+            Health.OK,
+            "off: Python carries payload, but for 1 workers of an agent that had said otherwise",
+        ),
     ],
 )
 def test_compiled(parts: SimpleNamespace, setting: str, workers: list[bool], state: Health, detail: str) -> None:

@@ -35,6 +35,7 @@ from nodeagent.proxy.tunnel import Tunnel
 from nodeagent.tls import key_schedule, opener, record, traffic_key
 from nodeagent.tls.channel import RecordChannel
 from nodeagent.tls.key_schedule import Cipher
+from nodeagent.tls.sealer import Sealer
 from nodeagent.tls.traffic_key import RECORDS_PER_KEY, TrafficKey
 
 _SECRETS = bytes(32), bytes(range(32))
@@ -249,6 +250,41 @@ def _has_bytes(sock: socket.socket) -> bool:
 
 
 @pytest.mark.usefixtures("hot_path")
+@pytest.mark.usefixtures("hot_path")
+def test_a_turn_opens_no_more_for_a_record_that_is_not_plain(make_line: Callable[..., Line]) -> None:
+    line = make_line(1)
+    sealer, out = Sealer(TrafficKey(Cipher.AES_128_GCM, _SECRETS[0])), memoryview(bytearray(1 << 20))
+    sealer._key.sequence = line.near.tunnel._channel._writing.sequence  # type: ignore[union-attr]
+    frame, at = frames.pack_frame(frames.DATA, 0, 1, b"x"), 0
+    for _ in range(200):
+        at = sealer.seal_into(memoryview(2 * frame), out, at)[1]
+    at = sealer.control_into(record.APPLICATION_DATA, frame + b"\x17\0\0", out, at)  # padded: type and zeros behind it
+    for _ in range(200):
+        at = sealer.seal_into(memoryview(2 * frame), out, at)[1]
+    line.loop.turn(0)
+    sock = line.near.tunnel._socket
+    assert sock is not None
+    assert sock.send(out[:at]) == at
+    before = line.far.tunnel.connection._state.inbound.left
+    line.until(lambda: line.far.tunnel.connection._state.inbound.left < before)
+    assert before - line.far.tunnel.connection._state.inbound.left <= tunnel.TURN_WORK
+    del sock
+
+
+@pytest.mark.usefixtures("hot_path")
+def test_what_is_wrong_with_one_stream_alone_breaks_that_one(make_line: Callable[..., Line]) -> None:
+    line = make_line(2)
+    relay = line.far.tunnel.streams[1]
+    assert isinstance(relay, StreamRelay)
+    guard, relay._guard = relay._guard, None  # type: ignore[assignment]
+    for stream_id in (1, 3):
+        line.near.outside[stream_id].send(b"hello")
+    line.until(lambda: line.loop.bugs > 0 and _has_bytes(line.far.outside[3]))
+    assert line.far.tunnel.is_open
+    relay._guard = guard
+    line.loop.bugs = 0
+
+
 def test_a_broken_user_of_a_stream_breaks_alone(
     make_line: Callable[..., Line], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,6 +326,7 @@ def test_a_broken_user_of_a_stream_breaks_alone(
         ("PER_SENT_FRAME", flood.PER_SENT_FRAME),
         ("READ_BYTES", stream.READ_BYTES),
         ("TURN_WORK", tunnel.TURN_WORK),
+        ("BLOCKED", lane.BLOCKED),
     ],
 )
 def test_it_has_the_numbers_of_the_python(name: str, value: int) -> None:

@@ -313,6 +313,25 @@ def test_sleeps_that_were_short_make_it_spin_again(brisk: tuple[Loop, Polls]) ->
     assert [len(looks(polls, loop, 1)) for _ in range(3)] == [1, 1, 2]
 
 
+def test_it_does_not_spin_while_others_want_the_core(
+    brisk: tuple[Loop, Polls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who yields to them comes back a slice later, and then there is something, of course."""
+    loop, polls = brisk
+    clock = loop._clock
+    assert isinstance(clock, SteppingClock)
+
+    def yield_to_others() -> None:
+        clock.seconds += 0.005
+
+    monkeypatch.setattr("os.sched_yield", yield_to_others)
+    assert looks(polls, loop, 1) == [0, 0]
+    assert [looks(polls, loop, 1) for _ in range(5)] == [[-1]] * 5, "it sleeps, and is woken in time"
+    clock.seconds += 1
+    loop.turn()
+    assert looks(polls, loop, 1)[0] == 0
+
+
 def test_it_never_spins_unless_it_is_told_to(brisk: tuple[Loop, Polls]) -> None:
     loop, polls = brisk
     loop.spin_seconds = 0
