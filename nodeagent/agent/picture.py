@@ -288,9 +288,8 @@ class Picture:
             return ComponentState("compiled", Health.OK, self.started, words)
         if without:
             words = (
-                f"{without} of {len(workers)} workers carry payload in Python: what they were started from was built "
+                f"{without} of {len(workers)} workers carry payload in Python: built without a C compiler, or told to"
             )
-            words += "without C, or told not to use it"
             return ComponentState("compiled", Health.DEGRADED, self.started, words)
         return ComponentState("compiled", Health.OK, self.started, "compiled code carries payload")
 

@@ -287,7 +287,7 @@ class Tunnel:
             self._cannot_send(error)
 
     def _has_flushed(self, sock: socket.socket, sending: Sending) -> bool:
-        """All that was pending, by compiled code, or what the socket took; else go on from where it is. Raises OSError."""
+        """By compiled code: all that was pending, or what the socket took; else go on from there. Raises OSError."""
         done = lane.compiled.flush(self) if lane.compiled is not None else 0
         if done < 0:
             raise OSError(-done, os.strerror(-done))

@@ -347,7 +347,7 @@ def test_kernel_tls(
             "auto",
             [True, False],
             Health.DEGRADED,
-            "1 of 2 workers carry payload in Python: what they were started from was built without C, or told not to use it",
+            "1 of 2 workers carry payload in Python: built without a C compiler, or told to",
         ),
         ("off", [False], Health.OK, "off: Python carries payload"),
         (
