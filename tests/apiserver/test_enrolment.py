@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.agent.enrolment import Claim, LocalPods
+from nodeagent.kernel.pod_namespaces import Namespace
 from nodeagent.kubernetes.api import ApiRefused
 from nodeagent.kubernetes.node_pods import Patch
 from nodeagent.model.address import Ip
@@ -172,6 +173,27 @@ def test_an_api_server_that_is_killed_changes_nothing_and_is_followed_again(node
         assert set(node.names()) == {"web", "api"}
 
     run(node, scenario)
+
+
+def test_a_successor_goes_on_with_what_was_found_while_the_api_is_away(node: Node) -> None:
+    async def first() -> None:
+        node.sandbox("a", 1)
+        node.sandbox("b", 2, "10.0.0.2")
+        node.kube.put(pod("web"), pod("api", ips=("10.0.0.2",)))
+        await eventually(lambda: is_annotated(node, "web")() and is_annotated(node, "api")())
+
+    async def second() -> None:
+        await eventually(lambda: bool(node.told))
+        assert node.names() == {"web": "/run/netns/a"}, "api's namespace has gone meanwhile"
+        node.kube.start()
+        await eventually(lambda: node.reason("api") == "NO_NETNS" and not node.pods.error)
+        assert node.names() == {"web": "/run/netns/a"}
+
+    run(node, first)
+    node.kube.kill()
+    node.told = []
+    del node.namespaces[Namespace("/run/netns/b", 2)]
+    run(node, second)
 
 
 def test_a_role_that_lacks_the_patch_is_told_and_nobody_s_capture_waits_for_it(node: Node) -> None:

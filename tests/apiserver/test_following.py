@@ -69,8 +69,10 @@ async def test_a_history_that_is_forgotten_is_listed_again(kube: RealKube, monke
     kube.restart()
     async with followed(copy):
         await eventually(lambda: is_true(copy, kube))
+        assert "first" not in copy.pods
+        kube.put(pod("last"))
+        await eventually(lambda: is_true(copy, kube))
     assert copy.changes.count("Replaced") == 2
-    assert "first" not in copy.pods
 
 
 @in_a_loop
@@ -93,5 +95,8 @@ async def test_a_list_whose_pages_are_forgotten_begins_anew(kube: RealKube, monk
     monkeypatch.setattr(copy.reflector, "listed", listed)
     async with followed(copy):
         await eventually(lambda: is_true(copy, kube))
-    assert copy.changes == ["Replaced"]
+        assert copy.changes == ["Replaced"]
+        kube.put(pod("last"))
+        await eventually(lambda: is_true(copy, kube))
+    assert copy.changes.count("Replaced") == 1
     assert len(pages) == 4, "one of the old state, three of the new"
