@@ -7,9 +7,12 @@ import shutil
 import pytest
 
 _NEEDS_ROOT = ("kernel", "e2e", "interop")
+_NO_APISERVER = "opt-in; set NODEAGENT_APISERVER to a folder with kube-apiserver and etcd"
 
 
 def _obstacle(marker: str) -> str:
+    if marker == "apiserver":
+        return "" if os.environ.get("NODEAGENT_APISERVER") else _NO_APISERVER
     if os.geteuid() != 0:
         return "needs root"
     if marker == "interop" and not envoy_binary():
@@ -23,7 +26,7 @@ def envoy_binary() -> str:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = os.environ.get("REQUIRE", "").split(",")
-    for marker in _NEEDS_ROOT:
+    for marker in (*_NEEDS_ROOT, "apiserver"):
         if item.get_closest_marker(marker) is None:
             continue
         obstacle = _obstacle(marker)

@@ -198,7 +198,7 @@ class FakeKube:
             if known is None:
                 return 404, _status(404, "NotFound", f'pods "{name}" not found')
             if body["metadata"].get("uid", known["metadata"]["uid"]) != known["metadata"]["uid"]:
-                return 409, _status(409, "Conflict", "the UID in the precondition does not match")
+                return 422, _status(422, "Invalid", f'Pod "{name}" is invalid: metadata.uid: field is immutable')
             changed = json.loads(json.dumps(known))
             annotations = changed["metadata"].setdefault("annotations", {})
             for key, value in body["metadata"]["annotations"].items():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conversation that keeps a copy of one kind of objects true: list, watch, resume, list again. Sans-I/O.
 
-    begin          list: any state that the server has (resourceVersion=0), in pages of LIST_LIMIT
+    begin          list: any state that the server has (resourceVersion=0), whole or in pages of LIST_LIMIT
     listed whole   watch from the version of the list, with bookmarks
     event          its version is where the next watch begins; a bookmark moves that alone
     end, cut       watch again from there: nothing is missed, an event that was half sent comes again

@@ -4,57 +4,21 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nodeagent.kubernetes import follow as module
-from nodeagent.kubernetes.api import ApiServer
-from nodeagent.kubernetes.follow import Follower
-from nodeagent.kubernetes.reflector import Change, Changed, Reflector, Removed, Replaced
+from nodeagent.kubernetes.reflector import Replaced
 from tests.kube_api import FakeKube, pod, serving
-
-PATIENCE_SECONDS = 60.0
+from tests.kube_copy import Copy, eventually, followed
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_DELAY_SECONDS", 0.01)
     monkeypatch.setattr(module, "LONGEST_DELAY_SECONDS", 0.05)
-
-
-class Copy:
-    """What a follower has told, by name."""
-
-    def __init__(self, api: ApiServer) -> None:
-        self.pods: dict[str, str] = {}
-        self.changes: list[str] = []
-        self.follower = Follower(api, Reflector("/api/v1/pods", fieldSelector="spec.nodeName=node-a"), self._changed)
-
-    def _changed(self, change: Change) -> None:
-        self.changes.append(type(change).__name__)
-        match change:
-            case Replaced(objects):
-                self.pods = {one.metadata.name: one.metadata.resource_version for one in objects}
-            case Changed(one):
-                self.pods[one.metadata.name] = one.metadata.resource_version
-            case Removed(one):
-                self.pods.pop(one.metadata.name, None)
-
-
-@contextlib.asynccontextmanager
-async def followed(copy: Copy) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(copy.follower.run())
-        yield
-        task.cancel()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():  # noqa: ASYNC110 - what is waited for is in another thread
-            await asyncio.sleep(0.005)
 
 
 def is_true(copy: Copy, kube: FakeKube) -> bool:
