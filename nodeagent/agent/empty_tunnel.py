@@ -189,7 +189,8 @@ class _Wire:
         while connection.has_pending:
             plain = connection.pending()
             size = len(plain)
-            self._send(channel, plain)
+            with contextlib.suppress(ConnectionError):  # it has gone, and what it said before tells more: an alert
+                self._send(channel, plain)
             connection.taken(size)
 
     def _send(self, sending: Sending, plain: memoryview = _NOTHING) -> None:

@@ -112,7 +112,8 @@ def hbone(ca: TinyCa, identity: Identity = DB.identity, trusted: TinyCa | None =
                     connection.taken(tls.send(connection.pending()))
                 plain = tls.recv(65536)
                 if not plain:
-                    assert connection.is_draining
+                    if not connection.is_draining:
+                        raise ConnectionAbortedError
                     return
                 connection.received(memoryview(plain))
 
