@@ -132,13 +132,16 @@ def hbone(ca: TinyCa, identity: Identity = DB.identity, trusted: TinyCa | None =
     return behave
 
 
-def attempt(ca: TinyCa, *, seconds: float = 20.0, security: Security | None = None) -> ProbedNode:
+def attempt(
+    ca: TinyCa, *, seconds: float = 20.0, security: Security | None = None, stop: threading.Event | None = None
+) -> ProbedNode:
     return try_tunnel(
         Attempt(WEB, LOOPBACK, DB, LOOPBACK),
         bundle(ca, WEB.identity),
         security or Security(),
         netns="/netns/proxy",
         seconds=seconds,
+        stop=stop or threading.Event(),
     )
 
 
@@ -213,3 +216,45 @@ def test_a_peer_that_says_nothing(tiny_ca: TinyCa, peer: Callable[[Behave], Peer
     peer(silent)
     found = attempt(tiny_ca, seconds=0.2)
     assert (found.reason, found.error) == (Reason.TLS_TIMEOUT, "nothing within 0.2 s")
+
+
+class StoppedSoon(threading.Event):
+    """Is set when it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def is_set(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+
+def test_a_stop_ends_the_wait_for_a_peer_that_says_nothing(
+    tiny_ca: TinyCa, peer: Callable[[Behave], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(client: socket.socket) -> None:
+        while client.recv(65536):
+            pass
+
+    peer(silent)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    found = attempt(tiny_ca, seconds=3600, stop=StoppedSoon(looks=20))
+    assert (found.reason, found.handshake_seconds) == (Reason.TLS_TIMEOUT, 0)
+
+
+def test_a_stop_ends_the_wait_for_a_connection(tiny_ca: TinyCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    with socket.create_server((LOOPBACK, 0), backlog=0) as full:
+        monkeypatch.setattr(module, "HBONE_PORT", full.getsockname()[1])
+        with socket.create_connection(full.getsockname()):  # the only place of its queue: further SYNs are dropped
+            found = attempt(tiny_ca, seconds=3600, stop=StoppedSoon(looks=20))
+    assert (found.reason, found.connect_seconds) == (Reason.CONNECT_TIMEOUT, 0)
+
+
+def test_who_is_stopped_before_does_not_connect(tiny_ca: TinyCa, peer: Callable[[Behave], Peer]) -> None:
+    other, stop = peer(closes), threading.Event()
+    stop.set()
+    assert attempt(tiny_ca, stop=stop).connect_seconds == 0
+    other.close()
+    assert other.ends == []
