@@ -9,8 +9,11 @@ ends well leaves no record at either end. Blocks; for a thread.
 import contextlib
 import errno
 import os
+import select
 import socket
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nodeagent.admin.state import ProbedNode
@@ -39,6 +42,8 @@ from nodeagent.routing.route import HBONE_PORT
 
 PINGS = 3
 """The shortest counts: one that waited for a busy worker says nothing of the way."""
+LOOK_SECONDS = 0.5
+"""Between looks, while a tunnel waits, whether anybody still wants to know."""
 _BATCH_BYTES = 4 * RECORD_BYTES
 _NOTHING = memoryview(b"")
 _REASONS = {errno.EADDRNOTAVAIL: Reason.OUT_OF_PORTS, errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT}
@@ -55,13 +60,20 @@ class Attempt:
 
 
 def try_tunnel(
-    attempt: Attempt, bundle: CertificateBundle, security: Security, *, netns: str, seconds: float
+    attempt: Attempt,
+    bundle: CertificateBundle,
+    security: Security,
+    *,
+    netns: str,
+    seconds: float,
+    stop: threading.Event,
 ) -> ProbedNode:
+    """Takes so many seconds at most, and not longer than a moment when `stop` is set: its result means nothing then."""
     times: dict[str, float] = {}
     reason: Reason | None = None
     error = ""
     try:
-        _open(attempt, bundle, security, times, netns=netns, until=time.monotonic() + seconds)
+        _open(attempt, bundle, security, times, netns=netns, until=time.monotonic() + seconds, stop=stop)
     except PeerError as failure:
         reason, error = failure.reason, str(failure)
     except TimeoutError:
@@ -74,6 +86,10 @@ def try_tunnel(
     except OSError as failure:
         reason = _REASONS.get(failure.errno or 0, Reason.CONNECT_FAILED)
         error = _words(attempt, failure)
+    return result(attempt, times, reason, error)
+
+
+def result(attempt: Attempt, times: Mapping[str, float], reason: Reason | None, error: str) -> ProbedNode:
     return ProbedNode(
         here=attempt.source.node,
         node=attempt.destination.node,
@@ -100,6 +116,7 @@ def _open(
     *,
     netns: str,
     until: float,
+    stop: threading.Event,
 ) -> None:
     """Fills `times` as far as it comes. Raises PeerError, TimeoutError, OSError."""
     with in_memory(attempt.source.identity, bundle) as (_, descriptors):
@@ -108,10 +125,9 @@ def _open(
     with enter_netns(netns):
         sock = bound_socket((attempt.source_ip, 0))
     with contextlib.closing(sock):
-        wire = _Wire(sock, until)
+        wire = _Wire(sock, until, stop)
         began = time.monotonic()
-        sock.settimeout(wire.left())
-        sock.connect((attempt.ip, HBONE_PORT))
+        wire.connect((attempt.ip, HBONE_PORT))
         connected = time.monotonic()
         times["connect"] = connected - began
         handshake = Handshake(context, is_server=False)
@@ -127,17 +143,20 @@ def _open(
 
 
 class _Wire:
-    """A socket that waits, until a moment that does not move."""
+    """A socket that waits, until a moment that does not move or until it is stopped: TimeoutError."""
 
-    def __init__(self, sock: socket.socket, until: float) -> None:
-        self._sock, self._until = sock, until
+    def __init__(self, sock: socket.socket, until: float, stop: threading.Event) -> None:
+        self._sock, self._until, self._stop = sock, until, stop
+        sock.settimeout(0)
 
-    def left(self) -> float:
-        """Raises TimeoutError when there is nothing left."""
-        seconds = self._until - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError
-        return seconds
+    def connect(self, address: tuple[Ip, int]) -> None:
+        self._left()
+        error = self._sock.connect_ex(address)
+        if error == errno.EINPROGRESS:
+            self._wait(select.POLLOUT)
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
 
     def shake_hands(self, handshake: Handshake) -> Channel:
         while True:
@@ -181,8 +200,8 @@ class _Wire:
             channel.close()
             self._send(channel)
             self._sock.shutdown(socket.SHUT_WR)
-            while self._sock.recv(_BATCH_BYTES):
-                self._sock.settimeout(self.left())
+            while self._take():
+                pass
         close_cleanly(self._sock)
 
     def _send_pending(self, channel: Channel, connection: Connection) -> None:
@@ -197,13 +216,29 @@ class _Wire:
         while plain or sending.unsent or sending.has_control:
             if not sending.unsent:
                 plain = plain[sending.seal(plain) :]
-            self._sock.settimeout(self.left())
-            self._sock.sendall(sending.unsent)
-            sending.sent(len(sending.unsent))
+            self._wait(select.POLLOUT)
+            sending.sent(self._sock.send(sending.unsent))
 
     def _receive(self) -> memoryview:
-        self._sock.settimeout(self.left())
-        received = self._sock.recv(_BATCH_BYTES)
+        received = self._take()
         if not received:
             raise PeerError("the peer closed the connection", reason=Reason.PEER_LOST)
         return memoryview(received)
+
+    def _take(self) -> bytes:
+        """Empty at the end."""
+        self._wait(select.POLLIN)
+        return self._sock.recv(_BATCH_BYTES)
+
+    def _wait(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._sock, event)
+        while not poll.poll(1000 * min(self._left(), LOOK_SECONDS)):
+            pass
+
+    def _left(self) -> float:
+        """Seconds; raises TimeoutError when there are none."""
+        seconds = self._until - time.monotonic()
+        if seconds <= 0 or self._stop.is_set():
+            raise TimeoutError
+        return seconds

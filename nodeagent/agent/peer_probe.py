@@ -5,61 +5,104 @@ Which pods is decided here; how one is opened is in empty_tunnel.py. One answer 
 """
 
 import asyncio
+import functools
+import math
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from nodeagent.admin.state import ProbedNode
 from nodeagent.agent.capture import Capture
-from nodeagent.agent.empty_tunnel import Attempt, try_tunnel
+from nodeagent.agent.empty_tunnel import Attempt, result, try_tunnel
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError, NotPossible
 from nodeagent.kernel.steering import Steering
 from nodeagent.model.address import Ip, is_ipv6
-from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Mesh
+from nodeagent.model.pod import LocalPod
+from nodeagent.model.reason import Reason
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 AT_ONCE = 32
 MOST = 512
 """Tunnels of one order: of a larger mesh the operator says which nodes."""
+ORDER_SECONDS = 120.0
+"""For all of one order: as many as there may be, with the usual patience and not one answer, take 80."""
 
 
 class PeerProbe:
     def __init__(self, config: Config, steering: Steering, state: NodeState, capture: Capture) -> None:
         self._node, self._network = config.node, config.network
         self._steering, self._state, self._capture = steering, state, capture
+        self._is_under_way = False
 
     async def probe(self, nodes: Collection[str], seconds: float) -> list[ProbedNode]:
         """Of these nodes, or of all; each attempt takes so long at most. Raises ConfigError and NotPossible."""
-        mesh, certificates = self._state.mesh, dict(self._state.certificates)
-        sources = self._sources(certificates)
-        attempts = plan(mesh, self._node, self._network, sources, nodes)
-        netns, security = self._steering.netns_path(), mesh.security
+        if self._is_under_way:
+            raise NotPossible(
+                "another probe is under way on this node",
+                check=f"There is one at a time; each ends within {ORDER_SECONDS:g} s, even if who asked has gone.",
+            )
+        attempts = plan(self._state.mesh, self._node, self._network, self._sources(), nodes)
+        _require_in_time(len(attempts), seconds)
+        turns, stop = asyncio.Semaphore(AT_ONCE), threading.Event()
+        # Threads of its own: each is in another namespace for a moment, and the agent needs its few for itself.
+        threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="probe")
 
-        def try_one(attempt: Attempt) -> ProbedNode:
-            bundle = certificates[attempt.source.identity]
-            return try_tunnel(attempt, bundle, security, netns=netns, seconds=seconds)
+        async def try_one(attempt: Attempt) -> ProbedNode:
+            async with turns:
+                return await self._try(attempt, threads, seconds, stop)
 
-        def try_all() -> list[ProbedNode]:
-            with ThreadPoolExecutor(AT_ONCE) as threads:  # of its own: each is in another namespace for a moment
-                return list(threads.map(try_one, attempts))
+        self._is_under_way = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(try_one(attempt)) for attempt in attempts]
+        finally:  # perhaps cancelled, in the midst of them
+            stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            self._is_under_way = False
+        return [task.result() for task in tasks]
 
-        return await asyncio.to_thread(try_all)
+    async def _try(
+        self, attempt: Attempt, threads: ThreadPoolExecutor, seconds: float, stop: threading.Event
+    ) -> ProbedNode:
+        """With what holds when its turn comes: meanwhile pods may have gone, or certificates been revoked."""
+        if attempt.source_ip not in self._addresses(attempt.source.uid):
+            return result(attempt, {}, Reason.POD_REMOVED, "not tried: the pod that it would begin at has gone")
+        bundle = self._state.certificates.get(attempt.source.identity)
+        if bundle is None:
+            return result(attempt, {}, Reason.CERTIFICATE_MISSING, "not tried: the pod's certificate has ended")
+        security, netns = self._state.mesh.security, self._steering.netns_path()
+        order = functools.partial(try_tunnel, attempt, bundle, security, netns=netns, seconds=seconds, stop=stop)
+        return await asyncio.get_running_loop().run_in_executor(threads, order)
 
-    def _sources(self, certificates: Collection[Identity]) -> list[Workload]:
-        captured = self._capture.captured()
-        found = [
-            enrolled.workload
-            for enrolled in self._capture.enrolment.enrolled
-            if enrolled.pod in captured and enrolled.workload.identity in certificates
-        ]
+    def _addresses(self, uid: str) -> Collection[Ip]:
+        """Of this pod, while the kernel is told to capture it."""
+        return [ip for one in self._enrolled(self._capture.held) if one.uid == uid for ip in one.addresses]
+
+    def _enrolled(self, pods: Collection[LocalPod]) -> Iterator[Workload]:
+        return (enrolled.workload for enrolled in self._capture.enrolment.enrolled if enrolled.pod in pods)
+
+    def _sources(self) -> list[Workload]:
+        captured, certificates = self._capture.captured(), self._state.certificates
+        found = [workload for workload in self._enrolled(captured) if workload.identity in certificates]
         if not found:
             raise NotPossible(
                 "no pod of this node is captured and has a certificate, and a tunnel begins at one",
                 check="See `nodeagent pods` and `nodeagent certs`.",
             )
         return found
+
+
+def _require_in_time(attempts: int, seconds: float) -> None:
+    """Raises ConfigError when an order could take too long, with patience of so many seconds for each attempt."""
+    longest = math.ceil(attempts / AT_ONCE) * seconds
+    if longest > ORDER_SECONDS:
+        raise ConfigError(
+            f"{attempts} tunnels of {seconds:g} s may take {longest:g} s, and {ORDER_SECONDS:g} s is the most",
+            check="Name fewer nodes (--to), or be less patient with each (--timeout).",
+        )
 
 
 def plan(
@@ -80,7 +123,7 @@ def plan(
             raise ConfigError(f"node {name!r}: {words}", check=f"Nodes with captured pods: {known}.")
     attempts = [
         Attempt(source, source_ip, chosen, ip)
-        for name in sorted(wanted or pods)
+        for name in sorted(set(wanted or pods))
         for chosen in [min(pods[name], key=lambda pod: (not pod.is_healthy, pod.namespace, pod.name))]
         for ip in _one_of_each_family(chosen)
         for source, source_ip in _first(sources, ip)

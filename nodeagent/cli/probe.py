@@ -10,8 +10,8 @@ from nodeagent.errors import ProblemFound
 from nodeagent.logs.escape import one_line
 
 SECONDS = 5.0
-PATIENCE_SECONDS = 600.0
-"""The agent tries 32 at once, of 512 at most, each for 30 s at most."""
+PATIENCE_SECONDS = 120.0
+"""The agent does not begin what could take longer."""
 
 
 def _milliseconds(seconds: float) -> str:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from nodeagent.controlplane.ca import CRL_LIFE, CertificateAuthority
 from nodeagent.controlplane.state import PUBLIC, StateDirectory
 from nodeagent.errors import ConfigError, StateFileUnwritable
+from nodeagent.tls.certificate_name import MOST_REVOKED
 from nodeagent.tls.revocation_list import CERTIFICATE, LIST, ListSigners, blocks, read_lists
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,10 @@ class Revoked(msgspec.Struct, frozen=True):
 
 
 def revoke(state: StateDirectory, serial: str, now: dt.datetime) -> bool:
-    """Notes it; False when it was noted already. The running control plane makes the list. Raises ConfigError."""
+    """Notes it; False when it was noted already. The running control plane makes the list.
+
+    Raises ConfigError, also when there would be too many.
+    """
     try:
         number = int(serial, 16)
     except ValueError:
@@ -54,6 +58,8 @@ def revoke(state: StateDirectory, serial: str, now: dt.datetime) -> bool:
     noted = _read(state)
     if f"{number:x}" in {entry.serial for entry in noted}:
         return False
+    if sum(_is_current(entry, now) for entry in noted) >= MOST_REVOKED:
+        raise _too_many()
     noted.append(Revoked(f"{number:x}", int(now.timestamp())))
     state.write(REVOKED, msgspec.json.encode(noted), PUBLIC)
     return True
@@ -80,14 +86,20 @@ class RevocationList:
             if not authority.may_sign_crls:
                 self._complain("the authority's certificate has no key usage cRLSign: there is no revocation list")
                 return
-            self._make(authority, _read(self._state), now)
+            try:
+                self._make(authority, _read(self._state), now)
+            except ConfigError:  # to try again costs seconds of long lists: only a change mends it, or a day
+                self._made_of, self._made_at = made_of, now
+                raise
         except (ConfigError, StateFileUnwritable) as error:
             self._complain(f"{error}. {error.check}")
         else:
             self._made_of, self._made_at, self._complaint = made_of, now, ""
 
     def _make(self, authority: CertificateAuthority, noted: list[Revoked], now: dt.datetime) -> None:
-        current = [entry for entry in noted if entry.at + CRL_LIFE.total_seconds() > now.timestamp()]
+        current = [entry for entry in noted if _is_current(entry, now)]
+        if len(current) > MOST_REVOKED:
+            raise _too_many()
         times = {int(entry.serial, 16): dt.datetime.fromtimestamp(entry.at, dt.UTC) for entry in current}
         made, text = authority.sign_crl(times, now), self._state.read(CRL) or b""
         beside = self._readable(text, CERTIFICATE, x509.load_pem_x509_certificate)
@@ -104,8 +116,15 @@ class RevocationList:
         above = [one for one in signers.known if one not in authority.roots and one.not_valid_after_utc > now]
         encoded = [crl.public_bytes(serialization.Encoding.PEM) for crl in (made, *former)]
         pem = b"".join([*encoded, *(one.public_bytes(serialization.Encoding.PEM) for one in above)])
+        try:
+            certificates = read_lists(pem).certificates  # before it is written: the former list stays in force
+        except ValueError as error:
+            raise ConfigError(
+                f"the list of revoked certificates is not made again: {error}",
+                check=f"See {REVOKED}; the lists of former intermediates, which {CRL} has too, count.",
+            ) from error
         self._state.write(CRL, pem, PUBLIC)
-        self.certificates = read_lists(pem).certificates
+        self.certificates = certificates
 
     def _readable(self, text: bytes, label: bytes, load: Callable[[bytes], _Loaded]) -> list[_Loaded]:
         found: list[_Loaded] = []
@@ -120,6 +139,18 @@ class RevocationList:
         if words != self._complaint:
             _log.warning("%s", words)
         self._complaint = words
+
+
+def _is_current(entry: Revoked, now: dt.datetime) -> bool:
+    """Whether the certificate could be in use still, if it were not for the list."""
+    return entry.at + CRL_LIFE.total_seconds() > now.timestamp()
+
+
+def _too_many() -> ConfigError:
+    return ConfigError(
+        f"more than {MOST_REVOKED} certificates are revoked, and agents would believe no list of so many",
+        check="Each leaves the list when it must have expired. Sooner: replace the root, see `nodeagent ca --help`.",
+    )
 
 
 def _read(state: StateDirectory) -> list[Revoked]:

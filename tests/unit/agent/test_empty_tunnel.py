@@ -92,6 +92,17 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behave], Peer]]:
         yield make
 
 
+def shake_hands(tls: ssl.SSLSocket) -> None:
+    """One that refuses still reads: what is unread at a close is answered by a reset, which overtakes the alert."""
+    try:
+        tls.do_handshake()
+    except ssl.SSLError:
+        socket.socket.shutdown(tls, socket.SHUT_WR)
+        while socket.socket.recv(tls, 65536):
+            pass
+        raise
+
+
 def hbone(ca: TinyCa, identity: Identity = DB.identity, trusted: TinyCa | None = None) -> Behave:
     """Answers PINGs until the client says close_notify; anything else that ends it is an OSError."""
 
@@ -105,7 +116,8 @@ def hbone(ca: TinyCa, identity: Identity = DB.identity, trusted: TinyCa | None =
                 os.write(descriptor, content)
                 paths.append(f"/proc/self/fd/{descriptor}")
             context = make_context(paths[0], paths[1], is_server=True)
-        with context.wrap_socket(client, server_side=True) as tls:
+        with context.wrap_socket(client, server_side=True, do_handshake_on_connect=False) as tls:
+            shake_hands(tls)
             connection = Connection(Role.SERVER)
             while True:
                 while connection.has_pending:
@@ -113,20 +125,23 @@ def hbone(ca: TinyCa, identity: Identity = DB.identity, trusted: TinyCa | None =
                 plain = tls.recv(65536)
                 if not plain:
                     if not connection.is_draining:
-                        raise ConnectionAbortedError
+                        raise ConnectionError("it ended without GOAWAY")
                     return
                 connection.received(memoryview(plain))
 
     return behave
 
 
-def attempt(ca: TinyCa, *, seconds: float = 20.0, security: Security | None = None) -> ProbedNode:
+def attempt(
+    ca: TinyCa, *, seconds: float = 20.0, security: Security | None = None, stop: threading.Event | None = None
+) -> ProbedNode:
     return try_tunnel(
         Attempt(WEB, LOOPBACK, DB, LOOPBACK),
         bundle(ca, WEB.identity),
         security or Security(),
         netns="/netns/proxy",
         seconds=seconds,
+        stop=stop or threading.Event(),
     )
 
 
@@ -201,3 +216,45 @@ def test_a_peer_that_says_nothing(tiny_ca: TinyCa, peer: Callable[[Behave], Peer
     peer(silent)
     found = attempt(tiny_ca, seconds=0.2)
     assert (found.reason, found.error) == (Reason.TLS_TIMEOUT, "nothing within 0.2 s")
+
+
+class StoppedSoon(threading.Event):
+    """Is set when it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def is_set(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+
+def test_a_stop_ends_the_wait_for_a_peer_that_says_nothing(
+    tiny_ca: TinyCa, peer: Callable[[Behave], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(client: socket.socket) -> None:
+        while client.recv(65536):
+            pass
+
+    peer(silent)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    found = attempt(tiny_ca, seconds=3600, stop=StoppedSoon(looks=20))
+    assert (found.reason, found.handshake_seconds) == (Reason.TLS_TIMEOUT, 0)
+
+
+def test_a_stop_ends_the_wait_for_a_connection(tiny_ca: TinyCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    with socket.create_server((LOOPBACK, 0), backlog=0) as full:
+        monkeypatch.setattr(module, "HBONE_PORT", full.getsockname()[1])
+        with socket.create_connection(full.getsockname()):  # the only place of its queue: further SYNs are dropped
+            found = attempt(tiny_ca, seconds=3600, stop=StoppedSoon(looks=20))
+    assert (found.reason, found.connect_seconds) == (Reason.CONNECT_TIMEOUT, 0)
+
+
+def test_who_is_stopped_before_does_not_connect(tiny_ca: TinyCa, peer: Callable[[Behave], Peer]) -> None:
+    other, stop = peer(closes), threading.Event()
+    stop.set()
+    assert attempt(tiny_ca, stop=stop).connect_seconds == 0
+    other.close()
+    assert other.ends == []

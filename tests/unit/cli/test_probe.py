@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nodeagent.admin.client import AdminClient
+from nodeagent.agent.peer_probe import ORDER_SECONDS
 from tests.unit.cli.test_forms import validate
 
 Call = Callable[..., tuple[int, str, str]]
@@ -48,7 +49,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, str]], list[
 
     def order(_self: AdminClient, route: str, *, takes_seconds: float, **query: str) -> dict[str, Any]:
         assert route == "/probe"
-        assert takes_seconds >= 512 / 32 * 30
+        assert takes_seconds >= ORDER_SECONDS
         asked.append(query)
         return {"schema": "nodeagent/v1", "probes": rows}
 

@@ -5,12 +5,14 @@ import datetime as dt
 import logging
 import ssl
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from nodeagent.controlplane import revocation
 from nodeagent.controlplane.authority import open_authority
 from nodeagent.controlplane.ca import CRL_LIFE, CertificateAuthority, make_root, root_name
 from nodeagent.controlplane.revocation import CRL, REVOKED, RevocationList, revoke
@@ -18,6 +20,7 @@ from nodeagent.controlplane.rotation import add_root, drop_roots, use_root
 from nodeagent.controlplane.state import StateDirectory
 from nodeagent.errors import ConfigError
 from nodeagent.model.identity import Identity
+from nodeagent.tls import revocation_list
 from nodeagent.tls.certificate_name import name_of
 from nodeagent.tls.revocation_list import ListSigners, read_lists
 
@@ -224,3 +227,41 @@ def test_an_authority_that_may_not_sign_lists_has_none(state: StateDirectory, ca
     RevocationList(state).refresh(CertificateAuthority(key, [root], [root]), NOW)
     assert not (state.path / CRL).exists()
     assert "no key usage cRLSign" in caplog.text
+
+
+def test_more_than_agents_believe_are_not_taken(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocation, "MOST_REVOKED", 2)
+    revoke(state, "abc", NOW)
+    revoke(state, "def", NOW)
+    with pytest.raises(ConfigError, match="more than 2 certificates are revoked") as refused:
+        revoke(state, "123", NOW)
+    assert "ca --help" in refused.value.check
+    assert not revoke(state, "abc", NOW), "as before, it is noted already"
+    assert revoke(state, "123", NOW + CRL_LIFE), "the others are of no use any more"
+
+
+@pytest.mark.parametrize("place", [revocation, revocation_list], ids=["noted", "with a former signer's"])
+def test_a_list_of_too_many_is_not_made_and_the_former_stays(
+    state: StateDirectory,
+    authority: CertificateAuthority,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: ModuleType,
+) -> None:
+    noted = RevocationList(state)
+    revoke(state, "abc", NOW)
+    noted.refresh(authority, NOW)
+    told = noted.certificates
+    revoke(state, "def", NOW)
+    monkeypatch.setattr(place, "MOST_REVOKED", 1)
+    with caplog.at_level(logging.WARNING):
+        noted.refresh(authority, NOW)
+        with monkeypatch.context() as once:
+            once.setattr(authority, "sign_crl", None)  # it takes seconds: not again until something changes
+            noted.refresh(authority, NOW)
+    assert (serials(state), noted.certificates) == ([{"abc"}], told)
+    assert caplog.text.count("more than 1 certificates are revoked") == 1
+    monkeypatch.undo()
+    revoke(state, "123", NOW)
+    noted.refresh(authority, NOW)
+    assert serials(state) == [{"abc", "def", "123"}]
