@@ -33,6 +33,7 @@ MARKER = b"this must not be readable on the wire"
 HOLDER = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and so does nohup
 from nodeagent.lab.lab import Lab
 from nodeagent.lab.topology import PodSpec, Topology
 with Lab(Topology.of(["node-a"], [PodSpec(name="web", node="node-a")])) as lab:
