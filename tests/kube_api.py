@@ -239,7 +239,12 @@ class _Handler(BaseHTTPRequestHandler):
         is_watch = query.get("watch") == "1"
         if self._is_refused("watch" if is_watch else "list", kind):
             return
-        node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
+        field, _, value = query.get("fieldSelector", "").partition("=")
+        if field == "metadata.name":
+            named = [one for one in self.kube.objects[kind].values() if one["metadata"]["name"] == value]
+            self._answer(200, {"kind": "List", "metadata": {"resourceVersion": "1"}, "items": named})
+            return
+        node = value
         if is_watch:
             self._watch(kind, node, int(query["resourceVersion"]))
         else:
