@@ -27,8 +27,10 @@ QUESTIONS, QUESTION_SECONDS = 3, 5.0
 """Whether the DaemonSet is being removed is asked within the grace period of a pod."""
 _TEMPORARY = f".{PLUGIN}-"
 """What such a name begins with; no runtime takes it for a list."""
-_GONE = frozenset({401, 403, 404})
-"""The account, its role or the DaemonSet itself has been removed. That the role was there, `confirm` has shown."""
+_GONE = 404
+_SHUT_OUT = frozenset({401, 403})
+"""The account or its role has been removed with the DaemonSet, or is of another moment: an API server that starts or a
+token webhook that is away says so, too. Also what a token is told whose pod was deleted by force."""
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +179,7 @@ async def confirm(api: ApiServer, daemon_set: str) -> None:
         try:
             await is_kept(api, daemon_set)
         except ControlPlaneError as error:
-            if isinstance(error, ApiRefused) and error.status in _GONE:
+            if isinstance(error, ApiRefused) and (error.status == _GONE or error.status in _SHUT_OUT):
                 raise
             if str(error) != told:
                 log.warning("%s. %s", error, error.check)
@@ -197,20 +199,25 @@ async def is_kept(api: ApiServer, daemon_set: str) -> bool:
 
 
 async def is_removed(api: ApiServer, daemon_set: str) -> bool:
-    """Asked by one that is told to stop. False in doubt: then the plugin stays, and holds pods until a successor."""
+    """Asked by one that is told to stop. False in doubt: then the plugin stays, and holds pods until a successor.
+
+    That this account is shut out is doubt, unless nothing else is said: its role may have been removed first.
+    """
+    shut_out = 0
     for attempt in range(QUESTIONS):
         try:
             async with asyncio.timeout(QUESTION_SECONDS):
                 return not await is_kept(api, daemon_set)
         except ApiRefused as error:
-            if error.status in _GONE:
+            if error.status == _GONE:
                 return True
+            shut_out += error.status in _SHUT_OUT
             log.warning("asking for DaemonSet %s: %s", daemon_set, error)
         except (ControlPlaneError, TimeoutError) as error:
             log.warning("asking for DaemonSet %s: %s", daemon_set, str(error) or "no answer in time")
         if attempt < QUESTIONS - 1:
             await asyncio.sleep(RETRY_SECONDS)
-    return False
+    return shut_out == QUESTIONS
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:

@@ -287,6 +287,24 @@ def test_a_refusal_is_removal_only_where_the_account_has_gone(cluster: tuple[Fak
     assert asyncio.run(is_removed(api, NAME)) is (status in {401, 403, 404})
 
 
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("others", [(), (500,), (429, 503)])
+def test_an_account_that_is_shut_out_for_a_moment_does_not_remove_it(
+    cluster: tuple[FakeKube, ApiServer], status: int, others: tuple[int, ...]
+) -> None:
+    """An API server that starts, a token webhook that is away."""
+    kube, api = cluster
+    kube.put(daemon_set(NAME))
+    kube.refusals += [(status, {}), *((other, {}) for other in others)]
+    assert not asyncio.run(is_removed(api, NAME))
+
+
+def test_what_is_gone_is_gone_also_after_a_doubt(cluster: tuple[FakeKube, ApiServer]) -> None:
+    kube, api = cluster
+    kube.refusals += [(403, {})]
+    assert asyncio.run(is_removed(api, NAME))
+
+
 def test_in_doubt_it_stays(cluster: tuple[FakeKube, ApiServer]) -> None:
     kube, api = cluster
     kube.put(daemon_set(NAME))
