@@ -25,6 +25,8 @@ has written its list anew."""
 RETRY_SECONDS = 1.0
 QUESTIONS, QUESTION_SECONDS = 3, 5.0
 """Whether the DaemonSet is being removed is asked within the grace period of a pod."""
+CERTAIN_REFUSALS = 30
+"""In a row, RETRY_SECONDS apart: an API server that starts may know no role for some seconds."""
 _TEMPORARY = f".{PLUGIN}-"
 """What such a name begins with; no runtime takes it for a list."""
 _GONE = 404
@@ -169,17 +171,18 @@ class CniPlugin:
 
 
 async def confirm(api: ApiServer, daemon_set: str) -> None:
-    """Returns when the API has told of the DaemonSet. Raises ApiRefused when this account may not know of it.
+    """Returns when the API has told of the DaemonSet. Raises ApiRefused when it is not there, or not for this account.
 
-    Who could not tell an upgrade from a removal must not begin. An API that is away is waited for: what was installed
-    before holds pods meanwhile.
+    Who could not tell an upgrade from a removal must not stay. An API that is away is waited for.
     """
-    told = ""
+    told, shut_out = "", 0
     while True:
         try:
             await is_kept(api, daemon_set)
         except ControlPlaneError as error:
-            if isinstance(error, ApiRefused) and (error.status == _GONE or error.status in _SHUT_OUT):
+            status = error.status if isinstance(error, ApiRefused) else 0
+            shut_out = shut_out + 1 if status in _SHUT_OUT else 0
+            if status == _GONE or shut_out == CERTAIN_REFUSALS:
                 raise
             if str(error) != told:
                 log.warning("%s. %s", error, error.check)
@@ -189,11 +192,17 @@ async def confirm(api: ApiServer, daemon_set: str) -> None:
             return
 
 
-async def is_kept(api: ApiServer, daemon_set: str) -> bool:
-    """Whether the DaemonSet `namespace/name` is there and stays. Raises ControlPlaneError, and ConfigError."""
+def parse_name(daemon_set: str) -> tuple[str, str]:
+    """Namespace and name. Raises ConfigError."""
     namespace, _, name = daemon_set.partition("/")
     if not namespace or not name or "/" in name:
         raise ConfigError(f"{daemon_set!r} is no DaemonSet", check="Expected: namespace/name.")
+    return namespace, name
+
+
+async def is_kept(api: ApiServer, daemon_set: str) -> bool:
+    """Whether the DaemonSet `namespace/name` is there and stays. Raises ControlPlaneError, and as `parse_name`."""
+    namespace, name = parse_name(daemon_set)
     found = read_object(await api.fetch(f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"))
     return not found.is_terminating
 

@@ -314,7 +314,7 @@ def test_in_doubt_it_stays(cluster: tuple[FakeKube, ApiServer]) -> None:
     assert not asyncio.run(is_removed(api, NAME))
 
 
-def test_without_its_role_it_does_not_begin_and_an_api_that_is_away_is_waited_for(
+def test_without_its_role_it_does_not_stay_and_an_api_that_is_away_is_waited_for(
     cluster: tuple[FakeKube, ApiServer],
 ) -> None:
     kube, api = cluster
@@ -322,7 +322,13 @@ def test_without_its_role_it_does_not_begin_and_an_api_that_is_away_is_waited_fo
     kube.refusals += [(500, {}), (429, {})]
     asyncio.run(confirm(api, NAME))
     assert not kube.refusals
-    kube.refusals += [(403, {})]
+    kube.refusals += [(403, {}), (401, {}), (500, {})] * module.CERTAIN_REFUSALS
+    asyncio.run(confirm(api, NAME))
+    assert not kube.refusals, "not in a row"
+    kube.refusals += [(403, {})] * module.CERTAIN_REFUSALS
+    with pytest.raises(ApiRefused):
+        asyncio.run(confirm(api, NAME))
+    kube.delete("nodeagent-cni", "nodeagent-system", kind="daemonsets")
     with pytest.raises(ApiRefused):
         asyncio.run(confirm(api, NAME))
 
@@ -333,6 +339,32 @@ def test_told_to_stop_it_goes_only_with_its_daemon_set(
 ) -> None:
     kube, api = cluster
     kube.put(daemon_set(NAME))
+    words, environment = installing(node, api)
+    with subprocess.Popen(words, env=environment) as process:
+        asyncio.run(eventually(lambda: ENTRY in node.plugins()))
+        if end == "removal":
+            kube.put(daemon_set(NAME, is_terminating=True))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert (ENTRY in node.plugins()) is (end == "upgrade")
+
+
+def test_it_begins_before_the_api_answers_and_goes_when_that_knows_of_no_daemon_set(
+    node: Node, cluster: tuple[FakeKube, ApiServer]
+) -> None:
+    """As after a boot: the node's CNI has written its list anew, and without it nobody reaches the API."""
+    kube, api = cluster
+    kube.refuse_reads = 503
+    words, environment = installing(node, api)
+    with subprocess.Popen(words, env=environment) as process:
+        asyncio.run(eventually(lambda: ENTRY in node.plugins() and bool(kube.asked)))
+        kube.refuse_reads = 0
+        assert process.wait(60) != 0
+    assert node.plugins() == [BRIDGE]
+
+
+def installing(node: Node, api: ApiServer) -> tuple[list[str | Path], dict[str, str]]:
+    """Words of the command, and its environment."""
     words: list[str | Path] = [
         *(sys.executable, "-m", "nodeagent.cli.main", "cni", "install", "--daemonset", NAME, "--program", node.program),
         *("--net-dir", node.net_dir, "--bin-dir", node.bin_dir, "--exclude-namespaces", "kube-system"),
@@ -345,10 +377,4 @@ def test_told_to_stop_it_goes_only_with_its_daemon_set(
         "NODEAGENT_KUBERNETES_CA": api.ca_file,
         "NODEAGENT_KUBERNETES_TOKEN": api.token_file,
     }
-    with subprocess.Popen(words, env=environment) as process:
-        asyncio.run(eventually(lambda: ENTRY in node.plugins()))
-        if end == "removal":
-            kube.put(daemon_set(NAME, is_terminating=True))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    assert (ENTRY in node.plugins()) is (end == "upgrade")
+    return words, environment
