@@ -132,7 +132,7 @@ class CniPlugin:
         try:
             return with_plugin(path.read_bytes(), self._entry)
         except BadConflist as error:
-            raise BadConflist(f"{path}: {error}") from error
+            raise BadConflist(f"{path}: {error}", check=error.check) from error
 
     def _take_entry(self, path: Path) -> bool:
         """False when it is not there."""

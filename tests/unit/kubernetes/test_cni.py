@@ -118,6 +118,15 @@ def test_what_is_no_list_is_told_and_not_touched(node: Node) -> None:
     node.plugin.uninstall()
 
 
+def test_a_version_that_the_plugin_does_not_speak_is_told_with_its_remedy(node: Node) -> None:
+    path = node.net_dir / "10-pods.conflist"
+    path.write_text(json.dumps({"cniVersion": "0.2.0", "plugins": [BRIDGE]}))
+    with pytest.raises(BadConflist, match=r"10-pods.conflist: CNI version '0.2.0'") as told:
+        node.plugin.install()
+    assert "0.3.0 to 1.1.0" in told.value.check
+    assert node.plugins() == [BRIDGE]
+
+
 def test_a_node_without_a_list_is_told(node: Node) -> None:
     (node.net_dir / "10-pods.conflist").unlink()
     with pytest.raises(NotPossible, match="no list of CNI plugins"):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from nodeagent.kubernetes.conflist import BadConflist, in_force, make_entry, with_plugin, without_plugin
+from nodeagent.kubernetes.conflist import VERSIONS, BadConflist, in_force, make_entry, with_plugin, without_plugin
 
 ENTRY = make_entry("/run/nodeagent/admin.sock", {"kube-system", "istio-system"})
 OTHERS = [{"type": "bridge", "ipam": {"mtu": 9000}}, {"type": "portmap", "capabilities": {"portMappings": True}}]
@@ -59,9 +59,37 @@ def test_what_is_no_list_is_refused(text: bytes) -> None:
         without_plugin(text)
 
 
+@pytest.mark.parametrize(
+    "versions",
+    [
+        {},
+        {"cniVersion": "0.2.0"},
+        {"cniVersion": "1.2.0"},
+        {"cniVersion": None},
+        {"cniVersion": 1},
+        {"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.2.0"]},
+        {"cniVersion": "1.0.0", "cniVersions": "1.2.0"},
+        {"cniVersion": "1.0.0", "cniVersions": [{}]},
+    ],
+)
+def test_a_version_that_the_plugin_does_not_speak_is_refused(versions: dict[str, object]) -> None:
+    with pytest.raises(BadConflist, match="CNI version"):
+        with_plugin(json.dumps({**versions, "plugins": OTHERS}).encode(), ENTRY)
+    left = json.dumps({**versions, "plugins": [*OTHERS, ENTRY]}).encode()
+    with pytest.raises(BadConflist, match="CNI version"):
+        with_plugin(left, ENTRY)
+    assert json.loads(without_plugin(left)) == {**versions, "plugins": OTHERS}, "it can be taken out"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_of_its_versions_is_taken(version: str) -> None:
+    text = json.dumps({"cniVersion": version, "cniVersions": list(VERSIONS), "plugins": OTHERS}).encode()
+    assert json.loads(with_plugin(text, ENTRY))["plugins"] == [*OTHERS, ENTRY]
+
+
 @pytest.mark.parametrize("plugins", [(), (ENTRY,)])
 def test_it_is_never_alone(plugins: tuple[object, ...]) -> None:
-    text = json.dumps({"plugins": plugins}).encode()
+    text = json.dumps({"cniVersion": "1.0.0", "plugins": plugins}).encode()
     if plugins:
         assert with_plugin(text, ENTRY) is text  # as somebody else has left it: the runtime tells
     else:
