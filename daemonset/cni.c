@@ -207,6 +207,15 @@ static struct text argument(const char *name)
 	return nothing;
 }
 
+/* Seconds, of a clock that nobody sets: a node that boots is about to learn the time. */
+static time_t now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec;
+}
+
 static struct text read_all(int from, time_t until)
 {
 	char *bytes = malloc(MAX_BYTES + 2);
@@ -214,7 +223,7 @@ static struct text read_all(int from, time_t until)
 
 	while (bytes && length <= MAX_BYTES) {
 		struct pollfd wanted = {.fd = from, .events = POLLIN};
-		time_t left = until - time(NULL);
+		time_t left = until - now();
 		ssize_t got;
 
 		if (left <= 0 || poll(&wanted, 1, (int)left * 1000) <= 0)
@@ -238,7 +247,7 @@ static int reach(const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct timeval limit = {.tv_sec = ARRIVAL}; /* for one that takes nobody any more */
-	time_t until = time(NULL) + ARRIVAL;
+	time_t until = now() + ARRIVAL;
 
 	memcpy(address.sun_path, path, strlen(path) + 1);
 	for (;;) {
@@ -252,7 +261,7 @@ static int reach(const char *path)
 		error = errno;
 		close(agent);
 		errno = error;
-		if (time(NULL) >= until)
+		if (now() >= until)
 			return -1;
 		usleep(PAUSE);
 	}
@@ -261,7 +270,7 @@ static int reach(const char *path)
 /* Status of an HTTP answer, and its body. 0 when it is none. */
 static int read_answer(int agent, struct text *body)
 {
-	struct text answer = read_all(agent, time(NULL) + ANSWER);
+	struct text answer = read_all(agent, now() + ANSWER);
 	const char *end;
 	int status;
 
@@ -384,7 +393,7 @@ int main(void)
 	if (!command)
 		fail(WRONG_ENVIRONMENT, nothing,
 		     "CNI_COMMAND is not set: this program is a container runtime's");
-	configuration = read_all(STDIN_FILENO, time(NULL) + ANSWER);
+	configuration = read_all(STDIN_FILENO, now() + ANSWER);
 	if (!strcmp(command, "VERSION")) {
 		printf("{\"cniVersion\":\"" NEWEST "\",\"supportedVersions\":[" VERSIONS "]}\n");
 	} else if (!strcmp(command, "ADD")) {
