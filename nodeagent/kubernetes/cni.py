@@ -140,7 +140,7 @@ class CniPlugin:
         try:
             wanted = without_plugin(text)
         except BadConflist:
-            return False  # nor is ours in it
+            return False  # nor was ours put into it
         if wanted != text:
             _replace(path, wanted, path.stat().st_mode & 0o777)
         return wanted != text

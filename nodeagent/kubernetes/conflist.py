@@ -79,4 +79,8 @@ def _read(text: bytes) -> tuple[dict[str, Any], list[object]]:
 
 
 def _write(found: Mapping[str, object]) -> bytes:
-    return json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n"
+    """In ASCII: half a surrogate pair, which JSON can spell, has no other encoding. Raises BadConflist."""
+    try:
+        return json.dumps(found, indent=2, allow_nan=False).encode("ascii") + b"\n"
+    except (ValueError, RecursionError) as error:
+        raise BadConflist(f"it cannot be written again: {error}") from error

@@ -87,6 +87,27 @@ def test_each_of_its_versions_is_taken(version: str) -> None:
     assert json.loads(with_plugin(text, ENTRY))["plugins"] == [*OTHERS, ENTRY]
 
 
+def test_half_a_surrogate_pair_stays_as_it_is() -> None:
+    text = b'{"cniVersion": "1.0.0", "plugins": [{"type": "a", "s": "\\ud800"}]}'
+    assert without_plugin(text) is text
+    assert b'"\\ud800"' in with_plugin(text, ENTRY)
+
+
+def test_a_depth_that_json_cannot_write_is_refused() -> None:
+    text = b'{"cniVersion": "1.0.0", "plugins": [{"type": "a"}], "x": %s%s}' % (b"[" * 5000, b"]" * 5000)
+    with pytest.raises(BadConflist):
+        with_plugin(text, ENTRY)
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"NaN", b"Infinity"])
+def test_a_number_that_json_cannot_write_is_refused(number: bytes) -> None:
+    text = b'{"cniVersion": "1.0.0", "plugins": [{"type": "a", "n": %s}%s]}'
+    with pytest.raises(BadConflist, match="cannot be written"):
+        with_plugin(text % (number, b""), ENTRY)
+    with pytest.raises(BadConflist, match="cannot be written"):
+        without_plugin(text % (number, b', {"type": "nodeagent-cni"}'))
+
+
 @pytest.mark.parametrize("plugins", [(), (ENTRY,)])
 def test_it_is_never_alone(plugins: tuple[object, ...]) -> None:
     text = json.dumps({"cniVersion": "1.0.0", "plugins": plugins}).encode()
