@@ -23,6 +23,8 @@ from nodeagent.model.address import Ip
 from nodeagent.model.opt_in import Standing, enrols
 from nodeagent.model.pod import CaptureReason, LocalPod
 
+MOST_WAITING = 32
+"""Half of the clients that the admin socket takes: those that wait push out no other order, which is older then."""
 KNOWN_SECONDS = 10.0
 """The kubelet hears of a pod by a watch of its own, so it may be faster than ours."""
 LABELS_SECONDS = 5.0
@@ -44,6 +46,7 @@ class PodStarts:
         self._config, self._ledger, self._capture = config, ledger, capture
         self._hold, self._read_labels = hold, read_labels
         self._news = asyncio.Event()
+        self._waiting = 0
 
     def news(self) -> None:
         """The API has told something, or the kernel has what was wanted."""
@@ -63,6 +66,15 @@ class PodStarts:
         """
         if namespace in self._config.excluded_namespaces:
             return CaptureReason.EXCLUDED_NS
+        if self._waiting >= MOST_WAITING:
+            raise PodHeld(f"{self._waiting} other pods of this node wait to start")
+        self._waiting += 1
+        try:
+            return await self._start(namespace, name, uid, netns)
+        finally:
+            self._waiting -= 1
+
+    async def _start(self, namespace: str, name: str, uid: str, netns: str) -> str:
         if not await self._comes(lambda: self._ledger.find(namespace, name, uid) is not None, KNOWN_SECONDS):
             words = "has not told of it yet" if self._ledger.is_known else "has not answered yet"
             raise PodHeld(f"the Kubernetes API {words}")

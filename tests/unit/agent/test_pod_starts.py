@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from nodeagent.admin.http import MAX_CLIENTS
 from nodeagent.agent import pod_starts as module
 from nodeagent.agent.capture import Capture
 from nodeagent.agent.pod_starts import PodHeld, PodStarts
@@ -196,6 +197,26 @@ def test_what_is_not_captured_is_held_with_the_reason(hurried: Node, error: str,
     hurried.is_capturing, hurried.kernel_error = False, error
     with pytest.raises(PodHeld, match=words):
         hurried.start()
+
+
+def test_those_that_wait_leave_places_at_the_admin_socket(node: Node) -> None:
+    assert 2 * module.MOST_WAITING <= MAX_CLIENTS
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            waiting = [
+                group.create_task(node.starts.start("shop", "web", "uid-web", "/var/run/netns/cni-1"))
+                for _ in range(module.MOST_WAITING)
+            ]
+            await asyncio.sleep(0)
+            with pytest.raises(PodHeld, match="32 other pods of this node wait"):
+                await node.starts.start("shop", "db", "uid-db", "/var/run/netns/cni-2")
+            assert await node.starts.start("kube-system", "dns", "", "/var/run/netns/cni-3") == "EXCLUDED_NS"
+            node.tell(pod("web", ips=()))
+        assert {task.result() for task in waiting} == {""}
+        assert await node.starts.start("shop", "web", "uid-web", "/var/run/netns/cni-1") == "", "there is a place again"
+
+    asyncio.run(scenario())
 
 
 def test_a_network_that_is_not_made_holds(node: Node) -> None:
