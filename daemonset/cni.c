@@ -207,6 +207,15 @@ static struct text argument(const char *name)
 	return nothing;
 }
 
+/* Seconds, of a clock that nobody sets: a node that boots is about to learn the time. */
+static time_t now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec;
+}
+
 static struct text read_all(int from, time_t until)
 {
 	char *bytes = malloc(MAX_BYTES + 2);
@@ -214,7 +223,7 @@ static struct text read_all(int from, time_t until)
 
 	while (bytes && length <= MAX_BYTES) {
 		struct pollfd wanted = {.fd = from, .events = POLLIN};
-		time_t left = until - time(NULL);
+		time_t left = until - now();
 		ssize_t got;
 
 		if (left <= 0 || poll(&wanted, 1, (int)left * 1000) <= 0)
@@ -238,7 +247,7 @@ static int reach(const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct timeval limit = {.tv_sec = ARRIVAL}; /* for one that takes nobody any more */
-	time_t until = time(NULL) + ARRIVAL;
+	time_t until = now() + ARRIVAL;
 
 	memcpy(address.sun_path, path, strlen(path) + 1);
 	for (;;) {
@@ -252,7 +261,7 @@ static int reach(const char *path)
 		error = errno;
 		close(agent);
 		errno = error;
-		if (time(NULL) >= until)
+		if (now() >= until)
 			return -1;
 		usleep(PAUSE);
 	}
@@ -261,7 +270,7 @@ static int reach(const char *path)
 /* Status of an HTTP answer, and its body. 0 when it is none. */
 static int read_answer(int agent, struct text *body)
 {
-	struct text answer = read_all(agent, time(NULL) + ANSWER);
+	struct text answer = read_all(agent, now() + ANSWER);
 	const char *end;
 	int status;
 
@@ -318,29 +327,52 @@ static void ask(const struct pod *pod, struct text socket_path)
 	     said.at ? (int)said.length : 14, said.at ? said.at : "nodeagent says no more");
 }
 
-static void add(struct text configuration)
+static void check_version(struct text configuration)
 {
-	struct text result = member(configuration, "prevResult"), uid = argument("K8S_POD_UID");
+	struct text wanted = member(configuration, "cniVersion"), word = inside(wanted);
+
+	if (!is_plain(word))
+		fail(NOT_JSON, nothing, "the configuration is no JSON with a \\\"cniVersion\\\"");
+	if (!memmem(VERSIONS, strlen(VERSIONS), wanted.at, wanted.length))
+		fail(WRONG_VERSION, nothing, "CNI version %.*s is not known here", (int)word.length,
+		     word.at);
+	snprintf(version, sizeof(version), "%.*s", (int)word.length, word.at);
+}
+
+/* A pod of Kubernetes whose namespace is not excluded. */
+static bool is_asked_about(const struct pod *pod, struct text configuration)
+{
 	struct text excluded = member(configuration, "excludeNamespaces");
-	const char *netns = getenv("CNI_NETNS");
-	struct pod pod = {argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"), uid, nothing};
 	char quoted[MAX_NAME + 2];
 
+	if (!pod->namespace.at || !pod->namespace.length)
+		return false;
+	if (!is_plain(pod->namespace) || !is_plain(pod->name) ||
+	    (pod->uid.length && !is_plain(pod->uid)))
+		fail(WRONG_ENVIRONMENT, nothing, "CNI_ARGS names no pod");
+	snprintf(quoted, sizeof(quoted), "\"%.*s\"", (int)pod->namespace.length, pod->namespace.at);
+	return !excluded.at || !memmem(excluded.at, excluded.length, quoted, strlen(quoted));
+}
+
+/* What nobody is asked about starts by any version: the result goes on as it came. */
+static void add(struct text configuration)
+{
+	struct text result = member(configuration, "prevResult");
+	const char *netns = getenv("CNI_NETNS");
+	struct pod pod = {argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"),
+			  argument("K8S_POD_UID"), nothing};
+	bool is_asked = is_asked_about(&pod, configuration);
+
+	if (is_asked || !result.at)
+		check_version(configuration);
 	if (!result.at || *result.at != '{')
 		fail(WRONG_CONFIGURATION, nothing,
 		     "nodeagent-cni must follow other plugins in their list");
-	if (pod.namespace.at && pod.namespace.length) {
-		if (!is_plain(pod.namespace) || !is_plain(pod.name) ||
-		    (uid.length && !is_plain(uid)))
-			fail(WRONG_ENVIRONMENT, nothing, "CNI_ARGS names no pod");
-		snprintf(quoted, sizeof(quoted), "\"%.*s\"", (int)pod.namespace.length,
-			 pod.namespace.at);
-		if (!excluded.at || !memmem(excluded.at, excluded.length, quoted, strlen(quoted))) {
-			pod.netns = (struct text){netns, netns ? strlen(netns) : 0};
-			if (!is_plain(pod.netns))
-				fail(WRONG_ENVIRONMENT, nothing, "CNI_NETNS is no path");
-			ask(&pod, inside(member(configuration, "socket")));
-		}
+	if (is_asked) {
+		pod.netns = (struct text){netns, netns ? strlen(netns) : 0};
+		if (!is_plain(pod.netns))
+			fail(WRONG_ENVIRONMENT, nothing, "CNI_NETNS is no path");
+		ask(&pod, inside(member(configuration, "socket")));
 	}
 	printf("%.*s\n", (int)result.length, result.at);
 }
@@ -356,26 +388,17 @@ int main(void)
 {
 	static const char *const without_question[] = {"DEL", "CHECK", "GC", "STATUS", NULL};
 	const char *command = getenv("CNI_COMMAND");
-	struct text configuration, wanted;
+	struct text configuration;
 
 	if (!command)
 		fail(WRONG_ENVIRONMENT, nothing,
 		     "CNI_COMMAND is not set: this program is a container runtime's");
-	configuration = read_all(STDIN_FILENO, time(NULL) + ANSWER);
+	configuration = read_all(STDIN_FILENO, now() + ANSWER);
 	if (!strcmp(command, "VERSION")) {
 		printf("{\"cniVersion\":\"" NEWEST "\",\"supportedVersions\":[" VERSIONS "]}\n");
 	} else if (!strcmp(command, "ADD")) {
 		if (!configuration.at)
 			fail(NO_INPUT, nothing, "the configuration could not be read");
-		wanted = member(configuration, "cniVersion");
-		if (!is_plain(inside(wanted)))
-			fail(NOT_JSON, nothing,
-			     "the configuration is no JSON with a \\\"cniVersion\\\"");
-		if (!memmem(VERSIONS, strlen(VERSIONS), wanted.at, wanted.length))
-			fail(WRONG_VERSION, nothing, "CNI version %.*s is not known here",
-			     (int)inside(wanted).length, inside(wanted).at);
-		snprintf(version, sizeof(version), "%.*s", (int)inside(wanted).length,
-			 inside(wanted).at);
 		add(configuration);
 	} else if (!is_among(command, without_question)) {
 		fail(WRONG_ENVIRONMENT, nothing, "CNI_COMMAND is none of the CNI spec 1.1.0");

@@ -93,6 +93,8 @@ class FakeKube:
         """Namespace, name and body of patches that were applied."""
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
         """Of the next requests: status and headers."""
+        self.refuse_reads = 0
+        """Status for every question for a DaemonSet, 0: none."""
         self.refuse_patches = 0
         """Status for every patch, 0: none."""
         self._cuts = self._drops = 0
@@ -232,6 +234,9 @@ class _Handler(BaseHTTPRequestHandler):
         *_, space, kind, name = ["", *parts.path.split("/")]
         if kind == "daemonsets":
             if not self._is_refused("get", kind):
+                if self.kube.refuse_reads:
+                    self._answer(self.kube.refuse_reads, _status(self.kube.refuse_reads, "", "not now"))
+                    return
                 found = self.kube.objects[kind].get((space, name))
                 self._answer(200 if found else 404, found or _status(404, "NotFound", f'"{name}" not found'))
             return
@@ -239,7 +244,12 @@ class _Handler(BaseHTTPRequestHandler):
         is_watch = query.get("watch") == "1"
         if self._is_refused("watch" if is_watch else "list", kind):
             return
-        node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
+        field, _, value = query.get("fieldSelector", "").partition("=")
+        if field == "metadata.name":
+            named = [one for one in self.kube.objects[kind].values() if one["metadata"]["name"] == value]
+            self._answer(200, {"kind": "List", "metadata": {"resourceVersion": "1"}, "items": named})
+            return
+        node = value
         if is_watch:
             self._watch(kind, node, int(query["resourceVersion"]))
         else:

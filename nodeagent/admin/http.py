@@ -129,6 +129,8 @@ class HttpServer:
                     task = group.create_task(self._serve(client))
                     self._clients[task] = None
                     task.add_done_callback(self._clients.pop)
+                    # Who comes with many others is answered before more are taken: else it would push out who waits.
+                    await asyncio.sleep(0)
         finally:
             self._listener.close()
             self._listener = None

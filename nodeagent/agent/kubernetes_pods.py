@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -27,6 +28,7 @@ from nodeagent.kernel.pod_namespaces import Namespace, Unknown, assign, look, na
 from nodeagent.kubernetes.api import ApiRefused, ApiServer
 from nodeagent.kubernetes.follow import Follower
 from nodeagent.kubernetes.node_pods import Candidate, NodePods, Patch
+from nodeagent.kubernetes.objects import read_page
 from nodeagent.kubernetes.reflector import Change, Reflector, Replaced
 from nodeagent.model.address import Ip
 from nodeagent.model.pod import CaptureReason, LocalPod
@@ -40,6 +42,8 @@ FIRST_PATCH_SECONDS = 0.5
 LONGEST_PATCH_SECONDS = 30.0
 _OUTDATED = frozenset({404, 409, 422})
 """A patch is refused with these when the pod has gone or is another one: the watch is about to tell."""
+
+_NAMESPACES = "/api/v1/namespaces"
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +65,11 @@ class KubernetesPods:
             config.kubernetes_host, config.kubernetes_port, config.kubernetes_ca, config.kubernetes_token
         )
         self._ledger = NodePods(config.node, config.excluded_namespaces)
-        self.starts = PodStarts(config, self._ledger, capture, self._hold)
+        self.starts = PodStarts(config, self._ledger, capture, self._hold, self._read_labels)
         of_this_node = Reflector("/api/v1/pods", fieldSelector=f"spec.nodeName={config.node}")
         self._followers = (
             Follower(self._api, of_this_node, self._pods_changed),
-            Follower(self._api, Reflector("/api/v1/namespaces"), self._namespaces_changed),
+            Follower(self._api, Reflector(_NAMESPACES), self._namespaces_changed),
         )
         self._found: dict[str, Namespace] = {}
         """By uid."""
@@ -142,6 +146,12 @@ class KubernetesPods:
         self._lost.pop(uid, None)
         self._ledger.hold(uid, addresses)
         self._look.set()
+
+    async def _read_labels(self, namespace: str) -> Mapping[str, str] | None:
+        """By a list, for which the agent has a right, of one; without a resourceVersion it is of this moment."""
+        query = urlencode({"fieldSelector": f"metadata.name={namespace}"})
+        items = read_page(await self._api.fetch(f"{_NAMESPACES}?{query}")).items or ()
+        return next((one.labels for one in items if one.metadata.name == namespace), None)
 
     def _news(self) -> None:
         self._looks = 0

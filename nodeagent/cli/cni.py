@@ -118,17 +118,28 @@ def _api() -> "ApiServer":
 
 
 async def _install(plugin: "CniPlugin", daemon_set: str | None) -> None:
-    from nodeagent.kubernetes.cni import confirm, is_removed
+    from nodeagent.kubernetes.api import ApiRefused
+    from nodeagent.kubernetes.cni import confirm, is_removed, parse_name
 
     main = asyncio.current_task()
     assert main is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, main.cancel)
+    if daemon_set:
+        parse_name(daemon_set)
     api = _api() if daemon_set else None
     try:
-        if api is not None and daemon_set is not None:
-            await confirm(api, daemon_set)
-        await plugin.keep()
+        async with asyncio.TaskGroup() as tasks:
+            # At once: the node's CNI may have written its list anew at boot, and the API be reached by Services later.
+            keeping = tasks.create_task(plugin.keep(), name="cni plugin")
+            if api is not None and daemon_set is not None:
+                try:
+                    await confirm(api, daemon_set)
+                except ApiRefused:
+                    keeping.cancel()
+                    for words in plugin.uninstall():
+                        log.info(words)
+                    raise
     except asyncio.CancelledError:
         main.uncancel()
     if api is not None and daemon_set is not None and await is_removed(api, daemon_set):

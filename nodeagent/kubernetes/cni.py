@@ -25,10 +25,14 @@ has written its list anew."""
 RETRY_SECONDS = 1.0
 QUESTIONS, QUESTION_SECONDS = 3, 5.0
 """Whether the DaemonSet is being removed is asked within the grace period of a pod."""
+CERTAIN_REFUSALS = 30
+"""In a row, RETRY_SECONDS apart: an API server that starts may know no role for some seconds."""
 _TEMPORARY = f".{PLUGIN}-"
 """What such a name begins with; no runtime takes it for a list."""
-_GONE = frozenset({401, 403, 404})
-"""The account, its role or the DaemonSet itself has been removed. That the role was there, `confirm` has shown."""
+_GONE = 404
+_SHUT_OUT = frozenset({401, 403})
+"""The account or its role has been removed with the DaemonSet, or is of another moment: an API server that starts or a
+token webhook that is away says so, too. Also what a token is told whose pod was deleted by force."""
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +132,7 @@ class CniPlugin:
         try:
             return with_plugin(path.read_bytes(), self._entry)
         except BadConflist as error:
-            raise BadConflist(f"{path}: {error}") from error
+            raise BadConflist(f"{path}: {error}", check=error.check) from error
 
     def _take_entry(self, path: Path) -> bool:
         """False when it is not there."""
@@ -136,7 +140,7 @@ class CniPlugin:
         try:
             wanted = without_plugin(text)
         except BadConflist:
-            return False  # nor is ours in it
+            return False  # nor was ours put into it
         if wanted != text:
             _replace(path, wanted, path.stat().st_mode & 0o777)
         return wanted != text
@@ -167,17 +171,18 @@ class CniPlugin:
 
 
 async def confirm(api: ApiServer, daemon_set: str) -> None:
-    """Returns when the API has told of the DaemonSet. Raises ApiRefused when this account may not know of it.
+    """Returns when the API has told of the DaemonSet. Raises ApiRefused when it is not there, or not for this account.
 
-    Who could not tell an upgrade from a removal must not begin. An API that is away is waited for: what was installed
-    before holds pods meanwhile.
+    Who could not tell an upgrade from a removal must not stay. An API that is away is waited for.
     """
-    told = ""
+    told, shut_out = "", 0
     while True:
         try:
             await is_kept(api, daemon_set)
         except ControlPlaneError as error:
-            if isinstance(error, ApiRefused) and error.status in _GONE:
+            status = error.status if isinstance(error, ApiRefused) else 0
+            shut_out = shut_out + 1 if status in _SHUT_OUT else 0
+            if status == _GONE or shut_out == CERTAIN_REFUSALS:
                 raise
             if str(error) != told:
                 log.warning("%s. %s", error, error.check)
@@ -187,30 +192,41 @@ async def confirm(api: ApiServer, daemon_set: str) -> None:
             return
 
 
-async def is_kept(api: ApiServer, daemon_set: str) -> bool:
-    """Whether the DaemonSet `namespace/name` is there and stays. Raises ControlPlaneError, and ConfigError."""
+def parse_name(daemon_set: str) -> tuple[str, str]:
+    """Namespace and name. Raises ConfigError."""
     namespace, _, name = daemon_set.partition("/")
     if not namespace or not name or "/" in name:
         raise ConfigError(f"{daemon_set!r} is no DaemonSet", check="Expected: namespace/name.")
+    return namespace, name
+
+
+async def is_kept(api: ApiServer, daemon_set: str) -> bool:
+    """Whether the DaemonSet `namespace/name` is there and stays. Raises ControlPlaneError, and as `parse_name`."""
+    namespace, name = parse_name(daemon_set)
     found = read_object(await api.fetch(f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"))
     return not found.is_terminating
 
 
 async def is_removed(api: ApiServer, daemon_set: str) -> bool:
-    """Asked by one that is told to stop. False in doubt: then the plugin stays, and holds pods until a successor."""
+    """Asked by one that is told to stop. False in doubt: then the plugin stays, and holds pods until a successor.
+
+    That this account is shut out is doubt, unless nothing else is said: its role may have been removed first.
+    """
+    shut_out = 0
     for attempt in range(QUESTIONS):
         try:
             async with asyncio.timeout(QUESTION_SECONDS):
                 return not await is_kept(api, daemon_set)
         except ApiRefused as error:
-            if error.status in _GONE:
+            if error.status == _GONE:
                 return True
+            shut_out += error.status in _SHUT_OUT
             log.warning("asking for DaemonSet %s: %s", daemon_set, error)
         except (ControlPlaneError, TimeoutError) as error:
             log.warning("asking for DaemonSet %s: %s", daemon_set, str(error) or "no answer in time")
         if attempt < QUESTIONS - 1:
             await asyncio.sleep(RETRY_SECONDS)
-    return False
+    return shut_out == QUESTIONS
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:

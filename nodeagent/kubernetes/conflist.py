@@ -14,6 +14,8 @@ from nodeagent.errors import ConfigError
 PLUGIN = "nodeagent-cni"
 SUFFIXES = (".conf", ".conflist", ".json")
 """Of files that container runtimes read; of several the first by name is in force."""
+VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""Of the CNI specification, as the plugin speaks them (VERSIONS in daemonset/cni.c)."""
 Entry = Mapping[str, object]
 
 
@@ -34,6 +36,7 @@ def in_force(names: Iterable[str]) -> str | None:
 def with_plugin(text: bytes, entry: Entry) -> bytes:
     """`text` itself when the entry is there already. Raises BadConflist."""
     found, plugins = _read(text)
+    _check_version(found)
     if [one for one in plugins if _is_ours(one)] == [entry]:
         return text
     others = [one for one in plugins if not _is_ours(one)]
@@ -47,6 +50,17 @@ def without_plugin(text: bytes) -> bytes:
     found, plugins = _read(text)
     others = [one for one in plugins if not _is_ours(one)]
     return text if others == plugins else _write({**found, "plugins": others})
+
+
+def _check_version(found: Mapping[str, Any]) -> None:
+    """By a list of another one no pod would start. Raises BadConflist."""
+    several = found.get("cniVersions", [])
+    for version in (found.get("cniVersion"), *(several if isinstance(several, list) else [several])):
+        if version not in VERSIONS:
+            raise BadConflist(
+                f"CNI version {version!r}",
+                check=f"{PLUGIN} speaks {VERSIONS[0]} to {VERSIONS[-1]}: name one of them as the list's cniVersion.",
+            )
 
 
 def _is_ours(plugin: object) -> bool:
@@ -65,4 +79,8 @@ def _read(text: bytes) -> tuple[dict[str, Any], list[object]]:
 
 
 def _write(found: Mapping[str, object]) -> bytes:
-    return json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n"
+    """In ASCII: half a surrogate pair, which JSON can spell, has no other encoding. Raises BadConflist."""
+    try:
+        return json.dumps(found, indent=2, allow_nan=False).encode("ascii") + b"\n"
+    except (ValueError, RecursionError) as error:
+        raise BadConflist(f"it cannot be written again: {error}") from error

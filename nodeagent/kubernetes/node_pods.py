@@ -108,11 +108,14 @@ class NodePods:
     def find(self, namespace: str, name: str, uid: str) -> tuple[str, Standing] | None:
         """Uid and standing of a pod, by its uid where that is told; None: it is not known, or not yet.
 
+        Nor is one whose namespace decides and is not known: the two are followed apart from each other.
+
         Of a static pod the kubelet, and so the runtime, has another uid than the API: that of its manifest.
         """
         for pod, found in self._judged() if self.is_known else ():
             if pod.key == (namespace, name) and uid in {"", pod.metadata.uid, pod.annotations.get(_MIRROR)}:
-                return pod.metadata.uid, found
+                is_unknown = found is Standing.NOT_LABELLED and namespace not in (self._namespaces or {})
+                return None if is_unknown else (pod.metadata.uid, found)
         return None
 
     def hold(self, uid: str, addresses: tuple[Ip, ...]) -> None:

@@ -55,7 +55,11 @@ def standing(
         return Standing.OPTED_IN
     if mode == _NONE:
         return Standing.OPTED_OUT
-    return Standing.OPTED_IN if namespace_labels.get(MODE_LABEL) == _AMBIENT else Standing.NOT_LABELLED
+    return Standing.OPTED_IN if enrols(namespace_labels) else Standing.NOT_LABELLED
+
+
+def enrols(namespace_labels: Mapping[str, str]) -> bool:
+    return namespace_labels.get(MODE_LABEL) == _AMBIENT
 
 
 def is_redirected(annotations: Mapping[str, str]) -> bool:

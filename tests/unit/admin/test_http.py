@@ -154,6 +154,26 @@ def test_silent_clients_do_not_keep_others_out(tmp_path: Path) -> None:
     _serve(tmp_path / "s", ask)
 
 
+def test_many_who_come_at_once_and_are_answered_push_nobody_out(tmp_path: Path) -> None:
+    async def ask(_server: HttpServer) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"GET / HT")
+        assert b" 200 " in await _ask(tmp_path / "s"), "who came before has been taken, too"
+        burst = [socket.socket(socket.AF_UNIX) for _ in range(http.MAX_CLIENTS)]
+        for client in burst:  # in one turn: the server finds all of them waiting
+            client.settimeout(0)
+            client.connect(str(tmp_path / "s"))
+            client.send(b"GET / HTTP/1.1\r\n\r\n")
+        for client in burst:
+            with client:
+                assert b" 200 " in await asyncio.get_running_loop().sock_recv(client, 4096)
+        writer.write(b"TP/1.1\r\n\r\n")
+        assert b" 200 " in await reader.read()
+        writer.close()
+
+    _serve(tmp_path / "s", ask)
+
+
 def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "ANSWER_SECONDS", 0.05)
 

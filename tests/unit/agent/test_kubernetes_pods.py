@@ -12,6 +12,7 @@ from nodeagent.agent import pod_starts
 from nodeagent.agent.enrolment import Claim, LocalPods
 from nodeagent.agent.kubernetes_pods import FILE_NAME
 from nodeagent.kernel.pod_namespaces import Namespace
+from nodeagent.kubernetes.node_pods import NodePods
 from nodeagent.model.address import Ip
 from nodeagent.model.opt_in import MODE_LABEL, REDIRECTION
 from nodeagent.model.pod import LocalPod
@@ -308,3 +309,23 @@ def test_a_pod_that_starts_is_named_before_the_kubelet_has_an_address_for_it(
     run(node, first)
     node.told = []
     run(node, second)
+
+
+def test_a_namespace_is_asked_for_anew_before_a_pod_starts_uncaptured(
+    node: Node, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its watch is held up: the list is there, and no event since."""
+    node.kube.put(namespace("plain"), pod("web", "plain", ips=()))
+
+    async def scenario() -> None:
+        await eventually(lambda: bool(node.told) and ("plain", "web") in node.told[-1].left_out)
+        assert await node.pods.starts.start("plain", "web", "uid-web", "/var/run/netns/a") == "NOT_LABELLED"
+        monkeypatch.setattr(NodePods, "namespaces_changed", lambda *_: None)
+        node.kube.put(namespace("plain", "ambient"))
+        with pytest.raises(pod_starts.PodHeld):
+            await node.pods.starts.start("plain", "web", "uid-web", "/var/run/netns/a")
+        node.kube.delete("plain", kind="namespaces")
+        with pytest.raises(pod_starts.PodHeld):
+            await node.pods.starts.start("plain", "web", "uid-web", "/var/run/netns/a")
+
+    run(node, scenario)

@@ -67,8 +67,9 @@ def test_it_is_removed_and_says_what(places: list[str], tmp_path: Path, capsys: 
     assert capsys.readouterr().out == "nothing to remove\n"
 
 
-def test_a_mistake_gives_one_clear_error(places: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_gives_one_clear_error(places: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cni", "uninstall", *places, "--net-dir", "/no/such"]) == 5
     assert "/no/such: No such file" in capsys.readouterr().err
     assert run(["cni", "install", *places, "--daemonset", "x"]) == 2
     assert "error" in capsys.readouterr().err
+    assert plugins(tmp_path) == LIST["plugins"]

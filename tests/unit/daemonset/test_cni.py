@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from nodeagent.kubernetes.conflist import VERSIONS
+
 RESULT = {
     "cniVersion": "1.0.0",
     "interfaces": [{"name": "eth0", "mac": "0a:58:0a:f4:00:06", "sandbox": "/var/run/netns/cni-1"}],
@@ -179,6 +181,13 @@ def test_an_excluded_namespace_starts_without_an_agent(runtime: Runtime, namespa
     assert runtime.run(args=f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=dns") == (0, RESULT)
 
 
+@pytest.mark.parametrize("version", ["0.2.0", "2.0.0", None])
+def test_what_nobody_is_asked_about_starts_by_any_version(runtime: Runtime, version: str | None) -> None:
+    """A node's own pods, also behind plugins that are older or newer than this one."""
+    for args in ("K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=dns", ""):
+        assert runtime.run(args=args, cniVersion=version) == (0, RESULT)
+
+
 @pytest.mark.parametrize("namespace", ["kube", "system", "kube-system2", "KUBE-SYSTEM"])
 def test_a_name_that_is_much_alike_is_not_excluded(runtime: Runtime, namespace: str) -> None:
     with runtime.agent(SAYS_NO):
@@ -199,7 +208,7 @@ def test_the_other_verbs_need_nobody(runtime: Runtime, command: str, stdin: byte
 def test_it_tells_its_versions(runtime: Runtime) -> None:
     status, said = runtime.run("VERSION", stdin=b'{"cniVersion":"1.1.0"}')
     assert status == 0
-    assert said == {"cniVersion": "1.1.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]}
+    assert said == {"cniVersion": "1.1.0", "supportedVersions": list(VERSIONS)}
 
 
 @pytest.mark.parametrize(

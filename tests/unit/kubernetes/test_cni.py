@@ -118,6 +118,15 @@ def test_what_is_no_list_is_told_and_not_touched(node: Node) -> None:
     node.plugin.uninstall()
 
 
+def test_a_version_that_the_plugin_does_not_speak_is_told_with_its_remedy(node: Node) -> None:
+    path = node.net_dir / "10-pods.conflist"
+    path.write_text(json.dumps({"cniVersion": "0.2.0", "plugins": [BRIDGE]}))
+    with pytest.raises(BadConflist, match=r"10-pods.conflist: CNI version '0.2.0'") as told:
+        node.plugin.install()
+    assert "0.3.0 to 1.1.0" in told.value.check
+    assert node.plugins() == [BRIDGE]
+
+
 def test_a_node_without_a_list_is_told(node: Node) -> None:
     (node.net_dir / "10-pods.conflist").unlink()
     with pytest.raises(NotPossible, match="no list of CNI plugins"):
@@ -287,6 +296,24 @@ def test_a_refusal_is_removal_only_where_the_account_has_gone(cluster: tuple[Fak
     assert asyncio.run(is_removed(api, NAME)) is (status in {401, 403, 404})
 
 
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("others", [(), (500,), (429, 503)])
+def test_an_account_that_is_shut_out_for_a_moment_does_not_remove_it(
+    cluster: tuple[FakeKube, ApiServer], status: int, others: tuple[int, ...]
+) -> None:
+    """An API server that starts, a token webhook that is away."""
+    kube, api = cluster
+    kube.put(daemon_set(NAME))
+    kube.refusals += [(status, {}), *((other, {}) for other in others)]
+    assert not asyncio.run(is_removed(api, NAME))
+
+
+def test_what_is_gone_is_gone_also_after_a_doubt(cluster: tuple[FakeKube, ApiServer]) -> None:
+    kube, api = cluster
+    kube.refusals += [(403, {})]
+    assert asyncio.run(is_removed(api, NAME))
+
+
 def test_in_doubt_it_stays(cluster: tuple[FakeKube, ApiServer]) -> None:
     kube, api = cluster
     kube.put(daemon_set(NAME))
@@ -296,7 +323,7 @@ def test_in_doubt_it_stays(cluster: tuple[FakeKube, ApiServer]) -> None:
     assert not asyncio.run(is_removed(api, NAME))
 
 
-def test_without_its_role_it_does_not_begin_and_an_api_that_is_away_is_waited_for(
+def test_without_its_role_it_does_not_stay_and_an_api_that_is_away_is_waited_for(
     cluster: tuple[FakeKube, ApiServer],
 ) -> None:
     kube, api = cluster
@@ -304,7 +331,13 @@ def test_without_its_role_it_does_not_begin_and_an_api_that_is_away_is_waited_fo
     kube.refusals += [(500, {}), (429, {})]
     asyncio.run(confirm(api, NAME))
     assert not kube.refusals
-    kube.refusals += [(403, {})]
+    kube.refusals += [(403, {}), (401, {}), (500, {})] * module.CERTAIN_REFUSALS
+    asyncio.run(confirm(api, NAME))
+    assert not kube.refusals, "not in a row"
+    kube.refusals += [(403, {})] * module.CERTAIN_REFUSALS
+    with pytest.raises(ApiRefused):
+        asyncio.run(confirm(api, NAME))
+    kube.delete("nodeagent-cni", "nodeagent-system", kind="daemonsets")
     with pytest.raises(ApiRefused):
         asyncio.run(confirm(api, NAME))
 
@@ -315,6 +348,32 @@ def test_told_to_stop_it_goes_only_with_its_daemon_set(
 ) -> None:
     kube, api = cluster
     kube.put(daemon_set(NAME))
+    words, environment = installing(node, api)
+    with subprocess.Popen(words, env=environment) as process:
+        asyncio.run(eventually(lambda: ENTRY in node.plugins()))
+        if end == "removal":
+            kube.put(daemon_set(NAME, is_terminating=True))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert (ENTRY in node.plugins()) is (end == "upgrade")
+
+
+def test_it_begins_before_the_api_answers_and_goes_when_that_knows_of_no_daemon_set(
+    node: Node, cluster: tuple[FakeKube, ApiServer]
+) -> None:
+    """As after a boot: the node's CNI has written its list anew, and without it nobody reaches the API."""
+    kube, api = cluster
+    kube.refuse_reads = 503
+    words, environment = installing(node, api)
+    with subprocess.Popen(words, env=environment) as process:
+        asyncio.run(eventually(lambda: ENTRY in node.plugins() and bool(kube.asked)))
+        kube.refuse_reads = 0
+        assert process.wait(60) != 0
+    assert node.plugins() == [BRIDGE]
+
+
+def installing(node: Node, api: ApiServer) -> tuple[list[str | Path], dict[str, str]]:
+    """Words of the command, and its environment."""
     words: list[str | Path] = [
         *(sys.executable, "-m", "nodeagent.cli.main", "cni", "install", "--daemonset", NAME, "--program", node.program),
         *("--net-dir", node.net_dir, "--bin-dir", node.bin_dir, "--exclude-namespaces", "kube-system"),
@@ -327,10 +386,4 @@ def test_told_to_stop_it_goes_only_with_its_daemon_set(
         "NODEAGENT_KUBERNETES_CA": api.ca_file,
         "NODEAGENT_KUBERNETES_TOKEN": api.token_file,
     }
-    with subprocess.Popen(words, env=environment) as process:
-        asyncio.run(eventually(lambda: ENTRY in node.plugins()))
-        if end == "removal":
-            kube.put(daemon_set(NAME, is_terminating=True))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    assert (ENTRY in node.plugins()) is (end == "upgrade")
+    return words, environment
