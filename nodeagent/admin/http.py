@@ -125,7 +125,7 @@ class HttpServer:
                 while True:
                     client = await self._accept(self._listener)
                     if len(self._clients) >= MAX_CLIENTS:
-                        next(iter(self._clients)).cancel()
+                        self._let_oldest_go()
                     task = group.create_task(self._serve(client))
                     self._clients[task] = None
                     task.add_done_callback(self._clients.pop)
@@ -134,6 +134,12 @@ class HttpServer:
         finally:
             self._listener.close()
             self._listener = None
+
+    def _let_oldest_go(self) -> None:
+        """One that goes already may take its time, and is not hurried by another cancellation."""
+        oldest = next((client for client in self._clients if not client.cancelling()), None)
+        if oldest is not None:
+            oldest.cancel()
 
     async def _accept(self, listener: socket.socket) -> socket.socket:
         while True:

@@ -15,7 +15,7 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Literal
 
 from nodeagent.admin import answers
@@ -59,23 +59,30 @@ class Tracer:
         self._traced: Traced | None = None
         self._running: RunningTrace | None = None
         self._is_free = asyncio.Event()
+        """While `_traced` is None."""
+        self._is_free.set()
+        self._ending: asyncio.Future[None] | None = None
+        """The usual programs come back, in a thread that nobody's cancellation reaches."""
 
     async def begin(self, question: TraceQuestion) -> "RunningTrace":
         """Returns when packets are told of. Raises ConfigError, NotPossible and KernelError."""
         traced = find_traced(self._read_state(), question)
         await self._wait_for_former()
         wanted = WantedTrace(self._device(traced), traced.pod.ips, traced.peers, question.is_every)
+        starting = asyncio.get_running_loop().run_in_executor(None, self._start, wanted)
         self._traced = traced
+        self._is_free.clear()
         try:
-            trace = await asyncio.to_thread(self._steering.start_trace, wanted)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):  # the thread goes on, and this one waits for its end
-                await asyncio.to_thread(self._put_back)
-            self._traced = None
-            self._is_free.set()
+            trace = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # the thread goes on; its end is met, even if this wait for it is cancelled too
+            starting.add_done_callback(self._abandon)
+            await self._is_free.wait()
+            raise
+        except BaseException:
+            self._forget()
             raise
         log.info("a trace of %s begins, for %g s at most", traced.name, question.seconds)
-        self._running = RunningTrace(trace, traced, question, self._names, self._put_back, self._ended)
+        self._running = RunningTrace(trace, traced, question, self._names, self._put_back, self._end)
         self._connections.watcher = self._running
         return self._running
 
@@ -84,7 +91,6 @@ class Tracer:
         try:
             async with asyncio.timeout(FORMER_SECONDS):
                 while self._traced is not None:
-                    self._is_free.clear()
                     await self._is_free.wait()
         except TimeoutError:
             name = self._traced.name if self._traced is not None else "a pod"
@@ -97,17 +103,51 @@ class Tracer:
         if self._running is not None:
             self._running.end()
 
-    def _put_back(self) -> None:
-        """The usual programs; in a thread."""
+    def _start(self, wanted: WantedTrace) -> Trace:
+        """In a thread."""
+        if self._steering.is_tracing:  # nobody else begins one, so the end of a former one was lost
+            log.warning("a trace that nobody reads any more is ended")
+            self._stop()
+        return self._steering.start_trace(wanted)
+
+    def _stop(self) -> None:
+        """In a thread."""
         try:
             self._steering.stop_trace()
         except KernelError as error:
             log.warning("%s; the next look at the kernel puts the usual programs back", error)
 
-    def _ended(self) -> None:
+    def _put_back(self) -> "asyncio.Future[None]":
+        """The usual programs, once for each trace. To be awaited through a shield."""
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().run_in_executor(None, self._stop)
+        return self._ending
+
+    async def _end(self, trace: Trace) -> None:
+        """Waits for what happens also when the wait is cancelled."""
+        self._put_back().add_done_callback(lambda _: self._ended(trace))
+        await self._is_free.wait()
+
+    def _abandon(self, starting: "asyncio.Future[Trace]") -> None:
+        """Nobody waits any more for what has begun."""
+        error = starting.exception()
+        if error is not None:
+            log.warning("a trace whose client has gone did not begin: %s", error)
+            self._forget()
+            return
+        trace = starting.result()
+        self._put_back().add_done_callback(lambda _: self._ended(trace))
+
+    def _ended(self, trace: Trace) -> None:
         assert self._traced is not None
         log.info("the trace of %s is over", self._traced.name)
-        self._traced = self._running = self._connections.watcher = None
+        try:
+            trace.close()
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._traced = self._running = self._ending = self._connections.watcher = None
         self._is_free.set()
 
     def _device(self, traced: Traced) -> int:
@@ -127,11 +167,11 @@ class RunningTrace:
         traced: Traced,
         question: TraceQuestion,
         names: Callable[[], Names],
-        put_back: Callable[[], None],
-        ended: Callable[[], None],
+        put_back: "Callable[[], asyncio.Future[None]]",
+        end: Callable[[Trace], Awaitable[None]],
     ) -> None:
         self._trace, self._traced, self._question = trace, traced, question
-        self._names, self._put_back, self._has_ended = names, put_back, ended
+        self._names, self._put_back, self._end = names, put_back, end
         self._deadline = time.monotonic() + question.seconds
         self._why: Literal["", "asked", "time", "count"] = ""
         self._is_over = self._is_closed = False
@@ -181,11 +221,7 @@ class RunningTrace:
         if self._is_closed:
             return
         self._is_closed = True
-        try:
-            await asyncio.to_thread(self._put_back)
-        finally:
-            self._trace.close()
-            self._has_ended()
+        await self._end(self._trace)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -203,10 +239,12 @@ class RunningTrace:
             self._due.append({})
 
     async def _finish(self, why: str) -> None:
-        await asyncio.to_thread(self._put_back)
+        await asyncio.shield(self._put_back())
         await asyncio.sleep(WAIT_SECONDS)
-        while self._read_ring():  # which is bounded, and nobody writes to it any more
-            pass
+        for _ in range(0, self._trace.room, MOST_PACKETS):  # where an exchange failed, it is still written to
+            if not self._read_ring():
+                break
+            await asyncio.sleep(0)
         self._tell(timestamp(LAST_SECOND))
         left = self._trace.left()
         end = {"why": why, "hops": self._told, "alike": left.alike, "lost": left.lost + self._overflow}

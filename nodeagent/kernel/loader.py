@@ -31,7 +31,7 @@ from nodeagent.kernel import syscall
 from nodeagent.kernel.cgroup import ATTACH_TYPES
 from nodeagent.kernel.codings import layouts
 from nodeagent.kernel.layout import read_maps
-from nodeagent.kernel.pins import Pins, describe, is_bpffs
+from nodeagent.kernel.pins import Pins, describe, is_bpffs, unfinished
 from nodeagent.kernel.sources import FILTERS, PROGRAMS, SERVICES, TRACE_FLAG, bpf_folder, program_text, read_source
 from nodeagent.model.mark import Marks
 
@@ -171,16 +171,16 @@ def _check_maps(pins: Pins) -> None:
 
 def _pin_programs(bcc: Any, module: Any, folder: Path, names: Sequence[str]) -> dict[str, int]:
     verified = {}
-    unfinished = folder.with_name(folder.name + "_unfinished")  # bpffs refuses a dot
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True, mode=0o700)
+    made = unfinished(folder)
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True, mode=0o700)
     for name in names:
         program = load(bcc, module, name)
-        if bcc.lib.bpf_obj_pin(program.fd, os.fsencode(unfinished / name)) != 0:
-            raise KernelError(f"the program {name} cannot be pinned at {unfinished}")
+        if bcc.lib.bpf_obj_pin(program.fd, os.fsencode(made / name)) != 0:
+            raise KernelError(f"the program {name} cannot be pinned at {made}")
         verified[name] = _verified(bcc.lib, module.module, program, name, _kind(bcc, name))
     shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    made.rename(folder)
     return verified
 
 

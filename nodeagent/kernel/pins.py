@@ -17,6 +17,7 @@ has.
 """
 
 import ctypes
+import errno
 import os
 import shutil
 import struct
@@ -78,17 +79,17 @@ class Pins:
 
     def remove_others(self, kept: Collection[Path] = (), *, keeps_trace: bool = False) -> list[str]:
         """Unpins layouts and programs that are not of this version; `kept` are layouts that a filter still uses."""
-        ours = {self.programs, self.trace_programs} if keeps_trace else {self.programs}
+        ours = {self.programs}
+        if keeps_trace:  # which may be compiled at this moment
+            ours |= {self.trace_programs, unfinished(self.trace_programs)}
         stale = [path for path in self.others() if path not in kept]
         stale += [path for path in _children(self.programs.parent) if path not in ours]
         stale += [self.trace] if self.trace.exists() and not keeps_trace else []
-        for path in stale:
-            shutil.rmtree(path)
-        return [str(path.relative_to(self.root)) for path in stale]
+        return [str(path.relative_to(self.root)) for path in stale if _remove_tree(path)]
 
     def remove_trace(self) -> None:
         """Unpins what belongs to a trace."""
-        for path in (self.trace_programs, self.trace):
+        for path in (self.trace_programs, unfinished(self.trace_programs), self.trace):
             shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> bool:
@@ -97,6 +98,11 @@ class Pins:
             return False
         shutil.rmtree(self.root)
         return True
+
+
+def unfinished(programs: Path) -> Path:
+    """Where those are pinned that appear there, all at once."""
+    return programs.with_name(programs.name + "_unfinished")  # bpffs refuses a dot
 
 
 def describe(pins: Pins) -> None:
@@ -160,6 +166,17 @@ _ARRAY = 2
 """BPF_MAP_TYPE_ARRAY."""
 _BPF_FS_MAGIC = 0xCAFE4A11
 """Of linux/magic.h."""
+
+
+def _remove_tree(path: Path) -> bool:
+    """False where somebody else removes it, or writes to it, at the same time: the next look takes what is left."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
+            raise
+        return False
+    return True
 
 
 def _children(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from nodeagent.kernel import syscall
 
 BUSY, DISCARDED = 1 << 31, 1 << 30
-_HEAD = 8
+RECORD_HEAD = 8
 
 
 class Piece(NamedTuple):
@@ -45,8 +45,8 @@ def take(words: memoryview, data: memoryview, position: int, end: int, limit: in
             break
         length = head & ~(BUSY | DISCARDED)
         if not head & DISCARDED:
-            records.append(bytes(data[start + _HEAD : start + _HEAD + length]))
-        position += (_HEAD + length + 7) & ~7
+            records.append(bytes(data[start + RECORD_HEAD : start + RECORD_HEAD + length]))
+        position += (RECORD_HEAD + length + 7) & ~7
     return Piece(records, position)
 
 
@@ -58,7 +58,7 @@ class Ring:
         """Readable, for poll, when there is something."""
         try:
             info = syscall.map_info(self.descriptor)
-            self.id = info.id
+            self.id, self.bytes = info.id, info.entries
             page = mmap.PAGESIZE
             self._own = mmap.mmap(self.descriptor, page)
             self._kernels = mmap.mmap(self.descriptor, page + 2 * info.entries, prot=mmap.PROT_READ, offset=page)

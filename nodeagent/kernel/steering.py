@@ -315,6 +315,10 @@ class Steering:
         """Of those that the last reconcile wanted: what it lacked may come without a sign on the node's own devices."""
         return not all(state.is_captured for state in self._states)
 
+    @property
+    def is_tracing(self) -> bool:
+        return self._is_tracing
+
     def start_trace(self, wanted: WantedTrace) -> Trace:
         """From its return on, programs that tell of packets run in the place of those that do not.
 
@@ -326,7 +330,8 @@ class Steering:
                     "another trace runs on this node",
                     check="There is one at a time; it ends by itself, or see the log.",
                 )
-            self._is_tracing = True
+            with self._lock:  # no reconcile takes away meanwhile what is made from here on
+                self._is_tracing = True
             try:
                 load_programs(self._pins, self._run_dir / LOADER_LOG, is_trace=True)
                 folder = self._pins.trace_programs
@@ -374,17 +379,21 @@ class Steering:
     # ---- inside --------------------------------------------------------------------------------------------------
 
     def _end_trace(self) -> None:
+        """Whatever fails, the next reconcile wants the usual programs, and takes away the pins that stay."""
         try:
-            self._exchange({})
+            with self._lock:
+                self._variants = {}
+            if self._exchange({}):
+                self._pins.remove_trace()
         finally:
             self._is_tracing = False
-            self._pins.remove_trace()
 
-    def _exchange(self, variants: Mapping[str, Program]) -> None:
+    def _exchange(self, variants: Mapping[str, Program]) -> bool:
         """In place, from one packet to the next. Where that fails the next reconcile finds another one, and repairs it.
 
-        Raises KernelError when nothing can be done.
+        Whether it failed nowhere. Raises KernelError when nothing can be done.
         """
+        is_whole = True
         try:
             with self._lock, IPRoute() as node, self._namespace.inside() as proxy:
                 self._variants = dict(variants)
@@ -394,12 +403,12 @@ class Steering:
                     try:
                         if name in programs and attacher.find(hook):
                             attacher.attach(hook, programs[name])
-                    except (
-                        KernelError
-                    ) as error:  # a pod's device may go at any moment; the others stay what they are for
-                        log.warning("%s; looked at again with the next reconcile", error)
+                    except (KernelError, OSError) as error:  # a pod's device may go at any moment; the others go on
+                        is_whole = False
+                        log.warning("%s: %s; looked at again with the next reconcile", hook.pin_name, error)
         except OSError as error:
             raise KernelError(f"exchanging the programs: {error}") from error
+        return is_whole
 
     def _counted(self, state: PodState, now: float) -> PodState:
         counts = (self._opened_maps().pod_counts.find(state.ifindex) if self._maps else None) or _NO_COUNT

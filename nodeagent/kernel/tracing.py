@@ -20,7 +20,7 @@ from nodeagent.kernel.layout import Layout, read_layouts
 from nodeagent.kernel.maps import Table
 from nodeagent.kernel.proxy_namespace import PROXY_DEVICE
 from nodeagent.kernel.reasons import reasons
-from nodeagent.kernel.ring import Ring
+from nodeagent.kernel.ring import RECORD_HEAD, Ring
 from nodeagent.kernel.sources import read_source
 from nodeagent.model.address import Ip, unpack_ip
 from nodeagent.model.hop import TracedPacket
@@ -82,6 +82,8 @@ class Trace:
                 raise KernelError(f"map {maps / 'trace_events'}: {error.strerror}") from error
             opened.callback(self._ring.close)
             self._opened = opened.pop_all()
+        self.room = self._ring.bytes // (RECORD_HEAD + trace_layouts()["trace_event"].size)
+        """Packets that the ring holds at most."""
         self._told = 0
         # Both clocks go on alike for as long as a trace takes, unless somebody sets one.
         self._began = time.time() - time.monotonic()

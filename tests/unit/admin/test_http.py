@@ -174,6 +174,42 @@ def test_many_who_come_at_once_and_are_answered_push_nobody_out(tmp_path: Path) 
     _serve(tmp_path / "s", ask)
 
 
+def test_one_that_takes_its_time_to_go_is_told_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it began has to end: meanwhile it is the next oldest that goes."""
+    monkeypatch.setattr(http, "MAX_CLIENTS", 2)
+
+    async def both() -> None:
+        cancellations = 0
+        begun, may_go = asyncio.Event(), asyncio.Event()
+
+        async def respond(_request: Request) -> Response:
+            nonlocal cancellations
+            begun.set()
+            while not may_go.is_set():
+                try:
+                    await may_go.wait()
+                except asyncio.CancelledError:
+                    cancellations += 1
+            return Response(200, b"")
+
+        server = HttpServer(lambda: open_unix(str(tmp_path / "s")), respond)
+        server.listen()
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            running = group.create_task(server.run())
+            _, slow = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            slow.write(b"GET / HTTP/1.1\r\n\r\n")
+            await begun.wait()
+            silent = [await asyncio.open_unix_connection(str(tmp_path / "s")) for _ in range(3)]
+            assert await silent[0][0].read() == b""
+            assert cancellations == 1
+            may_go.set()
+            for writer in (slow, *(writer for _, writer in silent)):
+                writer.close()
+            running.cancel()
+
+    asyncio.run(both())
+
+
 def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "ANSWER_SECONDS", 0.05)
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -51,6 +52,7 @@ class Node:
         self.has_begun, self.may_start = threading.Event(), threading.Event()
         self.may_start.set()
         self.captured = "shop"
+        self.room = 3000
         self.tracer = Tracer(cast("Steering", self), self.connections, self._state, lambda: Names(Mesh(), ""))
 
     def _state(self) -> AgentState:
@@ -252,6 +254,109 @@ def test_an_agent_that_stops_while_it_begins_waits_and_puts_back() -> None:
             await beginning
         assert (node.is_tracing, node.stops) == (False, 1)
         running = await node.tracer.begin(_question())
+        await running.aclose()
+
+    asyncio.run(trace())
+
+
+def test_a_second_cancellation_while_it_begins_loses_nothing() -> None:
+    async def trace() -> None:
+        node = Node()
+        node.may_start.clear()
+        beginning = asyncio.create_task(node.tracer.begin(_question()))
+        await asyncio.to_thread(node.has_begun.wait)
+        await _cancel_twice(beginning)
+        node.may_start.set()
+        running = await node.tracer.begin(_question())  # when the one that nobody waits for has ended
+        assert (node.stops, node.closes) == (1, 1)
+        await running.aclose()
+
+    asyncio.run(trace())
+
+
+def test_one_that_nobody_waits_for_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    async def trace() -> None:
+        node = Node()
+        node.may_start.clear()
+        beginning = asyncio.create_task(node.tracer.begin(_question()))
+        await asyncio.to_thread(node.has_begun.wait)
+        await _cancel_twice(beginning)
+        node.refusal = KernelError("the kernel refused the program")
+        following = asyncio.create_task(node.tracer.begin(_question()))
+        node.may_start.set()
+        with pytest.raises(KernelError):
+            await following
+        assert "did not begin: the kernel refused the program" in caplog.text
+
+    asyncio.run(trace())
+
+
+def test_a_cancellation_of_the_end_while_threads_are_short_does_not_lose_it() -> None:
+    async def trace() -> None:
+        loop, go = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        node = Node()
+        running = await node.tracer.begin(_question())
+        busy = loop.run_in_executor(None, go.wait, 60)
+        ending = asyncio.create_task(running.aclose())
+        await asyncio.sleep(0)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        assert (node.is_tracing, node.closes) == (True, 0)
+        go.set()
+        await busy
+        following = await node.tracer.begin(_question())
+        assert (node.stops, node.closes) == (1, 1)
+        await following.aclose()
+
+    asyncio.run(trace())
+
+
+async def _cancel_twice(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_one_that_is_not_ours_to_end_is_ended_all_the_same() -> None:
+    """Its end was lost: but for us nobody begins one."""
+
+    async def trace() -> None:
+        node = Node()
+        node.is_tracing = True
+        running = await node.tracer.begin(_question())
+        assert node.stops == 1
+        await running.aclose()
+        assert (node.stops, node.is_tracing) == (2, False)
+
+    asyncio.run(trace())
+
+
+def test_its_end_comes_even_if_a_program_tells_for_ever() -> None:
+    """A hook whose exchange failed; other tasks have their turns meanwhile."""
+
+    async def trace() -> None:
+        node = Node()
+        running = await node.tracer.begin(_question())
+        looks = 0
+
+        def read(limit: int) -> list[TracedPacket]:
+            nonlocal looks
+            looks += 1
+            asyncio.get_running_loop().call_soon(turns.append, looks)
+            return [_packet(time.time())] * limit
+
+        turns: list[int] = []
+        node.read = read  # type: ignore[method-assign]
+        node.tracer.end()
+        hops, end = await _rest(running)
+        assert (len(hops), end["why"]) == (100, "asked")
+        assert looks * module.MOST_PACKETS == node.room
+        assert turns == list(range(1, looks + 1))
         await running.aclose()
 
     asyncio.run(trace())

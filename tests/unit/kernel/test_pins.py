@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Paths of pins, and which of them go; plain folders stand for bpffs."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.pins import Pins, is_bpffs, read_counters
+from nodeagent.kernel.pins import Pins, is_bpffs, read_counters, unfinished
 from nodeagent.kernel.sources import PROGRAMS, layout_hash, source_hash
 from nodeagent.model.mark import Marks
 
@@ -55,6 +57,41 @@ def test_what_a_trace_has_made_stays_as_long_as_it_lasts(pins: Pins) -> None:
     assert not pins.trace.exists()
     assert pins.programs.is_dir()
     pins.remove_trace()  # none there is fine
+
+
+def test_what_a_trace_is_compiling_stays_and_goes_with_it(pins: Pins) -> None:
+    made = unfinished(pins.trace_programs)
+    made.mkdir()
+    (made / "from_pod").touch()
+    assert pins.remove_others(keeps_trace=True) == []
+    pins.remove_trace()
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTEMPTY])
+def test_what_somebody_else_removes_or_fills_meanwhile_is_left_to_the_next_time(
+    pins: Pins, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (pins.root / "other").mkdir()
+
+    def refuse(path: Path) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    assert pins.remove_others() == []
+    monkeypatch.undo()
+    assert pins.remove_others() == ["other"]
+
+
+def test_what_cannot_be_removed_is_an_error(pins: Pins, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pins.root / "other").mkdir()
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        pins.remove_others()
 
 
 def test_removal_takes_our_folder_alone(pins: Pins) -> None:
