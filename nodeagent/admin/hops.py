@@ -6,6 +6,7 @@ where that was led, by which policy, and how it ended. Both have times, by which
 """
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -142,14 +143,17 @@ class Names(NamedTuple):
     network: str
 
     def party(self, ip: Ip, port: int) -> answers.Party:
-        workload = self.mesh.workload_at(self.network, ip)
-        services = () if workload is not None else self.mesh.services_at(self.network, ip)
-        named = workload or (services[0] if services else None)
-        return {
-            "namespace": named.namespace if named is not None else "",
-            "workload": named.name if named is not None else "",
-            "address": join_host_port(ip, port),
-        }
+        namespace, name = _owner(self.mesh, self.mesh.generation, self.network, ip)
+        return {"namespace": namespace, "workload": name, "address": join_host_port(ip, port)}
+
+
+@functools.lru_cache(maxsize=1024)
+def _owner(mesh: Mesh, _generation: int, network: str, ip: Ip) -> tuple[str, str]:
+    """Namespace and name; kept, since packets come from few addresses and each Service's block may have to be tried."""
+    workload = mesh.workload_at(network, ip)
+    services = () if workload is not None else mesh.services_at(network, ip)
+    named = workload or (services[0] if services else None)
+    return (named.namespace, named.name) if named is not None else ("", "")
 
 
 def packet_hop(names: Names, packet: TracedPacket) -> answers.Hop:

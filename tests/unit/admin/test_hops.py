@@ -26,8 +26,9 @@ from nodeagent.kernel.reasons import reasons
 from nodeagent.model.address import Ip
 from nodeagent.model.hop import TracedPacket
 from nodeagent.model.identity import Identity
-from nodeagent.model.mesh import Mesh
+from nodeagent.model.mesh import Changes, Mesh
 from nodeagent.model.record import ConnectionRecord, Direction, Transport
+from nodeagent.model.workload import Service, Vip
 from nodeagent.routing.route import Target
 
 StateOf = Callable[..., AgentState]
@@ -173,6 +174,25 @@ def test_a_packet(mesh: Mesh) -> None:
         "check": "",
         "id": "",
     }
+
+
+def test_names_are_looked_up_once_until_the_mesh_changes(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Ip] = []
+    find = mesh.services_at
+
+    def counted(network: str, ip: Ip) -> tuple[Service, ...]:
+        looks.append(ip)
+        return find(network, ip)
+
+    monkeypatch.setattr(mesh, "services_at", counted)
+    nobody = Ip("10.250.0.1")
+    for port in range(80, 85):
+        assert Names(mesh, "").party(nobody, port)["workload"] == ""
+    assert looks == [nobody]
+    late = Service(name="late", namespace="shop", hostname="late", vips=(Vip("", nobody),), ports=())
+    mesh.apply(Changes(services=(late,)))
+    party = Names(mesh, "").party(nobody, 80)
+    assert party == {"namespace": "shop", "workload": "late", "address": "10.250.0.1:80"}
 
 
 def test_an_address_of_nobody(mesh: Mesh) -> None:
