@@ -59,10 +59,14 @@ def stage(supervise: Path) -> Iterator[Stage]:
     """Its agents have what a container of the manifest has; of its mounts those that restrict: no write outside."""
     command = stage_module.command
     granted = ",".join(f"+{name}" for name in capabilities())
+    empty = "mount -t tmpfs none /tmp; "
+    if ROOT.is_relative_to("/tmp"):  # what the image has elsewhere
+        inside = f"/mnt/{ROOT.relative_to('/tmp')}"
+        empty = f"mount -t tmpfs none /mnt; mkdir -p {inside}; mount --bind {ROOT} {inside}; mount --rbind /mnt /tmp; "
     restrict = (
         f"exec 9<{supervise}; mount --make-rslave /; mount --bind /proc/sys /proc/sys; "
         "mount -o remount,bind,ro /proc/sys; "
-        'mount --bind / /; mount -o remount,bind,ro /; mount -t tmpfs none /tmp; exec "$@"'
+        f'mount --bind / /; mount -o remount,bind,ro /; {empty}exec "$@"'
     )
 
     def contained(*words: str | Path) -> list[str]:
