@@ -145,7 +145,7 @@ class Config:
         "`off` (the same in Python, slower).",
     )
     spin_microseconds: int = setting(
-        50,
+        0,
         "NODEAGENT_SPIN",
         "How long a worker that has little to do looks for an answer before it sleeps, as long as that pays; 0: never.",
     )

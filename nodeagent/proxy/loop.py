@@ -38,6 +38,8 @@ _IN_VAIN = 2
 _MOST_SPIN_CREDIT = 8
 """A spin that found something, or a sleep that a spin would have saved, is worth one; a spin in vain costs two. So of
 waits that are long one in three is begun with a spin at most, and of those that come now and then none."""
+_SLICE_SECONDS = 500e-6
+"""Less than whoever computes takes of a core (1.5 ms and more), and more than a peer needs for an answer."""
 _REST_SECONDS = 1.0
 """Without spinning, when others want the core."""
 _SLOW_STEPS = 1
@@ -235,7 +237,7 @@ class Loop:
         while is_spinning:
             events = poll(0, _MAX_EVENTS)
             now = clock()
-            if now >= until + self.spin_seconds:
+            if now - began >= _SLICE_SECONDS:
                 # Somebody has our core and took a whole slice for our yield: asleep we would be woken in time.
                 self._spins_from = now + _REST_SECONDS
             if events:
