@@ -225,12 +225,12 @@ class Loop:
         """What is ready, or nothing when the next timer is due.
 
         A peer on this node, or on the next machine, answers within microseconds; falling asleep for these and waking up
-        takes longer. So after a short turn it looks again and again for `spin_seconds` first, as long as that pays,
-        and lets others run in between.
+        takes longer. So, where it is asked for, it looks again and again for `spin_seconds` first after a short turn, as
+        long as that pays, and lets others run in between.
         """
         patience, poll, clock = self._patience(at_most), self._epoll.poll, self._clock
-        if not patience:
-            return poll(0, _MAX_EVENTS)
+        if not patience or not self.spin_seconds:
+            return poll(patience, _MAX_EVENTS)
         began = clock()
         is_spinning = self._spin_credit > 0 and began - self.now < _SHORT_TURN_SECONDS and began >= self._spins_from
         until = began + self.spin_seconds
