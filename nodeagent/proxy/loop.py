@@ -225,8 +225,8 @@ class Loop:
         """What is ready, or nothing when the next timer is due.
 
         A peer on this node, or on the next machine, answers within microseconds; falling asleep for these and waking up
-        takes longer. So, where it is asked for, it looks again and again for `spin_seconds` first after a short turn, as
-        long as that pays, and lets others run in between.
+        takes longer. So, where it is asked for, it looks again and again for `spin_seconds` after a short turn, as long
+        as that pays, and lets others run in between.
         """
         patience, poll, clock = self._patience(at_most), self._epoll.poll, self._clock
         if not patience or not self.spin_seconds:

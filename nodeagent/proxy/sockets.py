@@ -5,6 +5,7 @@ SO_LINGER (1, 0) stands from the first moment until a connection has ended as TC
 also a kill -9 of this process, the other end reads as a reset and never as a clean end of file in mid-stream.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -92,7 +93,8 @@ def prepare_tunnel(sock: socket.socket, far_congestion: str) -> None:
     """
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     if far_congestion and round_trip_us(sock) >= _FAR_MICROSECONDS:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, far_congestion.encode())
+        with contextlib.suppress(OSError):  # it is not allowed here any more: then as near ones
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, far_congestion.encode())
 
 
 def round_trip_us(sock: socket.socket) -> int:

@@ -204,7 +204,13 @@ def test_a_descriptor_that_found_no_room_is_an_error_and_none_is_left_behind() -
 
 @pytest.mark.parametrize(
     ("microseconds", "far_congestion", "is_changed"),
-    [(999, "reno", False), (1000, "reno", True), (50_000, "reno", True), (50_000, "", False)],
+    [
+        (999, "reno", False),
+        (1000, "reno", True),
+        (50_000, "reno", True),
+        (50_000, "", False),
+        (50_000, "no-such", False),
+    ],
 )
 def test_a_tunnel_with_a_long_way_takes_the_nodes_congestion_control(
     monkeypatch: pytest.MonkeyPatch, microseconds: int, far_congestion: str, *, is_changed: bool
