@@ -127,6 +127,8 @@ def test_the_other_side_of_a_tunnel(stage: Stage) -> None:
 
 def test_it_ends_with_its_client_and_with_its_agent(stage: Stage) -> None:
     """Killed, both; and told to stop. The programs are those of before each time, and traffic goes on meanwhile."""
+    # A former test's client may have been killed a moment ago.
+    eventually(lambda: not _pinned(stage), WITHIN_SECONDS, "no trace runs")
     before = stage.attached(NODE)
     with connect(stage.pod("web"), stage.pod("api").ipv4, PORT) as client:
         client.sendall(b"ECHO\n")
