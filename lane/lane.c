@@ -8,8 +8,9 @@
  * the whole where this module is not.
  *
  *  read_stream  send.h     nodeagent/proxy/stream.py, StreamRelay._read
- *  flush        send.h     nodeagent/proxy/tunnel.py, Tunnel._seal_and_send
- *  receive      receive.h  nodeagent/proxy/tunnel.py, Tunnel._receive, down to StreamRelay.payload
+ *  flush        send.h     nodeagent/proxy/tunnel_sending.py, SendingTunnel._seal_and_send
+ *  receive      receive.h  nodeagent/proxy/tunnel_receiving.py, ReceivingTunnel._receive,
+ *                          down to StreamRelay.payload
  *
  * Through the stable ABI of Python 3.11. The interpreter's lock is kept: nothing here waits, and a
  * worker has one thread. Whoever sends us bytes decides what `receive` reads: each length is compared

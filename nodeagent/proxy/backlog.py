@@ -3,7 +3,7 @@
 
 A window bounds bytes and not pieces: a peer that sends one byte a frame would make four million objects of it, at 200
 bytes each. Never bounds anything itself: whoever fills it has a window. All windows together have none, so what is held
-in the whole process is counted here; tunnel.py ends those that hold it when it is too much.
+in the whole process is counted here; tunnel_receiving.py ends those that hold it when it is too much.
 """
 
 from collections import deque

@@ -2,7 +2,8 @@
 """Whether the hot path is compiled here (lane/lane.c), and the one place where that is decided.
 
 It is used where it was built for this machine. Without it nothing but speed is different: what it does is what the
-Python in stream.py and tunnel.py does, which goes on with everything that is not plain payload.
+Python in stream.py, tunnel_sending.py and tunnel_receiving.py does, which goes on with everything that is not plain
+payload.
 """
 
 from typing import Any, Protocol

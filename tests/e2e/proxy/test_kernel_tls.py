@@ -2,7 +2,7 @@
 """Two workers whose kernel makes the records of the tunnel between them: what arrives, and how it ends.
 
 On a kernel without TLS these tests are skipped; `make test-kernels` runs them where it has it. The same by an emulated
-kernel, on any: tests/unit/proxy/test_kernel_channel.py and test_tunnel.py.
+kernel, on any: tests/unit/proxy/test_kernel_channel.py and test_tunnel*.py.
 """
 
 import hashlib

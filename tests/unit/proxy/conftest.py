@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mesh's authority, certificates as memfds, and a clock that the test moves."""
+"""A mesh's authority, certificates as memfds, a clock that the test moves, and two tunnels that are joined."""
 
 import datetime as dt
 import os
@@ -11,11 +11,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from nodeagent.model.reason import Reason
 from nodeagent.proxy import lane
 from nodeagent.proxy.messages import WorkerConfig
+from nodeagent.proxy.secrets_pipe import SecretsPipe
 from tests.unit.proxy.emulated import emulate
-
-Issue = Callable[..., tuple[str, str]]
+from tests.unit.proxy.joined import EMULATED, KERNEL, RECORDS, Issue, Joined, kernel_tls
 
 
 class Clock:
@@ -119,3 +120,27 @@ def authority() -> Iterator[Callable[[], Issue]]:
 def emulation(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """When it is called, tests may use EmulatedSocket."""
     return lambda: emulate(monkeypatch)
+
+
+@pytest.fixture(params=RECORDS)
+def joined(
+    request: pytest.FixtureRequest,
+    authority: Callable[[], Issue],
+    clock: Clock,
+    emulation: Callable[[], None],
+) -> Iterator[Joined]:
+    pipe, found = SecretsPipe(), None
+    if request.param == "emulated kernel":
+        emulation()
+        found = EMULATED
+    elif request.param == KERNEL:
+        found = kernel_tls()
+    made = Joined(authority(), clock, pipe if request.param != "records by OpenSSL" else None, found)
+    yield made
+    pipe.close()
+    assert made.counters["kernel_tls_failed"] == 0
+    for tunnel in (made.client, made.server):
+        tunnel.fail(Reason.DRAINED, "")
+    assert made.client_owner.end is not None
+    assert made.server_owner.end is not None
+    assert made.loop.watched == 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled hot path: that it is used, that it says what the Python says, and that it ends as that does.
 
-What it does with honest tunnels is in test_stream.py and test_tunnel.py, which run with it and without; hostile ones
-are in tests/fuzz/hot_path.py.
+What it does with honest tunnels is in test_stream.py and in the tests of tunnel.py and its layers, which run with it
+and without; hostile ones are in tests/fuzz/hot_path.py.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction
-from nodeagent.proxy import lane, stream, tunnel
+from nodeagent.proxy import lane, stream, tunnel_receiving
 from nodeagent.proxy.guard import OpenConnections
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Loop
@@ -267,7 +267,7 @@ def test_a_turn_opens_no_more_for_a_record_that_is_not_plain(make_line: Callable
     assert sock.send(out[:at]) == at
     before = line.far.tunnel.connection._state.inbound.left
     line.until(lambda: line.far.tunnel.connection._state.inbound.left < before)
-    assert before - line.far.tunnel.connection._state.inbound.left <= tunnel.TURN_WORK
+    assert before - line.far.tunnel.connection._state.inbound.left <= tunnel_receiving.TURN_WORK
     del sock
 
 
@@ -325,7 +325,7 @@ def test_a_broken_user_of_a_stream_breaks_alone(
         *((name, getattr(frames, name)) for name in ("DATA", "END_STREAM", "DEFAULT_FRAME")),
         ("PER_SENT_FRAME", flood.PER_SENT_FRAME),
         ("READ_BYTES", stream.READ_BYTES),
-        ("TURN_WORK", tunnel.TURN_WORK),
+        ("TURN_WORK", tunnel_receiving.TURN_WORK),
         ("BLOCKED", lane.BLOCKED),
     ],
 )
