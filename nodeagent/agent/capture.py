@@ -23,7 +23,8 @@ from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError, KernelError
-from nodeagent.kernel.steering import Steering, Wanted, WantedPod
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.wanted import Wanted, WantedPod
 from nodeagent.model.address import Cidr, Ip, is_ipv6
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.identity import Identity

@@ -27,8 +27,9 @@ from nodeagent.agent.worker import Worker
 from nodeagent.config import Config
 from nodeagent.errors import KernelError, NotPossible
 from nodeagent.kernel import congestion
+from nodeagent.kernel.listeners import ListenerKind
 from nodeagent.kernel.maps import SLOTS
-from nodeagent.kernel.steering import ListenerKind, Steering
+from nodeagent.kernel.steering import Steering
 from nodeagent.logs.levels import LogLevels
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes

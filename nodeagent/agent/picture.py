@@ -39,9 +39,10 @@ from nodeagent.config import Config
 from nodeagent.dns.keeper import NameKeeper, describe
 from nodeagent.errors import KernelError
 from nodeagent.kernel.passage import Passages
+from nodeagent.kernel.pod_states import PodState
 from nodeagent.kernel.reasons import reasons
 from nodeagent.kernel.sources import programs_hash
-from nodeagent.kernel.steering import PodState, Steering
+from nodeagent.kernel.steering import Steering
 from nodeagent.model.opt_in import Standing
 from nodeagent.model.pod import CaptureReason
 from nodeagent.model.set_up import split_totals

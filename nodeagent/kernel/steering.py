@@ -5,46 +5,32 @@ Everything is idempotent, and everything outlives this object: the proxy namespa
 namespace or device is gone costs that pod its capture and nothing else. Methods may be called from different threads.
 """
 
+import contextlib
 import logging
 import secrets
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from pyroute2 import IPRoute
 
-from nodeagent.errors import KernelError, NotPossible
+from nodeagent.errors import KernelError
 from nodeagent.kernel import cgroup as cgroups
 from nodeagent.kernel import probe, succession, tcx
 from nodeagent.kernel.apply import Hands, in_words, place_in_words
-from nodeagent.kernel.attach import (
-    Attacher,
-    Hook,
-    Program,
-    choose_kind,
-    detach_everywhere,
-    hooks_of,
-    pinned_hooks,
-)
-from nodeagent.kernel.codings import NO_NUMBER, PodCount, Settings
-from nodeagent.kernel.discovery import find_pod_device
-from nodeagent.kernel.guard import SKIPPED, Guard, look
+from nodeagent.kernel.attach import Attacher, Hook, choose_kind, detach_everywhere, hooks_of, pinned_hooks
+from nodeagent.kernel.exchange import Exchange
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
-from nodeagent.kernel.loader import LOADER_LOG, load_programs
-from nodeagent.kernel.maps import SLOTS, Maps
-from nodeagent.kernel.netlink import (
-    Device,
-    NotCapturable,
-    find_device,
-    read_devices,
-    read_node_addresses,
-)
+from nodeagent.kernel.loader import LOADER_LOG
+from nodeagent.kernel.netlink import Device, find_device, read_devices, read_node_addresses
 from nodeagent.kernel.pins import Pins, sum_counters
+from nodeagent.kernel.pod_states import PodState, PodStates, find_pods
+from nodeagent.kernel.programs import Programs
 from nodeagent.kernel.proxy_namespace import DEFAULT_MTU, PROXY_DEVICE, ProxyNamespace
 from nodeagent.kernel.reconcile import (
     CapturedPod,
@@ -58,79 +44,19 @@ from nodeagent.kernel.reconcile import (
 )
 from nodeagent.kernel.service_codings import DialKey
 from nodeagent.kernel.services import TABLES as SERVICE_TABLES
-from nodeagent.kernel.services import Draws, Services
-from nodeagent.kernel.sources import FILTERS, PROGRAMS
+from nodeagent.kernel.services import Draws
 from nodeagent.kernel.succession import Succession, find_former
-from nodeagent.kernel.syscall import opened, program_info
+from nodeagent.kernel.tables import Tables
 from nodeagent.kernel.tracing import Trace, WantedTrace
-from nodeagent.kernel.verdicts import Revoked, Swap, Verdicts
-from nodeagent.model.address import Cidr, Ip
+from nodeagent.kernel.verdicts import Revoked, Swap
+from nodeagent.kernel.wanted import Wanted
+from nodeagent.model.address import Ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
-from nodeagent.model.pod import CaptureReason
 from nodeagent.policy.verdict_table import VerdictRow
 from nodeagent.routing.route import Target as ServiceAddress
 
-__all__ = ["ListenerKind", "PodState", "Steering", "Wanted", "WantedPod"]
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WantedPod:
-    namespace: str
-    name: str
-    netns: str
-    """Path of its network namespace."""
-    addresses: tuple[Ip, ...]
-    registry_only: bool = False
-    """Its connections to addresses that the mesh does not know are dropped."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    pods: tuple[WantedPod, ...]
-    known: frozenset[Ip]
-    """Addresses of the mesh: workloads and services."""
-    adoption_seconds: int
-    excluded: frozenset[Exclusion] = frozenset()
-    in_question: frozenset[Ip] | None = None
-    """None: `known` is every address. Else those that may have become known, or no longer, since the last reconcile
-    that succeeded; `known` are those of them that are."""
-    known_blocks: frozenset[Cidr] = frozenset()
-    """Every block of addresses that a Service has."""
-    named: frozenset[Exclusion] = frozenset()
-    """Single addresses with a port: what names of the mesh mean at the moment."""
-
-
-_NO_COUNT = PodCount()
-
-
-@dataclass(frozen=True)
-class PodState:
-    """A wanted pod as the kernel has it."""
-
-    namespace: str
-    name: str
-    device: str = ""
-    ifindex: int = 0
-    reason: str = ""
-    """Why it is not captured: NO_NETNS, NO_DEVICE, UNSUPPORTED_DEVICE, ATTACH_FAILED, MAP_FULL, EGRESS_SKIPPED; empty
-    when it is."""
-    words: str = ""
-    """The same for people."""
-    counts: PodCount = _NO_COUNT
-    number: int = NO_NUMBER
-    """Its bit in the table of verdicts."""
-
-    @property
-    def is_captured(self) -> bool:
-        return not self.reason
-
-    @property
-    def hits(self) -> int:
-        """Connections of this pod that were steered, both directions."""
-        return self.counts.outbound + self.counts.inbound
 
 
 class Steering:
@@ -148,34 +74,18 @@ class Steering:
         self._attach, self._cgroup, self._draws_services = attach, cgroup, draws_services
         self._pins = Pins(Path(bpffs), marks)
         self._links = tcx.Links(self._pins.links)
-        self._run_dir = Path(run_dir)
         self._namespace = ProxyNamespace(run_dir)
-        self._maps: Maps | None = None
-        self._programs: dict[str, Program] = {}
-        self._variants: dict[str, Program] = {}
-        """In the place of the filters of these names, for as long as a trace lasts."""
-        self._filters: dict[Hook, str] = {}
-        """Names of the programs that the last reconcile wanted, in the order in which they are attached."""
-        self._is_tracing = False
-        """What a trace needs is being made, or there."""
-        self._trace_lock = threading.Lock()
-        """One start or end of a trace at a time; held while it is compiled."""
+        self._programs = Programs(self._pins, Path(run_dir) / LOADER_LOG)
+        self._tables = Tables(self._pins)
         self._lock = threading.RLock()
         """One start, reconcile or removal at a time; it may be held for a second."""
-        self._settings_lock = threading.Lock()
-        """Settings have several writers: listeners that come and go, verdicts, reconcile. Held for microseconds."""
-        self._listeners: dict[int, socket.socket] = {}
-        """By row, for maps that have to be made again."""
+        self._exchange = Exchange(self._pins, self._programs, self._lock, self._attaching)
         self._seen: set[Hook] | None = None
         """Where filters of ours were found or put; None until every device has been looked at once."""
         self._owed: set[Ip] = set()
         """Addresses of the mesh that `known` should have and may lack: it was full, or had to be made again."""
-        self._states: tuple[PodState, ...] = ()
+        self._states = PodStates()
         self._overflow: Counter[str] = Counter()
-        self._verdicts: Verdicts | None = None
-        self._services: Services | None = None
-        self._guards: dict[int, Guard] = {}
-        """By device, of captured pods."""
         self._owners: dict[int, Owner] = {}
         """Of the numbers that pods have, as far as this object gave or confirmed them."""
         self.pods_cgroup = cgroups.PodsCgroup(None, "not looked for yet")
@@ -191,7 +101,7 @@ class Steering:
             self._namespace.ensure()
             self._make_way()
             self._load()
-            self._maps = self._maps or Maps(self._pins.maps)
+            self._tables.open()
 
     def netns_path(self) -> str:
         return str(self._namespace.reference)
@@ -202,21 +112,7 @@ class Steering:
 
     def put_listener(self, kind: ListenerKind, slot: int, sock: socket.socket | None) -> None:
         """New connections of this kind may go to `sock` from here on; None empties the slot. Raises KernelError."""
-        if not 0 <= slot < SLOTS:
-            raise ValueError(f"slot {slot} is not below {SLOTS}")
-        row = kind * SLOTS + slot
-        with self._settings_lock:
-            maps = self._opened_maps()
-            if sock is None:
-                maps.listeners.remove(row)
-                self._listeners.pop(row, None)
-            else:
-                maps.listeners.put(row, sock.fileno())
-                self._listeners[row] = sock
-            settings = maps.read_settings()
-            slots = _slots_in_use(maps)
-            if slots != settings.slots:
-                maps.settings.put(0, settings._replace(slots=slots))
+        self._tables.put_listener(kind, slot, sock)
 
     def reconcile(self, wanted: Wanted) -> list[str]:
         """Brings the kernel to what is wanted; what was done, in words. Raises KernelError when nothing can be done."""
@@ -234,15 +130,15 @@ class Steering:
 
         Open ones go on. Raises KernelError. Takes microseconds, whatever else this object is doing.
         """
-        self._opened_verdicts().suspend()
+        self._tables.verdicts.suspend()
 
     def suspensions(self) -> int:
         """For `put_verdicts` and `resume_verdicts`, taken before what they say was read. Raises KernelError."""
-        return self._opened_verdicts().suspensions
+        return self._tables.verdicts.suspensions
 
     def resume_verdicts(self, suspensions: int) -> None:
         """The table in force is right as it is. Raises KernelError."""
-        self._opened_verdicts().resume(suspensions)
+        self._tables.verdicts.resume(suspensions)
 
     def put_verdicts(self, rows: Sequence[VerdictRow], suspensions: int | None = None) -> Swap:
         """These verdicts and no others, in one step. Raises KernelError; then the former table is in force.
@@ -250,7 +146,7 @@ class Steering:
         After more suspensions than the given ones they stay suspended; None: they are in force, whatever was.
         """
         with self._lock:
-            verdicts = self._opened_verdicts()
+            verdicts = self._tables.verdicts
             swap = verdicts.swap(rows, verdicts.suspensions if suspensions is None else suspensions)
             self._overflow["verdicts"] = swap.refused
             return swap
@@ -258,12 +154,12 @@ class Steering:
     def verdicts_in_force(self) -> tuple[frozenset[VerdictRow], Mapping[Ip, int]]:
         """The table that is there, a predecessor's too, and the numbers that it speaks of. Raises KernelError."""
         with self._lock:
-            verdicts = self._opened_verdicts()
+            verdicts = self._tables.verdicts
             return verdicts.in_force(), verdicts.numbers()
 
     def generation(self) -> int:
         """Of the table of verdicts in force. Raises KernelError."""
-        return self._opened_maps().read_settings().generation
+        return self._tables.maps.read_settings().generation
 
     def put_services(self, wanted: Draws, namespaces: frozenset[int]) -> dict[str, int]:
         """These Services are drawn for connections of these network namespaces, and no others; what did not fit.
@@ -271,20 +167,18 @@ class Steering:
         Raises KernelError; then some may be drawn as they were before.
         """
         with self._lock:
-            if self._services is None:
-                self._services = Services(self._opened_maps())
-            refused = self._services.update(wanted, namespaces)
+            refused = self._tables.services.update(wanted, namespaces)
             for table in SERVICE_TABLES:
                 self._overflow[table] = refused[table]
             return dict(refused)
 
     def dialled(self, key: DialKey) -> ServiceAddress | None:
         """Address and port of the Service by which this connection came to its endpoint. Raises KernelError."""
-        return self._opened_maps().by_service.find(key)
+        return self._tables.maps.by_service.find(key)
 
     def forget_dialled(self, key: DialKey) -> None:
         """The connection has ended. Raises KernelError."""
-        self._opened_maps().by_service.remove(key)
+        self._tables.maps.by_service.remove(key)
 
     def numbers(self) -> dict[Owner, int]:
         """Bits of the captured pods in the table of verdicts, by namespace, name and network namespace."""
@@ -293,12 +187,12 @@ class Steering:
     def revoked(self) -> list[Revoked]:
         """Direct connections that were allowed by a table and are not by the one in force. Raises KernelError."""
         with self._lock:
-            return self._opened_verdicts().revoked()
+            return self._tables.verdicts.revoked()
 
     def counters(self) -> dict[str, int]:
         """Packets by the name of their reason. Raises KernelError."""
         try:
-            return sum_counters(self._opened_maps().reason_counts.descriptor)
+            return sum_counters(self._tables.maps.reason_counts.descriptor)
         except OSError as error:
             raise KernelError(f"the kernel's counters cannot be read: {error.strerror}") from error
 
@@ -308,51 +202,27 @@ class Steering:
 
     def pods(self) -> list[PodState]:
         """The pods of the last reconcile, with their counts of this moment."""
-        return [self._counted(state, time.monotonic()) for state in self._states]
+        return [self._states.counted(state, self._tables.opened, time.monotonic()) for state in self._states.all]
 
     @property
     def lacks_pods(self) -> bool:
         """Of those that the last reconcile wanted: what it lacked may come without a sign on the node's own devices."""
-        return not all(state.is_captured for state in self._states)
+        return not all(state.is_captured for state in self._states.all)
 
     @property
     def is_tracing(self) -> bool:
-        return self._is_tracing
+        return self._exchange.is_tracing
 
     def start_trace(self, wanted: WantedTrace) -> Trace:
         """From its return on, programs that tell of packets run in the place of those that do not.
 
         May compile for seconds, in which nothing else waits. Raises NotPossible while another trace runs, KernelError.
         """
-        with self._trace_lock:
-            if self._is_tracing:
-                raise NotPossible(
-                    "another trace runs on this node",
-                    check="There is one at a time; it ends by itself, or see the log.",
-                )
-            with self._lock:  # no reconcile takes away meanwhile what is made from here on
-                self._is_tracing = True
-            try:
-                load_programs(self._pins, self._run_dir / LOADER_LOG, is_trace=True)
-                folder = self._pins.trace_programs
-                variants = {name: _read_program(name, folder / name) for name in FILTERS}
-                trace = Trace(self._pins.trace)
-                try:
-                    trace.ask(wanted)
-                    self._exchange(variants)
-                except BaseException:
-                    trace.close()
-                    raise
-            except BaseException:
-                self._end_trace()
-                raise
-            return trace
+        return self._exchange.start(wanted)
 
     def stop_trace(self) -> None:
         """The usual programs are back, and what a trace has made is gone; none running is fine. Raises KernelError."""
-        with self._trace_lock:
-            if self._is_tracing:
-                self._end_trace()
+        self._exchange.stop()
 
     def remove(self) -> list[str]:
         """Takes away everything of ours: filters, na0, the proxy namespace's mount, pins. What was there, in words."""
@@ -369,73 +239,28 @@ class Steering:
 
     def close(self) -> None:
         """Closes descriptors and takes nothing away."""
-        if self._maps is not None:
-            self._maps.close()
-            self._maps, self._verdicts, self._services = None, None, None
+        self._tables.close()
         self._links.close()
         self._namespace.close()
-        self._programs, self._seen = {}, None
+        self._programs.usual = {}
+        self._seen = None
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def _end_trace(self) -> None:
-        """Whatever fails, the next reconcile wants the usual programs, and takes away the pins that stay."""
-        try:
-            with self._lock:
-                self._variants = {}
-            if self._exchange({}):
-                self._pins.remove_trace()
-        finally:
-            self._is_tracing = False
+    @contextlib.contextmanager
+    def _attaching(self) -> Iterator[Attacher]:
+        with IPRoute() as node, self._namespace.inside() as proxy:
+            yield self._attacher(node, proxy)
 
-    def _exchange(self, variants: Mapping[str, Program]) -> bool:
-        """In place, from one packet to the next. Where that fails the next reconcile finds another one, and repairs it.
-
-        Whether it failed nowhere. Raises KernelError when nothing can be done.
-        """
-        is_whole = True
-        try:
-            with self._lock, IPRoute() as node, self._namespace.inside() as proxy:
-                self._variants = dict(variants)
-                attacher = Attacher(choose_kind(self._attach), self._links, node, proxy, self.netns_path())
-                programs = self._programs | self._variants
-                for hook, name in self._filters.items():
-                    try:
-                        if name in programs and attacher.find(hook):
-                            attacher.attach(hook, programs[name])
-                    except (KernelError, OSError) as error:  # a pod's device may go at any moment; the others go on
-                        is_whole = False
-                        log.warning("%s: %s; looked at again with the next reconcile", hook.pin_name, error)
-        except OSError as error:
-            raise KernelError(f"exchanging the programs: {error}") from error
-        return is_whole
-
-    def _counted(self, state: PodState, now: float) -> PodState:
-        counts = (self._opened_maps().pod_counts.find(state.ifindex) if self._maps else None) or _NO_COUNT
-        if not state.is_captured:
-            return replace(state, counts=counts)
-        guard = self._guards[state.ifindex] = look(self._guards.get(state.ifindex), counts, now)
-        if guard.is_skipped:
-            return replace(state, counts=counts, reason=CaptureReason.EGRESS_SKIPPED, words=SKIPPED)
-        return replace(state, counts=counts)
-
-    def _opened_maps(self) -> Maps:
-        if self._maps is None:
-            raise KernelError("the kernel's maps are not open yet", check="The agent has not started its kernel part.")
-        return self._maps
-
-    def _opened_verdicts(self) -> Verdicts:
-        if self._verdicts is None:
-            self._verdicts = Verdicts(self._opened_maps(), self._settings_lock)
-        return self._verdicts
+    def _attacher(self, node: IPRoute, proxy: IPRoute) -> Attacher:
+        return Attacher(choose_kind(self._attach), self._links, node, proxy, self.netns_path())
 
     def _make_way(self) -> None:
         """What a former layout has goes on in ours, as far as it can without a copy."""
         if not self._pins.others():
             return
         with IPRoute() as node, self._namespace.inside() as proxy:
-            kind = choose_kind(self._attach)
-            attacher = Attacher(kind, self._links, node, proxy, self.netns_path())
+            attacher = self._attacher(node, proxy)
             hooks = hooks_of(read_devices(node)) | pinned_hooks(self._pins.links)
             eth0 = find_device(proxy, PROXY_DEVICE)
             hooks |= {Hook(is_in_proxy=True, device=eth0.index)} if eth0 is not None else set()
@@ -451,46 +276,39 @@ class Steering:
         if not self._pins.has_programs():
             started = time.monotonic()
             log.info("compiling and loading the kernel programs")
-            verified = load_programs(self._pins, self._run_dir / LOADER_LOG)
+            verified = self._programs.load()
             seconds = time.monotonic() - started
             log.info("loaded the kernel programs in %.1f s; verified instructions: %s", seconds, verified)
-            self._programs, self._variants = {}, {}
-            if self._maps is not None:  # somebody took the pins away: the programs have maps of their own now
-                self._open_again(self._maps)
-        if not self._programs:
-            self._programs = {name: _read_program(name, self._pins.programs / name) for name in PROGRAMS}
+            former = self._tables.opened
+            if former is not None:  # somebody took the pins away: the programs have maps of their own now
+                self._owed.update(former.known.keys())
+                self._tables.open_again(former)
+        self._programs.find()
 
     def _attach_to_cgroup(self) -> list[str]:
         """Without these programs connections are steered all the same, so it is never an error."""
-        found = cgroups.reconcile(self._pins.links, self._cgroup, self._programs, draws_services=self._draws_services)
+        found = cgroups.reconcile(
+            self._pins.links, self._cgroup, self._programs.usual, draws_services=self._draws_services
+        )
         if found.seen != self.pods_cgroup and found.seen.path is None:
             log.warning("connections that stay in the kernel are not seen: %s", found.seen.reason)
         self.pods_cgroup, self.services_fault = found.seen, found.fault
         return list(found.done)
 
-    def _open_again(self, former: Maps) -> None:
-        with self._settings_lock:
-            self._owed.update(former.known.keys())
-            self._maps, self._verdicts, self._services = Maps(self._pins.maps), None, None
-            former.close()
-            for row, sock in self._listeners.items():
-                if sock.fileno() >= 0:
-                    self._maps.listeners.put(row, sock.fileno())
-
     def _reconcile(self, node: IPRoute, wanted: Wanted) -> list[str]:
         devices, seen = read_devices(node), list[str]()
-        captured, states = _find_pods(node, devices, wanted.pods)
+        captured, states = find_pods(node, devices, wanted.pods)
         crossing = self._namespace.ensure(min((pod.device.mtu for pod in captured), default=DEFAULT_MTU))
         target = Target(
             crossing=crossing,
-            programs=self._programs | self._variants,
+            programs=self._programs.in_force,
             kind=choose_kind(self._attach),
             pods=tuple(captured),
             known=self._all_known(wanted),
             node_addresses=read_node_addresses(node, devices),
             excluded=wanted.excluded,
             known_blocks=frozenset(map(Exclusion, wanted.known_blocks)) | wanted.named,
-            slots=_slots_in_use(self._opened_maps()),
+            slots=self._tables.slots,
             registry_only=self._is_overflowing(),
             secret=secrets.randbits(64) or 1,
             source_number=secrets.randbits(32) or 1,
@@ -498,12 +316,12 @@ class Steering:
         )
         with self._namespace.inside() as proxy:
             attacher = Attacher(target.kind, self._links, node, proxy, self.netns_path())
-            hands = Hands(self._opened_maps(), attacher, self._put_settings)
+            hands = Hands(self._tables.maps, attacher, self._tables.put_settings)
             found = self._find(hands, target, wanted, devices)
             former = self._succeed(found)
             if former is not None:
                 seen = [f"{table}: {rows} brought over" for table, rows in former.bring().items()]
-                self._set_settling(is_settling=former.has_flows)
+                self._tables.set_settling(is_settling=former.has_flows)
                 found = self._find(hands, target, wanted, devices)
             target = replace(
                 target,
@@ -516,20 +334,19 @@ class Steering:
             if former is not None:
                 seen += [f"{table}: {rows} brought over late" for table, rows in former.settle().items()]
                 hands.apply(step for step in steps if isinstance(step, Forget))  # what was brought late is not excepted
-                self._set_settling(is_settling=False)
+                self._tables.set_settling(is_settling=False)
             kept = hands.still_running(former.former.programs) if former is not None else False
         self._owed = {cast("Ip", step.key) for step in hands.overflow if step.table == "known"}
         numbers = {pod.device.index: pod.number for pod in target.pods}
-        self._guards = {index: guard for index, guard in self._guards.items() if index in found.counted}
-        self._states = tuple(_state(state, pod, hands.refused, numbers) for state, pod in states)
+        self._states.put(states, hands.refused, numbers, found.counted)
         self._owners = {pod.number: pod.owner for pod in target.pods}
         others = {table: self._overflow[table] for table in ("verdicts", *SERVICE_TABLES)}
         self._overflow = Counter(step.table for step in hands.overflow) + Counter(others)
         self._close_when_full()
-        self._filters = {hook: program.name for hook, program in wanted_filters(target).items()}
-        self._seen = set(self._filters) | hands.undetached
+        self._exchange.filters = {hook: program.name for hook, program in wanted_filters(target).items()}
+        self._seen = set(self._exchange.filters) | hands.undetached
         used = [former.former.directory] if former is not None and kept else ()
-        stale = self._pins.remove_others(used, keeps_trace=self._is_tracing)
+        stale = self._pins.remove_others(used, keeps_trace=self._exchange.is_tracing)
         return [*seen, *in_words(steps, hands, devices), *(f"unpinned {path}" for path in stale)]
 
     def _succeed(self, found: Found) -> Succession | None:
@@ -538,11 +355,6 @@ class Steering:
         running = {ours.program for there in found.filters.values() for ours in there}
         former = find_former(self._pins, running)
         return None if former is None else Succession(former, self._pins, running)
-
-    def _set_settling(self, *, is_settling: bool) -> None:
-        with self._settings_lock:
-            maps = self._opened_maps()
-            maps.settings.put(0, maps.read_settings()._replace(is_settling=int(is_settling)))
 
     def _find(self, hands: Hands, target: Target, wanted: Wanted, devices: Mapping[int, Device]) -> Found:
         hooks = set(wanted_filters(target)) | pinned_hooks(self._pins.links)
@@ -559,81 +371,14 @@ class Steering:
         return wanted.known | (self._owed - wanted.in_question)
 
     def _numbered(self, captured: Sequence[CapturedPod], found: Found) -> tuple[CapturedPod, ...]:
-        return number_pods(captured, found, self._opened_verdicts().judged(), self._owners)
-
-    def _put_settings(self, settings: Settings) -> None:
-        with self._settings_lock:  # a listener or a suspension may have come since the plan was made
-            maps = self._opened_maps()
-            now = maps.read_settings()
-            generation = now.generation or settings.generation
-            maps.settings.put(
-                0,
-                settings._replace(slots=_slots_in_use(maps), generation=generation, is_changing=now.is_changing),
-            )
+        return number_pods(captured, found, self._tables.verdicts.judged(), self._owners)
 
     def _close_when_full(self) -> None:
         """An address of the mesh that did not fit would be reached in plain text: fail closed."""
         for table, rows in (+self._overflow).items():
             log.error("the kernel map %s is full: %d rows do not fit", table, rows)
-        registry_only = int(self._is_overflowing())
-        with self._settings_lock:
-            maps = self._opened_maps()
-            settings = maps.read_settings()
-            if settings.registry_only != registry_only:
-                maps.settings.put(0, settings._replace(registry_only=registry_only))
+        self._tables.set_registry_only(is_registry_only=self._is_overflowing())
 
     def _is_overflowing(self) -> bool:
         """Some address of the mesh is not known to the kernel."""
         return self._overflow["known"] + self._overflow["known_blocks"] > 0
-
-
-def _read_program(name: str, path: Path) -> Program:
-    try:
-        with opened(str(path)) as descriptor:
-            return Program(name, program_info(descriptor).id, str(path))
-    except OSError as error:
-        raise KernelError(f"program {path}: {error.strerror}") from error
-
-
-def _slots_in_use(maps: Maps) -> int:
-    """Up to the highest slot that has any listener."""
-    rows = [row for row in range(len(ListenerKind) * SLOTS) if maps.listeners.find(row) is not None]
-    return max((row % SLOTS + 1 for row in rows), default=0)
-
-
-def _find_pods(
-    node: IPRoute, devices: Mapping[int, Device], wanted: Iterable[WantedPod]
-) -> tuple[list[CapturedPod], list[tuple[WantedPod, CapturedPod | NotCapturable]]]:
-    captured, states = [], []
-    for pod in wanted:
-        device = find_pod_device(node, devices, pod.netns, pod.addresses)
-        found: CapturedPod | NotCapturable
-        if isinstance(device, NotCapturable):
-            found = device
-        else:
-            found = CapturedPod(
-                pod.namespace, pod.name, pod.netns, pod.addresses, device, registry_only=pod.registry_only
-            )
-            captured.append(found)
-        states.append((pod, found))
-    return captured, states
-
-
-def _state(
-    pod: WantedPod,
-    found: CapturedPod | NotCapturable,
-    refused: Mapping[int, NotCapturable],
-    numbers: Mapping[int, int],
-) -> PodState:
-    if isinstance(found, NotCapturable):
-        return PodState(pod.namespace, pod.name, reason=found.reason, words=found.words)
-    why = refused.get(found.device.index, NotCapturable("", ""))
-    return PodState(
-        pod.namespace,
-        pod.name,
-        found.device.name,
-        found.device.index,
-        reason=why.reason,
-        words=why.words,
-        number=numbers[found.device.index],
-    )

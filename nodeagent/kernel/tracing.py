@@ -2,7 +2,7 @@
 """What a trace asks of the programs that tell of packets, and what they tell (bpf/trace.h): its maps, typed.
 
 They are pinned in a folder of their own and live as long as the trace: made by the loader, gone with the folder and
-the programs. Which programs run is steering.py's affair.
+the programs. Which programs run is exchange.py's affair.
 """
 
 import socket

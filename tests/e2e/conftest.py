@@ -14,9 +14,9 @@ from tests.kernel.recorded import COMPILE_ONCE
 _AGENT = f"""
 import sys
 sys.path.append({str(Path(__file__).resolve().parents[2])!r})  # behind the version that runs
-from nodeagent.kernel import steering
+from nodeagent.kernel import programs
 from tests.kernel import recorded
-steering.load_programs = recorded.load_programs
+programs.load_programs = recorded.load_programs
 from nodeagent.cli.main import main
 main()
 """

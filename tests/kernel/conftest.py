@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 from pyroute2 import IPRoute
 
-from nodeagent.kernel import steering, syscall, tcx
+from nodeagent.kernel import programs, syscall, tcx
 from nodeagent.kernel.codings import Flow, FlowKey
 from nodeagent.kernel.listing import list_programs
 from nodeagent.kernel.maps import Maps
@@ -33,7 +33,8 @@ from nodeagent.kernel.netns import (
 )
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.reasons import reasons
-from nodeagent.kernel.steering import Steering, Wanted, WantedPod
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.wanted import Wanted, WantedPod
 from nodeagent.model.address import Cidr, Ip, Port, parse_ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.model.mark import Marks
@@ -229,7 +230,7 @@ def _compile_once() -> Iterator[None]:
     """Where the environment says so: see tests/kernel/recorded.py."""
     with pytest.MonkeyPatch.context() as patch:
         if recorded.COMPILE_ONCE in os.environ:
-            patch.setattr(steering, "load_programs", recorded.load_programs)
+            patch.setattr(programs, "load_programs", recorded.load_programs)
         yield
 
 

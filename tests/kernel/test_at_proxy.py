@@ -7,7 +7,7 @@ reached and a listener found. That the right worker gets the connection is shown
 
 import pytest
 
-from nodeagent.kernel.steering import ListenerKind
+from nodeagent.kernel.listeners import ListenerKind
 from tests.kernel.conftest import (
     ACK,
     MARK_OUT,

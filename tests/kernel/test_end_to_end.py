@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.kernel.listeners import IP_TRANSPARENT, IPV6_TRANSPARENT
+from nodeagent.kernel.listeners import IP_TRANSPARENT, IPV6_TRANSPARENT, ListenerKind
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import enter_netns
 from nodeagent.kernel.pins import Pins
-from nodeagent.kernel.steering import ListenerKind
 from nodeagent.lab.ready import readable
 from nodeagent.model.address import Ip, socket_ip
 from nodeagent.policy.verdict_table import VerdictRow

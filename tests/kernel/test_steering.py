@@ -10,10 +10,12 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel import tcx
 from nodeagent.kernel.codings import Flow, FlowKey, Source
+from nodeagent.kernel.listeners import ListenerKind
 from nodeagent.kernel.maps import Maps
 from nodeagent.kernel.netns import MNT_DETACH, unmount
 from nodeagent.kernel.pins import Pins
-from nodeagent.kernel.steering import ListenerKind, Steering, Wanted
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.wanted import Wanted
 from nodeagent.model.address import Ip, parse_ip
 from tests.kernel.conftest import Node
 from tests.kernel.namespaces import mac, own_namespaces, run

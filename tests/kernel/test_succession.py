@@ -36,10 +36,12 @@ OF_ANOTHER_VERSION = f"""
 import json, os, sys
 if {COMPILE_ONCE!r} in os.environ:
     sys.path.append({str(CHECKOUT)!r})  # the version that is on PYTHONPATH stays the first
-    from nodeagent.kernel import steering
+    from nodeagent.kernel import programs
     from tests.kernel import recorded
-    steering.load_programs = recorded.load_programs
-from nodeagent.kernel.steering import ListenerKind, Steering, Wanted, WantedPod
+    programs.load_programs = recorded.load_programs
+from nodeagent.kernel.listeners import ListenerKind
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.wanted import Wanted, WantedPod
 given = json.load(sys.stdin)
 steering = Steering(bpffs=given["bpffs"], run_dir=given["run_dir"], attach=given["attach"], cgroup="na-none")
 steering.start()

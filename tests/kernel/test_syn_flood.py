@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodeagent.kernel.listeners import ListenerKind
 from nodeagent.kernel.netns import enter_netns
-from nodeagent.kernel.steering import ListenerKind
 from nodeagent.lab.ready import readable
 from tests.kernel.conftest import FAMILIES, PATIENCE_SECONDS, Family, Node, Pod
 from tests.kernel.namespaces import mac, run

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import KernelError, NotPossible
-from nodeagent.kernel import steering as steering_module
+from nodeagent.kernel import programs as programs_module
 from nodeagent.kernel import tcx
 from nodeagent.kernel.codings import layouts
 from nodeagent.kernel.listeners import IP_TRANSPARENT
@@ -349,7 +349,7 @@ def test_what_the_kernel_refuses_leaves_nothing(enrolled: Node, monkeypatch: pyt
         assert is_trace
         raise KernelError("the kernel refused")
 
-    monkeypatch.setattr(steering_module, "load_programs", refuse)
+    monkeypatch.setattr(programs_module, "load_programs", refuse)
     with pytest.raises(KernelError, match="refused"):
         enrolled.steering.start_trace(WantedTrace(1, ()))
     assert (_everywhere(enrolled), _trace_pins(enrolled)) == (before, [])

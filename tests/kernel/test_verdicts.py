@@ -19,7 +19,7 @@ ROWS_THAT_FIT = 16384
 def _table(node: Node) -> dict[VerdictKey, VerdictBits]:
     steering = node.steering
     steering.start()
-    return dict(steering._opened_maps().verdicts.rows())
+    return dict(steering._tables.maps.verdicts.rows())
 
 
 def test_a_swap_leaves_the_former_table_to_packets_that_still_read_it(prepared: Kernel) -> None:
@@ -152,7 +152,7 @@ def test_who_is_judged_is_known_to_a_successor(prepared: Kernel) -> None:
     node.steering.put_verdicts([VerdictRow(5, 0, 1 << 9 | 1 << 3)])
     successor = node.make_steering()
     try:
-        assert successor._opened_verdicts().judged() == {3, 5, 9}
+        assert successor._tables.verdicts.judged() == {3, 5, 9}
     finally:
         successor.close()
         node.steering.put_verdicts([])

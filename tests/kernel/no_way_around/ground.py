@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nodeagent.kernel.listeners import ListenerKind
 from nodeagent.kernel.netns import MNT_DETACH, unmount
-from nodeagent.kernel.steering import ListenerKind
 from nodeagent.model.address import Cidr, Port, parse_ip
 from nodeagent.model.exclusion import Exclusion
 from nodeagent.policy.verdict_table import VerdictRow

@@ -22,7 +22,10 @@ from nodeagent.agent.launch import Launched, launch
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
-from nodeagent.kernel.steering import ListenerKind, PodState, Steering, Wanted
+from nodeagent.kernel.listeners import ListenerKind
+from nodeagent.kernel.pod_states import PodState
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.wanted import Wanted
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.open_connections import OpenConnections
 from nodeagent.telemetry.totals import Totals

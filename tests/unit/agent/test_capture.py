@@ -20,7 +20,8 @@ from nodeagent.agent.state import NodeState
 from nodeagent.agent.verdicts import NodeVerdicts
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
-from nodeagent.kernel.steering import Steering, Wanted
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.wanted import Wanted
 from nodeagent.model.address import Cidr, Ip, Port
 from nodeagent.model.address_index import AddressIndex
 from nodeagent.model.exclusion import Exclusion

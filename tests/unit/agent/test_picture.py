@@ -18,7 +18,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.cgroup import PodsCgroup
 from nodeagent.kernel.flow_table import Losses
 from nodeagent.kernel.passage import PASSAGES
-from nodeagent.kernel.steering import PodState
+from nodeagent.kernel.pod_states import PodState
 from nodeagent.model.address import Ip
 from nodeagent.model.mesh import Changes
 from nodeagent.model.pod import LocalPod

@@ -17,7 +17,8 @@ from nodeagent.admin.state import AgentState, Captured, PodView
 from nodeagent.agent import tracer as module
 from nodeagent.agent.tracer import RunningTrace, Tracer
 from nodeagent.errors import ConfigError, KernelError, NotPossible
-from nodeagent.kernel.steering import PodState, Steering
+from nodeagent.kernel.pod_states import PodState
+from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.tracing import Left, WantedTrace
 from nodeagent.model.address import Ip
 from nodeagent.model.hop import TracedPacket

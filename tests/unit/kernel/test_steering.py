@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.steering import Steering, Wanted
+from nodeagent.kernel.steering import Steering
+from nodeagent.kernel.wanted import Wanted
 
 NOTHING = Wanted(pods=(), known=frozenset(), adoption_seconds=0)
 
@@ -30,7 +31,7 @@ def test_out_of_descriptors(steering: Steering) -> None:
 
 def test_counters_of_a_map_that_was_closed(steering: Steering, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = SimpleNamespace(reason_counts=SimpleNamespace(descriptor=1 << 20))
-    monkeypatch.setattr(steering, "_maps", maps)
+    monkeypatch.setattr(steering._tables, "_maps", maps)
     with pytest.raises(KernelError, match="counters"):
         steering.counters()
 
