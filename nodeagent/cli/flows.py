@@ -15,10 +15,10 @@ import click
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli import completion
+from nodeagent.cli.columns import WIDE_CONNECTION, byte_count, end_of
 from nodeagent.cli.command import command
 from nodeagent.cli.flow_filter import FlowFilter, Row, parse_duration, require_flow
 from nodeagent.cli.output import Listing, Output, Table, asks_and_follows, shows
-from nodeagent.cli.queries import WIDE_CONNECTION, byte_count, end_of
 from nodeagent.errors import AgentUnreachable, ConfigError
 
 DEFAULT_LAST = 20

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from nodeagent.admin.client import AdminClient
+from nodeagent.cli.columns import duration
 from nodeagent.cli.command import command
 from nodeagent.cli.control_plane import ADMIN_SOCKET, state_dir_option
 from nodeagent.cli.output import Output, Row, Table, shows
-from nodeagent.cli.queries import duration
 from nodeagent.errors import ProblemFound
 
 _SYNCED = "SYNCED"

@@ -25,11 +25,11 @@ import click
 
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
+from nodeagent.cli.columns import byte_count
 from nodeagent.cli.command import command
 from nodeagent.cli.flow_filter import parse_duration
 from nodeagent.cli.output import Output, Table, shows, socket_option
 from nodeagent.cli.pseudonyms import Pseudonyms
-from nodeagent.cli.queries import byte_count
 from nodeagent.cli.redact import redact
 from nodeagent.errors import ConfigError, NodeagentError
 from nodeagent.logs.escape import one_line

@@ -9,10 +9,10 @@ import click
 
 from nodeagent.admin.client import AdminClient
 from nodeagent.cli import output as outputs
+from nodeagent.cli.columns import byte_count
 from nodeagent.cli.command import command
 from nodeagent.cli.flow_filter import parse_duration
 from nodeagent.cli.output import Listing, Output, Table, asks_agent, orders_agent, shows
-from nodeagent.cli.queries import byte_count
 from nodeagent.cli.rates import Keys, Look, of_edges, of_services, of_workloads, rates
 from nodeagent.errors import ConfigError
 

@@ -13,9 +13,9 @@ import click
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli import completion
+from nodeagent.cli.columns import end_of
 from nodeagent.cli.command import command
 from nodeagent.cli.output import Listing, Output, Row, Table, orders_agent, shows
-from nodeagent.cli.queries import end_of
 from nodeagent.errors import AgentUnreachable, ConfigError, MissingPrivilege, NotPossible, ProblemFound
 
 START_SECONDS = 240.0

@@ -355,21 +355,6 @@ def test_an_agent_of_the_same_version_with_other_programs(agent: dict[str, Any],
     assert "another version" in call("version")[2]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(-3, "0s"), (0, "0s"), (7.9, "7s"), (60, "1m"), (725, "12m5s"), (3725, "1h2m"), (3600, "1h"), (273600, "3d4h")],
-)
-def test_duration(seconds: float, words: str) -> None:
-    assert queries.duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 50, "1024.0 TiB"), (5 << 30, "5.0 GiB")]
-)
-def test_byte_count(count: int, words: str) -> None:
-    assert queries.byte_count(count) == words
-
-
 def test_a_connection_is_killed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     ordered: list[tuple[str, dict[str, str]]] = []
     flow = json.loads(call("flows", "--file", DUMP, "-o", "json")[1])["flows"][0] | {"reason": "operator_killed"}
