@@ -250,7 +250,6 @@ def _has_bytes(sock: socket.socket) -> bool:
 
 
 @pytest.mark.usefixtures("hot_path")
-@pytest.mark.usefixtures("hot_path")
 def test_a_turn_opens_no_more_for_a_record_that_is_not_plain(make_line: Callable[..., Line]) -> None:
     line = make_line(1)
     sealer, out = Sealer(TrafficKey(Cipher.AES_128_GCM, _SECRETS[0])), memoryview(bytearray(1 << 20))
