@@ -35,7 +35,7 @@ from nodeagent.kernel.codings import NO_NUMBER, PodCount, Settings
 from nodeagent.kernel.discovery import find_pod_device
 from nodeagent.kernel.guard import SKIPPED, Guard, look
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
-from nodeagent.kernel.loader import LOADER_LOG, load_programs
+from nodeagent.kernel.loader import LOADER_LOG, Cancellation, load_programs
 from nodeagent.kernel.maps import SLOTS, Maps
 from nodeagent.kernel.netlink import (
     Device,
@@ -160,6 +160,7 @@ class Steering:
         """What a trace needs is being made, or there."""
         self._trace_lock = threading.Lock()
         """One start or end of a trace at a time; held while it is compiled."""
+        self._loading = Cancellation()
         self._lock = threading.RLock()
         """One start, reconcile or removal at a time; it may be held for a second."""
         self._settings_lock = threading.Lock()
@@ -192,6 +193,10 @@ class Steering:
             self._make_way()
             self._load()
             self._maps = self._maps or Maps(self._pins.maps)
+
+    def give_up_loading(self) -> None:
+        """Programs that are being compiled for `start` or `reconcile` come no more; that one raises KernelError."""
+        self._loading.set()
 
     def netns_path(self) -> str:
         return str(self._namespace.reference)
@@ -319,10 +324,11 @@ class Steering:
     def is_tracing(self) -> bool:
         return self._is_tracing
 
-    def start_trace(self, wanted: WantedTrace) -> Trace:
+    def start_trace(self, wanted: WantedTrace, cancellation: Cancellation | None = None) -> Trace:
         """From its return on, programs that tell of packets run in the place of those that do not.
 
-        May compile for seconds, in which nothing else waits. Raises NotPossible while another trace runs, KernelError.
+        May compile for seconds, in which nothing else waits, unless `cancellation` is set: LoadCancelled then. Raises
+        NotPossible while another trace runs, KernelError.
         """
         with self._trace_lock:
             if self._is_tracing:
@@ -333,7 +339,7 @@ class Steering:
             with self._lock:  # no reconcile takes away meanwhile what is made from here on
                 self._is_tracing = True
             try:
-                load_programs(self._pins, self._run_dir / LOADER_LOG, is_trace=True)
+                load_programs(self._pins, self._run_dir / LOADER_LOG, is_trace=True, cancellation=cancellation)
                 folder = self._pins.trace_programs
                 variants = {name: _read_program(name, folder / name) for name in FILTERS}
                 trace = Trace(self._pins.trace)
@@ -451,7 +457,7 @@ class Steering:
         if not self._pins.has_programs():
             started = time.monotonic()
             log.info("compiling and loading the kernel programs")
-            verified = load_programs(self._pins, self._run_dir / LOADER_LOG)
+            verified = load_programs(self._pins, self._run_dir / LOADER_LOG, cancellation=self._loading)
             seconds = time.monotonic() - started
             log.info("loaded the kernel programs in %.1f s; verified instructions: %s", seconds, verified)
             self._programs, self._variants = {}, {}

@@ -3,11 +3,13 @@
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel.loader import LoadCancelled
 from nodeagent.kernel.steering import Steering, Wanted
 
 NOTHING = Wanted(pods=(), known=frozenset(), adoption_seconds=0)
@@ -40,3 +42,11 @@ def test_before_the_start_there_is_nothing_to_read() -> None:
     assert steering.pods() == []
     with pytest.raises(KernelError, match="not open yet"):
         steering.counters()
+
+
+def test_what_is_given_up_is_not_compiled(tmp_path: Path) -> None:
+    steering = Steering(bpffs=str(tmp_path), run_dir=str(tmp_path))
+    steering.give_up_loading()
+    with pytest.raises(LoadCancelled, match="given up"):
+        steering._load()
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel import steering as module
 from nodeagent.kernel.attach import Attachment, Hook, Kind, Program
+from nodeagent.kernel.loader import Cancellation
 from nodeagent.kernel.sources import FILTERS, PROGRAMS
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.tracing import WantedTrace
@@ -61,8 +62,9 @@ class Machine:
 
     # ---- a loader --------------------------------------------------------------------------------------------------
 
-    def load(self, *_: object, is_trace: bool) -> None:
+    def load(self, *_: object, is_trace: bool, cancellation: Cancellation | None) -> None:
         assert is_trace
+        assert cancellation is None
         self.pinned.mkdir(parents=True)
         for name in FILTERS:
             (self.pinned / name).touch()
