@@ -14,7 +14,8 @@
  *  by itself, otherwise  nobody      the end with its status: the kubelet tells it, and starts the
  *                                    container again
  *
- * Told to stop is SIGTERM or SIGINT; SIGHUP is passed on.
+ * Told to stop is SIGTERM or SIGINT; SIGHUP is passed on. What of these it was told to ignore by who
+ * started it is not ignored, neither here nor by the agent.
  */
 #include <errno.h>
 #include <signal.h>
@@ -192,8 +193,13 @@ int main(int count, char **words)
 	if (takes_over)
 		command[count - first] = words[1];
 	sigemptyset(&awaited);
-	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
 		sigaddset(&awaited, numbers[i]);
+		/* An ignored signal stays so across exec, and with SIGCHLD ignored the dead bury
+		 * themselves and nobody hears of it.
+		 */
+		signal(numbers[i], SIG_DFL);
+	}
 	sigprocmask(SIG_BLOCK, &awaited, NULL);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* with hostPID we are not process 1 */
 	return supervise(command, &command[count - first]);

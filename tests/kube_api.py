@@ -97,6 +97,8 @@ class FakeKube:
         """Status for every question for a DaemonSet, 0: none."""
         self.refuse_patches = 0
         """Status for every patch, 0: none."""
+        self.lagging: tuple[int, dict[str, dict[tuple[str, str], Json]]] | None = None
+        """Version and objects of a cache that has not come further."""
         self._cuts = self._drops = 0
         self._is_over = False
 
@@ -150,6 +152,11 @@ class FakeKube:
             self.history = []
             self._drops += 1
             self.condition.notify_all()
+
+    def lag(self) -> None:
+        """Lists that may be as old are from now on as they would be at this moment."""
+        with self.condition:
+            self.lagging = self.version, {kind: dict(rows) for kind, rows in self.objects.items()}
 
     def cut(self) -> None:
         """Every open watch ends in the middle of its next event."""
@@ -281,17 +288,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, kind: str, node: str, query: dict[str, str]) -> None:
         with self.kube.condition:
-            first = 0
+            first, objects, told = 0, self.kube.objects, self.kube.version
+            oldest = int(query.get("resourceVersion", told))
+            assert oldest == 0 or "limit" not in query or "resourceVersion" not in query, "that means Exact"
+            if oldest > told:
+                self._answer(504, _status(504, "Timeout", f"Too large resource version: {oldest}, current: {told}"))
+                return
+            if self.kube.lagging is not None and oldest <= self.kube.lagging[0]:
+                told, objects = self.kube.lagging
             if "continue" in query:
                 first, version = map(int, query["continue"].split("@"))
                 if version < self.kube.oldest:
                     self._answer(410, _status(410, "Expired", "The provided continue parameter is too old"))
                     return
-            found = [one for one in self.kube.objects[kind].values() if _is_of(one, node)]
+            found = [one for one in objects[kind].values() if _is_of(one, node)]
             page = found[first : first + self.kube.page]
-            metadata = {"resourceVersion": str(self.kube.version)}
+            metadata = {"resourceVersion": str(told)}
             if first + self.kube.page < len(found):
-                metadata["continue"] = f"{first + self.kube.page}@{self.kube.version}"
+                metadata["continue"] = f"{first + self.kube.page}@{told}"
         self._answer(200, {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": page})
 
     def _watch(self, kind: str, node: str, version: int) -> None:

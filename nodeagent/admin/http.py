@@ -2,14 +2,16 @@
 """The little of HTTP/1.1 that admin, metrics, probes and the page need: one request a connection, an answer, the end.
 
 A client that is slow, silent or garbled costs one of a few places for a few seconds: the head of a request has a limit
-in bytes and in time, an answer that is not read has a deadline, and when all places are taken the oldest goes.
+in bytes and in time, an answer that is not read has a deadline, and when all places are taken the oldest goes. For one
+that hangs up nothing more is done: what it asked for is cancelled.
 """
 
 import asyncio
 import contextlib
 import logging
+import select
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
@@ -95,7 +97,10 @@ def parse_request(head: bytes) -> Request:
 
 
 class HttpServer:
-    """Serves `respond` on the socket that `open_listener` opens. `respond` may raise: that is a bug, answered 500."""
+    """Serves `respond` on the socket that `open_listener` opens. `respond` may raise: that is a bug, answered 500.
+
+    It is cancelled when its client hangs up, as it is when the server ends or needs the place.
+    """
 
     def __init__(
         self, open_listener: Callable[[], socket.socket], respond: Callable[[Request], Awaitable[Answer]]
@@ -160,7 +165,9 @@ class HttpServer:
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     head = await _read_head(client)
-                response = await self._answer(head)
+                async with asyncio.timeout(None) as presence:
+                    with _noticed(client, presence):
+                        response = await self._answer(head)
                 if isinstance(response, Stream):
                     await _send_pieces(client, response)
                     return
@@ -200,6 +207,28 @@ async def _readable(listener: socket.socket) -> None:
         await came.wait()
     finally:
         loop.remove_reader(listener)
+
+
+@contextlib.contextmanager
+def _noticed(client: socket.socket, presence: asyncio.Timeout) -> Iterator[None]:
+    """`presence` is over as soon as the client hangs up.
+
+    Who has only finished sending still waits for its answer, and to be readable means no more than that: so the kernel
+    is asked for EPOLLHUP alone, which it tells unasked. Of TCP it tells that of a reset and not of a FIN.
+    """
+    loop = asyncio.get_running_loop()
+
+    def hung_up() -> None:
+        loop.remove_reader(watch.fileno())
+        presence.reschedule(loop.time())
+
+    with select.epoll() as watch:
+        watch.register(client, 0)
+        loop.add_reader(watch.fileno(), hung_up)
+        try:
+            yield
+        finally:
+            loop.remove_reader(watch.fileno())
 
 
 async def _read_head(client: socket.socket) -> bytes:

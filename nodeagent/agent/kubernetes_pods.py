@@ -49,13 +49,22 @@ log = logging.getLogger(__name__)
 
 
 class FoundPod(msgspec.Struct, frozen=True):
-    """A row of the file."""
+    """Of the file."""
 
     pod: LocalPod
     inode: int
     addresses: tuple[Ip, ...]
     is_wanted: bool
     is_held: bool = False
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The file."""
+
+    pods: tuple[FoundPod, ...]
+    pods_version: str
+    """Of what the API had told by then (resourceVersion)."""
+    namespaces_version: str
 
 
 class KubernetesPods:
@@ -66,10 +75,11 @@ class KubernetesPods:
         )
         self._ledger = NodePods(config.node, config.excluded_namespaces)
         self.starts = PodStarts(config, self._ledger, capture, self._hold, self._read_labels)
-        of_this_node = Reflector("/api/v1/pods", fieldSelector=f"spec.nodeName={config.node}")
+        self._of_pods = Reflector("/api/v1/pods", fieldSelector=f"spec.nodeName={config.node}")
+        self._of_namespaces = Reflector(_NAMESPACES)
         self._followers = (
-            Follower(self._api, of_this_node, self._pods_changed),
-            Follower(self._api, Reflector(_NAMESPACES), self._namespaces_changed),
+            Follower(self._api, self._of_pods, self._pods_changed),
+            Follower(self._api, self._of_namespaces, self._namespaces_changed),
         )
         self._found: dict[str, Namespace] = {}
         """By uid."""
@@ -270,14 +280,16 @@ class KubernetesPods:
     def _restore(self) -> None:
         """What a predecessor had found goes on, as far as it is still there."""
         try:
-            rows = msgspec.json.decode(self._path.read_bytes(), type=tuple[FoundPod, ...])
+            found = msgspec.json.decode(self._path.read_bytes(), type=Found)
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("%s cannot be read, so pods are captured when the API has answered: %s", self._path, error)
             return
-        self._found = {row.pod.uid: Namespace(row.pod.netns, row.inode) for row in rows}
-        living = [row for row in rows if namespace_at(row.pod.netns) == self._found[row.pod.uid]]
+        self._of_pods.begin_at(found.pods_version)
+        self._of_namespaces.begin_at(found.namespaces_version)
+        self._found = {row.pod.uid: Namespace(row.pod.netns, row.inode) for row in found.pods}
+        living = [row for row in found.pods if namespace_at(row.pod.netns) == self._found[row.pod.uid]]
         for row in living:
             if row.is_held:
                 self._ledger.hold(row.pod.uid, row.addresses)
@@ -287,7 +299,7 @@ class KubernetesPods:
         aside = self._path.with_suffix(".partial")
         try:
             with open(aside, "wb", opener=_for_owner_alone) as file:
-                file.write(msgspec.json.encode(rows))
+                file.write(msgspec.json.encode(Found(rows, self._of_pods.last, self._of_namespaces.last)))
             aside.replace(self._path)
         except OSError as error:
             self._file_error = f"{self._path}: {error.strerror}"

@@ -42,7 +42,7 @@ class PeerProbe:
         if self._is_under_way:
             raise NotPossible(
                 "another probe is under way on this node",
-                check=f"There is one at a time; each ends within {ORDER_SECONDS:g} s, even if who asked has gone.",
+                check=f"There is one at a time; each ends with who asked for it, and within {ORDER_SECONDS:g} s.",
             )
         attempts = plan(self._state.mesh, self._node, self._network, self._sources(), nodes)
         _require_in_time(len(attempts), seconds)

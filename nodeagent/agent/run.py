@@ -327,6 +327,7 @@ class Agent:
 
     def _told_to_stop(self, main: "asyncio.Task[None]", number: int) -> None:
         log.info("told to stop by %s", signal.Signals(number).name)
+        self._steering.give_up_loading()  # the thread that waits for it is waited for at the very end
         main.cancel()
 
 

@@ -22,6 +22,7 @@ from nodeagent.admin import answers
 from nodeagent.admin.hops import MOST_HOPS, Names, Traced, TraceQuestion, find_traced, packet_hop, record_hops
 from nodeagent.admin.state import AgentState
 from nodeagent.errors import KernelError, NotPossible
+from nodeagent.kernel.loader import Cancellation, LoadCancelled
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.tracing import Trace, WantedTrace
 from nodeagent.logs.moment import LAST_SECOND, timestamp
@@ -69,12 +70,15 @@ class Tracer:
         traced = find_traced(self._read_state(), question)
         await self._wait_for_former()
         wanted = WantedTrace(self._device(traced), traced.pod.ips, traced.peers, question.is_every)
-        starting = asyncio.get_running_loop().run_in_executor(None, self._start, wanted)
+        cancellation = Cancellation()
+        starting = asyncio.get_running_loop().run_in_executor(None, self._start, wanted, cancellation)
         self._traced = traced
         self._is_free.clear()
         try:
             trace = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # the thread goes on; its end is met, even if this wait for it is cancelled too
+        except asyncio.CancelledError:
+            cancellation.set()
+            # The compiler ends at once, the thread soon. Its end is met, even if this wait for it is cancelled too.
             starting.add_done_callback(self._abandon)
             await self._is_free.wait()
             raise
@@ -103,12 +107,12 @@ class Tracer:
         if self._running is not None:
             self._running.end()
 
-    def _start(self, wanted: WantedTrace) -> Trace:
+    def _start(self, wanted: WantedTrace, cancellation: Cancellation) -> Trace:
         """In a thread."""
         if self._steering.is_tracing:  # nobody else begins one, so the end of a former one was lost
             log.warning("a trace that nobody reads any more is ended")
             self._stop()
-        return self._steering.start_trace(wanted)
+        return self._steering.start_trace(wanted, cancellation)
 
     def _stop(self) -> None:
         """In a thread."""
@@ -132,7 +136,8 @@ class Tracer:
         """Nobody waits any more for what has begun."""
         error = starting.exception()
         if error is not None:
-            log.warning("a trace whose client has gone did not begin: %s", error)
+            level = logging.INFO if isinstance(error, LoadCancelled) else logging.WARNING
+            log.log(level, "a trace whose client has gone did not begin: %s", error)
             self._forget()
             return
         trace = starting.result()

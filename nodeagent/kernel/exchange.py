@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that tell of packets in the place of the usual ones, for as long as a trace lasts.
 
-They are exchanged in place, from one packet to the next, at the hooks of the last reconcile. One
-meanwhile wants them too. Whatever fails at the end, the next one wants the usual ones again and repairs what was left.
+They are exchanged in place, from one packet to the next, at the hooks of the last reconcile. One meanwhile
+wants them too. Whatever fails at the end, the next one wants the usual ones again and repairs what was left.
 """
 
 import logging
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 from nodeagent.errors import KernelError, NotPossible
 from nodeagent.kernel.attach import Attacher, Hook, Program
+from nodeagent.kernel.loader import Cancellation
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.programs import Programs
 from nodeagent.kernel.tracing import Trace, WantedTrace
@@ -36,10 +37,11 @@ class Exchange:
         self._trace_lock = threading.Lock()
         """One start or end of a trace at a time; held while it is compiled."""
 
-    def start(self, wanted: WantedTrace) -> Trace:
+    def start(self, wanted: WantedTrace, cancellation: Cancellation | None = None) -> Trace:
         """From its return on, programs that tell of packets run in the place of those that do not.
 
-        May compile for seconds, in which nothing else waits. Raises NotPossible while another trace runs, KernelError.
+        May compile for seconds, in which nothing else waits, unless `cancellation` is set: LoadCancelled then. Raises
+        NotPossible while another trace runs, KernelError.
         """
         with self._trace_lock:
             if self.is_tracing:
@@ -50,7 +52,7 @@ class Exchange:
             with self._lock:  # no reconcile takes away meanwhile what is made from here on
                 self.is_tracing = True
             try:
-                variants = self._programs.load_variants()
+                variants = self._programs.load_variants(cancellation)
                 trace = Trace(self._pins.trace)
                 try:
                     trace.ask(wanted)

@@ -20,6 +20,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -49,18 +50,59 @@ TIMEOUT_SECONDS = 240.0
 """A compile takes 0.7 s, and a minute where the processor is emulated and busy."""
 
 
-def load_programs(pins: Pins, whole_log: Path | None = None, *, is_trace: bool = False) -> dict[str, int]:
+class LoadCancelled(KernelError):
+    check = "Nobody waits for it any more."
+
+
+class Cancellation:
+    """Ends loads from another thread: the one that runs at once, and others before they begin."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._children: set[subprocess.Popen[str]] = set()
+        self._is_set = False
+
+    def set(self) -> None:
+        with self._lock:
+            self._is_set = True
+            for child in self._children:
+                child.kill()  # what it leaves is what a crash would: pins that nobody uses, which the next load removes
+
+    def run(self, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        """As subprocess.run with TIMEOUT_SECONDS. Raises LoadCancelled, and KernelError when it takes too long."""
+        with self._lock:  # between the look and the note nobody sets it
+            self._refuse_if_set()
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self._children.add(child)
+        with child:
+            try:
+                output, errors = child.communicate(timeout=TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise KernelError(f"loading the kernel programs took more than {TIMEOUT_SECONDS:g} s") from error
+            finally:
+                child.kill()
+                with self._lock:
+                    self._children.discard(child)
+        self._refuse_if_set()
+        return subprocess.CompletedProcess(command, child.returncode, output, errors)
+
+    def _refuse_if_set(self) -> None:
+        if self._is_set:
+            raise LoadCancelled("loading the kernel programs was given up")
+
+
+def load_programs(
+    pins: Pins, whole_log: Path | None = None, *, is_trace: bool = False, cancellation: Cancellation | None = None
+) -> dict[str, int]:
     """Compiles and pins what `pins` names; `is_trace`: what it names for a trace. The verified instructions of each.
 
     Raises KernelError with the cause in one line; what the compiler and the verifier say goes to the log in short and
-    to the file `whole_log` in full: a refusal may take thousands of lines, of which the last tell why.
+    to the file `whole_log` in full: a refusal may take thousands of lines, of which the last tell why. Raises
+    LoadCancelled when that is what ended it.
     """
     command = [sys.executable, "-m", "nodeagent.kernel.loader", str(pins.bpffs), *map(str, astuple(pins.marks))]
     command += ["--trace"] if is_trace else []
-    try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise KernelError(f"loading the kernel programs took more than {TIMEOUT_SECONDS:g} s") from error
+    child = (cancellation or Cancellation()).run(command)
     answer = _last_object(child.stdout)
     if child.returncode == 0 and answer is not None:
         return {str(name): int(count) for name, count in answer["verified"].items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel.attach import Program
-from nodeagent.kernel.loader import load_programs
+from nodeagent.kernel.loader import Cancellation, load_programs
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.sources import FILTERS, PROGRAMS
 from nodeagent.kernel.syscall import opened, program_info
@@ -20,6 +20,7 @@ class Programs:
         self.usual: dict[str, Program] = {}
         self.variants: dict[str, Program] = {}
         """In the place of the filters of these names, for as long as a trace lasts."""
+        self._loading = Cancellation()
 
     @property
     def in_force(self) -> dict[str, Program]:
@@ -27,18 +28,22 @@ class Programs:
 
     def load(self) -> dict[str, int]:
         """Compiles and pins the usual ones; by program, how many instructions the verifier looked at."""
-        verified = load_programs(self._pins, self._log)
+        verified = load_programs(self._pins, self._log, cancellation=self._loading)
         self.usual, self.variants = {}, {}
         return verified
+
+    def give_up_loading(self) -> None:
+        """Usual ones that are being compiled come no more, nor others after them; `load` raises LoadCancelled."""
+        self._loading.set()
 
     def find(self) -> None:
         """The usual ones, which are pinned."""
         if not self.usual:
             self.usual = {name: _read_program(name, self._pins.programs / name) for name in PROGRAMS}
 
-    def load_variants(self) -> dict[str, Program]:
-        """Those that tell of packets. Compiles for seconds; they are not in force yet."""
-        load_programs(self._pins, self._log, is_trace=True)
+    def load_variants(self, cancellation: Cancellation | None = None) -> dict[str, Program]:
+        """Those that tell of packets. Compiles for seconds; they are not in force yet. Raises LoadCancelled."""
+        load_programs(self._pins, self._log, is_trace=True, cancellation=cancellation)
         folder = self._pins.trace_programs
         return {name: _read_program(name, folder / name) for name in FILTERS}
 

@@ -26,7 +26,7 @@ from nodeagent.kernel.apply import Hands, in_words, place_in_words
 from nodeagent.kernel.attach import Attacher, Hook, choose_kind, detach_everywhere, hooks_of, pinned_hooks
 from nodeagent.kernel.exchange import Exchange
 from nodeagent.kernel.listeners import ListenerKind, make_listeners
-from nodeagent.kernel.loader import LOADER_LOG
+from nodeagent.kernel.loader import LOADER_LOG, Cancellation
 from nodeagent.kernel.netlink import Device, find_device, read_devices, read_node_addresses
 from nodeagent.kernel.pins import Pins, sum_counters
 from nodeagent.kernel.pod_states import PodState, PodStates, find_pods
@@ -79,6 +79,8 @@ class Steering:
         self._tables = Tables(self._pins)
         self._lock = threading.RLock()
         """One start, reconcile or removal at a time; it may be held for a second."""
+        self._has_former_maps = False
+        """Somebody took the pins away: the programs that were loaded again have other maps than those that are open."""
         self._exchange = Exchange(self._pins, self._programs, self._lock, self._attaching)
         self._seen: set[Hook] | None = None
         """Where filters of ours were found or put; None until every device has been looked at once."""
@@ -102,6 +104,10 @@ class Steering:
             self._make_way()
             self._load()
             self._tables.open()
+
+    def give_up_loading(self) -> None:
+        """Programs that are being compiled for `start` or `reconcile` come no more; that one raises KernelError."""
+        self._programs.give_up_loading()
 
     def netns_path(self) -> str:
         return str(self._namespace.reference)
@@ -213,12 +219,13 @@ class Steering:
     def is_tracing(self) -> bool:
         return self._exchange.is_tracing
 
-    def start_trace(self, wanted: WantedTrace) -> Trace:
+    def start_trace(self, wanted: WantedTrace, cancellation: Cancellation | None = None) -> Trace:
         """From its return on, programs that tell of packets run in the place of those that do not.
 
-        May compile for seconds, in which nothing else waits. Raises NotPossible while another trace runs, KernelError.
+        May compile for seconds, in which nothing else waits, unless `cancellation` is set: LoadCancelled then. Raises
+        NotPossible while another trace runs, KernelError.
         """
-        return self._exchange.start(wanted)
+        return self._exchange.start(wanted, cancellation)
 
     def stop_trace(self) -> None:
         """The usual programs are back, and what a trace has made is gone; none running is fine. Raises KernelError."""
@@ -279,10 +286,12 @@ class Steering:
             verified = self._programs.load()
             seconds = time.monotonic() - started
             log.info("loaded the kernel programs in %.1f s; verified instructions: %s", seconds, verified)
-            former = self._tables.opened
-            if former is not None:  # somebody took the pins away: the programs have maps of their own now
-                self._owed.update(former.known.keys())
-                self._tables.open_again(former)
+            self._has_former_maps = self._tables.opened is not None
+        former = self._tables.opened
+        if former is not None and self._has_former_maps:
+            self._owed.update(former.known.keys())
+            self._tables.open_again(former)
+            self._has_former_maps = False
         self._programs.find()
 
     def _attach_to_cgroup(self) -> list[str]:

@@ -2,7 +2,9 @@
 """Puts the CNI plugin on a node, keeps it there, and takes it away again; never touches what is another's.
 
 A file is written beside its place and renamed into it, so whoever reads it finds the former one or the whole of this
-one, also after a crash. The program comes before the list that names it: by one that names a program which is not there
+one, also after a crash. Just before, it is read once more: what its owner has written meanwhile is not taken away, but
+changed in its turn. That leaves the time of two system calls, and nothing to lock that its owner would heed. The
+program comes before the list that names it: by one that names a program which is not there
 no pod starts.
 """
 
@@ -11,7 +13,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nodeagent.errors import ConfigError, ControlPlaneError, MissingPrivilege, NodeagentError, NotPossible
@@ -23,6 +25,8 @@ LOOK_SECONDS = 0.2
 """Between looks whether anything was changed, a few stat(2) each: as long a pod may start unasked, when another plugin
 has written its list anew."""
 RETRY_SECONDS = 1.0
+ATTEMPTS = 5
+"""To change a list before its owner does so again; after that there is another look."""
 QUESTIONS, QUESTION_SECONDS = 3, 5.0
 """Whether the DaemonSet is being removed is asked within the grace period of a pod."""
 CERTAIN_REFUSALS = 30
@@ -75,7 +79,8 @@ class CniPlugin:
             if not self._has_program():
                 raise NotInstalled(f"{self._bin_dir / PLUGIN} is missing, or of another release")
             path = self._list_in_force()
-            if self._wanted(path) != path.read_bytes():
+            text = path.read_bytes()
+            if self._wanted(path, text) != text:
                 raise NotInstalled(f"{path} lacks {PLUGIN}, or has it with other settings")
 
     # ---- for as long as it runs --------------------------------------------------------------------------------------
@@ -120,33 +125,31 @@ class CniPlugin:
 
     def _put_entry(self) -> Iterator[str]:
         path = self._list_in_force()
-        wanted = self._wanted(path)
-        if wanted != path.read_bytes():
-            _replace(path, wanted, path.stat().st_mode & 0o777)
+        if _rewrite(path, lambda text: self._wanted(path, text)):
             yield f"added {PLUGIN} to {path}"
         for other in self._lists():
             if other != path and self._take_entry(other):
                 yield f"removed {PLUGIN} from {other}, which is not in force"
 
-    def _wanted(self, path: Path) -> bytes:
+    def _wanted(self, path: Path, text: bytes) -> bytes:
         try:
-            return with_plugin(path.read_bytes(), self._entry)
+            return with_plugin(text, self._entry)
         except BadConflist as error:
             raise BadConflist(f"{path}: {error}", check=error.check) from error
 
     def _take_entry(self, path: Path) -> bool:
         """False when it is not there."""
-        text = path.read_bytes()
+        if path.is_symlink():
+            return False  # nor was ours put behind it
         try:
-            wanted = without_plugin(text)
+            return _rewrite(path, without_plugin)
         except BadConflist:
             return False  # nor was ours put into it
-        if wanted != text:
-            _replace(path, wanted, path.stat().st_mode & 0o777)
-        return wanted != text
 
     def _lists(self) -> list[Path]:
-        return sorted(path for path in self._net_dir.iterdir() if path.name.endswith(SUFFIXES) and path.is_file())
+        """What the runtime takes for one, be it a link that leads nowhere."""
+        names = (path for path in self._net_dir.iterdir() if path.name.endswith(SUFFIXES))
+        return sorted(path for path in names if path.is_file() or path.is_symlink())
 
     def _list_in_force(self) -> Path:
         name = in_force(path.name for path in self._lists())
@@ -155,7 +158,14 @@ class CniPlugin:
                 f"no list of CNI plugins in {self._net_dir}",
                 check="Has the node's CNI been installed, and is this the directory that the container runtime reads?",
             )
-        return self._net_dir / name
+        path = self._net_dir / name
+        if path.is_symlink():
+            raise NotPossible(
+                f"{path} is a symbolic link, to {path.readlink()}",
+                check="Give the runtime the list itself: where a link leads on the node need not be seen from here, "
+                "and a file in its place would part the runtime from what the list's owner writes.",
+            )
+        return path
 
     def _left_over(self) -> list[Path]:
         return [path for place in (self._net_dir, self._bin_dir) for path in place.glob(f"{_TEMPORARY}*")]
@@ -164,7 +174,7 @@ class CniPlugin:
         """Changes whenever what is kept may not be so any more."""
         try:
             paths = [*self._lists(), self._bin_dir / PLUGIN]
-            stats = [(path, path.stat()) for path in paths]
+            stats = [(path, path.lstat()) for path in paths]
         except OSError as error:
             return error.errno, error.filename
         return [(path, one.st_ino, one.st_size, one.st_mtime_ns, one.st_mode) for path, one in stats]
@@ -229,7 +239,20 @@ async def is_removed(api: ApiServer, daemon_set: str) -> bool:
     return shut_out == QUESTIONS
 
 
-def _replace(path: Path, content: bytes, mode: int) -> None:
+def _rewrite(path: Path, change: Callable[[bytes], bytes]) -> bool:
+    """False when there is nothing to change. Raises what `change` does, NotPossible and OSError."""
+    for _ in range(ATTEMPTS):
+        text = path.read_bytes()
+        wanted = change(text)
+        if wanted == text:
+            return False
+        if _replace(path, wanted, path.stat().st_mode & 0o777, expected=text):
+            return True
+    raise NotPossible(f"{path} is written anew all the time", check="Does another program take turns with this one?")
+
+
+def _replace(path: Path, content: bytes, mode: int, *, expected: bytes | None = None) -> bool:
+    """False when there is something else than what was `expected`; None: whatever there is."""
     descriptor, beside = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -237,11 +260,15 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).replace(path)
+        if expected is None or path.read_bytes() == expected:
+            Path(beside).replace(path)
+            return True
     except OSError:
         with contextlib.suppress(OSError):
             Path(beside).unlink()
         raise
+    Path(beside).unlink()
+    return False
 
 
 @contextlib.contextmanager

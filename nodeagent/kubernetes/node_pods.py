@@ -5,6 +5,7 @@
     opted out, was captured a candidate on its way out: told to the mesh first (the annotation goes), captured until the
                             mesh has heard, so that no peer meets a pod that does not speak HBONE any more
     ended, or without uid   nobody: its address may be another pod's
+    of an unknown namespace stays as it is: the two kinds are followed apart, so one may be known later than the other
     captured, opted in      annotated `enabled`; not before, since peers tunnel to it from then on
     annotated, not opted in the annotation is removed
 
@@ -108,14 +109,13 @@ class NodePods:
     def find(self, namespace: str, name: str, uid: str) -> tuple[str, Standing] | None:
         """Uid and standing of a pod, by its uid where that is told; None: it is not known, or not yet.
 
-        Nor is one whose namespace decides and is not known: the two are followed apart from each other.
+        Nor is one whose namespace decides and is not known.
 
         Of a static pod the kubelet, and so the runtime, has another uid than the API: that of its manifest.
         """
         for pod, found in self._judged() if self.is_known else ():
             if pod.key == (namespace, name) and uid in {"", pod.metadata.uid, pod.annotations.get(_MIRROR)}:
-                is_unknown = found is Standing.NOT_LABELLED and namespace not in (self._namespaces or {})
-                return None if is_unknown else (pod.metadata.uid, found)
+                return None if found is Standing.NAMESPACE_UNKNOWN else (pod.metadata.uid, found)
         return None
 
     def hold(self, uid: str, addresses: tuple[Ip, ...]) -> None:
@@ -138,7 +138,7 @@ class NodePods:
                 namespace=pod.metadata.namespace,
                 name=pod.metadata.name,
                 addresses=self._addresses(pod),
-                is_opted_in=found is Standing.OPTED_IN,
+                is_opted_in=found in _STAYING,
                 is_announced=is_redirected(pod.annotations),
                 is_terminating=pod.is_terminating,
             )
@@ -188,8 +188,8 @@ class NodePods:
     def _is_candidate(self, pod: KubeObject, found: Standing, captured: Container[str]) -> bool:
         if pod.is_terminal or not self._addresses(pod):
             return False
-        is_leaving = found in _OURS and (is_redirected(pod.annotations) or pod.metadata.uid in captured)
-        return found is Standing.OPTED_IN or is_leaving
+        was_captured = is_redirected(pod.annotations) or pod.metadata.uid in captured
+        return found is Standing.OPTED_IN or (found in _OURS | _STAYING and was_captured)
 
     def _judged(self) -> Iterator[tuple[KubeObject, Standing]]:
         for pod in (self._pods or {}).values():
@@ -200,7 +200,7 @@ class NodePods:
                     namespace,
                     pod.labels,
                     pod.annotations,
-                    (self._namespaces or {}).get(namespace, {}),
+                    (self._namespaces or {}).get(namespace),
                     is_host_network=pod.is_host_network,
                     excluded=self._excluded,
                 ),
@@ -210,6 +210,8 @@ class NodePods:
 _MIRROR = "kubernetes.io/config.mirror"
 _OURS = frozenset({Standing.EXCLUDED_NS, Standing.SIDECAR, Standing.OPTED_OUT, Standing.NOT_LABELLED})
 """Who may have been captured by this agent or a predecessor. A pod of the host network never was."""
+_STAYING = frozenset({Standing.OPTED_IN, Standing.NAMESPACE_UNKNOWN})
+"""Who is captured and goes on to be."""
 
 
 def _kept(pod: KubeObject) -> KubeObject:

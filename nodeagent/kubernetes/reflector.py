@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conversation that keeps a copy of one kind of objects true: list, watch, resume, list again. Sans-I/O.
 
-    begin          list: any state that the server has (resourceVersion=0), whole or in pages of LIST_LIMIT
+    begin          list: any state that the server has (resourceVersion=0), whole or in pages of LIST_LIMIT; after a
+                   predecessor none that is older than what it had seen
     listed whole   watch from the version of the list, with bookmarks
     event          its version is where the next watch begins; a bookmark moves that alone
     end, cut       watch again from there: nothing is missed, an event that was half sent comes again
@@ -23,6 +24,8 @@ LIST_LIMIT = 500
 WATCH_SECONDS = 300
 """After which the server ends a watch, drawn up to twice as long so that agents do not come in step."""
 GONE = 410
+_ANY_OR_NEWEST = frozenset({"0", ""})
+"""With another version the server's cache answers in one page or not at all, as client-go knows, too."""
 _CHANGES = frozenset({"ADDED", "MODIFIED"})
 
 
@@ -70,9 +73,15 @@ class Reflector:
         """`selection`: query parameters of both list and watch, such as fieldSelector."""
         self._path, self._selection = path, selection
         self._version, self._oldest = "", "0"
-        """Where the next watch begins, empty: list; and how old a list may be, empty: not at all."""
+        """Where the next watch begins, empty: list; and how old a list may be, 0: as it likes, empty: not at all."""
         self._continue = ""
         self._collected: list[KubeObject] = []
+        self.last = ""
+        """Version of what was told last; empty before the first list."""
+
+    def begin_at(self, version: str) -> None:
+        """Before the first question. `version`: the `last` of a predecessor; empty: there was none."""
+        self._oldest = version or "0"
 
     def ask(self, pick: float) -> Ask:
         """What to ask for next. `pick` of [0, 1) spreads the ends of watches."""
@@ -88,6 +97,7 @@ class Reflector:
         if self._continue:
             wanted["continue"] = self._continue  # of the version of the first page: none may be named
         else:
+            wanted = wanted if self._oldest in _ANY_OR_NEWEST else {"resourceVersionMatch": "NotOlderThan"}
             wanted |= {"resourceVersion": self._oldest} if self._oldest else {}
             self._collected = []
         return Ask(f"{self._path}?{urlencode(self._selection | wanted)}", is_watch=False)
@@ -101,7 +111,7 @@ class Reflector:
             return None
         if not page.metadata.resource_version:
             raise BadAnswer(f"the list of {self._path} has no resourceVersion")
-        self._version = page.metadata.resource_version
+        self._version = self.last = page.metadata.resource_version
         found, self._collected = tuple(self._collected), []
         return Replaced(found)
 
@@ -117,7 +127,7 @@ class Reflector:
                 self.restart()
                 raise Expired(f"watching {self._path}: {about.message or 'the version is too old'}")
             raise WatchRefused(f"watching {self._path}: {about.message or about.reason} ({about.code})")
-        self._version = about.metadata.resource_version or self._version
+        self._version = self.last = about.metadata.resource_version or self._version
         if kind in _CHANGES:
             return Changed(about)
         return Removed(about) if kind == "DELETED" else None

@@ -5,7 +5,8 @@
   2  a pod in the node's network namespace is not captured: its packets pass no device of its own
   3  a pod with a sidecar is not captured a second time
   4  the pod's label `istio.io/dataplane-mode: ambient` enrols it, and `none` leaves it out, whatever its namespace says
-  5  otherwise the label of its namespace decides; a value that is not Istio's is not heard
+  5  otherwise the label of its namespace decides; a value that is not Istio's is not heard. Of a namespace that is not
+     known it is not known either: that is no reason to capture a pod, nor to let it go
 
 Source: istio-cni, enablementSelectors and excludeNamespaces of its chart, util.PodRedirectionEnabled.
 """
@@ -32,18 +33,19 @@ class Standing(enum.StrEnum):
     SIDECAR = CaptureReason.SIDECAR.value
     OPTED_OUT = CaptureReason.OPTED_OUT.value
     NOT_LABELLED = CaptureReason.NOT_LABELLED.value
+    NAMESPACE_UNKNOWN = CaptureReason.NAMESPACE_UNKNOWN.value
 
 
 def standing(
     namespace: str,
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
-    namespace_labels: Mapping[str, str],
+    namespace_labels: Mapping[str, str] | None,
     *,
     is_host_network: bool,
     excluded: Container[str] = (),
 ) -> Standing:
-    """Of a pod with these labels and annotations in a namespace with those."""
+    """Of a pod with these labels and annotations in a namespace with those; None: they are not known."""
     if namespace in excluded:
         return Standing.EXCLUDED_NS
     if is_host_network:
@@ -55,6 +57,8 @@ def standing(
         return Standing.OPTED_IN
     if mode == _NONE:
         return Standing.OPTED_OUT
+    if namespace_labels is None:
+        return Standing.NAMESPACE_UNKNOWN
     return Standing.OPTED_IN if enrols(namespace_labels) else Standing.NOT_LABELLED
 
 

@@ -33,6 +33,7 @@ class CaptureReason(enum.StrEnum):
     OPTED_OUT = "OPTED_OUT", "Its own label leaves it out; nothing is wrong."
     EXCLUDED_NS = "EXCLUDED_NS", "Its namespace is one of --exclude-namespaces."
     SIDECAR = "SIDECAR", "It has a sidecar, so it is in the mesh by that."
+    NAMESPACE_UNKNOWN = "NAMESPACE_UNKNOWN", "The Kubernetes API has not told of its namespace yet, which decides."
     ENDED = "ENDED", "Its containers have ended."
     TERMINATING = "TERMINATING", "It is being deleted, and had no network namespace that was known here."
     UNKNOWN_WORKLOAD = "UNKNOWN_WORKLOAD", "The control plane has not told of it; is `nodeagent status` well, for xds?"

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nodeagent trace` in the lab: what becomes of real packets, on both nodes, and that nothing of it stays."""
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -162,17 +164,60 @@ def test_it_ends_with_its_client_and_with_its_agent(stage: Stage) -> None:
     assert stage.lab.nodes[NODE].run(command("bpf", "verify")).returncode == 0
 
 
+@pytest.mark.parametrize("who", ["client", "agent"])
+def test_a_compiler_ends_with_who_waits_for_it(stage: Stage, who: str) -> None:
+    """Stopped, so that it would never end by itself."""
+    eventually(lambda: not _pinned(stage), WITHIN_SECONDS, "no trace runs")
+    before, agent = stage.attached(NODE), stage.agents[NODE]
+    with _spawn(stage, NODE, "--pod", "web") as program:
+        eventually(lambda: any(map(_stop, _compilers(agent.pid))), WITHIN_SECONDS, "the compiler is stopped")
+        (compiler,) = _compilers(agent.pid)
+        if who == "client":
+            program.kill()
+            eventually(lambda: not _compilers(agent.pid), WITHIN_SECONDS, "the compiler has ended")
+        else:
+            stage.stop_agent(NODE)
+            assert agent.returncode == 0
+        program.communicate()
+    assert not Path(f"/proc/{compiler}").exists()
+    eventually(lambda: not _pinned(stage), WITHIN_SECONDS, "nothing of a trace is pinned")
+    assert stage.attached(NODE) == before
+    if who == "agent":
+        stage.start_agent(NODE)
+    _kill(_begin(stage, NODE, "--pod", "web"))
+
+
+def _compilers(agent: int) -> list[int]:
+    """Of this agent."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == agent and b"nodeagent.kernel.loader" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def _stop(pid: int) -> bool:
+    os.kill(pid, signal.SIGSTOP)
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def _pinned(stage: Stage) -> list[Path]:
     """Of a trace, on the node's bpffs."""
     return stage.lab.nodes[NODE].call(lambda: list(Path("/sys/fs/bpf/nodeagent").glob("*/trace")))
 
 
-def _begin(stage: Stage, node: str, *words: str) -> "subprocess.Popen[bytes]":
-    """A trace that tells already."""
+def _spawn(stage: Stage, node: str, *words: str) -> "subprocess.Popen[bytes]":
     words = ("trace", *words, "--seconds", "600", "-o", "jsonl")
-    program = stage.lab.nodes[node].spawn(
+    return stage.lab.nodes[node].spawn(
         command(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def _begin(stage: Stage, node: str, *words: str) -> "subprocess.Popen[bytes]":
+    """A trace that tells already."""
+    program = _spawn(stage, node, *words)
     assert program.stderr is not None
     said = program.stderr.readline()
     assert said.startswith(b"tracing "), said

@@ -39,13 +39,19 @@ _LOAD_IMMEDIATE, _IS_MAP = 0x18, 1
 _records: dict[str, dict[str, Any]] = {}
 
 
-def load_programs(pins: Pins, whole_log: Path | None = None, *, is_trace: bool = False) -> dict[str, int]:
+def load_programs(
+    pins: Pins,
+    whole_log: Path | None = None,
+    *,
+    is_trace: bool = False,
+    cancellation: loader.Cancellation | None = None,
+) -> dict[str, int]:
     """In place of nodeagent.kernel.loader.load_programs, with the same result and the same pins.
 
     Of a trace, which few tests make, it is the product's own.
     """
     if is_trace:
-        return loader.load_programs(pins, whole_log, is_trace=True)
+        return loader.load_programs(pins, whole_log, is_trace=True, cancellation=cancellation)
     version = str(pins.programs.relative_to(pins.bpffs)).replace("/", "-")
     file = Path(os.environ[COMPILE_ONCE], f"{version}.json")
     if version in _records or file.exists():

@@ -345,7 +345,7 @@ def test_what_cannot_be_asked_leaves_nothing(enrolled: Node) -> None:
 def test_what_the_kernel_refuses_leaves_nothing(enrolled: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _everywhere(enrolled)
 
-    def refuse(pins: Pins, _log: Path, *, is_trace: bool) -> dict[str, int]:
+    def refuse(_pins: Pins, _log: Path, *, is_trace: bool, cancellation: None) -> dict[str, int]:
         assert is_trace
         raise KernelError("the kernel refused")
 

@@ -210,6 +210,54 @@ def test_one_that_takes_its_time_to_go_is_told_so_once(tmp_path: Path, monkeypat
     asyncio.run(both())
 
 
+def _wait_with(path: Path, play: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> HttpServer:
+    """A server whose answer waits for the second event, after it has set the first; it is never given."""
+    begun, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def respond(_request: Request) -> Response:
+        begun.set()
+        await may_answer.wait()
+        return Response(200, b"late")
+
+    async def both() -> HttpServer:
+        server = HttpServer(lambda: open_unix(str(path)), respond)
+        server.listen()
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            running = group.create_task(server.run())
+            await play(begun, may_answer)
+            while server._clients:
+                await asyncio.wait(list(server._clients))
+            running.cancel()
+        return server
+
+    return asyncio.run(both())
+
+
+def test_for_a_client_that_hangs_up_nothing_more_is_done(tmp_path: Path) -> None:
+    async def play(begun: asyncio.Event, _may_answer: asyncio.Event) -> None:
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n and more, which nobody reads")
+        await begun.wait()
+        writer.close()
+
+    assert _wait_with(tmp_path / "s", play).bugs == 0
+
+
+def test_one_that_has_only_finished_sending_is_answered(tmp_path: Path) -> None:
+    async def play(begun: asyncio.Event, may_answer: asyncio.Event) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        writer.write_eof()
+        await begun.wait()
+        for _ in range(5):  # turns of the loop, in which the end of what is sent is seen
+            await asyncio.sleep(0)
+        may_answer.set()
+        assert (await reader.read()).endswith(b"\r\n\r\nlate")
+        writer.close()
+
+    _wait_with(tmp_path / "s", play)
+
+
 def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "ANSWER_SECONDS", 0.05)
 

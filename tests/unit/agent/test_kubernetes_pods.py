@@ -217,6 +217,48 @@ def test_a_successor_goes_on_with_what_was_found_while_the_api_is_away(node: Nod
     run(node, second)
 
 
+def test_a_successor_does_not_believe_an_api_server_that_lags_behind_its_file(
+    node: Node, eventually: Eventually
+) -> None:
+    """Else a pod that has just come would be let go, and one that has just been enrolled leave the mesh."""
+    node.kube.put(namespace("late"))
+    node.kube.lag()
+    node.kube.put(namespace("late", "ambient"), pod("db", "late", ips=("10.0.0.2",)), pod("web"))
+
+    async def first() -> None:
+        node.sandbox("a", 1)
+        node.sandbox("b", 2, "10.0.0.2")
+        await eventually(lambda: {node.kube.annotation("web"), node.kube.annotation("db", "late")} == {"enabled"})
+
+    async def second() -> None:
+        await eventually(lambda: node.kube.watches == 2)
+        node.kube.put(pod("other", labels=OUT, ips=("10.0.0.3",)))
+        await eventually(lambda: node.reason("other") == "OPTED_OUT")
+        assert [{one.name for one in local.pods} for local in node.told] == [{"db", "web"}] * len(node.told)
+        assert node.kube.patched == []
+
+    run(node, first)
+    node.told, node.kube.patched = [], []
+    run(node, second)
+
+
+def test_an_api_server_whose_data_is_older_than_the_file_is_believed_in_the_end(
+    node: Node, eventually: Eventually
+) -> None:
+    """Of a backup, say: there is nothing newer."""
+
+    async def scenario() -> None:
+        node.sandbox("a", 1)
+        node.kube.put(pod("web"))
+        await eventually(lambda: node.kube.annotation("web") == "enabled")
+
+    run(node, scenario)
+    node.kube.delete("web")
+    node.kube.version, node.kube.history = 50, []
+    node.told = []
+    run(node, scenario)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'[{"pod": 7}]'])
 def test_a_broken_file_is_no_list(node: Node, content: bytes, eventually: Eventually) -> None:
     (Path(node.config.run_dir) / FILE_NAME).write_bytes(content)

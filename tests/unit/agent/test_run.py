@@ -107,3 +107,14 @@ def test_it_leaves_when_it_is_told_to(run_dir: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Agent, "_run_parts", wait)
     run_agent(config(run_dir), takeover=False)
     assert (run_dir / "agent.lock").exists()
+
+
+def test_it_does_not_wait_for_the_compiler(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With which it begins, where nothing is pinned yet."""
+
+    def compile_for_ever(steering: Steering) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        steering._programs._loading.run(["sleep", "600"])
+
+    monkeypatch.setattr(Steering, "start", compile_for_ever)
+    run_agent(config(run_dir), takeover=False)

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from nodeagent.admin.state import AgentState, Captured, PodView
 from nodeagent.agent import tracer as module
 from nodeagent.agent.tracer import RunningTrace, Tracer
 from nodeagent.errors import ConfigError, KernelError, NotPossible
+from nodeagent.kernel.loader import Cancellation
 from nodeagent.kernel.pod_states import PodState
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.tracing import Left, WantedTrace
@@ -27,6 +29,7 @@ from nodeagent.model.record import ConnectionRecord, Direction
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.open_connections import OpenConnections
 from nodeagent.telemetry.traffic import TrafficMetrics
+from tests.logged import logged
 
 WEB, DB = Ip("10.0.0.1"), Ip("10.0.0.2")
 POD = PodView(namespace="shop", pod="web", ips=(WEB,), netns="/run/netns/web", captured=Captured.YES)
@@ -52,6 +55,7 @@ class Node:
         """As Steering's: held while a trace begins."""
         self.has_begun, self.may_start = threading.Event(), threading.Event()
         self.may_start.set()
+        self.compiles_for_ever = False
         self.captured = "shop"
         self.room = 3000
         self.tracer = Tracer(cast("Steering", self), self.connections, self._state, lambda: Names(Mesh(), ""))
@@ -62,10 +66,12 @@ class Node:
     def pods(self) -> list[PodState]:
         return [PodState(self.captured, "web", "veth3", 3)]
 
-    def start_trace(self, wanted: WantedTrace) -> Any:
+    def start_trace(self, wanted: WantedTrace, cancellation: Cancellation) -> Any:
         with self.lock:
             self.has_begun.set()
             assert self.may_start.wait(60)
+            if self.compiles_for_ever:
+                cancellation.run(["sleep", "600"])
             if self.refusal is not None:
                 raise self.refusal
             assert not self.is_tracing
@@ -258,6 +264,28 @@ def test_an_agent_that_stops_while_it_begins_waits_and_puts_back() -> None:
         await running.aclose()
 
     asyncio.run(trace())
+
+
+def test_a_compiler_that_nobody_waits_for_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    async def trace() -> None:
+        node = Node()
+        node.compiles_for_ever = True
+        beginning = asyncio.create_task(node.tracer.begin(_question()))
+        await asyncio.to_thread(node.has_begun.wait)
+        beginning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        node.compiles_for_ever = False
+        following = await node.tracer.begin(_question())
+        await following.aclose()
+        assert (node.stops, node.closes) == (1, 1)
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(trace())
+    assert [record.getMessage() for record in logged(caplog)][:1] == [
+        "a trace whose client has gone did not begin: loading the kernel programs was given up"
+    ]
+    assert {record.levelno for record in logged(caplog)} == {logging.INFO}
 
 
 def test_a_second_cancellation_while_it_begins_loses_nothing() -> None:

@@ -129,6 +129,30 @@ def test_a_hangup_is_passed_on(run: Run) -> None:
         eventually(lambda: bool(container.lines("reopened")))
 
 
+@pytest.fixture
+def ignoring() -> Iterator[None]:
+    """As nohup does, and some who start containers: what is ignored here is so in the processes that start here."""
+    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    former = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("ignoring")
+def test_what_it_was_born_to_ignore_it_hears(run: Run) -> None:
+    act = "trap 'echo reopened >>log' HUP; trap 'exit 7' TERM; echo ready >>log; while :; do sleep 0.02; done"
+    with run(act) as container:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # from here on it is this process that would not hear
+        eventually(lambda: bool(container.lines("ready")))
+        container.process.send_signal(signal.SIGHUP)
+        eventually(lambda: bool(container.lines("reopened")))
+        container.process.send_signal(signal.SIGTERM)
+        assert container.process.wait(PATIENCE_SECONDS) == 7
+
+
 def test_wrong_use_and_a_program_that_is_not_there(supervise: Path) -> None:
     assert subprocess.run([supervise, "--takeover"], capture_output=True, check=False).returncode == 2
     missing = subprocess.run([supervise, "/nowhere"], capture_output=True, text=True, check=False)

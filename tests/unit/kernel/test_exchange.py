@@ -15,6 +15,7 @@ from nodeagent.errors import KernelError, NotPossible
 from nodeagent.kernel import exchange as module
 from nodeagent.kernel.attach import Attachment, Hook, Kind, Program
 from nodeagent.kernel.exchange import Exchange
+from nodeagent.kernel.loader import Cancellation
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.programs import Programs
 from nodeagent.kernel.sources import FILTERS, PROGRAMS
@@ -46,7 +47,8 @@ class Machine:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         yield self
 
-    def load(self) -> dict[str, Program]:
+    def load(self, cancellation: Cancellation | None) -> dict[str, Program]:
+        assert cancellation is None
         self.pinned.mkdir(parents=True)
         return {name: Program(name, TELLING + row, str(self.pinned / name)) for row, name in enumerate(FILTERS)}
 

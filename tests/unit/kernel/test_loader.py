@@ -3,23 +3,25 @@
 
 import os
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import loader
+from nodeagent.kernel.loader import Cancellation, LoadCancelled
 from nodeagent.kernel.pins import Pins
 from tests.logged import logged
 
 
 def _answering(monkeypatch: pytest.MonkeyPatch, output: str, status: int, errors: str = "") -> None:
-    def run(command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+    def run(_self: Cancellation, command: list[str]) -> "subprocess.CompletedProcess[str]":
         return subprocess.CompletedProcess(command, status, output, errors)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Cancellation, "run", run)
 
 
 def test_the_last_line_is_the_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -76,13 +78,34 @@ def test_no_answer_is_an_error_with_the_last_words(
     assert "first" in caplog.text
 
 
-def test_a_child_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def run(command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":
-        raise subprocess.TimeoutExpired(command, 60)
+def test_a_child_that_hangs_is_ended_and_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loader, "TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(KernelError, match=r"more than 0\.01 s"):
+        Cancellation().run([*HANGING, str(tmp_path / "pid")])
 
-    monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(KernelError, match="more than 240 s"):
-        loader.load_programs(Pins(tmp_path))
+
+HANGING = ("sh", "-c", "echo $$ >$0; exec sleep 600")
+"""Writes its pid to the file that is named behind."""
+
+
+def test_one_that_is_given_up_ends_at_once_and_no_other_begins(tmp_path: Path) -> None:
+    cancellation, told = Cancellation(), tmp_path / "pid"
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(cancellation.run, [*HANGING, str(told)])
+        while not (told.exists() and told.read_text().strip()):
+            time.sleep(0.01)
+        cancellation.set()
+        with pytest.raises(LoadCancelled, match="given up"):
+            loading.result(60)
+    assert not Path("/proc", told.read_text().strip()).exists()
+    with pytest.raises(LoadCancelled):
+        cancellation.run(["touch", str(tmp_path / "begun")])
+    assert not (tmp_path / "begun").exists()
+
+
+def test_what_a_child_says_and_how_it_ends() -> None:
+    done = Cancellation().run(["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 3)
 
 
 def test_the_verifiers_count_is_read_from_its_log() -> None:

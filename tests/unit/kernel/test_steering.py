@@ -3,11 +3,13 @@
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel.loader import LoadCancelled
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.wanted import Wanted
 
@@ -41,3 +43,38 @@ def test_before_the_start_there_is_nothing_to_read() -> None:
     assert steering.pods() == []
     with pytest.raises(KernelError, match="not open yet"):
         steering.counters()
+
+
+def test_what_is_given_up_is_not_compiled(tmp_path: Path) -> None:
+    steering = Steering(bpffs=str(tmp_path), run_dir=str(tmp_path))
+    steering.give_up_loading()
+    with pytest.raises(LoadCancelled, match="given up"):
+        steering._load()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_maps_that_could_not_be_opened_anew_are_opened_by_the_next_reconcile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After somebody took the pins away, and the programs were loaded again with maps of their own."""
+    steering = Steering(bpffs="/nowhere", run_dir="/nowhere")
+    former = SimpleNamespace(known={}, close=lambda: None)
+    monkeypatch.setattr(steering._tables, "_maps", former)
+    pinned = iter((False, True, True))
+    monkeypatch.setattr("nodeagent.kernel.pins.Pins.has_programs", lambda _pins: next(pinned))
+    monkeypatch.setattr(steering._programs, "load", dict)
+    monkeypatch.setattr(steering._programs, "find", lambda: None)
+    opened: list[SimpleNamespace] = []
+
+    def open_maps(_path: Path) -> SimpleNamespace:
+        opened.append(SimpleNamespace())
+        if len(opened) == 1:
+            raise KernelError("map: Too many open files")
+        return opened[-1]
+
+    monkeypatch.setattr("nodeagent.kernel.tables.Maps", open_maps)
+    with pytest.raises(KernelError, match="Too many"):
+        steering._load()
+    assert id(steering._tables.opened) == id(former)
+    steering._load()
+    assert id(steering._tables.opened) == id(opened[1])
+    steering._load()
+    assert len(opened) == 2

@@ -161,6 +161,71 @@ def test_a_file_that_may_not_be_written_is_told(node: Node, monkeypatch: pytest.
     assert node.files() == {"10-pods.conflist"}
 
 
+@pytest.mark.parametrize("step", ["install", "uninstall"])
+def test_what_its_owner_writes_meanwhile_is_not_taken_away(
+    node: Node, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Between our look at the list and our rename, in its place or by another file."""
+    node.plugin.install()
+    if step == "install":
+        node.conflist("10-pods.conflist", BRIDGE)
+    news = [{"type": "first"}, {"type": "second"}]
+    syncs = os.fsync
+
+    def write_meanwhile(descriptor: int) -> None:
+        syncs(descriptor)
+        if len(news) == 2:
+            node.conflist("10-pods.conflist", news.pop(0), ENTRY)
+            if step == "install":
+                node.conflist("10-pods.conflist", {"type": "first"})
+        elif news:
+            node.conflist("beside", news.pop(), *([ENTRY] if step == "uninstall" else []))
+            (node.net_dir / "beside").rename(node.net_dir / "10-pods.conflist")
+
+    monkeypatch.setattr(os, "fsync", write_meanwhile)
+    assert len(getattr(node.plugin, step)()) == 1
+    assert node.plugins() == [{"type": "second"}, *([ENTRY] if step == "install" else [])]
+    assert node.files() == {"10-pods.conflist", "nodeagent-cni"}
+
+
+def test_a_list_that_is_written_all_the_time_is_told_and_left_as_it_is(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.plugin.install()
+    numbers = iter(range(100))
+    monkeypatch.setattr(
+        os, "fsync", lambda _descriptor: node.conflist("10-pods.conflist", {"type": str(next(numbers))})
+    )
+    node.conflist("10-pods.conflist", BRIDGE)
+    with pytest.raises(NotPossible, match="written anew all the time"):
+        node.plugin.install()
+    assert node.plugins() == [{"type": str(module.ATTEMPTS - 1)}]
+    assert node.files() == {"10-pods.conflist", "nodeagent-cni"}
+
+
+@pytest.mark.parametrize("target", ["list", "nowhere"])
+def test_a_list_that_is_a_link_is_told_and_stays_one(node: Node, target: str) -> None:
+    """The runtime follows it, and its owner writes behind it."""
+    behind = node.program.with_name("list")
+    behind.write_bytes((node.net_dir / "10-pods.conflist").read_bytes())
+    link = node.net_dir / "00-pods.conflist"
+    link.symlink_to(node.program.with_name(target))
+    with pytest.raises(NotPossible, match=rf"00-pods.conflist is a symbolic link, to .*{target}$"):
+        node.plugin.install()
+    assert link.is_symlink()
+    node.plugin.look()
+    link.unlink()
+    node.plugin.look()
+    node.plugin.check()
+    link = node.net_dir / "20-pods.conflist"  # not in force: nobody's affair
+    link.symlink_to(node.program.with_name(target))
+    node.conflist("10-pods.conflist", {"type": "new"})
+    node.plugin.look()
+    assert node.plugins() == [{"type": "new"}, ENTRY]
+    assert node.plugin.uninstall() == [f"removed nodeagent-cni from {node.net_dir / '10-pods.conflist'}"]
+    assert ENTRY not in json.loads(behind.read_bytes())["plugins"]
+
+
 CRASHING = """
 import os, sys
 from pathlib import Path

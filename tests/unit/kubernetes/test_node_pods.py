@@ -28,7 +28,9 @@ def ledger(*pods: dict[str, Any], namespaces: Iterable[dict[str, Any]] | None = 
     made = NodePods("node-a", {"kube-system"})
     made.pods_changed(Replaced(objects(*pods)))
     spaces = (
-        namespaces if namespaces is not None else (namespace("shop", "ambient"), namespace("kube-system", "ambient"))
+        namespaces
+        if namespaces is not None
+        else (namespace("shop", "ambient"), namespace("kube-system", "ambient"), namespace("plain"))
     )
     made.namespaces_changed(Replaced(objects(*spaces)))
     return made
@@ -49,7 +51,10 @@ def wanted(made: NodePods, *captured: str) -> dict[str, bool]:
         pytest.param(pod("web", phase="Succeeded"), "ENDED", id="completed"),
         pytest.param(pod("web", phase="Failed"), "ENDED", id="evicted"),
         pytest.param(pod("web", labels=OUT), "OPTED_OUT", id="opted out"),
-        pytest.param(pod("web", "other"), "NOT_LABELLED", id="of a namespace that is not there"),
+        pytest.param(pod("web", "plain"), "NOT_LABELLED", id="of a namespace without the label"),
+        pytest.param(pod("web", "other"), "NAMESPACE_UNKNOWN", id="of a namespace that is not known yet"),
+        pytest.param(pod("web", "other", labels={MODE_LABEL: "ambient"}), "", id="of one that does not matter"),
+        pytest.param(pod("web", "other", labels=OUT), "OPTED_OUT", id="nor here"),
         pytest.param(pod("web", "kube-system"), "EXCLUDED_NS", id="excluded"),
         pytest.param(pod("web", is_host_network=True), "HOST_NETWORK", id="in the node's namespace"),
         pytest.param(pod("web", annotations={SIDECAR: "{}"}), "SIDECAR", id="with a sidecar"),
@@ -84,8 +89,22 @@ def test_a_namespaces_label_comes_and_goes() -> None:
     assert wanted(made) == {}
     made.namespaces_changed(Changed(objects(namespace("shop", "ambient"))[0]))
     assert wanted(made) == {"web": True}
-    made.namespaces_changed(Removed(objects(namespace("shop", "ambient"))[0]))
+    made.namespaces_changed(Changed(objects(namespace("shop"))[0]))
     assert wanted(made) == {}
+
+
+@pytest.mark.parametrize("annotations", [{}, ENABLED])
+def test_of_a_namespace_that_is_not_known_yet_each_pod_stays_as_it_is(annotations: dict[str, str]) -> None:
+    """A watch of its own tells of namespaces, so after a restart a pod may be there first."""
+    made = ledger(pod("web", annotations=annotations), namespaces=())
+    assert wanted(made, "uid-web") == {"web": True}
+    assert wanted(made) == ({"web": True} if annotations else {}), "it was captured by a predecessor"
+    assert made.left_out(()) == ({} if annotations else {("shop", "web"): "NAMESPACE_UNKNOWN"})
+    assert made.patches(()) == made.patches({"uid-web"}) == ()
+    assert made.find("shop", "web", "uid-web") is None
+    made.namespaces_changed(Changed(objects(namespace("shop"))[0]))
+    assert wanted(made, "uid-web") == {"web": False}
+    assert made.patches({"uid-web"}) == ((Patch("shop", "web", "uid-web", None),) if annotations else ())
 
 
 def test_it_is_annotated_when_it_is_captured_and_not_before() -> None:

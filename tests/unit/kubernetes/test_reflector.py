@@ -58,6 +58,19 @@ def test_a_list_in_pages_then_a_watch_from_its_version() -> None:
     }
 
 
+def test_a_successors_first_list_is_not_older_than_what_its_predecessor_was_told(watching: Reflector) -> None:
+    watching.told(event("ADDED", "a", "8"))
+    with pytest.raises(Expired):
+        watching.told(error(410))
+    successor = Reflector("/api/v1/pods", fieldSelector="spec.nodeName=node-a")
+    successor.begin_at(watching.last)
+    assert query(successor) == {"resourceVersion": "8", "resourceVersionMatch": "NotOlderThan"}
+    successor.restart()
+    assert query(successor) == {"limit": "500"}
+    successor.begin_at("")
+    assert query(successor) == {"limit": "500", "resourceVersion": "0"}
+
+
 def test_each_event_and_each_bookmark_moves_where_the_next_watch_begins(watching: Reflector) -> None:
     for kind, version, change in (("ADDED", "8", Changed), ("MODIFIED", "9", Changed), ("DELETED", "10", Removed)):
         told = watching.told(event(kind, "a", version))

@@ -20,10 +20,14 @@ AMBIENT, NONE, OTHER = ({MODE_LABEL: mode} for mode in ("ambient", "none", "Kmes
         pytest.param(OTHER, AMBIENT, Standing.OPTED_IN, id="a value that is nobody's leaves it to the namespace"),
         pytest.param(OTHER, {}, Standing.NOT_LABELLED, id="a value that is nobody's"),
         pytest.param({}, OTHER, Standing.NOT_LABELLED, id="a namespace of another mesh"),
+        pytest.param({}, None, Standing.NAMESPACE_UNKNOWN, id="a namespace that is not known"),
+        pytest.param(OTHER, None, Standing.NAMESPACE_UNKNOWN, id="nor decided by a value that is nobody's"),
+        pytest.param(AMBIENT, None, Standing.OPTED_IN, id="its own label needs no namespace"),
+        pytest.param(NONE, None, Standing.OPTED_OUT, id="nor does this one"),
         pytest.param({}, {MODE_LABEL: "Ambient"}, Standing.NOT_LABELLED, id="case matters"),
     ],
 )
-def test_labels(labels: dict[str, str], of_namespace: dict[str, str], expected: Standing) -> None:
+def test_labels(labels: dict[str, str], of_namespace: dict[str, str] | None, expected: Standing) -> None:
     assert standing("shop", labels, {}, of_namespace, is_host_network=False) is expected
 
 
