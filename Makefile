@@ -122,10 +122,11 @@ build/.developer: $(UV) pyproject.toml uv.lock tools/make_lane.py $(LANE_SOURCES
 	$(PYTHON) tools/make_lane.py
 	touch $@ build/.runtime
 
-$(BENCH_VENV)/.made: $(UV) pyproject.toml uv.lock
+$(BENCH_VENV)/.made: $(UV) pyproject.toml uv.lock tools/make_lane.py $(LANE_SOURCES)
 	@$(call install_packages,$(DEVELOPER_PACKAGES))
 	echo "installing Python packages for $(PYTHON) into $(BENCH_VENV)"
 	UV_PROJECT_ENVIRONMENT=$(BENCH_VENV) $(UV) sync --quiet --locked --no-default-groups --group test --python $(PYTHON)
+	/usr/bin/python3 tools/make_lane.py  # of the stable ABI: the same for every interpreter
 	touch $@
 
 build/.kernels: build/.developer

@@ -137,6 +137,7 @@ static __always_inline struct verdict *find_verdict(u32 generation, u32 source, 
 		.port = port,
 	};
 	struct verdict *verdict;
+	u32 is_allowed;
 
 	if (source >= NUMBERS)
 		return NULL;
@@ -149,7 +150,13 @@ static __always_inline struct verdict *find_verdict(u32 generation, u32 source, 
 	 * the compiler must not know that there was one. */
 	asm volatile("" : "+r"(source));
 	source &= NUMBERS - 1;
-	return verdict && (verdict->sources[source / 8] >> (source % 8)) & 1 ? verdict : NULL;
+	if (!verdict)
+		return NULL;
+	/* LLVM 19 makes a mask of what it knows to be 0 or 1, and the verifier forbids to mask a
+	 * pointer. */
+	is_allowed = (verdict->sources[source / 8] >> (source % 8)) & 1;
+	asm volatile("" : "+r"(is_allowed));
+	return is_allowed ? verdict : NULL;
 }
 
 static __always_inline bool may_connect(const struct packet *packet, const struct sender *sender,

@@ -347,11 +347,11 @@ def _is_of(one: Json, node: str, event: str = "") -> bool:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, listener: socket.socket | None = None, ip: str = "127.0.0.1"
+    directory: Path, listener: socket.socket | None = None, ip: str = "127.0.0.1", ca: TinyCa | None = None
 ) -> Iterator[tuple[FakeKube, ApiServer]]:
     """A server on `listener` (a port of loopback), and how the agent finds it: its files are in `directory`."""
     directory.mkdir(exist_ok=True)
-    ca, key = TinyCa("Kubernetes"), ec.generate_private_key(ec.SECP256R1())
+    ca, key = ca or TinyCa("Kubernetes"), ec.generate_private_key(ec.SECP256R1())
     certificate = ca.sign(key.public_key(), [x509.IPAddress(ip_address(ip))])
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -35,15 +35,21 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 class TinyCa:
-    """A root, or an intermediate below `parent`. Signs whatever it is asked for."""
+    """A root, or an intermediate below `parent`. Signs whatever it is asked for.
 
-    def __init__(self, name: str = "Test Root", parent: "TinyCa | None" = None) -> None:
+    Some Kubernetes distributions' root and leaves have no key identifiers: `has_key_identifiers` is false.
+    """
+
+    def __init__(
+        self, name: str = "Test Root", parent: "TinyCa | None" = None, *, has_key_identifiers: bool = True
+    ) -> None:
         self.parent = parent
+        self._has_key_identifiers = has_key_identifiers
         self.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
         signer = parent or self
         now = datetime.now(UTC)
-        self.certificate = (
+        builder = (
             self._builder(self.name, self._key.public_key(), now - timedelta(days=1), now + timedelta(days=3650))
             .issuer_name(signer.name)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -61,9 +67,12 @@ class TinyCa:
                 ),
                 critical=True,
             )
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
-            .sign(signer._key, hashes.SHA256())
         )
+        if has_key_identifiers:
+            builder = builder.add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
+            )
+        self.certificate = builder.sign(signer._key, hashes.SHA256())
 
     @property
     def pem(self) -> str:
@@ -90,9 +99,10 @@ class TinyCa:
         builder = builder.add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
-        builder = builder.add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-        )
+        if self._has_key_identifiers:
+            builder = builder.add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
     def sign_request(

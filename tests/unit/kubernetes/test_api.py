@@ -16,6 +16,7 @@ from nodeagent.kubernetes import api as module
 from nodeagent.kubernetes.api import ApiRefused, ApiServer, ApiUnreachable
 from nodeagent.kubernetes.objects import read_event, read_page
 from tests.kube_api import FakeKube, namespace, pod, serving
+from tests.unit.conftest import TinyCa
 
 Served = tuple[FakeKube, ApiServer]
 
@@ -54,6 +55,11 @@ def test_a_refusal_has_its_status_pause_and_check(
         asyncio.run(api.fetch("/api/v1/pods?limit=1"))
     assert (caught.value.status, caught.value.retry_seconds) == (status, seconds)
     assert words in caught.value.check
+
+
+def test_certificates_without_key_identifiers_are_enough(tmp_path: Path) -> None:
+    with serving(tmp_path / "api", ca=TinyCa("kubernetes", has_key_identifiers=False)) as (_, api):
+        assert read_page(asyncio.run(api.fetch("/api/v1/pods"))).items == ()
 
 
 def test_a_wrong_token_is_told_and_never_shown(served: Served) -> None:
