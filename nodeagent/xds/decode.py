@@ -72,9 +72,9 @@ def _key_of(decoded: Value) -> str:
         case Workload():
             return decoded.uid
         case Service() | Policy():
-            return intern(decoded.key)
+            return intern(decoded.key)  # made anew by each call, and the mesh keeps it too
         case _:
-            return decoded.name
+            return intern(decoded.name)
 
 
 def write_request(command: Subscribe | Acknowledge | Refuse, node: xds_pb2.Node) -> xds_pb2.DeltaDiscoveryRequest:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What workloads have in common is one object, and every workload is equal to what it was."""
 
-import msgspec
+import sys
 
+import msgspec
+import pytest
+
+from nodeagent.model import sharing
 from nodeagent.model.address import Ip, Port
 from nodeagent.model.sharing import forget, share
 from nodeagent.model.workload import ServicePort, Workload
@@ -39,8 +43,23 @@ def test_it_is_equal_to_what_it_was() -> None:
 
 
 def test_a_pod_that_nobody_else_has_made_has_its_name_once() -> None:
-    alone = share(workload("one", workload_name="one"))
+    alone = share(workload("one", workload_name="one", canonical_name="one"))
     assert alone.workload_name is alone.name
+    assert alone.canonical_name is alone.name
+
+
+def test_its_name_leaves_no_hole_in_the_table_of_interned_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which grows with all that was ever in it, a thousand of a thousand pods."""
+    interned = set[str]()
+
+    def intern(text: str) -> str:
+        interned.add(text)
+        return sys.intern(text)
+
+    monkeypatch.setattr(sharing, "intern", intern)
+    share(workload("one", workload_name="one", canonical_name="one"))
+    assert "node-a" in interned
+    assert "one" not in interned
 
 
 def test_another_order_of_services_is_another_mapping() -> None:
