@@ -9,7 +9,6 @@ that came is found, and the removal of the older one does not hide it).
 
 from collections.abc import Hashable, Iterable, Iterator, KeysView, Sequence
 from collections.abc import Set as AbstractSet
-from sys import intern
 from typing import TypeVar, assert_never
 
 import msgspec
@@ -19,6 +18,7 @@ from nodeagent.model.address_index import AddressIndex, Owners
 from nodeagent.model.policy import Policy, PolicyScope
 from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import DryRun, PolicyOrigin, Revocations, Security, SecurityExtension, TrustDomains
+from nodeagent.model.sharing import share_text
 from nodeagent.model.traffic import (
     ClientScope,
     ClientScopes,
@@ -94,7 +94,7 @@ class Mesh:
 
     def apply(self, changes: Changes) -> None:
         for policy in changes.policies:
-            key = intern(policy.key)
+            key = share_text(policy.key)
             self._remove_policy(key)
             self.policies[key] = policy
             if policy.scope is not PolicyScope.WORKLOAD_SELECTOR:
@@ -298,7 +298,7 @@ class Mesh:
         )
 
     def _add_extension(self, extension: Extension) -> None:
-        name = intern(extension.name)  # as with a Service's key
+        name = share_text(extension.name)  # as with a Service's key
         self._remove_extension(name)
         self.extensions[name] = extension
         if isinstance(extension, SecurityExtension):
@@ -404,7 +404,7 @@ class Mesh:
 
     def _add_service(self, service: Service) -> None:
         self._places.clear()
-        key = intern(service.key)  # made anew by each call, and an index of endpoints may have it already
+        key = share_text(service.key)  # made anew by each call, and an index of endpoints may have it already
         self.services[key] = service
         self._changed[key] = self.generation + 1
         self._by_hostname.add(service.hostname, key)

@@ -8,7 +8,7 @@ import pytest
 
 from nodeagent.model import sharing
 from nodeagent.model.address import Ip, Port
-from nodeagent.model.sharing import forget, share
+from nodeagent.model.sharing import forget, share, share_text
 from nodeagent.model.workload import ServicePort, Workload
 
 
@@ -48,18 +48,24 @@ def test_a_pod_that_nobody_else_has_made_has_its_name_once() -> None:
     assert alone.canonical_name is alone.name
 
 
-def test_its_name_leaves_no_hole_in_the_table_of_interned_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which grows with all that was ever in it, a thousand of a thousand pods."""
-    interned = set[str]()
+def anew(text: str) -> str:
+    """As a decoder makes it."""
+    return text.encode().decode()
 
-    def intern(text: str) -> str:
-        interned.add(text)
-        return sys.intern(text)
 
-    monkeypatch.setattr(sharing, "intern", intern)
-    share(workload("one", workload_name="one", canonical_name="one"))
-    assert "node-a" in interned
-    assert "one" not in interned
+def test_texts_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget()
+    monkeypatch.setattr(sharing, "_MOST_TEXTS", 2)
+    first = share_text(anew("first"))
+    assert share_text(anew("first")) is first
+    assert [share_text(anew(text)) for text in ("second", "third")] == ["second", "third"]
+    assert share_text(anew("first")) is not first
+
+
+def test_nothing_is_interned() -> None:
+    """The interpreter's table of texts grows with all that was ever in it."""
+    shared = share(workload("one", canonical_name="name of nobody else")).canonical_name
+    assert sys.intern(anew("name of nobody else")) is not shared
 
 
 def test_another_order_of_services_is_another_mapping() -> None:
