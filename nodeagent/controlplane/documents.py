@@ -20,6 +20,8 @@ _Loader: type[yaml.CSafeLoader] | type[yaml.SafeLoader] = getattr(yaml, "CSafeLo
 
 MAX_DEPTH = 64
 """Kubernetes objects nest about fifteen deep."""
+_MOST_QUOTED = 16
+"""Scalars of one file, which is read again for each."""
 _CORE_TAG = "tag:yaml.org,2002:"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
@@ -95,21 +97,53 @@ class Problem:
 def parse_documents(text: str) -> list[Document]:
     """Empty documents are left out. Raises YamlError."""
     lines = text.splitlines(keepends=True)
-    found: list[tuple[int, Value, list[Problem]]] = []
-    try:
-        events = yaml.parse(text, Loader=_Loader)
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                problems: list[Problem] = []
-                found.append((_line(event) - 1, _Builder(problems).build(events), problems))
-    except yaml.YAMLError as error:
-        raise _mapped(error) from error
+    found = _found(text.removeprefix("\ufeff"))  # libyaml skips it and does not count it
     starts = [start for start, _, _ in found] + [len(lines)]
     return [
         Document(root, root.line, "".join(lines[start:following]), problems)
         for (start, root, problems), following in zip(found, starts[1:], strict=True)
         if not (isinstance(root, Scalar) and root.value is None)
     ]
+
+
+_Found: TypeAlias = list[tuple[int, Value, list[Problem]]]
+"""Of each document the number of lines before it, and what is in it."""
+
+
+def _found(text: str) -> _Found:
+    quotes_left = _MOST_QUOTED
+    while True:
+        try:
+            return _read(text)
+        except yaml.YAMLError as error:
+            quoted = _quoted(text, error) if quotes_left else None
+            if quoted is None:
+                raise _mapped(error) from error
+            text, quotes_left = quoted, quotes_left - 1
+
+
+def _read(text: str) -> _Found:
+    found: _Found = []
+    events = yaml.parse(text, Loader=_Loader)
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent):
+            problems: list[Problem] = []
+            found.append((_line(event) - 1, _Builder(problems).build(events), problems))
+    return found
+
+
+def _quoted(text: str, error: yaml.YAMLError) -> str | None:
+    """The text with quotes around the plain scalar at which libyaml gave up; None where that is not why it did.
+
+    It refuses one that ends in a colon before a bracket or comma, such as the last of `[10.0.0.1, 2001:db8::]`. To
+    go-yaml the colon belongs to it. Where a line begins stays the same.
+    """
+    start, colon = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
+    if getattr(error, "problem", None) != "found unexpected ':'" or start is None or colon is None:
+        return None
+    end = colon.index + 1
+    scalar = text[start.index : end].replace("'", "''")
+    return f"{text[: start.index]}'{scalar}'{text[end:]}"
 
 
 def _line(event: yaml.Event) -> int:

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from nodeagent.kernel.layout import PADDING, Layout, read_layouts
 from nodeagent.kernel.sources import read_source
-from nodeagent.model.address import Cidr, Ip, Port, packed_ip, unpack_ip
+from nodeagent.model.address import Cidr, Ip, Port, pack_ip, packed_ip, unpack_ip
 from nodeagent.model.exclusion import Exclusion
 
 Value = TypeVar("Value")
@@ -187,7 +187,7 @@ def of_sum() -> Coding[int]:
 
 
 def of_address() -> Coding[Ip]:
-    return Coding(packed_ip, unpack_ip)
+    return Coding(pack_ip, unpack_ip)  # all of a large mesh are packed once, for the kernel's table of them
 
 
 def of_settings() -> Coding[Settings]:

@@ -23,17 +23,22 @@ _MAPPED = "::ffff:"
 def parse_ip(text: str) -> Ip:
     """Canonical form of `text`. Raises ValueError for anything but a plain IPv4 or IPv6 address."""
     address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            raise ValueError(f"{text!r} has a zone index, which means nothing outside its host")
-        if address.ipv4_mapped is not None:
-            return Ip(str(address.ipv4_mapped))
-    return Ip(str(address))
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise ValueError(f"{text!r} has a zone index, which means nothing outside its host")
+    return _canonical(address)
 
 
 def unpack_ip(packed: bytes) -> Ip:
-    """From 4 or 16 bytes in network order. Raises ValueError for any other length."""
-    return parse_ip(str(ipaddress.ip_address(packed)))
+    """From 4 or 16 bytes in network order. Raises ValueError for any other length.
+
+    Nothing is remembered: all addresses of a large mesh come this way once, and would push out those that repeat.
+    """
+    return _canonical(ipaddress.ip_address(packed))
+
+
+def _canonical(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Ip:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return Ip(str(address if mapped is None else mapped))
 
 
 def socket_ip(text: str) -> Ip:
@@ -43,8 +48,13 @@ def socket_ip(text: str) -> Ip:
     return Ip(text)
 
 
-@lru_cache(maxsize=4096)  # of this node's pods and whom they speak to; all of a large mesh are packed once
+@lru_cache(maxsize=4096)
 def packed_ip(ip: Ip) -> bytes:
+    """As `pack_ip`, remembered: for addresses of this node's pods and of whom they speak to."""
+    return pack_ip(ip)
+
+
+def pack_ip(ip: Ip) -> bytes:
     """16 bytes in network order; IPv4 as the mapped form. The form of every address in the kernel maps."""
     address = ipaddress.ip_address(ip)
     return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed

@@ -9,16 +9,16 @@ that came is found, and the removal of the older one does not hide it).
 
 from collections.abc import Hashable, Iterable, Iterator, KeysView, Sequence
 from collections.abc import Set as AbstractSet
-from sys import intern
 from typing import TypeVar, assert_never
 
 import msgspec
 
 from nodeagent.model.address import Cidr, Ip, Port
-from nodeagent.model.address_index import AddressIndex
+from nodeagent.model.address_index import AddressIndex, Owners
 from nodeagent.model.policy import Policy, PolicyScope
 from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import DryRun, PolicyOrigin, Revocations, Security, SecurityExtension, TrustDomains
+from nodeagent.model.sharing import share_text
 from nodeagent.model.traffic import (
     ClientScope,
     ClientScopes,
@@ -76,9 +76,9 @@ class Mesh:
         """By name; one that is missing nobody has had an answer to yet."""
         self.security = Security()
         self._by_address, self._by_vip, self._by_answer = AddressIndex(), AddressIndex(), AddressIndex()
+        self._by_hostname = Owners[str]()
         # Each inner dict is an ordered set.
         self._blocks: dict[tuple[str, Cidr], dict[str, None]] = {}
-        self._by_hostname: dict[str, dict[str, None]] = {}
         self._endpoints: dict[str, dict[str, None]] = {}
         self._by_name: dict[str, dict[str, None]] = {}
         """Workloads that are known by their name alone."""
@@ -94,7 +94,7 @@ class Mesh:
 
     def apply(self, changes: Changes) -> None:
         for policy in changes.policies:
-            key = intern(policy.key)
+            key = share_text(policy.key)
             self._remove_policy(key)
             self.policies[key] = policy
             if policy.scope is not PolicyScope.WORKLOAD_SELECTOR:
@@ -180,7 +180,7 @@ class Mesh:
 
     def services_named(self, hostname: str) -> tuple[Service, ...]:
         """Services with this hostname, one per namespace at most, in the order of arrival."""
-        return tuple(self.services[key] for key in self._by_hostname.get(hostname, ()))
+        return tuple(self.services[key] for key in self._by_hostname.find(hostname))
 
     def names(self) -> KeysView[str]:
         """By which alone some workload is known."""
@@ -298,8 +298,9 @@ class Mesh:
         )
 
     def _add_extension(self, extension: Extension) -> None:
-        self._remove_extension(extension.name)
-        self.extensions[extension.name] = extension
+        name = share_text(extension.name)  # as with a Service's key
+        self._remove_extension(name)
+        self.extensions[name] = extension
         if isinstance(extension, SecurityExtension):
             self.security.add(extension)
         self._note_extension(extension)
@@ -403,10 +404,10 @@ class Mesh:
 
     def _add_service(self, service: Service) -> None:
         self._places.clear()
-        key = intern(service.key)  # made anew by each call, and an index of endpoints may have it already
+        key = share_text(service.key)  # made anew by each call, and an index of endpoints may have it already
         self.services[key] = service
         self._changed[key] = self.generation + 1
-        self._by_hostname.setdefault(service.hostname, {})[key] = None
+        self._by_hostname.add(service.hostname, key)
         for vip in service.vips:
             if vip.block is not None:
                 self._blocks.setdefault((vip.network, vip.block), {})[key] = None
@@ -419,7 +420,7 @@ class Mesh:
             return
         self._places.clear()
         self._changed.pop(key, None)
-        _discard(self._by_hostname, service.hostname, key)
+        self._by_hostname.remove(service.hostname, key)
         for vip in service.vips:
             if vip.block is not None:
                 _discard(self._blocks, (vip.network, vip.block), key)

@@ -8,12 +8,12 @@ type is the one asked for, and the name is the key of what is inside, because a 
 """
 
 from collections.abc import Callable
-from sys import intern
 from typing import assert_never
 
 from google.protobuf.message import DecodeError
 
 from nodeagent.model.policy import Policy
+from nodeagent.model.sharing import share_text
 from nodeagent.model.workload import Service, Workload
 from nodeagent.proto import xds_pb2
 from nodeagent.xds.bad_resource import BadResource
@@ -72,9 +72,9 @@ def _key_of(decoded: Value) -> str:
         case Workload():
             return decoded.uid
         case Service() | Policy():
-            return intern(decoded.key)
+            return share_text(decoded.key)  # made anew by each call, and the mesh keeps it too
         case _:
-            return decoded.name
+            return share_text(decoded.name)
 
 
 def write_request(command: Subscribe | Acknowledge | Refuse, node: xds_pb2.Node) -> xds_pb2.DeltaDiscoveryRequest:

@@ -7,11 +7,10 @@ would miss.
 """
 
 from collections.abc import Iterable
-from sys import intern
 
 from nodeagent.model.address import Cidr, Port, unpack_ip
 from nodeagent.model.identity import Identity
-from nodeagent.model.sharing import share
+from nodeagent.model.sharing import share, share_text
 from nodeagent.model.workload import (
     BalancingMode,
     GatewayAddress,
@@ -98,8 +97,8 @@ def _service(message: pb.Service) -> Service:
     if message.ip_families not in _FAMILIES:
         raise ValueError(f"unknown IPFamilies {message.ip_families}")
     return Service(
-        name=intern(message.name),
-        namespace=intern(message.namespace),
+        name=share_text(message.name),
+        namespace=share_text(message.namespace),
         hostname=message.hostname,
         vips=tuple(_vip(address) for address in message.addresses),
         ports=_service_ports(message.ports),

@@ -6,7 +6,6 @@ widens it (an empty list matches everything), and leaving out a condition widens
 """
 
 from collections.abc import Iterable
-from sys import intern
 
 from nodeagent.model.address import Cidr, Port
 from nodeagent.model.policy import (
@@ -20,6 +19,7 @@ from nodeagent.model.policy import (
     ServiceAccountMatch,
     StringMatch,
 )
+from nodeagent.model.sharing import share_text
 from nodeagent.proto import authorization_pb2 as pb
 
 _KINDS = {
@@ -41,8 +41,8 @@ def read_policy(message: pb.Authorization) -> Policy:
     if not (message.name + message.namespace).isprintable():
         raise ValueError("unprintable characters in its name")
     return Policy(
-        name=intern(message.name),
-        namespace=intern(message.namespace),
+        name=share_text(message.name),
+        namespace=share_text(message.namespace),
         scope=PolicyScope(pb.Scope.Name(message.scope)),
         action=Action(pb.Action.Name(message.action)),
         rules=tuple(
@@ -82,7 +82,7 @@ def _text(message: pb.StringMatch) -> StringMatch:
         raise ValueError("string match without a type")
     if kind == "presence":
         return StringMatch(MatchKind.PRESENCE)
-    return StringMatch(_KINDS[kind], intern(getattr(message, kind)))  # a client is named by all that it may call
+    return StringMatch(_KINDS[kind], share_text(getattr(message, kind)))  # a client is named by all that it may call
 
 
 def _accounts(messages: Iterable[pb.ServiceAccountMatch]) -> tuple[ServiceAccountMatch, ...]:

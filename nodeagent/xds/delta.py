@@ -37,6 +37,7 @@ import msgspec
 
 from nodeagent.model.mesh import Changes
 from nodeagent.model.policy import Policy
+from nodeagent.model.sharing import share_text
 from nodeagent.model.traffic import Extension
 from nodeagent.model.workload import Service, Workload
 
@@ -188,12 +189,14 @@ class Delta:
         for workload in held.everything.workloads:
             addresses[workload.uid] = Resource(workload.uid, held.address_versions.get(workload.uid, ""), workload)
         for service in held.everything.services:
-            addresses[service.key] = Resource(service.key, held.address_versions.get(service.key, ""), service)
+            key = share_text(service.key)  # made anew by each call, and the mesh keeps it too
+            addresses[key] = Resource(key, held.address_versions.get(key, ""), service)
         for policy in held.everything.policies:
-            policies[policy.key] = Resource(policy.key, held.policy_versions.get(policy.key, ""), policy)
+            key = share_text(policy.key)
+            policies[key] = Resource(key, held.policy_versions.get(key, ""), policy)
         for extension in held.everything.extensions:
-            version = held.extension_versions.get(extension.name, "")
-            self._held[Kind.EXTENSION][extension.name] = Resource(extension.name, version, extension)
+            name = share_text(extension.name)
+            self._held[Kind.EXTENSION][name] = Resource(name, held.extension_versions.get(name, ""), extension)
 
     def stream_opened(self) -> list[Command]:
         asked = [kind for kind in Kind if kind is not Kind.EXTENSION or self._asks_for_extensions]

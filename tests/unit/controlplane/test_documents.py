@@ -165,6 +165,39 @@ def test_what_is_no_yaml_is_one_error_with_its_line(text: str, line: int) -> Non
     assert str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a: [2001:db8::]", {"a": ["2001:db8::"]}),
+        ("a: [10.0.0.1, fd00::, 2001:db8::,\n 'it''s']", {"a": ["10.0.0.1", "fd00::", "2001:db8::", "it's"]}),
+        ("\u00e9: {to: 'x', ip: it's::}\r\n", {"\u00e9": {"to": "x", "ip": "it's::"}}),
+        ("\ufeffa: [fd00::]", {"a": ["fd00::"]}),
+        ("a: {b:}", {"a": {"b:": None}}),
+        ("a: [fd00::/8, x:1]", {"a": ["fd00::/8", "x:1"]}),
+    ],
+)
+def test_a_colon_before_a_bracket_belongs_to_the_text(text: str, read: object) -> None:
+    """As in go-yaml's scanner (yaml_parser_scan_plain_scalar): a colon ends a text where a blank follows."""
+    [document] = parse_documents(text)
+    assert plain(document.root) == read
+    assert document.text == text
+
+
+def test_what_comes_after_such_a_colon_has_its_line() -> None:
+    [document] = parse_documents("a: [fd00::]\nb: {c: [fd00::,\n  fd01::]}\nd: 1\n")
+    assert isinstance(document.root, Mapping)
+    assert document.root.lines == {"a": 1, "b": 2, "d": 4}
+    with pytest.raises(YamlError) as raised:
+        parse_documents("a: [fd00::]\nb: [fd00:::x\n  - {")
+    assert raised.value.line == 3
+
+
+def test_there_are_as_many_such_texts_in_a_file_as_it_is_read_again() -> None:
+    assert len(parse_documents("a: [" + "fd00::," * 16 + "]")) == 1
+    with pytest.raises(YamlError, match="found unexpected ':'"):
+        parse_documents("a: [" + "fd00::," * 17 + "]")
+
+
 def test_depth_has_a_limit() -> None:
     assert parse_documents("[" * MAX_DEPTH + "]" * MAX_DEPTH)
     with pytest.raises(YamlError, match="nested"):

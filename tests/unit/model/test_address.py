@@ -12,6 +12,7 @@ from nodeagent.model.address import (
     Ip,
     is_ipv6,
     join_host_port,
+    pack_ip,
     packed_ip,
     parse_ip,
     socket_ip,
@@ -57,6 +58,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_packing_and_unpacking_are_inverse(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     ip = parse_ip(str(address))
     assert len(packed_ip(ip)) == 16
+    assert pack_ip(ip) == packed_ip(ip)
     assert unpack_ip(packed_ip(ip)) == ip
     assert unpack_ip(address.packed) == ip
     assert parse_ip(ip) == ip
@@ -81,6 +83,14 @@ def test_a_socket_gives_canonical_text(address: ipaddress.IPv6Address) -> None:
     if address.ipv4_mapped is None:
         assert socket_ip(str(address)) == parse_ip(str(address))
         assert is_ipv6(socket_ip(str(address)))
+
+
+def test_the_addresses_of_a_large_mesh_are_not_remembered() -> None:
+    """They come once, and would push those out that come with each connection."""
+    before = parse_ip.cache_info().currsize, packed_ip.cache_info().currsize
+    for number in range(100):
+        assert len(pack_ip(unpack_ip(ipaddress.IPv4Address(number).packed))) == 16
+    assert (parse_ip.cache_info().currsize, packed_ip.cache_info().currsize) == before
 
 
 @pytest.mark.parametrize("length", [0, 3, 5, 15, 17])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.model.address import Ip
-from nodeagent.model.address_index import AddressIndex
+from nodeagent.model.address_index import AddressIndex, Owners
 
 IPS, NETWORKS, OWNERS = [Ip("10.0.0.1"), Ip("fd00::1")], ["", "other"], "abc"
 
@@ -44,3 +44,16 @@ def test_it_is_a_list_of_owners_for_each_address(history: list[tuple[bool, str, 
             assert list(index.find(network, ip)) == plain.get((network, ip), [])
             assert index.has(network, ip) is (ip in there)
     assert bool(index) is any(plain.values())
+
+
+def test_a_name_has_owners_too() -> None:
+    owners = Owners[str]()
+    for owner in "aba":
+        owners.add("db.example", owner)
+    assert list(owners.find("db.example")) == ["a", "b"]
+    assert list(owners) == ["db.example"]
+    for owner in "acb":
+        owners.remove("db.example", owner)
+    assert not owners
+    assert "db.example" not in owners
+    assert list(owners.find("db.example")) == []

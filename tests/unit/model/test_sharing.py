@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What workloads have in common is one object, and every workload is equal to what it was."""
 
-import msgspec
+import sys
 
+import msgspec
+import pytest
+
+from nodeagent.model import sharing
 from nodeagent.model.address import Ip, Port
-from nodeagent.model.sharing import forget, share
+from nodeagent.model.sharing import forget, share, share_text
 from nodeagent.model.workload import ServicePort, Workload
 
 
@@ -39,8 +43,29 @@ def test_it_is_equal_to_what_it_was() -> None:
 
 
 def test_a_pod_that_nobody_else_has_made_has_its_name_once() -> None:
-    alone = share(workload("one", workload_name="one"))
+    alone = share(workload("one", workload_name="one", canonical_name="one"))
     assert alone.workload_name is alone.name
+    assert alone.canonical_name is alone.name
+
+
+def anew(text: str) -> str:
+    """As a decoder makes it."""
+    return text.encode().decode()
+
+
+def test_texts_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget()
+    monkeypatch.setattr(sharing, "_MOST_TEXTS", 2)
+    first = share_text(anew("first"))
+    assert share_text(anew("first")) is first
+    assert [share_text(anew(text)) for text in ("second", "third")] == ["second", "third"]
+    assert share_text(anew("first")) is not first
+
+
+def test_nothing_is_interned() -> None:
+    """The interpreter's table of texts grows with all that was ever in it."""
+    shared = share(workload("one", canonical_name="name of nobody else")).canonical_name
+    assert sys.intern(anew("name of nobody else")) is not shared
 
 
 def test_another_order_of_services_is_another_mapping() -> None:
