@@ -168,9 +168,9 @@ class HttpServer:
                 async with asyncio.timeout(None) as presence:
                     with _noticed(client, presence):
                         response = await self._answer(head)
-                if isinstance(response, Stream):
-                    await _send_pieces(client, response)
-                    return
+                        if isinstance(response, Stream):
+                            await _send_pieces(client, response)
+                            return
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await loop.sock_sendall(client, _encode(response))
                 with contextlib.suppress(OSError):  # the client may be gone already

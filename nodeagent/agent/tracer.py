@@ -2,9 +2,9 @@
 """`nodeagent trace`: packets of one pod as the programs tell of them, and connections as the workers do, in one order.
 
 Off, it costs nothing: the programs that tell (bpf/trace.h) are made and attached when somebody asks, and the usual ones
-are back when the trace is over, its time is up, so many hops were told, or nobody reads them any more. That is noticed
-because something is sent all the time. An agent that dies meanwhile leaves it to its successor, whose reconcile finds
-programs that are not its own.
+are back when the trace is over, its time is up, so many hops were told, or nobody reads them any more. The admin server
+notices who hangs up; who only reads no more is noticed because something is sent all the time. An agent that dies
+meanwhile leaves it to its successor, whose reconcile finds programs that are not its own.
 
 What happens at about the same time comes by two ways, of which the records take longer. So hops wait for a moment, and
 are told in the order of their times.
@@ -40,7 +40,8 @@ WAIT_SECONDS = 0.4
 MOST_WAITING = MOST_HOPS
 """Hops that are not told yet, about 1 KiB each: more cannot be asked for, and beyond they are counted as lost."""
 FORMER_SECONDS = 2.0
-"""For the end of a trace whose client has gone: QUIET_SECONDS until that is noticed, and the exchange."""
+"""For the end of a trace to begin, whose client is just going. Once it has begun it is waited for, however long that
+takes on a busy machine."""
 QUIET_SECONDS = 0.5
 """Without a hop so long, an empty document is sent: so that a client that has gone is noticed, and one can wait."""
 
@@ -62,6 +63,8 @@ class Tracer:
         self._is_free = asyncio.Event()
         """While `_traced` is None."""
         self._is_free.set()
+        self._is_ending = False
+        """Nobody reads it any more."""
         self._ending: asyncio.Future[None] | None = None
         """The usual programs come back, in a thread that nobody's cancellation reaches."""
 
@@ -77,6 +80,7 @@ class Tracer:
         try:
             trace = await asyncio.shield(starting)
         except asyncio.CancelledError:
+            self._is_ending = True
             cancellation.set()
             # The compiler ends at once, the thread soon. Its end is met, even if this wait for it is cancelled too.
             starting.add_done_callback(self._abandon)
@@ -92,15 +96,16 @@ class Tracer:
 
     async def _wait_for_former(self) -> None:
         """One whose client has gone ends in a moment. Raises NotPossible."""
-        try:
-            async with asyncio.timeout(FORMER_SECONDS):
-                while self._traced is not None:
+        while (former := self._traced) is not None:
+            try:
+                async with asyncio.timeout(None if self._is_ending else FORMER_SECONDS):
                     await self._is_free.wait()
-        except TimeoutError:
-            name = self._traced.name if self._traced is not None else "a pod"
-            raise NotPossible(
-                f"a trace of {name} runs on this node already", check="There is one at a time; it ends by itself."
-            ) from None
+            except TimeoutError:
+                if self._traced is former and not self._is_ending:
+                    raise NotPossible(
+                        f"a trace of {former.name} runs on this node already",
+                        check="There is one at a time; it ends by itself.",
+                    ) from None
 
     def end(self) -> None:
         """By order; who reads is told what there is still."""
@@ -129,6 +134,7 @@ class Tracer:
 
     async def _end(self, trace: Trace) -> None:
         """Waits for what happens also when the wait is cancelled."""
+        self._is_ending = True
         self._put_back().add_done_callback(lambda _: self._ended(trace))
         await self._is_free.wait()
 
@@ -153,6 +159,7 @@ class Tracer:
 
     def _forget(self) -> None:
         self._traced = self._running = self._ending = self._connections.watcher = None
+        self._is_ending = False
         self._is_free.set()
 
     def _device(self, traced: Traced) -> int:

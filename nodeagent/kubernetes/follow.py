@@ -13,16 +13,13 @@ from collections.abc import Callable
 
 from nodeagent.errors import ControlPlaneError
 from nodeagent.kubernetes.api import ApiRefused, ApiServer
-from nodeagent.kubernetes.reflector import GONE, WATCH_SECONDS, Ask, Change, Expired, Reflector
+from nodeagent.kubernetes.reflector import WATCH_SECONDS, Ask, Change, Expired, Reflector
 from nodeagent.upstream.backoff import delay
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 15.0
 LASTING_SECONDS = 5.0
 """A watch that lived this long was a good one."""
-_UNKNOWN_VERSION = frozenset({400, 504})
-"""A list that may not be older than a version is refused so by a server that has not come as far (its data may be a
-backup's), or does not know what it is asked."""
 _WATCH_LIMIT_SECONDS = 2.0 * WATCH_SECONDS + 60.0
 """The server ends it before; one that does not is gone, or does not know how."""
 
@@ -52,7 +49,7 @@ class Follower:
             try:
                 await self._ask(ask)
             except ControlPlaneError as error:
-                pause = self._ended(error, ask, time.monotonic() - began)
+                pause = self._ended(error, time.monotonic() - began)
             else:
                 pause = self._pause(time.monotonic() - began) if ask.is_watch else 0.0
             await asyncio.sleep(pause)
@@ -76,12 +73,10 @@ class Follower:
             self.error, self.since = "", time.time()
             log.info("following the Kubernetes API at %s", self._api.name)
 
-    def _ended(self, error: ControlPlaneError, ask: Ask, lasted: float) -> float:
+    def _ended(self, error: ControlPlaneError, lasted: float) -> float:
         """Tells of it. Seconds to wait."""
-        if isinstance(error, ApiRefused) and (
-            error.status == GONE or (error.status in _UNKNOWN_VERSION and not ask.is_watch)
-        ):
-            self._reflector.restart()
+        if isinstance(error, ApiRefused):
+            self._reflector.refused(error.status)
         if isinstance(error, Expired):
             log.info("%s; listing again", error)
         else:

@@ -7,6 +7,7 @@
     event          its version is where the next watch begins; a bookmark moves that alone
     end, cut       watch again from there: nothing is missed, an event that was half sent comes again
     410, Expired   the server has forgotten that version, of a watch or of a page: list anew, the newest state
+    504, 400       the server does not come to the version that the first list has to have: the same
     nonsense       the same: what cannot be read may have been a change
 
 After a list everything that is not in it is gone. Source: "Efficient detection of changes" of the Kubernetes API
@@ -26,6 +27,9 @@ WATCH_SECONDS = 300
 GONE = 410
 _ANY_OR_NEWEST = frozenset({"0", ""})
 """With another version the server's cache answers in one page or not at all, as client-go knows, too."""
+_TOO_NEW = frozenset({400, 504})
+"""Answers to a version that the server has not come to within its patience (its data may be a backup's), or does not
+take for one."""
 _CHANGES = frozenset({"ADDED", "MODIFIED"})
 
 
@@ -131,6 +135,12 @@ class Reflector:
         if kind in _CHANGES:
             return Changed(about)
         return Removed(about) if kind == "DELETED" else None
+
+    def refused(self, status: int) -> None:
+        """The last question was, with this status of HTTP."""
+        is_first = not self._version and self._oldest not in _ANY_OR_NEWEST
+        if status == GONE or (is_first and status in _TOO_NEW):
+            self.restart()
 
     def restart(self) -> None:
         """The next question is for a list, of the newest state: any other could be what was too old."""

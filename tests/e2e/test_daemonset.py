@@ -115,8 +115,11 @@ def test_everything_works_with_them(stage: Stage) -> None:
     assert is_served(stage.pod("web"), stage.pod("db").ipv4, PORT)
     assert stage.packets("node-b")["INTO_POD"] > before
     assert is_served(stage.pod("web"), stage.pod("api").ipv4, PORT)
-    rows = stage.ask(NODE, "status")["components"]
-    assert [row for row in rows if row["state"] != "ok"] == []
+
+    def is_well() -> bool:
+        return {row["state"] for row in stage.ask(NODE, "status")["components"]} == {"ok"}
+
+    eventually(is_well, WITHIN_SECONDS, "all parts are well: the test before may have ended the agent, or replaced it")
     stage.ask(NODE, "certs", "--renew")
     replaced = stage.replace_worker(NODE)
     assert replaced["cut"] == 0
@@ -201,6 +204,12 @@ def other_release() -> Iterator[Version]:
 def test_what_an_upgrade_cannot_hand_over_drains_and_its_record_says_so(stage: Stage, other_release: Version) -> None:
     """What stays in the kernel does not notice."""
     web, [db, _] = stage.pod("web"), stage.pod("db").ips
+    eventually(lambda: is_direct(stage, stage.pod("api").ipv4), WITHIN_SECONDS, "connections to api stay in the kernel")
+
+    def is_quiet() -> bool:
+        return not [one for one in stage.ask(NODE, "connections")["connections"] if one["worker"] is not None]
+
+    eventually(is_quiet, WITHIN_SECONDS, "the worker has nothing left of the test before")
     kept, staying = Echo(web, stage.pod("api").ipv4, PORT), Echo(web, db, PORT)
     stage.versions[NODE] = other_release
     for echo in (kept, staying):

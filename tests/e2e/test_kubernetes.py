@@ -173,7 +173,8 @@ def test_a_pod_leaves_the_mesh_and_comes_back_and_no_new_connection_is_refused(c
 
 def test_an_agent_that_is_killed_and_an_api_that_is_away_open_nothing(cluster: Cluster) -> None:
     stage = cluster.stage
-    eventually(lambda: cluster.annotation("web") == "enabled", WITHIN_SECONDS, "web is annotated")
+    for name in ("web", "api", "batch", "db"):  # of both nodes: after that nobody has anything to write
+        eventually(lambda name=name: cluster.annotation(name) == "enabled", WITHIN_SECONDS, f"{name} is annotated")  # type: ignore[misc]
     ca, token = (_written(stage, name, stage.lab.nodes[NODE].read(RUN_DIR / name)) for name in ("ca.crt", "kube-token"))
     nonsense = _written(stage, "nonsense", b"nonsense")
     stage.stop_agent(NODE, signal.SIGKILL)

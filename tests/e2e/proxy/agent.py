@@ -134,7 +134,7 @@ class Agent:
 
     def listen(self, seconds: float) -> None:
         """Reads what comes next, or waits."""
-        socks = [sock for sock in (self.control, self.report) if sock is not None and sock not in self._ended]
+        socks = self._open_socks()
         assert socks, "the worker is gone"
         for sock in readable(socks, seconds):
             payload, descriptors, _, _ = socket.recv_fds(sock, 1 << 18, 16)
@@ -148,6 +148,12 @@ class Agent:
                 for report, _ in self._reports.received(payload):
                     self._take(report)
 
+    def hear_what_came(self) -> None:
+        """Every report of what was over a turn of the worker ago, which it sends at the end of one."""
+        self.connections()
+        while readable(self._open_socks(), 0):
+            self.listen(0)
+
     def hear_out(self, within_seconds: float = PATIENCE_SECONDS) -> None:
         """Everything up to the worker's end."""
         deadline = time.monotonic() + within_seconds
@@ -155,6 +161,9 @@ class Agent:
             left = deadline - time.monotonic()
             assert left > 0, f"it did not end within {within_seconds} s"
             self.listen(left)
+
+    def _open_socks(self) -> list[socket.socket]:
+        return [sock for sock in (self.control, self.report) if sock is not None and sock not in self._ended]
 
     def _take(self, report: Report) -> None:
         match report:

@@ -353,6 +353,25 @@ def test_a_stream_whose_reader_has_gone_is_closed(tmp_path: Path) -> None:
     assert pieces.closed == 1
 
 
+def test_a_stream_that_has_nothing_to_say_ends_with_its_reader(tmp_path: Path) -> None:
+    class Silent(_Pieces):
+        async def __anext__(self) -> bytes:
+            if next(self._numbers, None) is None:
+                await asyncio.Event().wait()
+            return b"first "
+
+    pieces = Silent(1)
+
+    async def play() -> None:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await reader.readuntil(b"first ")
+        writer.close()
+
+    assert _stream(tmp_path / "s", pieces, play).bugs == 0
+    assert pieces.closed == 1
+
+
 def test_a_bug_of_a_stream_ends_it_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pieces = _Pieces(3, fails_at=1)
 

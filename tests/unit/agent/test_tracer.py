@@ -233,6 +233,36 @@ def test_there_is_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(trace())
 
 
+@pytest.mark.parametrize("goes", ["while it begins", "while it tells"])
+def test_an_end_that_has_begun_is_waited_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
+    monkeypatch.setattr(module, "FORMER_SECONDS", 0.0)
+
+    async def trace() -> None:
+        node = Node()
+        if goes == "while it begins":
+            node.may_start.clear()
+            first = asyncio.create_task(node.tracer.begin(_question()))
+            await asyncio.to_thread(node.has_begun.wait)
+            first.cancel()
+        else:
+            running = await node.tracer.begin(_question())
+            node.lock.acquire()
+            first = asyncio.create_task(cast("Any", running.aclose()))
+        await asyncio.sleep(0)
+        following = asyncio.create_task(node.tracer.begin(_question()))
+        await asyncio.sleep(0.01)
+        assert not following.done()
+        if goes == "while it begins":
+            node.may_start.set()
+        else:
+            node.lock.release()
+        await (await following).aclose()
+        assert (node.stops, node.closes) == (2, 2)
+        await asyncio.wait([first])
+
+    asyncio.run(trace())
+
+
 def test_a_kernel_that_refuses_leaves_the_next_one_a_chance() -> None:
     async def trace() -> None:
         node = Node()

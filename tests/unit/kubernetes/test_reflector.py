@@ -64,11 +64,28 @@ def test_a_successors_first_list_is_not_older_than_what_its_predecessor_was_told
         watching.told(error(410))
     successor = Reflector("/api/v1/pods", fieldSelector="spec.nodeName=node-a")
     successor.begin_at(watching.last)
-    assert query(successor) == {"resourceVersion": "8", "resourceVersionMatch": "NotOlderThan"}
-    successor.restart()
-    assert query(successor) == {"limit": "500"}
+    for status in (429, 500):
+        successor.refused(status)
+        assert query(successor) == {"resourceVersion": "8", "resourceVersionMatch": "NotOlderThan"}
     successor.begin_at("")
     assert query(successor) == {"limit": "500", "resourceVersion": "0"}
+
+
+@pytest.mark.parametrize("status", [400, 410, 504])
+def test_a_server_that_does_not_come_to_that_version_is_asked_for_the_newest(status: int) -> None:
+    successor = Reflector("/api/v1/pods", fieldSelector="spec.nodeName=node-a")
+    successor.begin_at("8")
+    successor.refused(status)
+    assert query(successor) == {"limit": "500"}
+
+
+@pytest.mark.parametrize("status", [400, 504])
+def test_the_same_refusal_of_another_question_says_nothing_of_a_version(watching: Reflector, status: int) -> None:
+    watching.refused(status)
+    assert query(watching)["resourceVersion"] == "7"
+    first = Reflector("/api/v1/pods", fieldSelector="spec.nodeName=node-a")
+    first.refused(status)
+    assert query(first) == {"limit": "500", "resourceVersion": "0"}
 
 
 def test_each_event_and_each_bookmark_moves_where_the_next_watch_begins(watching: Reflector) -> None:
