@@ -48,6 +48,8 @@ LOG_STATISTICS = 4
 """The verifier says what it counted, and nothing else (BPF_LOG_STATS, Linux 5.2)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_at_once = ctypes.PyDLL(None, use_errno=True)
+"""Calls with the interpreter held: a microsecond, where giving it to another thread and getting it back takes ten."""
 
 
 def bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
@@ -56,11 +58,11 @@ def bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
     return _call(command, buffer), buffer.raw
 
 
-def _call(command: int, buffer: "ctypes.Array[ctypes.c_char]") -> int:
+def _call(command: int, buffer: "ctypes.Array[ctypes.c_char]", libc: ctypes.CDLL = _libc) -> int:
     number = _CALL_NUMBERS.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf: the call's number on {platform.machine()} is not known")
-    result = _libc.syscall(number, command, buffer, _ATTRIBUTE_BYTES)
+    result = libc.syscall(number, command, buffer, _ATTRIBUTE_BYTES)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"bpf command {command}: {os.strerror(code)}")
@@ -210,7 +212,7 @@ def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes | None:
     """`value_bytes`: of all possible CPUs together for a per-CPU map, 8-byte aligned each."""
     value = ctypes.create_string_buffer(value_bytes)
     try:
-        _map_call(MAP_LOOKUP, descriptor, key, value)
+        _map_call(MAP_LOOKUP, descriptor, key, value, libc=_libc_at_once)
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
@@ -389,8 +391,14 @@ _NO_EXIST = 1
 
 
 def _map_call(
-    command: int, descriptor: int, key: bytes, value: "ctypes.Array[ctypes.c_char] | None", flags: int = 0
+    command: int,
+    descriptor: int,
+    key: bytes,
+    value: "ctypes.Array[ctypes.c_char] | None",
+    flags: int = 0,
+    libc: ctypes.CDLL = _libc,
 ) -> None:
     buffer = ctypes.create_string_buffer(key, len(key))
     value_address = ctypes.addressof(value) if value is not None else 0
-    bpf(command, struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(buffer), value_address, flags))
+    attribute = struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(buffer), value_address, flags)
+    _call(command, ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES), libc)
