@@ -236,13 +236,16 @@ def map_delete(descriptor: int, key: bytes) -> bool:
     return True
 
 
-def map_keys(descriptor: int, key_bytes: int) -> list[bytes]:
-    """All keys. When the key at hand is deleted meanwhile the kernel starts again, so the walk is bounded."""
+def map_keys(descriptor: int, key_bytes: int, most: int = 1 << 20) -> list[bytes]:
+    """All keys, or the first ones. When the key at hand is deleted meanwhile the kernel starts again.
+
+    So the walk is bounded, by eight times the entries of our largest map.
+    """
     found: dict[bytes, None] = {}
     following = ctypes.create_string_buffer(key_bytes)
     key = ctypes.create_string_buffer(key_bytes)
     address = 0  # NULL asks for the first
-    for _ in range(_MOST_STEPS):
+    for _ in range(most):
         try:
             bpf(MAP_NEXT_KEY, struct.pack("=IIQQ", descriptor, 0, address, ctypes.addressof(following)))
         except OSError as error:
@@ -336,10 +339,6 @@ _BATCH_COUNT = 32
 
 def _batch(start: int, end: int, keys: int, values: int, count: int, descriptor: int) -> bytes:
     return struct.pack("=QQQQIIQQ", start, end, keys, values, count, descriptor, 0, 0)
-
-
-_MOST_STEPS = 1 << 20
-"""Eight times the entries of our largest map."""
 
 
 def run_program(program: int, packet: bytes, context: bytes) -> tuple[int, bytes, bytes]:
