@@ -44,6 +44,11 @@ class ServiceConnect:
 
         Asked for when it is off, too: a predecessor may have had it on, and its connections keep their Services.
         """
+        self.has_notes = True
+        """The kernel may know of a connection which Service its client has dialled.
+
+        It notes that while this is on, and may have with a predecessor; the end of a connection takes its note away.
+        """
         self._excluded = config.exclusions
         self._steering, self._state = steering, state
         self._known: dict[str, tuple[object, tuple[Lots, ...]]] = {}
@@ -69,6 +74,8 @@ class ServiceConnect:
         refused = await asyncio.to_thread(self._steering.put_services, wanted, namespaces)
         if wanted.keys() != self.drawn:
             log.info("kernel: %d Service addresses are drawn in connect(2)", len(wanted))
+        if self.has_notes and not self.is_on:
+            self.has_notes = await asyncio.to_thread(self._steering.has_dialled)
         self.drawn, self.refused = frozenset(wanted), sum(refused.values())
 
     async def _lots(self, sources: Sequence[Workload]) -> list[Lots]:

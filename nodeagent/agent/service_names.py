@@ -31,6 +31,8 @@ class ServiceNames:
         return self._connect.cookies is not None
 
     def find(self, record: ConnectionRecord) -> Dialled | None:
+        if not self._connect.has_notes:
+            return None
         cookie = (self._connect.cookies or {}).get(record.source_ip)
         if cookie is None or record.service or record.direction is not Direction.OUTBOUND:
             return None

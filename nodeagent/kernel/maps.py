@@ -79,6 +79,9 @@ class Table(Generic[Key, Value]):
         found = self._ask(lambda: syscall.map_keys(self.descriptor, self._key_bytes))
         return {self._key.decode(key) for key in found}
 
+    def is_empty(self) -> bool:
+        return not self._ask(lambda: syscall.map_keys(self.descriptor, self._key_bytes, most=1))
+
     def rows(self) -> dict[Key, Value]:
         return {self._key.decode(key): self._value.decode(value) for key, value in self._packed_rows()}
 

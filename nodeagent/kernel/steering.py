@@ -182,6 +182,10 @@ class Steering:
         """Address and port of the Service by which this connection came to its endpoint. Raises KernelError."""
         return self._tables.maps.by_service.find(key)
 
+    def has_dialled(self) -> bool:
+        """Whether there is any for which `dialled` has an answer. Raises KernelError."""
+        return not self._opened_maps().by_service.is_empty()
+
     def forget_dialled(self, key: DialKey) -> None:
         """The connection has ended. Raises KernelError."""
         self._tables.maps.by_service.remove(key)

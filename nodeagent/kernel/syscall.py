@@ -48,6 +48,8 @@ LOG_STATISTICS = 4
 """The verifier says what it counted, and nothing else (BPF_LOG_STATS, Linux 5.2)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_at_once = ctypes.PyDLL(None, use_errno=True)
+"""Calls with the interpreter held: a microsecond, where giving it to another thread and getting it back takes ten."""
 
 
 def bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
@@ -56,11 +58,11 @@ def bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
     return _call(command, buffer), buffer.raw
 
 
-def _call(command: int, buffer: "ctypes.Array[ctypes.c_char]") -> int:
+def _call(command: int, buffer: "ctypes.Array[ctypes.c_char]", libc: ctypes.CDLL = _libc) -> int:
     number = _CALL_NUMBERS.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf: the call's number on {platform.machine()} is not known")
-    result = _libc.syscall(number, command, buffer, _ATTRIBUTE_BYTES)
+    result = libc.syscall(number, command, buffer, _ATTRIBUTE_BYTES)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"bpf command {command}: {os.strerror(code)}")
@@ -210,7 +212,7 @@ def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes | None:
     """`value_bytes`: of all possible CPUs together for a per-CPU map, 8-byte aligned each."""
     value = ctypes.create_string_buffer(value_bytes)
     try:
-        _map_call(MAP_LOOKUP, descriptor, key, value)
+        _map_call(MAP_LOOKUP, descriptor, key, value, libc=_libc_at_once)
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
@@ -234,13 +236,16 @@ def map_delete(descriptor: int, key: bytes) -> bool:
     return True
 
 
-def map_keys(descriptor: int, key_bytes: int) -> list[bytes]:
-    """All keys. When the key at hand is deleted meanwhile the kernel starts again, so the walk is bounded."""
+def map_keys(descriptor: int, key_bytes: int, most: int = 1 << 20) -> list[bytes]:
+    """All keys, or the first ones. When the key at hand is deleted meanwhile the kernel starts again.
+
+    So the walk is bounded, by eight times the entries of our largest map.
+    """
     found: dict[bytes, None] = {}
     following = ctypes.create_string_buffer(key_bytes)
     key = ctypes.create_string_buffer(key_bytes)
     address = 0  # NULL asks for the first
-    for _ in range(_MOST_STEPS):
+    for _ in range(most):
         try:
             bpf(MAP_NEXT_KEY, struct.pack("=IIQQ", descriptor, 0, address, ctypes.addressof(following)))
         except OSError as error:
@@ -336,10 +341,6 @@ def _batch(start: int, end: int, keys: int, values: int, count: int, descriptor:
     return struct.pack("=QQQQIIQQ", start, end, keys, values, count, descriptor, 0, 0)
 
 
-_MOST_STEPS = 1 << 20
-"""Eight times the entries of our largest map."""
-
-
 def run_program(program: int, packet: bytes, context: bytes) -> tuple[int, bytes, bytes]:
     """Runs a program on a packet: its return value, the packet and the context (`struct __sk_buff`) afterwards."""
     given = ctypes.create_string_buffer(packet, len(packet))
@@ -389,8 +390,14 @@ _NO_EXIST = 1
 
 
 def _map_call(
-    command: int, descriptor: int, key: bytes, value: "ctypes.Array[ctypes.c_char] | None", flags: int = 0
+    command: int,
+    descriptor: int,
+    key: bytes,
+    value: "ctypes.Array[ctypes.c_char] | None",
+    flags: int = 0,
+    libc: ctypes.CDLL = _libc,
 ) -> None:
     buffer = ctypes.create_string_buffer(key, len(key))
     value_address = ctypes.addressof(value) if value is not None else 0
-    bpf(command, struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(buffer), value_address, flags))
+    attribute = struct.pack("=IIQQQ", descriptor, 0, ctypes.addressof(buffer), value_address, flags)
+    _call(command, ctypes.create_string_buffer(attribute, _ATTRIBUTE_BYTES), libc)

@@ -7,6 +7,7 @@ and each message takes as many as its type owns.
 """
 
 import os
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
@@ -33,7 +34,8 @@ MAX_DESCRIPTORS = 64
 """Room for one read: the kernel ends a read behind the first bytes that carry any, so the largest row is enough."""
 
 _encoder = msgspec.msgpack.Encoder()
-_LENGTH_BYTES = 4
+_LENGTH = struct.Struct("!I")
+_LENGTH_BYTES = _LENGTH.size
 
 
 class FrameBroken(Exception):
@@ -45,7 +47,7 @@ def encode_frame(message: ToWorker | FromWorker | Report) -> bytes:
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameBroken(f"a {type(message).__name__} of {len(body)} bytes is larger than any frame")
-    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+    return _LENGTH.pack(len(body)) + body
 
 
 class FrameReader(Generic[M]):
@@ -68,7 +70,7 @@ class FrameReader(Generic[M]):
         try:
             while len(self._bytes) - position >= _LENGTH_BYTES:
                 start = position + _LENGTH_BYTES
-                length = int.from_bytes(self._bytes[position:start], "big")
+                (length,) = _LENGTH.unpack_from(self._bytes, position)
                 if length > MAX_FRAME_BYTES:
                     raise FrameBroken(f"a frame of {length} bytes is announced")
                 if len(self._bytes) - start < length:
@@ -84,6 +86,8 @@ class FrameReader(Generic[M]):
         except msgspec.MsgspecError as error:
             raise FrameBroken(f"a message cannot be decoded: {error}") from error
         owned = DESCRIPTORS.get(type(message), 0)
+        if not owned:  # as nearly all
+            return message, []
         if len(self._descriptors) < owned:
             raise FrameBroken(f"{type(message).__name__} came with {len(self._descriptors)} of {owned} descriptors")
         return message, [self._descriptors.popleft() for _ in range(owned)]

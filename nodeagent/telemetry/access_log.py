@@ -86,9 +86,19 @@ def format_text(time: float, level: str, message: str, fields: dict[str, str | i
 
 def format_json(time: float, level: str, message: str, fields: dict[str, str | int]) -> str:
     """ASCII only: every other character is escaped, so nothing in a line can talk to a terminal."""
-    line: dict[str, str | int] = {"level": level, "time": timestamp(time), "scope": "access", "message": message}
-    line |= {name: bounded(value) if isinstance(value, str) else value for name, value in fields.items()}
-    return json.dumps(line, separators=(",", ":")) + "\n"
+    pairs = ",".join(
+        f'"{name}":{value if isinstance(value, int) else _own(value) if name in _BARE_FIELDS else _repeated(value)}'
+        for name, value in fields.items()
+    )
+    head = f'"level":"{level}","time":"{timestamp(time)}","scope":"access","message":"{message}"'
+    return f"{{{head},{pairs}}}\n" if pairs else f"{{{head}}}\n"
+
+
+def _own(text: str) -> str:
+    return json.dumps(bounded(text))
+
+
+_repeated = lru_cache(maxsize=1024)(_own)  # names of workloads and identities stand in each line again
 
 
 def _milliseconds(seconds: float) -> str:

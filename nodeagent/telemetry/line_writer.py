@@ -17,6 +17,9 @@ MAX_LINES = 10_000
 """ztunnel's number; at 500 bytes a line it is 5 MB, and seconds of a busy node's connections."""
 _BATCH_LINES = 64
 """In one write(), so that other writers of the same file or pipe get their turn."""
+_GATHER_SECONDS = 0.02
+"""For a batch to become whole. A thread that is woken for each of them takes the interpreter from the agent's loop as
+often."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +52,8 @@ class LineWriter:
                 self.lost += 1
                 return
             self._lines.append(line)
-            self._changed.notify()
+            if len(self._lines) in {1, _BATCH_LINES}:
+                self._changed.notify()
 
     def reopen(self) -> None:
         """For SIGHUP after the file was renamed. If the file cannot be opened, says so and goes on with the old one."""
@@ -79,6 +83,7 @@ class LineWriter:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._is_closing)
+                self._changed.wait_for(lambda: len(self._lines) >= _BATCH_LINES or self._is_closing, _GATHER_SECONDS)
                 count = min(_BATCH_LINES, len(self._lines))
                 batch = [self._lines.popleft() for _ in range(count)]
             if not batch:

@@ -146,7 +146,8 @@ def _subjects(ground: Ground, ends: tuple[int, int]) -> Iterator[tuple[dict[str,
             servers.append((ztunnel.server, load.PORT))
         for place, port in servers:
             ground.generator.serve(place, port)
-        for other in (near, far, *(place for place, _ in servers), *(subject.client for subject in (*every, *without))):
+        places = (near, far, ground.pod("db"), *(place for place, _ in servers))
+        for other in (*places, *(subject.client for subject in (*every, *without))):
             _forget_ended(other)
         yield {subject.name: subject for subject in every}, {subject.name: subject for subject in without}
 

@@ -82,6 +82,7 @@ def made(node: Node) -> Iterator[Drawing]:
         assert node.steering.services_fault == ""
         number_a, number_b = node.number(node.a), node.number(node.b)
         node.steering.put_verdicts([VerdictRow(number_b, 0, 1 << number_a)])
+        assert not node.steering.has_dialled()
         found = Drawing(node, cgroup)
         yield found
         found.maps.close()
@@ -125,6 +126,7 @@ def test_an_endpoint_is_reached_without_the_proxy_and_the_peer_is_the_service(
             client.sendall(b"hello")
             assert server.recv(5) == b"hello"
             assert drawing.note(client, endpoint) == vip
+            assert drawing.node.steering.has_dialled()
     after = drawing.node.counted("LOCAL_ALLOWED", "LOCAL_STEERED", "STEERED")
     assert {name: after[name] - before[name] for name in after} == {
         "LOCAL_ALLOWED": 1,

@@ -54,6 +54,7 @@ class Node:
         self.services_fault = ""
         self.full: dict[str, int] = {}
         self.refused: dict[str, int] = {}
+        self.notes = 0
         self.written: list[tuple[dict[Target, tuple[Target, ...]], frozenset[int]]] = []
         config = Config(node="node-a", **{"service_connect": "on", **settings})
         self.services = ServiceConnect(config, cast("Steering", self), self.state)
@@ -67,6 +68,9 @@ class Node:
     def put_services(self, wanted: dict[Target, tuple[Target, ...]], namespaces: frozenset[int]) -> dict[str, int]:
         self.written.append((wanted, namespaces))
         return self.refused
+
+    def has_dialled(self) -> bool:
+        return self.notes > 0
 
     def update(self, known: frozenset[Ip] = KNOWN) -> dict[Target, tuple[Target, ...]]:
         enrolment = decide_enrolment(self.state.mesh, "node-a", LocalPods(tuple(PODS)))
@@ -102,6 +106,22 @@ def test_switched_off_the_tables_are_emptied(settings: dict[str, str]) -> None:
     assert node.update() == {}
     assert node.written == [({}, frozenset())]
     assert node.services.cookies == {WEB: 100, API: 101}, "what a predecessor had drawn keeps its name"
+
+
+def test_switched_off_notes_are_looked_for_as_long_as_a_predecessors_are_left() -> None:
+    node = Node(service_connect="off")
+    node.notes = 1
+    node.update()
+    assert node.services.has_notes
+    node.notes = 0
+    node.update()
+    assert not node.services.has_notes
+
+
+def test_switched_on_there_may_always_be_notes() -> None:
+    node = Node()
+    node.update()
+    assert node.services.has_notes
 
 
 def test_an_endpoint_that_the_kernel_does_not_know_yet_is_not_drawn_yet() -> None:

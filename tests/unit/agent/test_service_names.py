@@ -48,7 +48,7 @@ def kernel() -> Kernel:
 
 @pytest.fixture
 def connect() -> SimpleNamespace:
-    return SimpleNamespace(is_on=True, cookies={WEB: 100})
+    return SimpleNamespace(is_on=True, has_notes=True, cookies={WEB: 100})
 
 
 @pytest.fixture
@@ -111,6 +111,13 @@ def test_it_is_ready_when_the_pods_are_known(names: ServiceNames, connect: Simpl
     readiness.append(names.is_ready)
     assert names.find(_record()) is None
     assert readiness == [True, False]
+
+
+def test_where_nothing_is_noted_nothing_is_asked(kernel: Kernel, names: ServiceNames, connect: SimpleNamespace) -> None:
+    connect.has_notes = False
+    kernel.is_broken = True
+    assert names.is_ready
+    assert names.find(_record()) is None
 
 
 def test_it_is_forgotten_and_a_broken_kernel_costs_the_name_alone(kernel: Kernel, names: ServiceNames) -> None:

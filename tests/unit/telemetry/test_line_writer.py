@@ -2,11 +2,13 @@
 """Lines arrive in order; a rotation loses none; a reader that is stuck stops nobody."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from nodeagent.errors import ConfigError
+from nodeagent.telemetry import line_writer
 from nodeagent.telemetry.line_writer import LineWriter
 from tests.logged import logged
 
@@ -23,6 +25,22 @@ def test_lines_arrive_in_order(tmp_path: Path) -> None:
     writer.close(SECONDS)
     assert path.read_text() == "before\n" + "".join(f"{number}\n" for number in range(1000))
     assert writer.lost == 0
+
+
+def test_lines_are_gathered_and_a_whole_batch_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_writer, "_GATHER_SECONDS", 3600)
+    path = tmp_path / "access.log"
+    writer = LineWriter(str(path))
+    for _ in range(64):
+        writer.write("line\n")
+    deadline = time.monotonic() + SECONDS
+    while path.stat().st_size < 64 * 5 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert path.read_text() == "line\n" * 64
+    writer.write("last\n")
+    assert path.read_text() == "line\n" * 64
+    writer.close(SECONDS)
+    assert path.read_text() == "line\n" * 64 + "last\n"
 
 
 def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
