@@ -48,8 +48,8 @@ _ROUTINE = {
 """How an answered stream ends when istiod reaches its maximal age, is restarted or moves: nothing to warn about."""
 
 _UNTOLD = "INTERNAL: Internal error from Core"
-"""What grpc.aio tells, for good, of a stream that ends while something is written to it (set_internal_error): not how it
-ended, so there is nothing to act upon. The next stream begins at once, and may tell."""
+"""What grpc.aio tells, for good, of a stream that ends while something is written to it (set_internal_error). How it
+ended is lost, so there is nothing to act upon. The next stream begins at once, and may tell."""
 
 _log = logging.getLogger(__name__)
 _Stream = aio.StreamStreamCall[xds_pb2.DeltaDiscoveryRequest, xds_pb2.DeltaDiscoveryResponse]
