@@ -7,12 +7,17 @@ import shutil
 import pytest
 
 _NEEDS_ROOT = ("kernel", "e2e", "interop")
-_NO_APISERVER = "opt-in; set NODEAGENT_APISERVER to a folder with kube-apiserver and etcd"
+_OPT_IN = {
+    "apiserver": ("NODEAGENT_APISERVER", "a folder with kube-apiserver and etcd"),
+    "istiod": ("NODEAGENT_ISTIOD", "a folder with pilot-discovery, istioctl, kube-apiserver and etcd"),
+    "ztunnel": ("NODEAGENT_ZTUNNEL", "the path of a ztunnel"),
+}
 
 
 def _obstacle(marker: str) -> str:
-    if marker == "apiserver":
-        return "" if os.environ.get("NODEAGENT_APISERVER") else _NO_APISERVER
+    if marker in _OPT_IN:
+        variable, what = _OPT_IN[marker]
+        return "" if os.environ.get(variable) else f"opt-in; set {variable} to {what}"
     if os.geteuid() != 0:
         return "needs root"
     if marker == "interop" and not envoy_binary():
@@ -26,7 +31,7 @@ def envoy_binary() -> str:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = os.environ.get("REQUIRE", "").split(",")
-    for marker in (*_NEEDS_ROOT, "apiserver"):
+    for marker in (*_NEEDS_ROOT, *_OPT_IN):
         if item.get_closest_marker(marker) is None:
             continue
         obstacle = _obstacle(marker)

@@ -104,7 +104,7 @@ def revoke(*, serial: str, state_dir: Path) -> None:
     """Puts a certificate on the list of those that must not be used, ca-crl.pem in the state directory.
 
     SERIAL stands in the audit line of its issuance. A running control plane makes the list within a second, and every
-    day; bring it to whoever verifies by it (CRL_PATH of a ztunnel). The agent of this release does not read it.
+    day; agents are told what it lists. Bring it to whoever else verifies by it (CRL_PATH of a ztunnel).
     """
     from nodeagent.controlplane.revocation import CRL
     from nodeagent.controlplane.revocation import revoke as note

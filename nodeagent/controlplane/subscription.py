@@ -54,7 +54,7 @@ class Subscription:
         self._names: set[str] = set()
         """On demand: what was asked for by name and not given back."""
         self._unanswered: set[str] = set()
-        """Names that are to be answered even if nothing changed, in `removed_resources` if there is no such thing."""
+        """Names that are to be answered even if nothing changed: in `removed_resources` if no resource is named so."""
         self._is_answered = False
         self._compared_at: int | None = None
         """The generation whose comparison made `held` what it is; None when another comparison of everything is due."""
@@ -91,27 +91,31 @@ class Subscription:
         if not (changed is None or changed or self._unanswered):
             self._compared_at = snapshot.generation
             return Change()
-        asked, missing = self._find_asked(snapshot)
+        asked, nameless = self._find_asked(snapshot)
         if self.is_whole and changed is not None:
             upserts, removals = self._compare_names(snapshot, changed, asked)
         else:
             upserts, removals = self._compare_all(snapshot, asked)
         is_first, self._is_answered = not self._is_answered, True
         self._compared_at = snapshot.generation
-        return Change(upserts, sorted(removals | missing), is_first)
+        return Change(upserts, sorted(removals | nameless), is_first)
 
     def _find_asked(self, snapshot: Snapshot) -> tuple[set[str], set[str]]:
-        """Names of resources that must be sent whatever the client has, and names that nobody has."""
+        """Names of resources that must be sent whatever the client has, and names that no resource has as its own.
+
+        Of an address that something has this is the second half of the answer: a ztunnel waits for the very name that
+        it asked for, and does not look at aliases (DECISIONS.md, 83).
+        """
         known = snapshot.of_type(self.type_url)
         asked: set[str] = set()
-        missing: set[str] = set()
+        nameless: set[str] = set()
         for name in self._unanswered:
             found = find_names(name, snapshot) if self.type_url == ADDRESS else {name} & known.keys()
             asked |= found
-            if not found:
-                missing.add(name)
+            if name not in found:
+                nameless.add(name)
         self._unanswered = set()
-        return asked, missing
+        return asked, nameless
 
     def _compare_names(
         self, snapshot: Snapshot, changed: Iterable[str], asked: set[str]

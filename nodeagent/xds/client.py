@@ -47,6 +47,10 @@ _ROUTINE = {
 }
 """How an answered stream ends when istiod reaches its maximal age, is restarted or moves: nothing to warn about."""
 
+_UNTOLD = "INTERNAL: Internal error from Core"
+"""What grpc.aio tells, for good, of a stream that ends while something is written to it (set_internal_error). How it
+ended is lost, so there is nothing to act upon. The next stream begins at once, and may tell."""
+
 _log = logging.getLogger(__name__)
 _Stream = aio.StreamStreamCall[xds_pb2.DeltaDiscoveryRequest, xds_pb2.DeltaDiscoveryResponse]
 
@@ -258,7 +262,7 @@ class XdsClient:
             if lasted > LASTING_SECONDS:
                 self._failures = 0
         self._failures += 1
-        if was_followed and code in _ROUTINE:
+        if (was_followed and code in _ROUTINE) or _UNTOLD in str(error):
             _log.info("the stream ended, it is resumed: %s", error)
         elif str(error) != self._status.last_error:  # the same line every 15 s for hours helps nobody
             _log.warning("%s. %s", error, error.check)

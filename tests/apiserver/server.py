@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from cryptography import x509
@@ -31,15 +31,22 @@ from tests.unit.conftest import TinyCa
 BASE = Path(__file__).resolve().parents[2] / "daemonset/base"
 START_SECONDS = 120.0
 _ACCOUNT = "nodeagent-system", "nodeagent"
-_ADMIN = "the-admin"
+ADMIN = "the-admin"
 _COLLECTIONS = {
     "Namespace": "/api/v1/namespaces",
+    "Node": "/api/v1/nodes",
+    "Service": "/api/v1/namespaces/{}/services",
     "Pod": "/api/v1/namespaces/{}/pods",
+    "Secret": "/api/v1/namespaces/{}/secrets",
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "DaemonSet": "/apis/apps/v1/namespaces/{}/daemonsets",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "AuthorizationPolicy": "/apis/security.istio.io/v1/namespaces/{}/authorizationpolicies",
+    "PeerAuthentication": "/apis/security.istio.io/v1/namespaces/{}/peerauthentications",
+    "ServiceEntry": "/apis/networking.istio.io/v1/namespaces/{}/serviceentries",
     "FlowSchema": "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas",
     "PriorityLevelConfiguration": "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
 }
@@ -49,12 +56,14 @@ _AUDIT = {
     "rules": [{"level": "Metadata", "users": ["system:serviceaccount:{}:{}".format(*_ACCOUNT)]}, {"level": "None"}],
 }
 
+Kube = TypeVar("Kube", bound="RealKube")
+
 
 class RealKube:
     """Made by `serving`."""
 
-    def __init__(self, binaries: Path, directory: Path) -> None:
-        self.ip = f"127.{random.randint(64, 127)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
+    def __init__(self, binaries: Path, directory: Path, ip: str = "") -> None:
+        self.ip = ip or f"127.{random.randint(64, 127)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
         self._binaries, self._directory = binaries, directory
         self._etcd_port, self._peer_port, self._port = _free_ports(self.ip, 3)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -74,7 +83,7 @@ class RealKube:
             "key.pem": private,
             "server.pem": ca.sign(key.public_key(), [x509.IPAddress(ip_address(self.ip))]).encode(),
             "ca.crt": ca.pem.encode(),
-            "tokens.csv": f'{_ADMIN},admin,admin,"system:masters"\n'.encode(),
+            "tokens.csv": f'{ADMIN},admin,admin,"system:masters"\n'.encode(),
             "audit.json": json.dumps(_AUDIT).encode(),
         }
         for name, content in files.items():
@@ -84,7 +93,7 @@ class RealKube:
 
     def start_etcd(self) -> None:
         clients, peers = f"http://{self.ip}:{self._etcd_port}", f"http://{self.ip}:{self._peer_port}"
-        self._start(
+        self.launch(
             "etcd", f"--data-dir={self._directory}/store", "--unsafe-no-fsync", "--log-level=warn",
             f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}",
             f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}",
@@ -94,10 +103,10 @@ class RealKube:
     def start(self) -> None:
         """The API server; it serves when `is_ready`. From the main thread: with the one that called, it ends."""
         at = self._directory
-        self._start(
+        self.launch(
             "kube-apiserver", f"--etcd-servers=http://{self.ip}:{self._etcd_port}",
             f"--bind-address={self.ip}", f"--advertise-address={self.ip}", f"--secure-port={self._port}",
-            "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.30.0.0/16",
+            "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.30.0.0/16,fd00:30::/112",
             f"--tls-cert-file={at}/server.pem", f"--tls-private-key-file={at}/key.pem",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={at}/key.pem", f"--service-account-signing-key-file={at}/key.pem",
@@ -107,11 +116,12 @@ class RealKube:
             f"--audit-policy-file={at}/audit.json", f"--audit-log-path={at}/audit.log",
         )  # fmt: skip
 
-    def _start(self, name: str, *arguments: str) -> None:
+    def launch(self, name: str, *arguments: str, **environment: str) -> None:
+        """A program of the folder; what it says is in `<name>.log`."""
         with (self._directory / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "--", str(self._binaries / name), *arguments],
-                cwd=self._directory, env={"HOME": str(self._directory)},
+                cwd=self._directory, env={"HOME": str(self._directory), **environment},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -154,7 +164,7 @@ class RealKube:
         return found
 
     def _exchange(
-        self, method: str, target: str, body: Json | None = None, content: str = "", token: str = _ADMIN
+        self, method: str, target: str, body: Json | None = None, content: str = "", token: str = ADMIN
     ) -> tuple[int, bytes]:
         connection = http.client.HTTPSConnection(self.ip, self._port, timeout=60, context=self._tls)
         try:
@@ -184,9 +194,9 @@ class RealKube:
         """`seconds`: which the kubelet is given to end it; 0: it has."""
         self.ask("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": seconds})
 
-    def remove(self, kind: str, name: str) -> None:
-        """Of a kind without namespaces; one that is not there is removed already."""
-        status, answer = self._exchange("DELETE", f"{_COLLECTIONS[kind]}/{name}")
+    def remove(self, kind: str, name: str, namespace: str = "") -> None:
+        """One that is not there is removed already."""
+        status, answer = self._exchange("DELETE", f"{_COLLECTIONS[kind].format(namespace)}/{name}")
         assert status in {200, 404}, answer
 
     def narrow(self) -> None:
@@ -247,9 +257,10 @@ class RealKube:
         """The documents of a file of daemonset/base."""
         return list(yaml.safe_load_all((BASE / name).read_text()))
 
-    def token(self, namespace: str, account: str) -> str:
+    def token(self, namespace: str, account: str, **spec: Any) -> str:
+        """`spec`: of the TokenRequest."""
         target = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        return str(self.ask("POST", target, {"spec": {"expirationSeconds": 3607}})["status"]["token"])
+        return str(self.ask("POST", target, {"spec": {"expirationSeconds": 3607, **spec}})["status"]["token"])
 
     def wait_answered(self, status: int, method: str = "GET", target: str = "/api/v1/pods?limit=1") -> None:
         """Blocks until the account is answered so: what was applied is in force a moment later."""
@@ -289,7 +300,12 @@ def _free_ports(ip: str, count: int) -> list[int]:
 
 @contextmanager
 def serving(binaries: Path, directory: Path) -> Iterator[RealKube]:
-    kube = RealKube(binaries, directory)
+    with running(RealKube(binaries, directory)) as kube:
+        yield kube
+
+
+@contextmanager
+def running(kube: Kube) -> Iterator[Kube]:
     try:
         kube.start_etcd()
         kube.start()

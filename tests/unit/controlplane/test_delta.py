@@ -204,7 +204,8 @@ def test_on_demand_a_name_brings_what_it_stands_for(publish: Publish, mesh: str,
     stream = on_demand(snapshot)
     stream.received(ask(ADDRESS, subscribe=[name]))
     (response,) = stream.due(snapshot, NOW)
-    assert told([response]) == [("Address", found, [])]
+    by_address = [name] if name.startswith("/") else []
+    assert told([response]) == [("Address", found, by_address)], "a ztunnel waits for the name that it asked for"
     assert all(resource.aliases for resource in response.resources)
     assert stream.due(snapshot, NOW) == []
 
@@ -350,6 +351,9 @@ DIFFERENCES = {
     # A name that is held already: istiod says nothing, and a client that waits for it waits in vain.
     ("ondemand", "sub shop/cart.shop.svc.cluster.local", "Address"): "answered",
     ("ondemand", "sub Kubernetes//Pod/shop/cart-0", "Address"): "answered",
+    # An address that something has: a ztunnel waits for that very name, and istiod answers by another.
+    ("ondemand", "sub /10.30.0.11", "Address"): "the address is answered, too",
+    ("ondemand", "sub /10.20.2.11", "Address"): "the address is answered, too",
     # A new endpoint of a service that is held: istiod does not tell, and the client balances over the old ones.
     ("ondemand", "apply step-new-pod.yaml", "Address"): "told",
     # istiod takes back everything that the client holds, its own node's pods too; we what nobody asks for any more.

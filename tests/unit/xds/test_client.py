@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
 
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 A, P, E = Kind.ADDRESS.value, Kind.AUTHORIZATION.value, Kind.EXTENSION.value
 NAME = "istiod.istio-system.svc"
+UNTOLD = "Internal error from Core"
 
 
 def workload(name: str, version: str = "1", **fields: Any) -> xds_pb2.Resource:
@@ -517,6 +519,32 @@ def test_an_istiod_that_ends_the_stream_over_extensions_is_followed_without_them
     with caplog.at_level(logging.INFO):
         play(scene())
     assert [record.levelno for record in caplog.records if details in record.getMessage()] == [logging.INFO] * 2
+
+
+def test_an_end_that_met_a_write_and_so_is_not_told_is_nothing_to_warn_about(
+    serve: "Serve", files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    carry_out, ends = (
+        XdsClient._carry_out,
+        [aio.AioRpcError(grpc.StatusCode.INTERNAL, aio.Metadata(), aio.Metadata(), UNTOLD)],
+    )
+
+    async def crossed(self: XdsClient, call: Any, commands: Any) -> None:
+        await carry_out(self, call, commands)
+        if ends:
+            raise ends.pop()
+
+    async def scene() -> None:
+        async with serve() as server, running(files.config(server.port), files.state) as agent:
+            await opened(await server.stream())
+            await synced(await server.stream())
+            assert agent.client.status.terminations == {"INTERNAL": 1}
+            assert agent.client.status.last_error == ""
+
+    monkeypatch.setattr(XdsClient, "_carry_out", crossed)
+    with caplog.at_level(logging.INFO):
+        play(scene())
+    assert [record.levelno for record in caplog.records if UNTOLD in record.getMessage()] == [logging.INFO]
 
 
 def test_a_large_answer_in_one_message(serve: "Serve", files: Files) -> None:
