@@ -184,7 +184,7 @@ class Steering:
 
     def has_dialled(self) -> bool:
         """Whether there is any for which `dialled` has an answer. Raises KernelError."""
-        return not self._opened_maps().by_service.is_empty()
+        return not self._tables.maps.by_service.is_empty()
 
     def forget_dialled(self, key: DialKey) -> None:
         """The connection has ended. Raises KernelError."""
