@@ -10,7 +10,7 @@ import click
 
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import Command
-from nodeagent.cli.output import Output, Table, shows
+from nodeagent.cli.output import Output, Table, node_option, run_elsewhere, shows
 from nodeagent.config import Config
 from nodeagent.errors import ProblemFound
 from nodeagent.model.mark import Marks
@@ -99,8 +99,9 @@ def _bits(text: str) -> int:
 def _of_kernel(
     command: Callable[Concatenate["Settings", _Parameters], _Result],
 ) -> Callable[_Parameters, _Result]:
-    """Adds the settings of the agent that say where its pins are."""
+    """Adds --node, and the settings of the agent that say where its pins are."""
 
+    @node_option
     @click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
     @click.option("--run-dir", envvar="NODEAGENT_RUN_DIR", default=Config.run_dir, show_default=True, metavar="PATH")
     @click.option("--mark", envvar="NODEAGENT_MARK", type=_bits, default=hex(Config.mark), metavar="BITS")
@@ -108,6 +109,7 @@ def _of_kernel(
         "--mark-mask", envvar="NODEAGENT_MARK_MASK", type=_bits, default=hex(Config.mark_mask), metavar="BITS"
     )
     def with_settings(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        run_elsewhere(options)
         bpffs, run_dir = Path(str(options.pop("bpffs"))), str(options.pop("run_dir"))
         mark, mask = options.pop("mark"), options.pop("mark_mask")
         assert isinstance(mark, int)

@@ -58,12 +58,12 @@ def _address(setting: str) -> Callable[[_Decorated], _Decorated]:
     examples=(
         "sudo nodeagent check --pre",
         "sudo nodeagent check",
-        "sudo nodeagent check --node --proxy",
+        "sudo nodeagent check --setup --proxy",
         "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'",
     )
 )
 @click.option("--pre", "is_pre", is_flag=True, help="Only whether an agent could run here, before there is any.")
-@click.option("--node", "is_node", is_flag=True, help="Only what is set up on this node, by us and by others.")
+@click.option("--setup", "is_setup", is_flag=True, help="Only what is set up on this node, by us and by others.")
 @click.option("--proxy", "is_proxy", is_flag=True, help="Only whether this node's agent and its workers are well.")
 @click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
 @click.option(
@@ -95,7 +95,7 @@ def check(
     /,
     *,
     is_pre: bool,
-    is_node: bool,
+    is_setup: bool,
     is_proxy: bool,
     mark: int,
     mark_mask: int,
@@ -103,7 +103,7 @@ def check(
 ) -> None:
     """Checks whether this machine can run the agent.
 
-    Without --pre, --node or --proxy it is the first two; with several it is those. Each check tries the thing itself
+    Without --pre, --setup or --proxy it is the first two; with several it is those. Each check tries the thing itself
     where that can be done aside; nothing of the machine is changed. The exit status is 1 when something that is needed
     is missing, marked with a cross; what only is not as it should be has an exclamation mark. Options are the agent's
     settings: give those that it is given.
@@ -114,16 +114,16 @@ def check(
         raise click.UsageError(f"--mark and --mark-mask: {fault}")
     ports = {name.replace("_", "-"): settings[name] for name in _ADDRESSES}
     _validate(ports)
-    if not (is_pre or is_node or is_proxy):
-        is_pre = is_node = True
+    if not (is_pre or is_setup or is_proxy):
+        is_pre = is_setup = True
     probes: list[Probe] = []
-    if is_pre or is_node:
+    if is_pre or is_setup:
         # Here, because they load pyroute2.
         from nodeagent.agent.tls_probe import kernel_tls
         from nodeagent.kernel.survey import probe_all, probe_before, probe_node
 
         if is_pre:
-            every = probe_all if is_node else probe_before
+            every = probe_all if is_setup else probe_before
             probes += [*every(settings["bpffs"], marks, cgroup=settings["cgroup"], ports=ports), kernel_tls()]
         else:
             probes += probe_node(settings["bpffs"], marks)

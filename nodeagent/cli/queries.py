@@ -244,6 +244,7 @@ KILL_SECONDS = 10.0
         "nodeagent status",
         'nodeagent status --brief || echo "this node needs a look"',
         "nodeagent status -o json | jq .kernel",
+        "nodeagent status --node node-a",
     )
 )
 @click.option("--brief", is_flag=True, help="One line, as for a probe.")

@@ -2,8 +2,11 @@
 """The command line in front of a real agent: a dump answers as the agent did."""
 
 import gzip
+import io
 import json
+import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,28 @@ def test_edges_and_rates(stage: Stage) -> None:
     done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "--every", "1s", "-o", "jsonl"))
     assert done.returncode == 0
     assert "shop/web -> shop/db" in {json.loads(line)["name"] for line in done.stdout.splitlines()}
+
+
+def test_a_node_is_named_from_outside_of_it(stage: Stage, tmp_path: Path) -> None:
+    """By whoever is on the machine of the lab: with the same answer, output and exit status as on the node itself."""
+    environment = {**os.environ, "NODEAGENT_LAB_RUN": str(stage.lab.run)}
+
+    def asked(*words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(command(*words), capture_output=True, check=False, env=environment, cwd=tmp_path)
+
+    for name in NODES:
+        done = asked("pods", "--node", name, "-o", "name")
+        there = stage.lab.nodes[name].run(command("pods", "-o", "name"))
+        assert (done.returncode, done.stdout.decode()) == (0, there.stdout)
+    done = asked("bpf", "maps", "pods", "--node", NODE, "-o", "json")
+    assert stage.pod("web").ipv4 in {row["key"] for row in json.loads(done.stdout)["rows"]}
+    done = asked("connections", "--kill", "1-1", "--node", NODE)
+    assert done.returncode == 2
+    assert b"is open here" in done.stderr
+    done = asked("report", "--node", NODE, "--to", "-")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        assert any(name.endswith("/nodeagent/pods.txt") for name in archive.getnames())
 
 
 def test_a_report_of_a_node_has_no_secret_in_it(stage: Stage, tmp_path: Path) -> None:

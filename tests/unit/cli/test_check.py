@@ -137,9 +137,9 @@ def test_json(call: Call, probes: list[Probe]) -> None:
             ],
             id="before there is an agent",
         ),
-        pytest.param(["--node"], ["✓ node           /x 0x1000", "nothing that is needed is missing"], id="node"),
+        pytest.param(["--setup"], ["✓ node           /x 0x1000", "nothing that is needed is missing"], id="setup"),
         pytest.param(
-            ["--pre", "--node"], ["✓ ktls           with new keys", "this machine can run the agent"], id="both"
+            ["--pre", "--setup"], ["✓ ktls           with new keys", "this machine can run the agent"], id="both"
         ),
     ],
 )
