@@ -492,11 +492,13 @@ class Trace(Answer):
 
 
 class Check(TypedDict):
+    id: Annotated[str, msgspec.Meta(description="Stays the same, whatever the name; an anchor of docs/checks.md.")]
     name: str
     ok: bool
     evidence: str
     advice: str
     is_needed: bool
+    docs: Annotated[str, msgspec.Meta(description="Where it is explained; empty: nowhere.")]
 
 
 class Checks(Answer):

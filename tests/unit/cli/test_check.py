@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
+from tests.unit.cli.test_forms import validate
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -113,15 +114,47 @@ def test_json(call: Call, probes: list[Probe]) -> None:
         "ok": False,
         "checks": [
             {
+                "id": "bpffs",
                 "name": "bpffs",
                 "ok": False,
                 "evidence": "no bpffs is mounted at /x",
                 "advice": "mount -t bpf bpf /x",
                 "is_needed": True,
+                "docs": "docs/checks.md#bpffs",
             },
-            {"name": "ktls", "ok": True, "evidence": "with new keys", "advice": "", "is_needed": False},
+            {
+                "id": "ktls",
+                "name": "ktls",
+                "ok": True,
+                "evidence": "with new keys",
+                "advice": "",
+                "is_needed": False,
+                "docs": "docs/checks.md#ktls",
+            },
         ],
     }
+
+
+def test_wide_has_the_place_of_each(call: Call, probes: list[Probe]) -> None:
+    probes += [_MISSING]
+    assert call("check", "--bpffs", "/x", "-o", "wide")[1].splitlines() == [
+        "✗ bpffs          no bpffs is mounted at /x",
+        "                 mount -t bpf bpf /x",
+        "                 docs/checks.md#bpffs",
+        "✓ ktls           with new keys",
+        "                 docs/checks.md#ktls",
+        "this machine cannot run the agent as it is",
+    ]
+
+
+def test_one_is_explained_without_checking_anything(call: Call) -> None:
+    status, out, err = call("check", "--explain", "agent-xds")
+    assert (status, err) == (0, "")
+    assert out.startswith("## agent-xds\n")
+    assert "**What to do** " in out
+    status, out, err = call("check", "--explain", "xyz")
+    assert (status, out) == (2, "")
+    assert "there is no check 'xyz'" in err
 
 
 @pytest.mark.usefixtures("probes")
@@ -156,6 +189,9 @@ def test_the_agent_itself(call: Call, agent: dict[str, object], state: str, stat
     assert found == status
     assert out.startswith(f"{sign} redirect       2/3 pods captured\n")
     assert ("nodeagent pods" in out) is (state != "ok")
+    (row,) = json.loads(call("check", "--proxy", "-o", "json")[1])["checks"]
+    validate({"schema": "nodeagent/v1", "ok": state != "failed", "checks": [row]}, "Checks")
+    assert (row["id"], row["docs"]) == ("agent-redirect", "docs/checks.md#agent-redirect")
 
 
 def test_without_an_agent(call: Call, agent: dict[str, object]) -> None:
