@@ -35,6 +35,7 @@ from nodeagent.cli.probe import PROBES
 from nodeagent.cli.proxies import PROXIES
 from nodeagent.cli.top import TOP
 from nodeagent.cli.trace import HOPS
+from nodeagent.cli.tracked import TRACKED
 from nodeagent.cli.workers import REPLACED
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
@@ -97,6 +98,11 @@ RECORDED: Sequence[tuple[str, Table, str]] = (
         HOPS,
         "Real packets, hop by hop: a connection of the kernel or the proxy, and why it was denied.",
     ),
+    (
+        "connections --kernel",
+        TRACKED,
+        "The same and more by their ends alone, as the kernel's tables have them.",
+    ),
     ("bpf attach", bpf.ATTACHED, "Where our programs sit, and in which order they run."),
     ("bpf progs", bpf.PROGS, ""),
     ("bpf maps", bpf.MAPS, ""),
@@ -113,6 +119,7 @@ TEXTS: Mapping[str, str] = {
     "cleanup": "Captured connections end with it.",
     "prepare-node": "Where the agent itself must not mount.",
     "lab": "What a demo or a test has on this machine.",
+    "pods": "Of another node: of a lab here, else by kubectl in the pod of its agent.",
     "version": "Of this command and of the agent, and of the kernel programs of each.",
     "demo": "Each promise with its evidence.",
 }

@@ -41,9 +41,12 @@ def pods(state: AgentState) -> answers.Pods:
                 "netns": pod.netns,
                 "captured": pod.captured,
                 "reason": pod.reason,
+                "mode": pod.mode,
                 "identity": show_identity(pod.identity),
                 "device": pod.device,
                 "hits": pod.hits,
+                "direct": pod.direct,
+                "dropped": pod.dropped,
             }
             for pod in sorted(state.pods, key=lambda pod: (pod.namespace, pod.pod))
         ]
@@ -219,7 +222,7 @@ def _service(mesh: Mesh, service: Service) -> answers.Service:
 
 
 def _policy(state: AgentState, policy: Policy, attached: int) -> answers.Policy:
-    hits = state.policy_hits.get(policy.key, NO_HITS)
+    hits, since = state.policy_hits.get(policy.key, NO_HITS), state.policy_since.get(policy.key, 0.0)
     return {
         "namespace": policy.namespace,
         "name": policy.name,
@@ -231,6 +234,8 @@ def _policy(state: AgentState, policy: Policy, attached: int) -> answers.Policy:
         "attached": attached,
         "hits": hits.connections,
         "last_hit": moment(hits.last),
+        "synced": moment(since),
+        "synced_seconds": age(since, state.now),
     }
 
 

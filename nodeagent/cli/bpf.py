@@ -40,12 +40,15 @@ PROGS = Table(
     "progs",
     (
         ("NAME", _field("name")),
+        ("TYPE", _field("kind")),
         ("ID", _field("id")),
         ("TAG", _field("tag")),
         ("VERIFIED", _field("verified")),
         ("CURRENT", _yes("is_current")),
+        ("PLACES", lambda row: len(row["attached_to"])),
         ("PIN", _field("pin")),
     ),
+    more=(("ATTACHED-TO", lambda row: "; ".join(row["attached_to"])),),
     name=_field("name"),
 )
 MEASURED = dataclasses.replace(
@@ -132,7 +135,9 @@ def bpf() -> None:
     """Shows the kernel programs and maps, with addresses and names where the kernel has numbers."""
 
 
-@bpf.command("progs", cls=Command, examples=("sudo nodeagent bpf progs", "sudo nodeagent bpf progs --measure 5"))
+@bpf.command(
+    "progs", cls=Command, examples=("sudo nodeagent bpf progs -o wide", "sudo nodeagent bpf progs --measure 5")
+)
 @click.option(
     "--measure",
     "seconds",
@@ -144,12 +149,19 @@ def bpf() -> None:
 @shows
 @_of_kernel
 def progs(settings: Settings, output: Output, *, seconds: float) -> None:
-    """Lists the programs that are pinned. CURRENT are those that this version would load."""
+    """Lists the programs that are pinned.
+
+    CURRENT are those that this version would load, PLACES how many hooks run a program; wide, which.
+    """
     from nodeagent.kernel import pinned
     from nodeagent.kernel.pins import Pins
 
-    found = pinned.programs(Pins(settings.bpffs, settings.marks), seconds)
-    rows = [dataclasses.asdict(one) for one in found]
+    pins = Pins(settings.bpffs, settings.marks)
+    found = pinned.programs(pins, seconds)
+    places: dict[int, list[str]] = {}
+    for place in pinned.attachments(pins, settings.run_dir):
+        places.setdefault(place.id, []).append(f"{place.place} {place.hook}")
+    rows = [{**dataclasses.asdict(one), "attached_to": places.get(one.id, [])} for one in found]
     output.show({"schema": SCHEMA, "progs": rows}, MEASURED if seconds else PROGS)
 
 

@@ -106,10 +106,13 @@ PODS = Table(
         ("NETNS", _field("netns")),
         ("CAPTURED", _field("captured")),
         ("REASON", _field("reason")),
+        ("MODE", _field("mode")),
         ("IDENTITY", _bare("identity")),
         ("DEVICE", _field("device")),
         ("HITS", _field("hits")),
+        ("DIRECT", _field("direct")),
     ),
+    more=(("DROPPED", _field("dropped")),),
     name=lambda row: f"{row['namespace']}/{row['pod']}",
 )
 WORKLOADS = Table(
@@ -156,7 +159,10 @@ POLICIES = Table(
         ("HITS", _field("hits")),
         ("FROM", _field("origin")),
     ),
-    more=(("LAST-HIT", _field("last_hit")),),
+    more=(
+        ("LAST-HIT", _field("last_hit")),
+        ("SYNCED", lambda row: duration(row["synced_seconds"]) if row["synced"] else ""),
+    ),
     name=_full_name,
 )
 MISSING = Table(
@@ -191,12 +197,12 @@ def end_of(name: str) -> Callable[[Row], object]:
     return cell
 
 
-def _round_trip(row: Row) -> object:
+def round_trip(row: Row) -> object:
     return f"{row['round_trip_us'] / 1000:.1f}ms" if row["round_trip_us"] else ""
 
 
 WIDE_CONNECTION = (
-    ("RTT", _round_trip),
+    ("RTT", round_trip),
     ("SRC-IP", lambda row: row["source"]["address"]),
     ("DST-IP", lambda row: row["destination"]["address"]),
     ("ORIGINAL", _field("original")),
@@ -220,8 +226,9 @@ CONNECTIONS = Table(
         ("POLICY", _field("policy")),
         ("TX", lambda row: byte_count(row["sent_bytes"])),
         ("RX", lambda row: byte_count(row["received_bytes"])),
+        ("RTT", round_trip),
     ),
-    more=WIDE_CONNECTION,
+    more=WIDE_CONNECTION[1:],
     name=_field("id"),
 )
 
@@ -235,6 +242,8 @@ LOGS = Table(
     ),
     name=_field("part"),
 )
+BPFFS = "/sys/fs/bpf"
+"""As Config.bpffs, whose module is slow to import."""
 KILL_SECONDS = 10.0
 """The agent tries for five."""
 
@@ -270,7 +279,13 @@ def status(agent: AdminClient, output: Output, *, brief: bool) -> None:
 @shows
 @asks_agent
 def pods(agent: AdminClient, output: Output) -> None:
-    """Lists this node's pods: which are captured, and why the others are not."""
+    """Lists this node's pods: which are captured, and why the others are not.
+
+    MODE says who carries what a pod has with others of this node: the `kernel`, as far as policies allow it, and the
+    proxy the rest; the `proxy` alone, since the table of verdicts has no room; or a `tunnel`, as the agent is set. HITS
+    are connections that were steered to the proxy, DIRECT those that the kernel carried past it, since the agent's
+    start.
+    """
     output.show(agent.fetch("/pods"), PODS)
 
 
@@ -303,7 +318,8 @@ def services(agent: AdminClient, output: Output) -> None:
 def policies(agent: AdminClient, output: Output, *, name: tuple[str, ...]) -> None:
     """Lists the authorization policies, or reads one back in words.
 
-    HITS are connections that a policy decided and that are over, since the agent's start.
+    HITS are connections that a policy decided and that are over, since the agent's start. SYNCED says how long ago the
+    agent has learnt what is in force, from the control plane or from its own disk.
     """
     match name:
         case ():
@@ -359,6 +375,7 @@ def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
         "nodeagent connections",
         "nodeagent connections -o json | jq '.connections[].tls_peer'",
         "nodeagent connections --kill 4711-42",
+        "sudo nodeagent connections --kernel -o wide",
     )
 )
 @click.option(
@@ -368,14 +385,37 @@ def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
     shell_complete=CONNECTION_IDS,
     help="End this one, at both of its ends, and show how it ended.",
 )
+@click.option(
+    "--kernel", "is_kernel", is_flag=True, help="The ends as the kernel's tables have them; no agent is asked."
+)
+@click.option(
+    "--bpffs",
+    envvar="NODEAGENT_BPFFS",
+    default=BPFFS,
+    show_default=True,
+    metavar="PATH",
+    help="Where these tables are pinned.",
+)
 @shows
 @asks_agent
-def connections(agent: AdminClient, output: Output, *, killed: str | None) -> None:
+def connections(agent: AdminClient, output: Output, *, killed: str | None, is_kernel: bool, bpffs: str) -> None:
     """Lists the open connections of this node's pods.
 
     PATH says who carries their bytes on this node: a `tunnel`, the `proxy` in plain TCP, or the `kernel` alone. What is
     killed ends for the reason operator_killed; nothing keeps its client from connecting again.
+
+    With --kernel a row is a pair of ends that our programs have noted, with the tables that have it. KIND says by what
+    it passes: a verdict has `allowed` it, its port or block is `excluded`, it was open before the pod was captured and
+    so `adopted`, or the `proxy` has it. STATE and COOKIE are told by its client's socket, of what the kernel carries
+    alone. A note stays until it is pushed out, also of what is over; `SRC ?`: who opened it is not known.
     """
+    if is_kernel:
+        if killed is not None or not agent.is_live:
+            raise click.UsageError("--kernel excludes --kill and --file: it asks the kernel.")
+        from nodeagent.cli import tracked
+
+        tracked.show(output, bpffs)
+        return
     if killed is None:
         output.show(agent.fetch("/connections"), CONNECTIONS)
         return

@@ -38,9 +38,12 @@ def test_pods(state_of: StateOf) -> None:
             "netns": "",
             "captured": "no",
             "reason": "NOT_IN_MESH",
+            "mode": "",
             "identity": "",
             "device": "",
             "hits": 0,
+            "direct": 0,
+            "dropped": 0,
         },
         {
             "namespace": "shop",
@@ -49,9 +52,12 @@ def test_pods(state_of: StateOf) -> None:
             "netns": "/run/netns/web",
             "captured": "yes",
             "reason": "",
+            "mode": "kernel",
             "identity": "spiffe://cluster.local/ns/shop/sa/web",
             "device": "veth3",
             "hits": 812,
+            "direct": 7,
+            "dropped": 3,
         },
     ]
 
@@ -86,6 +92,14 @@ def test_policies_tell_what_is_missing(state_of: StateOf) -> None:
         ("db-allow", "ALLOW", "AuthorizationPolicy", 2),
     ]
     assert told["missing"] == [{"policy": "shop/not-yet", "attached": 1}]
+
+
+def test_a_policy_has_come_some_time_ago(state_of: StateOf) -> None:
+    told = _json(views.policies(state_of(policy_since={"shop/db-allow": NOW - 90})))["policies"]
+    (found,) = [one for one in told if one["name"] == "db-allow"]
+    assert (found["synced"], found["synced_seconds"]) == (views.moment(NOW - 90), 90.0)
+    (never,) = [one for one in _json(views.policies(state_of()))["policies"] if one["name"] == "db-allow"]
+    assert (never["synced"], never["synced_seconds"]) == ("", 0.0)
 
 
 def test_a_policy_has_its_hits(state_of: StateOf) -> None:
