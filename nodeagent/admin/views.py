@@ -6,10 +6,12 @@ Times are RFC 3339 in UTC, absent ones empty. Names are the mesh's own; nothing 
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from cryptography import x509
 
 from nodeagent.admin import answers
-from nodeagent.admin.state import AgentState, OpenConnection, ProbedNode
+from nodeagent.admin.state import AgentState, CertificateState, CertificateView, OpenConnection, ProbedNode
 from nodeagent.errors import ConfigError
 from nodeagent.logs.moment import timestamp
 from nodeagent.model.address import join_host_port
@@ -117,10 +119,29 @@ def certificates(state: AgentState) -> answers.Certificates:
                 "last_error": view.last_error,
             }
             for view in sorted(
-                state.certificates, key=lambda view: (view.identity is None, show_identity(view.identity), view.serial)
+                (*state.certificates, *_roots(state)),
+                key=lambda view: (view.identity is None, show_identity(view.identity), view.serial),
             )
         ]
     }
+
+
+def _roots(state: AgentState) -> Iterator[CertificateView]:
+    """Each root that any identity of this node checks its peers by."""
+    found = {
+        root
+        for pem in {view.roots_pem for view in state.certificates if view.roots_pem}
+        for root in x509.load_pem_x509_certificates(pem)
+    }
+    for root in found:
+        yield CertificateView(
+            identity=None,
+            state=CertificateState.AVAILABLE,
+            serial=f"{root.serial_number:x}",
+            not_before=root.not_valid_before_utc.timestamp(),
+            not_after=root.not_valid_after_utc.timestamp(),
+            subject=root.subject.rfc4514_string(),
+        )
 
 
 def connections(found: Sequence[OpenConnection], now: float) -> answers.Connections:

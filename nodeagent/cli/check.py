@@ -16,7 +16,7 @@ from nodeagent.config import Config
 from nodeagent.errors import ConfigError, ControlPlaneError, ProblemFound
 from nodeagent.logs.escape import one_line
 from nodeagent.model.address import split_host_port
-from nodeagent.model.check import PAGE, check_id, component_id
+from nodeagent.model.check import PAGE, Check, check_id, component_id
 from nodeagent.model.mark import Marks, find_fault
 
 CHECKS = Table("checks", (), name=lambda row: row["name"])
@@ -33,6 +33,8 @@ _ADVICE = {
     "ca": ControlPlaneError.check,
 }
 """By the component of the agent; of the others its log tells."""
+ROOT_SECONDS = 60 * 86400
+"""An exchange has to wait for certificates that are in use, and for people."""
 _WELL, _FAILED = "ok", "failed"
 
 
@@ -147,6 +149,7 @@ def check(
         checks += [_row(check_id(probe.name), dataclasses.asdict(probe)) for probe in probes]
     if is_proxy:
         checks += _of_agent(agent.fetch("/status"))
+        checks.append(_of_roots(agent.fetch("/certs")))
     is_able = _is_able(checks)
     if output.is_table:
         tell(checks, is_about_machine=is_pre, is_wide=output.form == "wide")
@@ -178,6 +181,21 @@ def _of_agent(status: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "is_needed": row["state"] == _FAILED,
             },
         )
+
+
+def _of_roots(certificates: Mapping[str, Any]) -> dict[str, Any]:
+    roots = [row for row in certificates["certificates"] if row["type"] == "Root"]
+    first = min(roots, key=lambda row: row["expires_in_seconds"], default=None)
+    return _row(
+        check_id(Check.ROOTS),
+        {
+            "name": Check.ROOTS,
+            "ok": first is None or first["expires_in_seconds"] >= ROOT_SECONDS,
+            "evidence": f"{first['name']} ends {first['not_after']}" if first else "no identity has one yet",
+            "advice": "Exchange it while both are trusted: docs/control-plane.md.",
+            "is_needed": False,
+        },
+    )
 
 
 def _row(number: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -185,6 +185,13 @@ MACHINE: dict[Check, Words] = {
         "What could not be read says nothing about who else is here.",
         "Run it as root, in the node's network namespace.",
     ),
+    Check.ROOTS: Words(
+        "no root that peers are checked by ends within 60 days",
+        "When a root ends, every tunnel of the mesh fails at once. It is exchanged while both are trusted, which takes "
+        "as long as the longest certificate that the former has signed. Asked with --proxy.",
+        "At a control plane of ours `nodeagent ca add-root`, `use-root`, `drop-root`; docs/control-plane.md has the "
+        "steps. Of an istiod its own documents do. `nodeagent certs` lists leaves and roots with their ends.",
+    ),
 }
 AGENT: dict[str, Words] = {
     "kernel": Words(

@@ -8,7 +8,7 @@ PAGE = "docs/checks.md"
 
 
 class Check(enum.StrEnum):
-    """Of the machine. What the agent tells of itself are its components, by their own names."""
+    """Of the machine, and of what its agent trusts; what an agent tells of itself are its components."""
 
     KERNEL = "kernel"
     CAPABILITIES = "capabilities"
@@ -37,6 +37,7 @@ class Check(enum.StrEnum):
     CROSSING = "crossing"
     GUARDS = "guards"
     CONFLICTS = "conflicts"
+    ROOTS = "roots"
 
 
 def check_id(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from nodeagent.admin import views
 from nodeagent.admin.state import AgentState, CertificateState, CertificateView, OpenConnection
@@ -19,6 +20,7 @@ from nodeagent.model.record import FlowPage, PolicyHits, Transport
 from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import DryRun
 from nodeagent.model.workload import Service, Workload
+from tests.unit.conftest import TinyCa
 
 StateOf = Callable[..., AgentState]
 
@@ -141,6 +143,25 @@ def test_certificates(state_of: StateOf) -> None:
     ]
     assert told[0]["last_error"] == "CA: refused"
     assert (told[0]["not_after"], told[1]["not_after"]) == ("", "2026-08-21T13:44:13Z")
+
+
+def test_roots_are_those_that_any_identity_trusts_each_once(state_of: StateOf, make_ca: type[TinyCa]) -> None:
+    first, second = make_ca("First"), make_ca("Second")
+    pems = [ca.certificate.public_bytes(Encoding.PEM) for ca in (first, second)]
+    leaves = tuple(
+        CertificateView(
+            identity=Identity("cluster.local", "shop", name), state=CertificateState.AVAILABLE, roots_pem=roots
+        )
+        for name, roots in (("api", pems[0]), ("web", pems[0] + pems[1]), ("db", b""))
+    )
+    now = first.certificate.not_valid_after_utc.timestamp() - 90
+    told = _json(views.certificates(state_of(certificates=leaves, now=now)))["certificates"]
+    roots = {one["name"]: one for one in told if one["type"] == "Root"}
+    assert len(told) == len(leaves) + len(roots)
+    assert set(roots) == {"O=First", "O=Second"}
+    assert roots["O=First"]["serial"] == f"{first.certificate.serial_number:x}"
+    assert (roots["O=First"]["state"], roots["O=First"]["valid"]) == ("Available", True)
+    assert roots["O=First"]["expires_in_seconds"] == 90
 
 
 def test_connections(connection: OpenConnection) -> None:

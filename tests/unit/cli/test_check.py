@@ -185,13 +185,29 @@ def test_a_part_of_it(call: Call, flags: list[str], said: list[str]) -> None:
 def test_the_agent_itself(call: Call, agent: dict[str, object], state: str, status: int, sign: str) -> None:
     row = {"component": "redirect", "state": state, "since": "", "age_seconds": 1.0, "detail": "2/3 pods captured"}
     agent["/status"] = {"components": [row]}
+    agent["/certs"] = {"certificates": []}
     found, out, _ = call("check", "--proxy")
     assert found == status
     assert out.startswith(f"{sign} redirect       2/3 pods captured\n")
     assert ("nodeagent pods" in out) is (state != "ok")
-    (row,) = json.loads(call("check", "--proxy", "-o", "json")[1])["checks"]
+    row, _ = json.loads(call("check", "--proxy", "-o", "json")[1])["checks"]
     validate({"schema": "nodeagent/v1", "ok": state != "failed", "checks": [row]}, "Checks")
     assert (row["id"], row["docs"]) == ("agent-redirect", "docs/checks.md#agent-redirect")
+
+
+@pytest.mark.parametrize(("days", "sign"), [(59, "!"), (61, "✓")])
+def test_a_root_that_ends_soon(call: Call, agent: dict[str, object], days: int, sign: str) -> None:
+    def root(name: str, days: int) -> dict[str, object]:
+        ends = {"expires_in_seconds": days * 86400, "not_after": "2026-03-01T00:00:00Z"}
+        return {"name": name, "type": "Root", **ends}
+
+    agent["/status"] = {"components": []}
+    leaf = {**root("spiffe://x", 0), "type": "Leaf"}
+    agent["/certs"] = {"certificates": [leaf, root("CN=late", 3000), root("CN=soon", days)]}
+    status, out, _ = call("check", "--proxy", "-o", "wide")
+    assert status == 0, "it still works"
+    assert out.startswith(f"{sign} roots          CN=soon ends 2026-03-01T00:00:00Z\n")
+    assert "docs/checks.md#roots" in out
 
 
 def test_without_an_agent(call: Call, agent: dict[str, object]) -> None:
