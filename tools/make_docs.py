@@ -26,6 +26,8 @@ from nodeagent.admin.answers import schema_of_answers
 from nodeagent.cli import bpf
 from nodeagent.cli.ca import ROOTS
 from nodeagent.cli.check import tell as tell_checks
+from nodeagent.cli.check_pages import overview as checks_overview
+from nodeagent.cli.check_pages import page as check_page
 from nodeagent.cli.flows import FLOWS
 from nodeagent.cli.main import COMMANDS, EXIT_STATUS, PIPE_CLOSED, cli, run
 from nodeagent.cli.output import Output, Table
@@ -33,12 +35,12 @@ from nodeagent.cli.probe import PROBES
 from nodeagent.cli.proxies import PROXIES
 from nodeagent.cli.top import TOP
 from nodeagent.cli.trace import HOPS
+from nodeagent.cli.tracked import TRACKED
 from nodeagent.cli.workers import REPLACED
 from nodeagent.config import Config
 from nodeagent.controlplane.codes import page
 from nodeagent.controlplane.finding import CODES
 from nodeagent.controlplane.token import make_token
-from nodeagent.kernel.probe import Probe
 from nodeagent.kernel.reasons import reasons
 from nodeagent.model.address import Ip
 from nodeagent.model.pod import CaptureReason
@@ -52,6 +54,7 @@ from nodeagent.telemetry.traffic import TrafficMetrics
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference.md")
 CODES_PAGE = Path("docs/codes.md")
+CHECKS_PAGE = Path("docs/checks.md")
 EXAMPLES_PAGE = Path("docs/examples.md")
 SCHEMA_FILE = Path("docs/nodeagent-v1.schema.json")
 DUMP = Path("tests/data/dump.json")
@@ -95,6 +98,11 @@ RECORDED: Sequence[tuple[str, Table, str]] = (
         HOPS,
         "Real packets, hop by hop: a connection of the kernel or the proxy, and why it was denied.",
     ),
+    (
+        "connections --kernel",
+        TRACKED,
+        "The same and more by their ends alone, as the kernel's tables have them.",
+    ),
     ("bpf attach", bpf.ATTACHED, "Where our programs sit, and in which order they run."),
     ("bpf progs", bpf.PROGS, ""),
     ("bpf maps", bpf.MAPS, ""),
@@ -103,6 +111,7 @@ RECORDED: Sequence[tuple[str, Table, str]] = (
 )
 """Command lines whose answers were recorded, what shows them, and a sentence on top of each."""
 SAID = Path("tests/data/said.json")
+EXPLAINED = "check --explain pins"
 TEXTS: Mapping[str, str] = {
     "agent": "What it says as it starts; then who asks its admin socket is answered.",
     "control-plane": "What it says as it starts; then a line for each change, node and certificate.",
@@ -110,6 +119,7 @@ TEXTS: Mapping[str, str] = {
     "cleanup": "Captured connections end with it.",
     "prepare-node": "Where the agent itself must not mount.",
     "lab": "What a demo or a test has on this machine.",
+    "pods": "Of another node: of a lab here, else by kubectl in the pod of its agent.",
     "version": "Of this command and of the agent, and of the kernel programs of each.",
     "demo": "Each promise with its evidence.",
 }
@@ -156,6 +166,26 @@ def codes() -> str:
     )
 
 
+def checks() -> str:
+    found = list(checks_overview())
+    return "\n".join(
+        [
+            "<!-- made by make proto from the code; do not edit -->",
+            "# Checks",
+            "",
+            "What `nodeagent check` looks at, each with its id: the machine and, with --proxy, what its agent says",
+            "of itself. `nodeagent check --explain ID` prints one of these pages; `-o wide` and `-o json` have the",
+            "ids.",
+            "",
+            *_table(
+                ("id", "name", "meaning"),
+                ((f"[{number}](#{number})", f"`{name}`", title) for number, name, title in found),
+            ),
+            *(check_page(number) for number, _, _ in found),
+        ]
+    )
+
+
 def examples() -> str:
     return "\n".join(
         [
@@ -183,6 +213,9 @@ def _examples() -> Iterator[str]:
     made.append(("dump | head -5", "Everything, for `-f` of other commands.", _dumped(5)))
     made.append(("token --node node-a", "Who has it, is that node's agent; --output writes it to a file.", _token()))
     made.append(("check", "Whether a machine can run the agent, with evidence.", _checked(recorded["check"])))
+    wide = _checked(recorded["check"], is_wide=True)[:6]
+    made.append(("check -o wide | head -6", "With the place in docs/checks.md that explains each.", wide))
+    made.append((EXPLAINED, "The same of one check, where there are no docs at hand.", _printed(EXPLAINED)))
     for command in COMMANDS:
         of_command = [example for example in made if example[0].split()[0] == command]
         yield from (f"## {command}", "") if of_command else ()
@@ -200,10 +233,10 @@ def _token() -> list[str]:
     return [f"{make_token(bytes(64), 'node-a', now=0.0, ttl_seconds=1)[:40]}..."]
 
 
-def _checked(answer: Mapping[str, Any]) -> list[str]:
+def _checked(answer: Mapping[str, Any], *, is_wide: bool = False) -> list[str]:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        tell_checks([Probe(**row) for row in answer["checks"]])
+        tell_checks(answer["checks"], is_wide=is_wide)
     return output.getvalue().rstrip().splitlines()
 
 
@@ -378,7 +411,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
     is_checking, status = parser.parse_args().check, 0
-    pages = ((REFERENCE, reference()), (CODES_PAGE, codes()), (EXAMPLES_PAGE, examples()), (SCHEMA_FILE, schema()))
+    pages = (
+        (REFERENCE, reference()),
+        (CODES_PAGE, codes()),
+        (CHECKS_PAGE, checks()),
+        (EXAMPLES_PAGE, examples()),
+        (SCHEMA_FILE, schema()),
+    )
     for path, made in pages:
         written = ROOT / path
         if not is_checking:

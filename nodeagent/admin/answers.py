@@ -94,9 +94,18 @@ class Pod(TypedDict):
     netns: str
     captured: Captured
     reason: str
+    mode: Annotated[
+        str,
+        msgspec.Meta(
+            description="Who carries what it has with other pods of this node: kernel, proxy or tunnel; empty: it is "
+            "not captured."
+        ),
+    ]
     identity: Spiffe
     device: str
-    hits: Count
+    hits: Annotated[int, msgspec.Meta(ge=0, description="Connections that were steered to the proxy.")]
+    direct: Annotated[int, msgspec.Meta(ge=0, description="Connections that the kernel carried, past the proxy.")]
+    dropped: Annotated[int, msgspec.Meta(ge=0, description="Packets.")]
 
 
 class Pods(Answer):
@@ -171,6 +180,10 @@ class Policy(TypedDict):
     hits: Count
     """Connections that it decided and that are over, since the agent's start."""
     last_hit: Moment
+    synced: Annotated[
+        str, msgspec.Meta(description="RFC 3339 in UTC: when it came as it is; empty: not known, as of a dry run.")
+    ]
+    synced_seconds: Annotated[float, msgspec.Meta(description="Seconds since then.")]
 
 
 class MissingPolicy(TypedDict):
@@ -262,6 +275,32 @@ class Connections(Answer):
     """`nodeagent connections`."""
 
     connections: list[Connection]
+
+
+class Tracked(TypedDict):
+    protocol: Literal["TCP"]
+    source: HostPort
+    destination: HostPort
+    is_opener_known: Annotated[
+        bool, msgspec.Meta(description="False: the source may be the end that was connected to.")
+    ]
+    kind: Annotated[str, msgspec.Meta(description="allowed, excluded, adopted or proxy; empty: no table tells.")]
+    generation: Annotated[int, msgspec.Meta(ge=0, description="Of the policies when it was last judged.")]
+    tables: Annotated[list[str], msgspec.Meta(description="Names of bpf/maps.h.")]
+    state: Annotated[str, msgspec.Meta(description="open, closed or reset; empty: its client's socket tells nothing.")]
+    cookie: Annotated[int, msgspec.Meta(ge=0, description="Of that socket; 0: none, and what follows is 0.")]
+    netns: Annotated[int, msgspec.Meta(ge=0, description="Cookie of its network namespace; 0: the kernel has none.")]
+    age_seconds: Seconds
+    sent_bytes: Count
+    received_bytes: Count
+    round_trip_us: Count
+    retransmissions: Count
+
+
+class TrackedConnections(Answer):
+    """`nodeagent connections --kernel`."""
+
+    tracked: list[Tracked]
 
 
 class Flow(Told):
@@ -492,11 +531,13 @@ class Trace(Answer):
 
 
 class Check(TypedDict):
+    id: Annotated[str, msgspec.Meta(description="Stays the same, whatever the name; an anchor of docs/checks.md.")]
     name: str
     ok: bool
     evidence: str
     advice: str
     is_needed: bool
+    docs: Annotated[str, msgspec.Meta(description="Where it is explained; empty: nowhere.")]
 
 
 class Checks(Answer):
@@ -508,6 +549,7 @@ class Checks(Answer):
 
 class BpfProgram(TypedDict):
     name: str
+    kind: str
     id: Count
     tag: str
     verified: Count
@@ -515,6 +557,7 @@ class BpfProgram(TypedDict):
     pin: str
     runs: Annotated[int, msgspec.Meta(ge=0, description="While it was measured; 0 without --measure.")]
     average_nanoseconds: Annotated[int, msgspec.Meta(ge=0, description="Of a run, while it was measured.")]
+    attached_to: Annotated[list[str], msgspec.Meta(description="Places and hooks, as `bpf attach` has them.")]
 
 
 class BpfPrograms(Answer):
@@ -720,6 +763,7 @@ ANSWERS: tuple[type, ...] = (
     PolicyShown,
     Certificates,
     Connections,
+    TrackedConnections,
     Flows,
     Edges,
     Rates,

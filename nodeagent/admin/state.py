@@ -53,8 +53,19 @@ class PodView:
     identity: Identity | None = None
     device: str = ""
     """Host-side device, as `name` or `name (ifindex)`."""
+    mode: str = ""
+    """Who carries what it has with other pods of this node: one of MODES; empty when it is not captured."""
     hits: int = 0
     """Connections of this pod that were steered, both directions."""
+    direct: int = 0
+    """Connections that the kernel has carried alone, past the proxy, both directions, since the agent's start."""
+    dropped: int = 0
+    """Packets from and to this pod that were dropped."""
+
+
+MODES = ("kernel", "proxy", "tunnel")
+"""The kernel, what policies allow, and the proxy the rest; the proxy alone, since the table of verdicts has no room for
+this pod; tunnels, by the agent's setting."""
 
 
 class CertificateState(enum.StrEnum):
@@ -199,6 +210,8 @@ class AgentState:
     logs: tuple[LogView, ...] = ()
     policy_hits: Mapping[str, PolicyHits] = field(default_factory=dict)
     """By `ns/name`, since the agent's start."""
+    policy_since: Mapping[str, float] = field(default_factory=dict)
+    """By `ns/name`, the Unix time at which it has come; not of dry runs."""
 
 
 ReadState: TypeAlias = Callable[[], AgentState]

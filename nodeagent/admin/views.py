@@ -6,10 +6,12 @@ Times are RFC 3339 in UTC, absent ones empty. Names are the mesh's own; nothing 
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from cryptography import x509
 
 from nodeagent.admin import answers
-from nodeagent.admin.state import AgentState, OpenConnection, ProbedNode
+from nodeagent.admin.state import AgentState, CertificateState, CertificateView, OpenConnection, ProbedNode
 from nodeagent.errors import ConfigError
 from nodeagent.logs.moment import timestamp
 from nodeagent.model.address import join_host_port
@@ -41,9 +43,12 @@ def pods(state: AgentState) -> answers.Pods:
                 "netns": pod.netns,
                 "captured": pod.captured,
                 "reason": pod.reason,
+                "mode": pod.mode,
                 "identity": show_identity(pod.identity),
                 "device": pod.device,
                 "hits": pod.hits,
+                "direct": pod.direct,
+                "dropped": pod.dropped,
             }
             for pod in sorted(state.pods, key=lambda pod: (pod.namespace, pod.pod))
         ]
@@ -114,10 +119,29 @@ def certificates(state: AgentState) -> answers.Certificates:
                 "last_error": view.last_error,
             }
             for view in sorted(
-                state.certificates, key=lambda view: (view.identity is None, show_identity(view.identity), view.serial)
+                (*state.certificates, *_roots(state)),
+                key=lambda view: (view.identity is None, show_identity(view.identity), view.serial),
             )
         ]
     }
+
+
+def _roots(state: AgentState) -> Iterator[CertificateView]:
+    """Each root that any identity of this node checks its peers by."""
+    found = {
+        root
+        for pem in {view.roots_pem for view in state.certificates if view.roots_pem}
+        for root in x509.load_pem_x509_certificates(pem)
+    }
+    for root in found:
+        yield CertificateView(
+            identity=None,
+            state=CertificateState.AVAILABLE,
+            serial=f"{root.serial_number:x}",
+            not_before=root.not_valid_before_utc.timestamp(),
+            not_after=root.not_valid_after_utc.timestamp(),
+            subject=root.subject.rfc4514_string(),
+        )
 
 
 def connections(found: Sequence[OpenConnection], now: float) -> answers.Connections:
@@ -219,7 +243,7 @@ def _service(mesh: Mesh, service: Service) -> answers.Service:
 
 
 def _policy(state: AgentState, policy: Policy, attached: int) -> answers.Policy:
-    hits = state.policy_hits.get(policy.key, NO_HITS)
+    hits, since = state.policy_hits.get(policy.key, NO_HITS), state.policy_since.get(policy.key, 0.0)
     return {
         "namespace": policy.namespace,
         "name": policy.name,
@@ -231,6 +255,8 @@ def _policy(state: AgentState, policy: Policy, attached: int) -> answers.Policy:
         "attached": attached,
         "hits": hits.connections,
         "last_hit": moment(hits.last),
+        "synced": moment(since),
+        "synced_seconds": age(since, state.now),
     }
 
 

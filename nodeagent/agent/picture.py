@@ -38,6 +38,7 @@ from nodeagent.certs.keeper import CertificateKeeper
 from nodeagent.config import Config
 from nodeagent.dns.keeper import NameKeeper, describe
 from nodeagent.errors import KernelError
+from nodeagent.kernel.codings import NO_NUMBER
 from nodeagent.kernel.passage import Passages
 from nodeagent.kernel.pod_states import PodState
 from nodeagent.kernel.reasons import reasons
@@ -121,6 +122,7 @@ class Picture:
             rejected=tuple(kind.last_refusal for kind in self.xds.status.kinds.values() if kind.last_refusal),
             logs=tuple(self._logs()),
             policy_hits=self.open_connections.history.policy_hits,
+            policy_since=dict(self.state.policy_since),
         )
 
     async def dump_subject(self) -> Subject:
@@ -311,8 +313,11 @@ class Picture:
                 captured=Captured.PENDING if reason else Captured.YES,
                 reason=reason,
                 identity=workload.identity,
+                mode="" if reason or seen is None else capture_mode(self.config.same_node, seen.number),
                 device=f"{seen.device} ({seen.ifindex})" if seen and seen.device else "",
                 hits=seen.hits if seen else 0,
+                direct=self.open_connections.direct(pod.namespace, pod.name),
+                dropped=seen.counts.dropped if seen else 0,
             )
         for other in self.capture.enrolment.others:
             captured = Captured.NO if other.reason in _NEVER_CAPTURED else Captured.PENDING
@@ -378,6 +383,13 @@ _KERNEL_TLS_COUNTS = {
 
 def _because(error: str) -> str:
     return f": {error}" if error else ""
+
+
+def capture_mode(same_node: str, number: int) -> str:
+    """One of MODES; `number` in the table of verdicts."""
+    if same_node == "tunnel":
+        return "tunnel"
+    return "proxy" if number == NO_NUMBER else "kernel"
 
 
 def same_node_component(setting: str, verdicts: NodeVerdicts, started: float) -> ComponentState:

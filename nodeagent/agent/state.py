@@ -7,6 +7,7 @@ comes later gets `everything()`, which says the same.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 
 from nodeagent.certs.bundle import CertificateBundle
@@ -32,6 +33,8 @@ class NodeState:
         """Identities whose certificate has ended without a successor."""
         self.before_workers_know: Callable[[], None] = lambda: None
         """Called whenever something has changed that workers decide by, before one of them is told."""
+        self.policy_since: dict[str, float] = {}
+        """By `ns/name`, the Unix time at which a policy has come as it is."""
         self._subscriber: Subscriber = lambda _message, _descriptors: None
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -40,10 +43,18 @@ class NodeState:
     def apply(self, changes: Changes) -> int:
         """Returns the generation that carries the change."""
         self.mesh.apply(changes)
+        self._note_policies(changes)
         self.before_workers_know()
         for message in _pieces(changes, self.mesh.generation):
             self._subscriber(message, ())
         return self.mesh.generation
+
+    def _note_policies(self, changes: Changes) -> None:
+        for key in changes.removed_policies:
+            self.policy_since.pop(key, None)
+        if changes.policies:
+            now = time.time()
+            self.policy_since.update((policy.key, now) for policy in changes.policies)
 
     def set_local(self, addresses: frozenset[Ip]) -> int:
         """Returns the generation whose Applied says that the workers know these addresses."""

@@ -10,12 +10,12 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.netlink import explained
 from nodeagent.kernel.netns import CLONE_NEWNET, unshare
 from nodeagent.kernel.probe import Probe
+from nodeagent.model.check import Check
 from nodeagent.proxy.kernel_trial import KernelTls, try_kernel_tls
 
 _ULP, _MODULE = Path("/proc/sys/net/ipv4/tcp_available_ulp"), Path("/sys/module/tls")
 """The first is there in the first network namespace only, the second only if it is not built in."""
 _LOOPBACK = 1
-_NAME = "ktls"
 
 
 def kernel_tls() -> Probe:
@@ -27,10 +27,10 @@ def kernel_tls() -> Probe:
     if "tls" not in known and not _MODULE.exists():
         evidence = f"{_ULP.name}: {' '.join(known) or 'none'}"
         advice = "`kernel_tls: auto` has it loaded (CONFIG_TLS, modprobe tls) and tries it; the default needs none."
-        return Probe(_NAME, ok=False, evidence=evidence, advice=advice, is_needed=False)
+        return Probe(Check.KERNEL_TLS, ok=False, evidence=evidence, advice=advice, is_needed=False)
     found = try_aside()
     advice = "With `kernel_tls: auto` the workers make the records."
-    return Probe(_NAME, found.works, str(found), advice, is_needed=False)
+    return Probe(Check.KERNEL_TLS, found.works, str(found), advice, is_needed=False)
 
 
 def try_aside() -> KernelTls:

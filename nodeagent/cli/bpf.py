@@ -10,7 +10,7 @@ import click
 
 from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.command import Command
-from nodeagent.cli.output import Output, Table, shows
+from nodeagent.cli.output import Output, Table, node_option, run_elsewhere, shows
 from nodeagent.config import Config
 from nodeagent.errors import ProblemFound
 from nodeagent.model.mark import Marks
@@ -40,12 +40,15 @@ PROGS = Table(
     "progs",
     (
         ("NAME", _field("name")),
+        ("TYPE", _field("kind")),
         ("ID", _field("id")),
         ("TAG", _field("tag")),
         ("VERIFIED", _field("verified")),
         ("CURRENT", _yes("is_current")),
+        ("PLACES", lambda row: len(row["attached_to"])),
         ("PIN", _field("pin")),
     ),
+    more=(("ATTACHED-TO", lambda row: "; ".join(row["attached_to"])),),
     name=_field("name"),
 )
 MEASURED = dataclasses.replace(
@@ -99,8 +102,9 @@ def _bits(text: str) -> int:
 def _of_kernel(
     command: Callable[Concatenate["Settings", _Parameters], _Result],
 ) -> Callable[_Parameters, _Result]:
-    """Adds the settings of the agent that say where its pins are."""
+    """Adds --node, and the settings of the agent that say where its pins are."""
 
+    @node_option
     @click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
     @click.option("--run-dir", envvar="NODEAGENT_RUN_DIR", default=Config.run_dir, show_default=True, metavar="PATH")
     @click.option("--mark", envvar="NODEAGENT_MARK", type=_bits, default=hex(Config.mark), metavar="BITS")
@@ -108,6 +112,7 @@ def _of_kernel(
         "--mark-mask", envvar="NODEAGENT_MARK_MASK", type=_bits, default=hex(Config.mark_mask), metavar="BITS"
     )
     def with_settings(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        run_elsewhere(options)
         bpffs, run_dir = Path(str(options.pop("bpffs"))), str(options.pop("run_dir"))
         mark, mask = options.pop("mark"), options.pop("mark_mask")
         assert isinstance(mark, int)
@@ -130,7 +135,9 @@ def bpf() -> None:
     """Shows the kernel programs and maps, with addresses and names where the kernel has numbers."""
 
 
-@bpf.command("progs", cls=Command, examples=("sudo nodeagent bpf progs", "sudo nodeagent bpf progs --measure 5"))
+@bpf.command(
+    "progs", cls=Command, examples=("sudo nodeagent bpf progs -o wide", "sudo nodeagent bpf progs --measure 5")
+)
 @click.option(
     "--measure",
     "seconds",
@@ -142,12 +149,19 @@ def bpf() -> None:
 @shows
 @_of_kernel
 def progs(settings: Settings, output: Output, *, seconds: float) -> None:
-    """Lists the programs that are pinned. CURRENT are those that this version would load."""
+    """Lists the programs that are pinned.
+
+    CURRENT are those that this version would load, PLACES how many hooks run a program; wide, which.
+    """
     from nodeagent.kernel import pinned
     from nodeagent.kernel.pins import Pins
 
-    found = pinned.programs(Pins(settings.bpffs, settings.marks), seconds)
-    rows = [dataclasses.asdict(one) for one in found]
+    pins = Pins(settings.bpffs, settings.marks)
+    found = pinned.programs(pins, seconds)
+    places: dict[int, list[str]] = {}
+    for place in pinned.attachments(pins, settings.run_dir):
+        places.setdefault(place.id, []).append(f"{place.place} {place.hook}")
+    rows = [{**dataclasses.asdict(one), "attached_to": places.get(one.id, [])} for one in found]
     output.show({"schema": SCHEMA, "progs": rows}, MEASURED if seconds else PROGS)
 
 

@@ -3,23 +3,21 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from nodeagent.admin.client import AdminClient
 from nodeagent.admin.schema import SCHEMA
+from nodeagent.cli.check_pages import PAGES, page, place
 from nodeagent.cli.command import command
-from nodeagent.cli.output import Output, Table, has_colour, orders_agent, shows
+from nodeagent.cli.output import Output, Row, Table, has_colour, orders_agent, shows
 from nodeagent.config import Config
 from nodeagent.errors import ConfigError, ControlPlaneError, ProblemFound
 from nodeagent.logs.escape import one_line
 from nodeagent.model.address import split_host_port
+from nodeagent.model.check import PAGE, Check, check_id, component_id
 from nodeagent.model.mark import Marks, find_fault
-
-if TYPE_CHECKING:
-    from nodeagent.kernel.probe import Probe
-
 
 CHECKS = Table("checks", (), name=lambda row: row["name"])
 """For rows and names; people get lines of advice, which are no table."""
@@ -35,7 +33,18 @@ _ADVICE = {
     "ca": ControlPlaneError.check,
 }
 """By the component of the agent; of the others its log tells."""
+ROOT_SECONDS = 60 * 86400
+"""An exchange has to wait for certificates that are in use, and for people."""
 _WELL, _FAILED = "ok", "failed"
+
+
+def _explain(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is None or ctx.resilient_parsing:
+        return
+    if value not in PAGES:
+        raise ConfigError(f"--explain: there is no check {value!r}", check=f"{PAGE} lists them, as -o wide does.")
+    click.echo(page(value), nl=False)
+    ctx.exit()
 
 
 def _bits(text: str) -> int:
@@ -58,13 +67,22 @@ def _address(setting: str) -> Callable[[_Decorated], _Decorated]:
     examples=(
         "sudo nodeagent check --pre",
         "sudo nodeagent check",
-        "sudo nodeagent check --node --proxy",
+        "sudo nodeagent check --setup --proxy",
         "sudo nodeagent check -o json | jq '.checks[] | select(.ok | not)'",
+        "nodeagent check --explain bpffs",
     )
 )
 @click.option("--pre", "is_pre", is_flag=True, help="Only whether an agent could run here, before there is any.")
-@click.option("--node", "is_node", is_flag=True, help="Only what is set up on this node, by us and by others.")
+@click.option("--setup", "is_setup", is_flag=True, help="Only what is set up on this node, by us and by others.")
 @click.option("--proxy", "is_proxy", is_flag=True, help="Only whether this node's agent and its workers are well.")
+@click.option(
+    "--explain",
+    metavar="ID",
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Say what one check means, and what to do; nothing is checked. -o wide and json have the ids.",
+)
 @click.option("--bpffs", envvar="NODEAGENT_BPFFS", default=Config.bpffs, show_default=True, metavar="PATH")
 @click.option(
     "--cgroup",
@@ -95,7 +113,7 @@ def check(
     /,
     *,
     is_pre: bool,
-    is_node: bool,
+    is_setup: bool,
     is_proxy: bool,
     mark: int,
     mark_mask: int,
@@ -103,9 +121,10 @@ def check(
 ) -> None:
     """Checks whether this machine can run the agent.
 
-    Without --pre, --node or --proxy it is the first two; with several it is those. Each check tries the thing itself
+    Without --pre, --setup or --proxy it is the first two; with several it is those. Each check tries the thing itself
     where that can be done aside; nothing of the machine is changed. The exit status is 1 when something that is needed
-    is missing, marked with a cross; what only is not as it should be has an exclamation mark. Options are the agent's
+    is missing, marked with a cross; what only is not as it should be has an exclamation mark. docs/checks.md has a
+    page for each. Options are the agent's
     settings: give those that it is given.
     """
     marks = Marks(mark, mark_mask)
@@ -114,26 +133,27 @@ def check(
         raise click.UsageError(f"--mark and --mark-mask: {fault}")
     ports = {name.replace("_", "-"): settings[name] for name in _ADDRESSES}
     _validate(ports)
-    if not (is_pre or is_node or is_proxy):
-        is_pre = is_node = True
-    probes: list[Probe] = []
-    if is_pre or is_node:
+    if not (is_pre or is_setup or is_proxy):
+        is_pre = is_setup = True
+    checks: list[dict[str, Any]] = []
+    if is_pre or is_setup:
         # Here, because they load pyroute2.
         from nodeagent.agent.tls_probe import kernel_tls
         from nodeagent.kernel.survey import probe_all, probe_before, probe_node
 
         if is_pre:
-            every = probe_all if is_node else probe_before
-            probes += [*every(settings["bpffs"], marks, cgroup=settings["cgroup"], ports=ports), kernel_tls()]
+            every = probe_all if is_setup else probe_before
+            probes = [*every(settings["bpffs"], marks, cgroup=settings["cgroup"], ports=ports), kernel_tls()]
         else:
-            probes += probe_node(settings["bpffs"], marks)
+            probes = probe_node(settings["bpffs"], marks)
+        checks += [_row(check_id(probe.name), dataclasses.asdict(probe)) for probe in probes]
     if is_proxy:
-        probes += _of_agent(agent.fetch("/status"))
-    is_able = all(probe.ok or not probe.is_needed for probe in probes)
+        checks += _of_agent(agent.fetch("/status"))
+        checks.append(_of_roots(agent.fetch("/certs")))
+    is_able = _is_able(checks)
     if output.is_table:
-        tell(probes, is_about_machine=is_pre)
+        tell(checks, is_about_machine=is_pre, is_wide=output.form == "wide")
     else:
-        checks = [dataclasses.asdict(probe) for probe in probes]
         output.show({"schema": SCHEMA, "ok": is_able, "checks": checks}, CHECKS)
     if not is_able:
         click.get_current_context().exit(ProblemFound.exit_code)
@@ -148,30 +168,60 @@ def _validate(ports: Mapping[str, str]) -> None:
             raise ConfigError(f"--{name}: {error}", check="Expected: address:port, or nothing.") from error
 
 
-def _of_agent(status: Mapping[str, Any]) -> "Iterator[Probe]":
+def _of_agent(status: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What `nodeagent status` tells, as checks: what has failed is needed, what is degraded is not."""
-    from nodeagent.kernel.probe import Probe
-
     for row in status["components"]:
-        advice = _ADVICE.get(row["component"], "The agent's log says more.")
-        is_needed = row["state"] == _FAILED
-        yield Probe(row["component"], row["state"] == _WELL, row["detail"] or row["state"], advice, is_needed)
+        yield _row(
+            component_id(row["component"]),
+            {
+                "name": row["component"],
+                "ok": row["state"] == _WELL,
+                "evidence": row["detail"] or row["state"],
+                "advice": _ADVICE.get(row["component"], "The agent's log says more."),
+                "is_needed": row["state"] == _FAILED,
+            },
+        )
 
 
-def tell(probes: "Sequence[Probe]", *, is_about_machine: bool = True) -> None:
-    """Lines for people."""
-    for probe in probes:
-        _tell(probe)
-    is_able = all(probe.ok or not probe.is_needed for probe in probes)
+def _of_roots(certificates: Mapping[str, Any]) -> dict[str, Any]:
+    roots = [row for row in certificates["certificates"] if row["type"] == "Root"]
+    first = min(roots, key=lambda row: row["expires_in_seconds"], default=None)
+    return _row(
+        check_id(Check.ROOTS),
+        {
+            "name": Check.ROOTS,
+            "ok": first is None or first["expires_in_seconds"] >= ROOT_SECONDS,
+            "evidence": f"{first['name']} ends {first['not_after']}" if first else "no identity has one yet",
+            "advice": "Exchange it while both are trusted: docs/control-plane.md.",
+            "is_needed": False,
+        },
+    )
+
+
+def _row(number: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": number, **found, "name": str(found["name"]), "docs": place(number)}
+
+
+def _is_able(checks: Sequence[Row]) -> bool:
+    return all(row["ok"] or not row["is_needed"] for row in checks)
+
+
+def tell(checks: Sequence[Row], *, is_about_machine: bool = True, is_wide: bool = False) -> None:
+    """Lines for people; wide, also where each check is explained."""
+    for row in checks:
+        _tell(row, is_wide=is_wide)
+    is_able = _is_able(checks)
     if is_about_machine:
         click.echo("this machine can run the agent" if is_able else "this machine cannot run the agent as it is")
     else:
         click.echo("nothing that is needed is missing" if is_able else "something that is needed is missing")
 
 
-def _tell(probe: "Probe") -> None:
-    sign, colour = ("✓", "green") if probe.ok else ("✗", "red") if probe.is_needed else ("!", "yellow")
+def _tell(row: Row, *, is_wide: bool) -> None:
+    sign, colour = ("✓", "green") if row["ok"] else ("✗", "red") if row["is_needed"] else ("!", "yellow")
     shown = click.style(sign, fg=colour) if has_colour() else sign
-    click.echo(f"{shown} {probe.name:<14} {one_line(probe.evidence)}")
-    if not probe.ok and probe.advice:
-        click.echo(f"{'':<16} {one_line(probe.advice)}")
+    click.echo(f"{shown} {row['name']:<14} {one_line(row['evidence'])}")
+    if not row["ok"] and row["advice"]:
+        click.echo(f"{'':<16} {one_line(row['advice'])}")
+    if is_wide and row["docs"]:
+        click.echo(f"{'':<16} {row['docs']}")

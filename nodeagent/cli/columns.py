@@ -94,10 +94,13 @@ PODS = Table(
         ("NETNS", _field("netns")),
         ("CAPTURED", _field("captured")),
         ("REASON", _field("reason")),
+        ("MODE", _field("mode")),
         ("IDENTITY", _bare("identity")),
         ("DEVICE", _field("device")),
         ("HITS", _field("hits")),
+        ("DIRECT", _field("direct")),
     ),
+    more=(("DROPPED", _field("dropped")),),
     name=lambda row: f"{row['namespace']}/{row['pod']}",
 )
 WORKLOADS = Table(
@@ -144,7 +147,10 @@ POLICIES = Table(
         ("HITS", _field("hits")),
         ("FROM", _field("origin")),
     ),
-    more=(("LAST-HIT", _field("last_hit")),),
+    more=(
+        ("LAST-HIT", _field("last_hit")),
+        ("SYNCED", lambda row: duration(row["synced_seconds"]) if row["synced"] else ""),
+    ),
     name=_full_name,
 )
 MISSING = Table(
@@ -179,12 +185,12 @@ def end_of(name: str) -> Callable[[Row], object]:
     return cell
 
 
-def _round_trip(row: Row) -> object:
+def round_trip(row: Row) -> object:
     return f"{row['round_trip_us'] / 1000:.1f}ms" if row["round_trip_us"] else ""
 
 
 WIDE_CONNECTION = (
-    ("RTT", _round_trip),
+    ("RTT", round_trip),
     ("SRC-IP", lambda row: row["source"]["address"]),
     ("DST-IP", lambda row: row["destination"]["address"]),
     ("ORIGINAL", _field("original")),
@@ -208,8 +214,9 @@ CONNECTIONS = Table(
         ("POLICY", _field("policy")),
         ("TX", lambda row: byte_count(row["sent_bytes"])),
         ("RX", lambda row: byte_count(row["received_bytes"])),
+        ("RTT", round_trip),
     ),
-    more=WIDE_CONNECTION,
+    more=WIDE_CONNECTION[1:],
     name=_field("id"),
 )
 LOGS = Table(

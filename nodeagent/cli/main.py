@@ -58,6 +58,7 @@ _EXAMPLES = (
     "sudo nodeagent demo",
     "nodeagent status",
     "nodeagent explain shop/web shop/db:5432",
+    "nodeagent pods --node node-a",
 )
 EXIT_STATUS = tuple(f"{status.value:<4}{status.words}" for status in Exit)
 _COMPLETION = ('eval "$(nodeagent completion bash)"',)
@@ -114,7 +115,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # NO_COLOR is for whatever a command says; without it, what is no terminal gets none.
         colour = False if os.environ.get("NO_COLOR") else None
-        status = cli.main(list(arguments), prog_name="nodeagent", standalone_mode=False, color=colour)
+        # As it was typed, for who runs it on another node.
+        typed = tuple(arguments)
+        status = cli.main(list(typed), prog_name="nodeagent", standalone_mode=False, color=colour, obj=typed)
         sys.stdout.flush()
     except click.Abort:
         return INTERRUPTED

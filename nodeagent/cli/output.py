@@ -188,12 +188,38 @@ socket_option = click.option(
 )
 
 
+node_option = click.option(
+    "--node",
+    metavar="NAME",
+    help="Of this node, not the one at hand: of a lab of this machine, else by kubectl in its agent's pod.",
+)
+
+_READ_HERE = {"dump_path": "--file", "source_file": "--input", "policy_dir": "--policy-dir"}
+"""Options whose files are on the operator's machine."""
+
+
+def run_elsewhere(options: dict[str, Any]) -> None:
+    """Takes `node` out of a command's options. Does not return when it was given: the whole command is run there."""
+    node = options.pop("node")
+    if node is None:
+        return
+    for name, flag in _READ_HERE.items():
+        if options.get(name):
+            hint = "" if name != "policy_dir" else ": `nodeagent dump --node NAME > dump.json`, and -f dump.json for it"
+            raise click.UsageError(f"--node and {flag} exclude each other, since its file is here{hint}.")
+    from nodeagent.cli.other_node import run_there
+
+    run_there(str(node), click.get_current_context().find_root().obj)
+
+
 def orders_agent(command: Callable[Concatenate[AdminClient, _Parameters], _Result]) -> Callable[_Parameters, _Result]:
-    """Adds --socket, and gives the command its `AdminClient` first."""
+    """Adds --socket and --node, and gives the command its `AdminClient` first."""
 
     @socket_option
+    @node_option
     @functools.wraps(command)
     def with_agent(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        run_elsewhere(options)
         return command(AdminClient(str(options.pop("socket_path"))), *arguments, **options)
 
     return with_agent
@@ -215,6 +241,7 @@ def _asks(
     command: Callable[Concatenate[AdminClient, _Parameters], _Result], *names: str
 ) -> Callable[_Parameters, _Result]:
     @socket_option
+    @node_option
     @click.option(
         *names,
         "dump_path",
@@ -223,6 +250,7 @@ def _asks(
     )
     @functools.wraps(command)
     def with_agent(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        run_elsewhere(options)
         path, dump = str(options.pop("socket_path")), options.pop("dump_path")
         if dump is None:
             return command(AdminClient(path), *arguments, **options)

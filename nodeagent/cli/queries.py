@@ -30,6 +30,8 @@ from nodeagent.cli.output import Output, Row, asks_agent, orders_agent, shows
 from nodeagent.errors import AgentUnreachable, MissingPrivilege, ProblemFound
 from nodeagent.logs.escape import one_line
 
+BPFFS = "/sys/fs/bpf"
+"""As Config.bpffs, whose module is slow to import."""
 KILL_SECONDS = 10.0
 """The agent tries for five."""
 
@@ -39,6 +41,7 @@ KILL_SECONDS = 10.0
         "nodeagent status",
         'nodeagent status --brief || echo "this node needs a look"',
         "nodeagent status -o json | jq .kernel",
+        "nodeagent status --node node-a",
     )
 )
 @click.option("--brief", is_flag=True, help="One line, as for a probe.")
@@ -64,7 +67,13 @@ def status(agent: AdminClient, output: Output, *, brief: bool) -> None:
 @shows
 @asks_agent
 def pods(agent: AdminClient, output: Output) -> None:
-    """Lists this node's pods: which are captured, and why the others are not."""
+    """Lists this node's pods: which are captured, and why the others are not.
+
+    MODE says who carries what a pod has with others of this node: the `kernel`, as far as policies allow it, and the
+    proxy the rest; the `proxy` alone, since the table of verdicts has no room; or a `tunnel`, as the agent is set. HITS
+    are connections that were steered to the proxy, DIRECT those that the kernel carried past it, since the agent's
+    start.
+    """
     output.show(agent.fetch("/pods"), PODS)
 
 
@@ -97,7 +106,8 @@ def services(agent: AdminClient, output: Output) -> None:
 def policies(agent: AdminClient, output: Output, *, name: tuple[str, ...]) -> None:
     """Lists the authorization policies, or reads one back in words.
 
-    HITS are connections that a policy decided and that are over, since the agent's start.
+    HITS are connections that a policy decided and that are over, since the agent's start. SYNCED says how long ago the
+    agent has learnt what is in force, from the control plane or from its own disk.
     """
     match name:
         case ():
@@ -153,6 +163,7 @@ def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
         "nodeagent connections",
         "nodeagent connections -o json | jq '.connections[].tls_peer'",
         "nodeagent connections --kill 4711-42",
+        "sudo nodeagent connections --kernel -o wide",
     )
 )
 @click.option(
@@ -162,14 +173,37 @@ def certs(agent: AdminClient, output: Output, *, renew: bool) -> None:
     shell_complete=CONNECTION_IDS,
     help="End this one, at both of its ends, and show how it ended.",
 )
+@click.option(
+    "--kernel", "is_kernel", is_flag=True, help="The ends as the kernel's tables have them; no agent is asked."
+)
+@click.option(
+    "--bpffs",
+    envvar="NODEAGENT_BPFFS",
+    default=BPFFS,
+    show_default=True,
+    metavar="PATH",
+    help="Where these tables are pinned.",
+)
 @shows
 @asks_agent
-def connections(agent: AdminClient, output: Output, *, killed: str | None) -> None:
+def connections(agent: AdminClient, output: Output, *, killed: str | None, is_kernel: bool, bpffs: str) -> None:
     """Lists the open connections of this node's pods.
 
     PATH says who carries their bytes on this node: a `tunnel`, the `proxy` in plain TCP, or the `kernel` alone. What is
     killed ends for the reason operator_killed; nothing keeps its client from connecting again.
+
+    With --kernel a row is a pair of ends that our programs have noted, with the tables that have it. KIND says by what
+    it passes: a verdict has `allowed` it, its port or block is `excluded`, it was open before the pod was captured and
+    so `adopted`, or the `proxy` has it. STATE and COOKIE are told by its client's socket, of what the kernel carries
+    alone. A note stays until it is pushed out, also of what is over; `SRC ?`: who opened it is not known.
     """
+    if is_kernel:
+        if killed is not None or not agent.is_live:
+            raise click.UsageError("--kernel excludes --kill and --file: it asks the kernel.")
+        from nodeagent.cli import tracked
+
+        tracked.show(output, bpffs)
+        return
     if killed is None:
         output.show(agent.fetch("/connections"), CONNECTIONS)
         return

@@ -17,9 +17,11 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 
@@ -28,7 +30,7 @@ from nodeagent.admin.schema import SCHEMA
 from nodeagent.cli.columns import byte_count
 from nodeagent.cli.command import command
 from nodeagent.cli.flow_filter import parse_duration
-from nodeagent.cli.output import Output, Table, shows, socket_option
+from nodeagent.cli.output import Output, Table, is_terminal, node_option, run_elsewhere, shows, socket_option
 from nodeagent.cli.pseudonyms import Pseudonyms
 from nodeagent.cli.redact import redact
 from nodeagent.errors import ConfigError, NodeagentError
@@ -38,6 +40,7 @@ MOST_BYTES = 16 << 20
 """Of one piece, from its end: the latest lines of a log tell most."""
 TIMEOUT_SECONDS = 30.0
 _STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+_STANDARD_OUTPUT = Path("-")
 NOT_FOUND, TIMED_OUT = 127, 124
 """As shells tell it."""
 
@@ -118,20 +121,28 @@ REPORT = Table(
 )
 
 
+class _Place(click.Path):
+    """A directory, or standard output, which click's own knows for files only."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return _STANDARD_OUTPUT if value == str(_STANDARD_OUTPUT) else super().convert(value, param, ctx)
+
+
 @command(
     examples=(
         "sudo nodeagent report",
         "sudo nodeagent report --log /var/log/nodeagent.log --since 1h --to /tmp",
         "sudo nodeagent report --redact strict",
+        "nodeagent report --node node-a --to - > report.tar.gz",
     )
 )
 @click.option(
     "--to",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=_Place(path_type=Path, file_okay=False, exists=True),
     default=Path(),
     metavar="DIRECTORY",
-    help="Where to write it. [default: here]",
+    help="Where to write it; - is standard output, as --node needs it. [default: here]",
 )
 @click.option(
     "--log",
@@ -157,6 +168,7 @@ REPORT = Table(
 @click.option("--dry-run", "is_dry", is_flag=True, help="Only list what would be in it.")
 @shows
 @socket_option
+@node_option
 def report(
     output: Output,
     /,
@@ -166,7 +178,7 @@ def report(
     since: str | None,
     redaction: str,
     is_dry: bool,
-    socket_path: str,
+    **there: Any,
 ) -> None:
     """Writes what somebody elsewhere needs to see of this node, as one archive with a manifest.
 
@@ -177,14 +189,23 @@ def report(
     With --redact strict names and addresses are replaced by others, the same ones everywhere: for a public issue. Names
     are those that the agent knows; words of ours that are a name of yours, too, change with them.
     """
+    if there["node"] is not None and directory != _STANDARD_OUTPUT and not is_dry:
+        raise click.UsageError("With --node the archive comes by standard output: --to - > report.tar.gz")
+    run_elsewhere(there)
+    socket_path = str(there["socket_path"])
     pieces = list(_pieces(socket_path, logs, since))
     wanted = {"redacted": redaction, "since": since or ""}
     if is_dry:
         output.show({"schema": SCHEMA, **_manifest([_planned(piece) for piece in pieces], "", wanted)}, REPORT)
         return
     pseudonyms = _pseudonyms(socket_path) if redaction == "strict" else None
-    node = pseudonyms.hide(platform.node())[0] if pseudonyms else platform.node()
-    stem = f"nodeagent-report-{_safe(node)}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
+    name = pseudonyms.hide(platform.node())[0] if pseudonyms else platform.node()
+    stem = f"nodeagent-report-{_safe(name)}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}"
+    if directory == _STANDARD_OUTPUT:
+        if is_terminal():
+            raise click.UsageError("--to -: an archive is nothing for a terminal. Expected: --to - > report.tar.gz")
+        _write_to(sys.stdout.buffer, "", stem, pieces, wanted, pseudonyms)
+        return
     path = directory / f"{stem}.tar.gz"
     manifest = write(path, stem, pieces, wanted, pseudonyms)
     output.show({"schema": SCHEMA, **manifest}, REPORT)
@@ -208,21 +229,34 @@ def write(
     path: Path, stem: str, pieces: Sequence[Piece], wanted: Mapping[str, str], pseudonyms: Pseudonyms | None
 ) -> dict[str, object]:
     """The manifest, which is in the archive, too, there with pseudonyms. For its owner alone. Raises ConfigError."""
-    taken = []
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for piece in pieces:
-                made, content = _take(piece, pseudonyms)
-                taken.append(made)
-                _add(archive, f"{stem}/{made.name}", content)
-            manifest = _manifest(taken, str(path), wanted)
-            text = json.dumps({"schema": SCHEMA, **manifest}, indent=1)
-            if pseudonyms is not None:
-                text, _ = pseudonyms.hide(text)
-            _add(archive, f"{stem}/manifest.json", text.encode())
+        with os.fdopen(descriptor, "wb") as file:
+            return _write_to(file, str(path), stem, pieces, wanted, pseudonyms)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", check="Choose another place with --to.") from error
+
+
+def _write_to(
+    file: BinaryIO,
+    path: str,
+    stem: str,
+    pieces: Sequence[Piece],
+    wanted: Mapping[str, str],
+    pseudonyms: Pseudonyms | None,
+) -> dict[str, object]:
+    """`file` may be a pipe; `path` is only told."""
+    taken = []
+    with tarfile.open(fileobj=file, mode="w|gz") as archive:
+        for piece in pieces:
+            made, content = _take(piece, pseudonyms)
+            taken.append(made)
+            _add(archive, f"{stem}/{made.name}", content)
+        manifest = _manifest(taken, path, wanted)
+        text = json.dumps({"schema": SCHEMA, **manifest}, indent=1)
+        if pseudonyms is not None:
+            text, _ = pseudonyms.hide(text)
+        _add(archive, f"{stem}/manifest.json", text.encode())
     return manifest
 
 

@@ -20,6 +20,7 @@ from nodeagent.kernel.netlink import NO_NAMESPACE, Device, explained, read_devic
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.probe import Probe
 from nodeagent.kernel.proxy_namespace import NODE_DEVICE
+from nodeagent.model.check import Check
 from nodeagent.model.mark import ON_SOME_NODES, Marks, overlaps
 
 
@@ -64,7 +65,7 @@ def programs_before_ours(link: IPRoute, devices: Iterable[Device]) -> Probe:
         for program in before_ours(list_programs(link, device.index, is_egress=is_egress), kind)
     ]
     return _finding(
-        "programs",
+        Check.PROGRAMS,
         found,
         f"none is before ours on {len(pods)} devices",
         "What it accepts or redirects we do not see. Attach it behind ours, or leave its pods out of the mesh.",
@@ -73,7 +74,7 @@ def programs_before_ours(link: IPRoute, devices: Iterable[Device]) -> Probe:
 
 def netkit(devices: Iterable[Device]) -> Probe:
     found = [device.name for device in devices if device.kind == "netkit"]
-    return _finding("netkit", found, "no such device", "Pods behind netkit are not captured; use veth in the CNI.")
+    return _finding(Check.NETKIT, found, "no such device", "Pods behind netkit are not captured; use veth in the CNI.")
 
 
 def mark_bits(link: IPRoute, marks: Marks) -> Probe:
@@ -86,7 +87,7 @@ def mark_bits(link: IPRoute, marks: Marks) -> Probe:
             if rule.get_attr("FRA_FWMARK")
         }
     return _finding(
-        "marks",
+        Check.MARKS,
         [*overlaps(marks, ON_SOME_NODES), *overlaps(marks, sorted(rules))],
         f"{marks.base:#x}/{marks.mask:#x} meets nobody known, and no routing rule",
         "Choose other bits: --mark and --mark-mask of the agent.",
@@ -101,29 +102,29 @@ def pinned(pins: Pins) -> Probe:
         found = [f"{pins.root}: {error.strerror}"]
     words = [f"another version's layout {name}" for name in found]
     return _finding(
-        "pins", words, "of this version only", "An agent removes them after its switch; or nodeagent cleanup."
+        Check.PINS, words, "of this version only", "An agent removes them after its switch; or nodeagent cleanup."
     )
 
 
 def crossing(pins: Pins, devices: Iterable[Device]) -> Probe:
     """Where an agent has been, the way into the proxy namespace must be."""
     if not pins.maps.is_dir():
-        return Probe("crossing", ok=True, evidence="no agent has run here", is_needed=False)
+        return Probe(Check.CROSSING, ok=True, evidence="no agent has run here", is_needed=False)
     way = [device for device in devices if device.name == NODE_DEVICE]
     missing = [] if way and way[0].kind == "veth" and way[0].is_up else [f"{NODE_DEVICE} is missing or down"]
     return _finding(
-        "crossing", missing, f"{NODE_DEVICE} is up", "Steered connections are dropped; an agent makes it again."
+        Check.CROSSING, missing, f"{NODE_DEVICE} is up", "Steered connections are dropped; an agent makes it again."
     )
 
 
 def guards(pins: Pins, names: dict[int, str]) -> Probe:
     """Of all time, while `pods` tells of the last moments: nodeagent/kernel/guard.py."""
     if not pins.maps.is_dir():
-        return Probe("guards", ok=True, evidence="no agent has run here", is_needed=False)
+        return Probe(Check.GUARDS, ok=True, evidence="no agent has run here", is_needed=False)
     try:
         maps = Maps(pins.maps)
     except (OSError, KernelError) as error:
-        return Probe("guards", ok=False, evidence=str(error), advice="Is bpffs writable?", is_needed=False)
+        return Probe(Check.GUARDS, ok=False, evidence=str(error), advice="Is bpffs writable?", is_needed=False)
     try:
         devices = maps.pod_counts.keys()
         counts = {device: maps.pod_counts.find(device) or PodCount() for device in devices}
@@ -135,14 +136,14 @@ def guards(pins: Pins, names: dict[int, str]) -> Probe:
         if count.unasked > count.admitted
     ]
     return _finding(
-        "guards",
+        Check.GUARDS,
         found,
         f"no connection came past any of {len(counts)}",
         "EGRESS_SKIPPED: turn off eBPF host routing in the CNI; nodeagent pods tells whether it goes on.",
     )
 
 
-def _finding(name: str, found: Sequence[str], well: str, advice: str) -> Probe:
+def _finding(name: Check, found: Sequence[str], well: str, advice: str) -> Probe:
     return Probe(name, not found, _few(found) if found else well, advice, is_needed=False)
 
 

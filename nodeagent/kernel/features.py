@@ -20,6 +20,7 @@ from nodeagent.kernel.probe import Probe, try_out
 from nodeagent.kernel.sock_destroy import End, destroy_sockets
 from nodeagent.kernel.sources import SERVICES
 from nodeagent.model.address import Ip
+from nodeagent.model.check import Check
 
 _HASH, _RING_BUFFER = 1, 27
 """Of enum bpf_map_type."""
@@ -42,7 +43,7 @@ def probe_features() -> list[Probe]:
 def tcx_links() -> Probe:
     has = tcx.is_supported()
     evidence = "programs are attached by TCX links" if has else "not known to this kernel: clsact takes its place"
-    return Probe("tcx", has, evidence, "TCX needs Linux 6.6; clsact does all that we need.", is_needed=False)
+    return Probe(Check.TCX, has, evidence, "TCX needs Linux 6.6; clsact does all that we need.", is_needed=False)
 
 
 def ring_buffer() -> Probe:
@@ -50,7 +51,7 @@ def ring_buffer() -> Probe:
         os.close(syscall.map_create(_RING_BUFFER, 0, 0, os.sysconf("SC_PAGESIZE")))
 
     advice = "Direct connections are reported through one; the kernel needs Linux 5.8."
-    return try_out("ring buffer", attempt, "one was made", advice)
+    return try_out(Check.RING_BUFFER, attempt, "one was made", advice)
 
 
 def batch_operations() -> Probe:
@@ -64,7 +65,7 @@ def batch_operations() -> Probe:
             os.close(descriptor)
 
     advice = "Verdicts are written and flows are read by them; the kernel needs Linux 5.6."
-    return try_out("map batches", attempt, "two rows were written and read in one call each", advice)
+    return try_out(Check.MAP_BATCHES, attempt, "two rows were written and read in one call each", advice)
 
 
 def socket_destruction() -> Probe:
@@ -80,7 +81,9 @@ def socket_destruction() -> Probe:
                     raise KernelError("the connection was not found")
 
     advice = "Idle connections that policy ends live until they send; CONFIG_INET_DIAG_DESTROY, modprobe tcp_diag."
-    return try_out("sock destroy", attempt, "a connection in a namespace of its own was ended", advice, is_needed=False)
+    return try_out(
+        Check.SOCK_DESTROY, attempt, "a connection in a namespace of its own was ended", advice, is_needed=False
+    )
 
 
 def netns_cookies() -> Probe:
@@ -89,7 +92,7 @@ def netns_cookies() -> Probe:
             raise KernelError("a socket does not tell its namespace's cookie")
 
     advice = "--service-connect needs it: Linux 5.14."
-    return try_out("netns cookie", attempt, "a socket tells its namespace's", advice, is_needed=False)
+    return try_out(Check.NETNS_COOKIE, attempt, "a socket tells its namespace's", advice, is_needed=False)
 
 
 def netns_cookies_of_reports() -> Probe:
@@ -98,7 +101,7 @@ def netns_cookies_of_reports() -> Probe:
         os.close(descriptor)
 
     advice = "Linux 5.15 has it; without it a report of a connection in the kernel is believed by its addresses alone."
-    return try_out("report cookie", attempt, "sockops tells a socket's namespace", advice, is_needed=False)
+    return try_out(Check.REPORT_COOKIE, attempt, "sockops tells a socket's namespace", advice, is_needed=False)
 
 
 def connect_programs() -> Probe:
@@ -112,7 +115,7 @@ def connect_programs() -> Probe:
 
     advice = "--service-connect needs them: Linux 5.8, CONFIG_CGROUP_BPF."
     return try_out(
-        "connect", attempt, "programs at connect(2) and getpeername(2) were accepted", advice, is_needed=False
+        Check.CONNECT, attempt, "programs at connect(2) and getpeername(2) were accepted", advice, is_needed=False
     )
 
 
@@ -130,4 +133,4 @@ def run_statistics() -> Probe:
         os.close(syscall.enable_statistics())
 
     advice = "The time that programs take cannot be measured; the kernel needs Linux 5.8."
-    return try_out("run statistics", attempt, "the kernel counted for a moment", advice, is_needed=False)
+    return try_out(Check.RUN_STATISTICS, attempt, "the kernel counted for a moment", advice, is_needed=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from nodeagent.errors import KernelError
 from nodeagent.kernel.probe import Probe
 from nodeagent.model.address import Ip, split_host_port, unpack_ip
+from nodeagent.model.check import Check
 
 PROC, CNI_DIRECTORY = Path("/proc"), Path("/etc/cni/net.d")
 MESHES = {
@@ -44,7 +45,7 @@ def probe_neighbours(wanted: Mapping[str, str], proc: Path = PROC, cni: Path = C
     try:
         plugins, kind = cni_plugins(cni), None
     except KernelError as error:
-        plugins, kind = [], Probe("cni", ok=False, evidence=str(error), advice="Is it JSON?", is_needed=False)
+        plugins, kind = [], Probe(Check.CNI, ok=False, evidence=str(error), advice="Is it JSON?", is_needed=False)
     return [ports(wanted, proc), other_meshes(plugins, proc), kind or cni_kind(plugins, cni)]
 
 
@@ -64,7 +65,7 @@ def ports(wanted: Mapping[str, str], proc: Path = PROC) -> Probe:
             (ours if is_ours else taken).append(f"{port} of --{setting} ({_describe(owner)})")
     free = f"nobody listens at {', '.join(address for address in wanted.values() if address) or 'any of them'}"
     evidence = f"taken: {'; '.join(taken)}" if taken else f"an agent has {'; '.join(ours)}" if ours else free
-    return Probe("ports", not taken, evidence, "End who listens there, or give the agent another address, or ''.")
+    return Probe(Check.PORTS, not taken, evidence, "End who listens there, or give the agent another address, or ''.")
 
 
 def read_listeners(proc: Path = PROC) -> list[Listener]:
@@ -136,7 +137,7 @@ def other_meshes(plugins: Sequence[str], proc: Path = PROC) -> Probe:
     configured = {MESHES[plugin]: "in the CNI's configuration" for plugin in plugins if plugin in MESHES}
     found = [f"{name} ({how})" for name, how in sorted({**configured, **running}.items())]
     return Probe(
-        "other meshes",
+        Check.OTHER_MESHES,
         not found,
         "; ".join(found) or "nobody known, neither as a process nor in the CNI's configuration",
         "Two that capture the same pods break them: leave nodes like this, or its pods, to one of them.",
@@ -166,7 +167,7 @@ def _types(configuration: object) -> Iterator[str]:
 def cni_kind(plugins: Sequence[str], directory: Path = CNI_DIRECTORY) -> Probe:
     evidence = f"{', '.join(plugins)} ({directory})" if plugins else f"no configuration in {directory}"
     return Probe(
-        "cni",
+        Check.CNI,
         _CILIUM not in plugins,
         evidence,
         "Cilium: turn off eBPF host routing (bpf.hostLegacyRouting) and cni.exclusive; see `nodeagent pods` for "

@@ -31,6 +31,8 @@ from nodeagent.kernel.sources import PROGRAMS, layout_text
 _KINDS = {1: "hash", 2: "array", 5: "percpu_hash", 6: "percpu_array", 9: "lru_hash", 11: "lpm_trie", 15: "sockmap"}
 _KINDS |= {27: "ringbuf"}
 """enum bpf_map_type, of those that we have; bcc's names."""
+_PROGRAM_KINDS = {3: "sched_cls", 13: "sock_ops", 18: "cgroup_sock_addr"}
+"""enum bpf_prog_type, of those that we have; bpftool's names."""
 _NO_ROWS = frozenset({"ringbuf"})
 _ARRAYS = frozenset({"array", "percpu_array"})
 
@@ -38,6 +40,7 @@ _ARRAYS = frozenset({"array", "percpu_array"})
 @dataclass(frozen=True)
 class PinnedProgram:
     name: str
+    kind: str
     id: int
     tag: str
     """The kernel's hash of its instructions."""
@@ -105,6 +108,7 @@ def programs(pins: Pins, measured_seconds: float = 0.0) -> list[PinnedProgram]:
             made.append(
                 PinnedProgram(
                     path.name,
+                    _PROGRAM_KINDS.get(info.kind, str(info.kind)),
                     info.id,
                     info.tag,
                     info.verified_instructions,

@@ -22,6 +22,7 @@ from nodeagent.kernel.cgroup import find_pods_cgroup
 from nodeagent.kernel.netlink import explained
 from nodeagent.kernel.netns import CLONE_NEWNET, unshare
 from nodeagent.kernel.pins import is_bpffs
+from nodeagent.model.check import Check
 
 OLDEST_KERNEL = (5, 10)
 """bpf_redirect_peer."""
@@ -34,7 +35,7 @@ _BCC_SECONDS = 20
 
 @dataclass(frozen=True)
 class Probe:
-    name: str
+    name: Check
     ok: bool
     evidence: str
     advice: str = ""
@@ -76,18 +77,18 @@ def require_bpffs(path: str) -> None:
 
 def kernel_release(release: str) -> Probe:
     numbers = tuple(int(part) for part in release.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
-    return Probe("kernel", numbers >= OLDEST_KERNEL, f"Linux {release}", "Linux 5.10 or newer is needed.")
+    return Probe(Check.KERNEL, numbers >= OLDEST_KERNEL, f"Linux {release}", "Linux 5.10 or newer is needed.")
 
 
 def capabilities(effective: int) -> Probe:
-    return _granted("capabilities", effective, CAPABILITIES)
+    return _granted(Check.CAPABILITIES, effective, CAPABILITIES)
 
 
 def workers_capabilities(effective: int) -> Probe:
-    return _granted("for workers", effective, WORKERS_CAPABILITIES)
+    return _granted(Check.WORKERS_CAPABILITIES, effective, WORKERS_CAPABILITIES)
 
 
-def _granted(name: str, effective: int, wanted: Mapping[str, int]) -> Probe:
+def _granted(name: Check, effective: int, wanted: Mapping[str, int]) -> Probe:
     missing = [capability for capability, bit in wanted.items() if not effective >> bit & 1]
     evidence = f"without {', '.join(missing)}" if missing else ", ".join(wanted)
     return Probe(name, not missing, evidence, "Run it as root, or with these capabilities.")
@@ -98,11 +99,11 @@ def bpf_filesystem(path: str) -> Probe:
     try:
         is_mounted = is_bpffs(path)
     except OSError as error:
-        return Probe("bpffs", ok=False, evidence=f"{path}: {error.strerror}", advice=advice)
+        return Probe(Check.BPFFS, ok=False, evidence=f"{path}: {error.strerror}", advice=advice)
     if is_mounted and os.statvfs(path).f_flag & os.ST_RDONLY:
         # Even what is pinned cannot be opened then.
-        return Probe("bpffs", ok=False, evidence=f"Read-only: {path}", advice=f"mount -o remount,rw {path}")
-    return Probe("bpffs", is_mounted, f"{'' if is_mounted else 'no bpffs is '}mounted at {path}", advice)
+        return Probe(Check.BPFFS, ok=False, evidence=f"Read-only: {path}", advice=f"mount -o remount,rw {path}")
+    return Probe(Check.BPFFS, is_mounted, f"{'' if is_mounted else 'no bpffs is '}mounted at {path}", advice)
 
 
 def clsact() -> Probe:
@@ -112,7 +113,7 @@ def clsact() -> Probe:
             link.tc("add", "clsact", 1)
 
     advice = "The kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modules sch_ingress, cls_bpf)."
-    return try_out("clsact", attempt, "a qdisc was made in a namespace of its own", advice)
+    return try_out(Check.CLSACT, attempt, "a qdisc was made in a namespace of its own", advice)
 
 
 def socket_assignment() -> Probe:
@@ -123,7 +124,7 @@ def socket_assignment() -> Probe:
         os.close(descriptor)
 
     advice = "The kernel needs CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT, and must not be locked down."
-    return try_out("bpf_sk_assign", attempt, "a program with it and bpf_redirect_peer was accepted", advice)
+    return try_out(Check.SOCKET_ASSIGNMENT, attempt, "a program with it and bpf_redirect_peer was accepted", advice)
 
 
 def bcc_importable() -> Probe:
@@ -132,16 +133,16 @@ def bcc_importable() -> Probe:
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=_BCC_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return Probe("bcc", ok=False, evidence=f"its import takes more than {_BCC_SECONDS} s", advice=advice)
+        return Probe(Check.BCC, ok=False, evidence=f"its import takes more than {_BCC_SECONDS} s", advice=advice)
     lines = (child.stdout if child.returncode == 0 else child.stderr).split("\n")
     evidence = next((line for line in reversed(lines) if line), f"status {child.returncode}")
-    return Probe("bcc", child.returncode == 0, evidence, advice)
+    return Probe(Check.BCC, child.returncode == 0, evidence, advice)
 
 
 def pods_cgroup(setting: str) -> Probe:
     found = find_pods_cgroup(setting)
     return Probe(
-        "pods' cgroup",
+        Check.PODS_CGROUP,
         found.path is not None,
         f"pods are in {found.path}" if found.path is not None else found.reason,
         "Only needed to see connections that stay in the kernel; --cgroup names it.",
@@ -152,7 +153,7 @@ def pods_cgroup(setting: str) -> Probe:
 _IMPORT_BCC = "from nodeagent.kernel.loader import import_bcc; print('bcc', import_bcc().__version__)"
 
 
-def try_out(name: str, attempt: Callable[[], None], evidence: str, advice: str, *, is_needed: bool = True) -> Probe:
+def try_out(name: Check, attempt: Callable[[], None], evidence: str, advice: str, *, is_needed: bool = True) -> Probe:
     """In a thread, so that what it does to its namespaces ends with it."""
     with ThreadPoolExecutor(1) as thread:
         try:

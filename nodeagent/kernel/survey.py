@@ -9,6 +9,7 @@ from nodeagent.kernel.conflicts import probe_conflicts, probe_strangers
 from nodeagent.kernel.features import probe_features
 from nodeagent.kernel.neighbours import probe_neighbours
 from nodeagent.kernel.probe import Probe, probe_needs
+from nodeagent.model.check import Check
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 
 NO_PORTS: Mapping[str, str] = MappingProxyType({})
@@ -41,4 +42,4 @@ def _looked_at(probes: Callable[[], list[Probe]]) -> list[Probe]:
     try:
         return probes()
     except (OSError, KernelError) as error:
-        return [Probe("conflicts", ok=False, evidence=str(error), advice="Run it as root.", is_needed=False)]
+        return [Probe(Check.CONFLICTS, ok=False, evidence=str(error), advice="Run it as root.", is_needed=False)]

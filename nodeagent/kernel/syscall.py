@@ -98,6 +98,8 @@ class MapInfo:
 
 @dataclass(frozen=True)
 class ProgramInfo:
+    kind: int
+    """enum bpf_prog_type."""
     id: int
     tag: str
     name: str
@@ -201,11 +203,11 @@ def map_info(descriptor: int) -> MapInfo:
 
 def program_info(descriptor: int) -> ProgramInfo:
     info = _object_info(descriptor)
-    (number,) = struct.unpack_from("=I", info, 4)
+    kind, number = struct.unpack_from("=II", info)
     run_nanoseconds, runs = struct.unpack_from("=QQ", info, 192)
     (verified,) = struct.unpack_from("=I", info, 216)
     name = info[64:80].split(b"\0")[0].decode()
-    return ProgramInfo(number, info[8:16].hex(), name, verified, run_nanoseconds, runs)
+    return ProgramInfo(kind, number, info[8:16].hex(), name, verified, run_nanoseconds, runs)
 
 
 def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes | None:

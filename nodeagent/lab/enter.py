@@ -36,7 +36,23 @@ def choose_run(runs: Sequence[Run], number: int | None) -> Run:
         words = "no lab is running" if number is None else f"no lab with the number {number} is running"
         raise ConfigError(words, check="`nodeagent demo` starts one; `nodeagent lab list` lists those that run.")
     listed = ", ".join(str(run.number) for run in found)
-    raise ConfigError(f"{len(found)} labs are running: {listed}", check="Which one? --run NUMBER.")
+    raise ConfigError(
+        f"{len(found)} labs are running: {listed}", check="Which one? --run NUMBER, or NODEAGENT_LAB_RUN."
+    )
+
+
+def find_node(runs: Sequence[Run], name: str, number: int | None) -> Place | None:
+    """The node of this name, of any lab or that with this number; None: there is none.
+
+    Raises ConfigError when several labs have one.
+    """
+    having = [run for run in runs if number in {None, run.number} and _has_node(run, name)]
+    return find_place(choose_run(having, None), name) if having else None
+
+
+def _has_node(run: Run, name: str) -> bool:
+    """Pods have no mounts of their own."""
+    return any(entry.kind is Kind.LINK and Path(entry.path).name == name for entry in run.entries)
 
 
 def find_place(run: Run, name: str) -> Place:

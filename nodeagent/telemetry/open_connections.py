@@ -25,6 +25,10 @@ KERNEL = 0
 """In place of a worker's pid: of connections that the kernel carries alone."""
 
 
+MOST_PODS = 4096
+"""Whose direct connections are counted: those of many generations of a node's pods."""
+
+
 class Dialled(NamedTuple):
     """What an application had dialled whose connection went to an endpoint from the beginning."""
 
@@ -118,12 +122,18 @@ class OpenConnections:
         self._former: set[int] = set()
         """Workers that hand over what they have."""
         self._questions: dict[object, tuple[int, set[int]]] = {}
+        self._direct: dict[tuple[str, str], int] = {}
+        """The latest last."""
 
     def __len__(self) -> int:
         return sum(map(len, self._workers.values()))
 
     def count(self, worker: int) -> int:
         return len(self._workers.get(worker, ()))
+
+    def direct(self, namespace: str, pod: str) -> int:
+        """Connections that the kernel has carried alone and had this pod at either end, since the agent's start."""
+        return self._direct.get((namespace, pod), 0)
 
     def find(self, worker: int, number: int) -> ConnectionRecord | None:
         """An open connection as it was when it opened."""
@@ -154,7 +164,9 @@ class OpenConnections:
             del self._workers[worker][record.id]
         else:
             entry = _Entry()
-            self._metrics.opened(opening(self._named(entry, record)))
+            named = self._named(entry, record)
+            self._metrics.opened(opening(named))
+            self._count(worker, named)
         for asked, ended in self._questions.values():
             if asked == worker or record.id >> PID_SHIFT:  # a former worker may list what ended at its heir
                 ended.add(record.id)
@@ -249,7 +261,16 @@ class OpenConnections:
         record = self._named(entry, record)
         entry.packed = _pack(record)
         self._metrics.opened(record)
+        self._count(worker, record)
         return entry
+
+    def _count(self, worker: int, record: ConnectionRecord) -> None:
+        if worker != KERNEL:
+            return
+        for pod in {(end.namespace, end.workload) for end in (record.source, record.destination)}:
+            self._direct[pod] = self._direct.pop(pod, 0) + 1
+            if len(self._direct) > MOST_PODS:
+                del self._direct[next(iter(self._direct))]
 
     def _named(self, entry: _Entry, record: ConnectionRecord) -> ConnectionRecord:
         """Of one that is named already the answer is itself."""

@@ -33,7 +33,17 @@ MOST_LINES = 6
 CONTROL_PLANE = "control-plane --config-dir mesh.d --state-dir state --listen 192.168.77.250:15012"
 AGENT = "agent --node node-a --pods-file pods.yaml --token token --root-certificate root-cert.pem"
 IN_TEXT = {"log_format": "text"}
-RECORDED = ("check", "probe", "bpf progs", "bpf maps", "bpf maps pods", "bpf attach", "bpf verify")
+RECORDED = (
+    "check",
+    "probe",
+    "connections --kernel",
+    "bpf progs",
+    "bpf maps",
+    "bpf maps pods",
+    "bpf attach",
+    "bpf verify",
+)
+ELSEWHERE = "pods --node node-b"
 TRACED = "trace --pod batch --peer api -- curl -s http://10.244.1.3:8080"
 """A connection that a policy denies; what is run in place of curl dials as it would."""
 
@@ -94,11 +104,19 @@ def _said_at_the_end(stage: Stage, kept: dict[str, list[str]]) -> None:
     kept["lab list | head -6"] = lines[ours : ours + MOST_LINES]
     node = stage.lab.nodes[NODE]
     _keep_plugin(stage, kept)
+    kept[ELSEWHERE] = _from_outside(stage, *ELSEWHERE.split())
     kept["version"] = node.run(command("version")).stdout.splitlines()
     stage.stop_agent(NODE)
     for line in ("cleanup", "prepare-node", "cleanup"):
         words = ("--run-dir", "/run/nodeagent") if line == "cleanup" else ()
         kept.setdefault(line, node.run(command(line, *words), seconds=WITHIN_SECONDS).stdout.splitlines())
+
+
+def _from_outside(stage: Stage, *words: str) -> list[str]:
+    """What is said to somebody on the machine of the lab."""
+    environment = {**os.environ, "NODEAGENT_LAB_RUN": str(stage.lab.run)}
+    done = subprocess.run(command(*words), capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.splitlines()
 
 
 def _keep_plugin(stage: Stage, kept: dict[str, list[str]]) -> None:

@@ -2,8 +2,11 @@
 """The command line in front of a real agent: a dump answers as the agent did."""
 
 import gzip
+import io
 import json
+import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.sources import PROGRAMS
+from nodeagent.lab.demo.claims import eventually
 from nodeagent.lab.demo.client import fate
+from nodeagent.lab.demo.program import connected
 from nodeagent.lab.demo.stage import NODES, PORT, Stage, command, running
 from nodeagent.lab.namespaces import RUN_DIR
-from tests.e2e.scene import NODE, played
+from tests.e2e.scene import NODE, WITHIN_SECONDS, played
 from tests.unit.cli.test_forms import validate
 
 pytestmark = pytest.mark.e2e
@@ -49,7 +54,7 @@ def test_a_dump_answers_as_the_agent_did(stage: Stage, tmp_path: Path) -> None:
 
 def without_ages(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: without_ages(one) for name, one in value.items() if not name.endswith("_in_seconds")}
+        return {name: without_ages(one) for name, one in value.items() if not name.endswith("_seconds")}
     return [without_ages(one) for one in value] if isinstance(value, list) else value
 
 
@@ -83,6 +88,28 @@ def test_edges_and_rates(stage: Stage) -> None:
     done = stage.lab.nodes[NODE].run(command("top", "edges", "--times", "1", "--every", "1s", "-o", "jsonl"))
     assert done.returncode == 0
     assert "shop/web -> shop/db" in {json.loads(line)["name"] for line in done.stdout.splitlines()}
+
+
+def test_a_node_is_named_from_outside_of_it(stage: Stage, tmp_path: Path) -> None:
+    """By whoever is on the machine of the lab: with the same answer, output and exit status as on the node itself."""
+    environment = {**os.environ, "NODEAGENT_LAB_RUN": str(stage.lab.run)}
+
+    def asked(*words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(command(*words), capture_output=True, check=False, env=environment, cwd=tmp_path)
+
+    for name in NODES:
+        done = asked("pods", "--node", name, "-o", "name")
+        there = stage.lab.nodes[name].run(command("pods", "-o", "name"))
+        assert (done.returncode, done.stdout.decode()) == (0, there.stdout)
+    done = asked("bpf", "maps", "pods", "--node", NODE, "-o", "json")
+    assert stage.pod("web").ipv4 in {row["key"] for row in json.loads(done.stdout)["rows"]}
+    done = asked("connections", "--kill", "1-1", "--node", NODE)
+    assert done.returncode == 2
+    assert b"is open here" in done.stderr
+    done = asked("report", "--node", NODE, "--to", "-")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        assert any(name.endswith("/nodeagent/pods.txt") for name in archive.getnames())
 
 
 def test_a_report_of_a_node_has_no_secret_in_it(stage: Stage, tmp_path: Path) -> None:
@@ -135,7 +162,11 @@ def test_the_tunnels_to_the_other_node_are_tried_and_leave_no_record(stage: Stag
 
 def test_what_the_kernel_has_is_shown_decoded(stage: Stage) -> None:
     progs = ran(stage, "bpf", "progs", "-o", "json")["progs"]
-    assert {row["name"] for row in progs if row["is_current"]} == set(PROGRAMS)
+    current = {row["name"]: row for row in progs if row["is_current"]}
+    assert set(current) == set(PROGRAMS)
+    assert (current["from_pod"]["kind"], current["sockops"]["kind"]) == ("sched_cls", "sock_ops")
+    assert f"node {stage.pod('web').device} " in " ".join(current["from_pod"]["attached_to"])
+    assert current["connect4"]["attached_to"] == []
     maps = {row["name"]: row for row in ran(stage, "bpf", "maps", "-o", "json")["maps"]}
     assert maps["pods"]["rows"] == 6, "three pods with two addresses"
     for name in set(maps) - {"flow_events"}:
@@ -151,6 +182,27 @@ def test_what_the_kernel_has_is_shown_decoded(stage: Stage) -> None:
     reports = ran(stage, "bpf", "maps", "flow_reports", "-o", "json")["rows"]
     assert all(row["value"]["state"] in {"open", "closed", "reset"} for row in reports)
     assert stage.lab.nodes[NODE].run(command("bpf", "maps", "flow_events")).returncode == 2
+
+
+def test_connections_of_the_kernel_are_shown_by_their_ends(stage: Stage) -> None:
+    web, api = stage.pod("web"), stage.pod("api")
+
+    def open_now() -> list[dict[str, Any]]:
+        found = ran(stage, "connections", "--kernel", "-o", "json")
+        validate(found, "TrackedConnections")
+        return [row for row in found["tracked"] if row["state"] == "open" and row["destination"].startswith(api.ipv4)]
+
+    with connected(web, api.ipv4, PORT, "ECHO"):
+        eventually(lambda: bool(open_now()), WITHIN_SECONDS, "its client's socket tells of it")
+        row = open_now()[0]
+        assert row["source"].startswith(f"{web.ipv4}:")
+        assert (row["destination"], row["kind"], row["is_opener_known"]) == (f"{api.ipv4}:{PORT}", "allowed", True)
+        assert {"flows", "flow_reports"} <= set(row["tables"])
+        pods = {row["pod"]: row for row in ran(stage, "pods", "-o", "json")["pods"]}
+    assert [pods[name]["mode"] for name in ("web", "api", "legacy2")] == ["kernel", "kernel", ""]
+    assert pods["web"]["direct"] >= 1
+    assert pods["api"]["direct"] >= 1
+    assert pods["batch"]["direct"] == 0
 
 
 def test_runs_of_programs_are_counted_while_it_measures(stage: Stage) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from nodeagent.admin import views
 from nodeagent.admin.state import AgentState, CertificateState, CertificateView, OpenConnection
@@ -19,6 +20,7 @@ from nodeagent.model.record import FlowPage, PolicyHits, Transport
 from nodeagent.model.resolved_name import ResolvedName
 from nodeagent.model.security import DryRun
 from nodeagent.model.workload import Service, Workload
+from tests.unit.conftest import TinyCa
 
 StateOf = Callable[..., AgentState]
 
@@ -38,9 +40,12 @@ def test_pods(state_of: StateOf) -> None:
             "netns": "",
             "captured": "no",
             "reason": "NOT_IN_MESH",
+            "mode": "",
             "identity": "",
             "device": "",
             "hits": 0,
+            "direct": 0,
+            "dropped": 0,
         },
         {
             "namespace": "shop",
@@ -49,9 +54,12 @@ def test_pods(state_of: StateOf) -> None:
             "netns": "/run/netns/web",
             "captured": "yes",
             "reason": "",
+            "mode": "kernel",
             "identity": "spiffe://cluster.local/ns/shop/sa/web",
             "device": "veth3",
             "hits": 812,
+            "direct": 7,
+            "dropped": 3,
         },
     ]
 
@@ -86,6 +94,14 @@ def test_policies_tell_what_is_missing(state_of: StateOf) -> None:
         ("db-allow", "ALLOW", "AuthorizationPolicy", 2),
     ]
     assert told["missing"] == [{"policy": "shop/not-yet", "attached": 1}]
+
+
+def test_a_policy_has_come_some_time_ago(state_of: StateOf) -> None:
+    told = _json(views.policies(state_of(policy_since={"shop/db-allow": NOW - 90})))["policies"]
+    (found,) = [one for one in told if one["name"] == "db-allow"]
+    assert (found["synced"], found["synced_seconds"]) == (views.moment(NOW - 90), 90.0)
+    (never,) = [one for one in _json(views.policies(state_of()))["policies"] if one["name"] == "db-allow"]
+    assert (never["synced"], never["synced_seconds"]) == ("", 0.0)
 
 
 def test_a_policy_has_its_hits(state_of: StateOf) -> None:
@@ -127,6 +143,25 @@ def test_certificates(state_of: StateOf) -> None:
     ]
     assert told[0]["last_error"] == "CA: refused"
     assert (told[0]["not_after"], told[1]["not_after"]) == ("", "2026-08-21T13:44:13Z")
+
+
+def test_roots_are_those_that_any_identity_trusts_each_once(state_of: StateOf, make_ca: type[TinyCa]) -> None:
+    first, second = make_ca("First"), make_ca("Second")
+    pems = [ca.certificate.public_bytes(Encoding.PEM) for ca in (first, second)]
+    leaves = tuple(
+        CertificateView(
+            identity=Identity("cluster.local", "shop", name), state=CertificateState.AVAILABLE, roots_pem=roots
+        )
+        for name, roots in (("api", pems[0]), ("web", pems[0] + pems[1]), ("db", b""))
+    )
+    now = first.certificate.not_valid_after_utc.timestamp() - 90
+    told = _json(views.certificates(state_of(certificates=leaves, now=now)))["certificates"]
+    roots = {one["name"]: one for one in told if one["type"] == "Root"}
+    assert len(told) == len(leaves) + len(roots)
+    assert set(roots) == {"O=First", "O=Second"}
+    assert roots["O=First"]["serial"] == f"{first.certificate.serial_number:x}"
+    assert (roots["O=First"]["state"], roots["O=First"]["valid"]) == ("Available", True)
+    assert roots["O=First"]["expires_in_seconds"] == 90
 
 
 def test_connections(connection: OpenConnection) -> None:

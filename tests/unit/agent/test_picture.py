@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from nodeagent.admin.state import Captured, Health, LogView
+from nodeagent.admin.state import MODES, Captured, Health, LogView
 from nodeagent.agent.enrolment import EnrolledPod, Enrolment, NotEnrolled
-from nodeagent.agent.picture import Picture, kernel_component, kubernetes_component, xds_component
+from nodeagent.agent.picture import Picture, capture_mode, kernel_component, kubernetes_component, xds_component
 from nodeagent.agent.state import NodeState
 from nodeagent.config import Config
 from nodeagent.errors import KernelError
 from nodeagent.kernel.cgroup import PodsCgroup
+from nodeagent.kernel.codings import NO_NUMBER
 from nodeagent.kernel.flow_table import Losses
 from nodeagent.kernel.passage import PASSAGES
 from nodeagent.kernel.pod_states import PodState
@@ -102,7 +103,10 @@ def parts(kernel: FakeKernel) -> SimpleNamespace:
         revocations=SimpleNamespace(fault=lambda _now: ""),
         names=SimpleNamespace(book=SimpleNamespace(names=0, failing=[]), lookups=9, failures=1, file_error=""),
         open_connections=SimpleNamespace(
-            count=lambda pid: {70: 12, KERNEL: 5}[pid], history=FakeHistory(), spans=NoSpans()
+            count=lambda pid: {70: 12, KERNEL: 5}[pid],
+            history=FakeHistory(),
+            spans=NoSpans(),
+            direct=lambda namespace, pod: {("shop", "web"): 9}.get((namespace, pod), 0),
         ),
         totals=Totals(),
         log_levels=SimpleNamespace(current="debug", until=90.0),
@@ -124,15 +128,24 @@ def test_log_levels(parts: SimpleNamespace, level: str, until: float) -> None:
 
 def test_a_pod_is_captured_when_the_kernel_has_it(parts: SimpleNamespace, kernel: FakeKernel) -> None:
     (pod,) = picture(parts).agent_state().pods
-    assert (pod.captured, pod.device) == (Captured.YES, "veth1 (7)")
+    assert (pod.captured, pod.device, pod.direct) == (Captured.YES, "veth1 (7)", 9)
 
     kernel.states = [PodState("shop", "web", reason="NO_NETNS", words="gone")]
     (pod,) = picture(parts).agent_state().pods
+    assert pod.mode == ""
     assert (pod.captured, pod.reason) == (Captured.PENDING, "NO_NETNS")
 
     kernel.states = []
     (pod,) = picture(parts).agent_state().pods
     assert (pod.captured, pod.reason) == (Captured.PENDING, "PENDING")
+
+
+@pytest.mark.parametrize(
+    ("same_node", "number", "mode"), [("kernel", 3, "kernel"), ("kernel", NO_NUMBER, "proxy"), ("tunnel", 3, "tunnel")]
+)
+def test_who_carries_what_a_pod_has_with_others(same_node: str, number: int, mode: str) -> None:
+    assert mode in MODES
+    assert capture_mode(same_node, number) == mode
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from nodeagent.certs.bundle import CertificateBundle
 from nodeagent.model.address import Ip
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes, Mesh
+from nodeagent.model.policy import Action, Policy, PolicyScope
 from nodeagent.model.workload import Workload
 from nodeagent.proxy.messages import Apply, Certificate, ForgetCertificate, LocalPods, ToWorker
 from tests.open_files import open_files
@@ -62,6 +63,18 @@ def test_a_change_is_told_in_pieces_with_one_generation() -> None:
     assert len(pieces) == len(told.messages) == 2
     assert [piece.generation for piece in pieces] == [generation] * 2
     assert [piece.is_last for piece in pieces] == [False, True]
+
+
+def test_when_a_policy_has_come_is_known_as_long_as_it_is_there() -> None:
+    made, _ = state()
+    policy = Policy(name="db", namespace="shop", scope=PolicyScope.NAMESPACE, action=Action.ALLOW)
+    made.apply(Changes(policies=(policy,)))
+    first = made.policy_since["shop/db"]
+    assert first > 0
+    made.apply(Changes())
+    assert made.policy_since == {"shop/db": first}
+    made.apply(Changes(removed_policies=("shop/db",)))
+    assert made.policy_since == {}
 
 
 def test_local_pods_have_a_generation_to_wait_for_and_are_told_once() -> None:

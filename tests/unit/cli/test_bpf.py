@@ -20,7 +20,7 @@ Call = Callable[..., tuple[int, str, str]]
 _FOUND: dict[str, list[Any]] = {
     "programs": [
         PinnedProgram(
-            *("from_pod", 7, "a1b2", 4969),
+            *("from_pod", "sched_cls", 7, "a1b2", 4969),
             is_current=True,
             pin="/sys/fs/bpf/nodeagent/x",
             runs=12,
@@ -48,11 +48,15 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 @pytest.mark.parametrize(
     ("arguments", "answer", "cells"),
     [
-        (("progs",), "BpfPrograms", ["from_pod", "7", "a1b2", "4969", "yes", "/sys/fs/bpf/nodeagent/x"]),
+        (
+            ("progs",),
+            "BpfPrograms",
+            ["from_pod", "sched_cls", "7", "a1b2", "4969", "yes", "1", "/sys/fs/bpf/nodeagent/x"],
+        ),
         (
             ("progs", "--measure", "0.5"),
             "BpfPrograms",
-            ["from_pod", "7", "a1b2", "4969", "yes", "/sys/fs/bpf/nodeagent/x", "12", "250"],
+            ["from_pod", "sched_cls", "7", "a1b2", "4969", "yes", "1", "/sys/fs/bpf/nodeagent/x", "12", "250"],
         ),
         (("maps",), "BpfMaps", ["pods", "9", "hash", "16", "20", "6", "1024", "yes"]),
         (("maps", "pods"), "BpfRows", ["10.0.0.1", "device veth3 (7), number 2"]),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
+from tests.unit.cli.test_forms import validate
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -113,15 +114,47 @@ def test_json(call: Call, probes: list[Probe]) -> None:
         "ok": False,
         "checks": [
             {
+                "id": "bpffs",
                 "name": "bpffs",
                 "ok": False,
                 "evidence": "no bpffs is mounted at /x",
                 "advice": "mount -t bpf bpf /x",
                 "is_needed": True,
+                "docs": "docs/checks.md#bpffs",
             },
-            {"name": "ktls", "ok": True, "evidence": "with new keys", "advice": "", "is_needed": False},
+            {
+                "id": "ktls",
+                "name": "ktls",
+                "ok": True,
+                "evidence": "with new keys",
+                "advice": "",
+                "is_needed": False,
+                "docs": "docs/checks.md#ktls",
+            },
         ],
     }
+
+
+def test_wide_has_the_place_of_each(call: Call, probes: list[Probe]) -> None:
+    probes += [_MISSING]
+    assert call("check", "--bpffs", "/x", "-o", "wide")[1].splitlines() == [
+        "✗ bpffs          no bpffs is mounted at /x",
+        "                 mount -t bpf bpf /x",
+        "                 docs/checks.md#bpffs",
+        "✓ ktls           with new keys",
+        "                 docs/checks.md#ktls",
+        "this machine cannot run the agent as it is",
+    ]
+
+
+def test_one_is_explained_without_checking_anything(call: Call) -> None:
+    status, out, err = call("check", "--explain", "agent-xds")
+    assert (status, err) == (0, "")
+    assert out.startswith("## agent-xds\n")
+    assert "**What to do** " in out
+    status, out, err = call("check", "--explain", "xyz")
+    assert (status, out) == (2, "")
+    assert "there is no check 'xyz'" in err
 
 
 @pytest.mark.usefixtures("probes")
@@ -137,9 +170,9 @@ def test_json(call: Call, probes: list[Probe]) -> None:
             ],
             id="before there is an agent",
         ),
-        pytest.param(["--node"], ["✓ node           /x 0x1000", "nothing that is needed is missing"], id="node"),
+        pytest.param(["--setup"], ["✓ node           /x 0x1000", "nothing that is needed is missing"], id="setup"),
         pytest.param(
-            ["--pre", "--node"], ["✓ ktls           with new keys", "this machine can run the agent"], id="both"
+            ["--pre", "--setup"], ["✓ ktls           with new keys", "this machine can run the agent"], id="both"
         ),
     ],
 )
@@ -152,10 +185,29 @@ def test_a_part_of_it(call: Call, flags: list[str], said: list[str]) -> None:
 def test_the_agent_itself(call: Call, agent: dict[str, object], state: str, status: int, sign: str) -> None:
     row = {"component": "redirect", "state": state, "since": "", "age_seconds": 1.0, "detail": "2/3 pods captured"}
     agent["/status"] = {"components": [row]}
+    agent["/certs"] = {"certificates": []}
     found, out, _ = call("check", "--proxy")
     assert found == status
     assert out.startswith(f"{sign} redirect       2/3 pods captured\n")
     assert ("nodeagent pods" in out) is (state != "ok")
+    row, _ = json.loads(call("check", "--proxy", "-o", "json")[1])["checks"]
+    validate({"schema": "nodeagent/v1", "ok": state != "failed", "checks": [row]}, "Checks")
+    assert (row["id"], row["docs"]) == ("agent-redirect", "docs/checks.md#agent-redirect")
+
+
+@pytest.mark.parametrize(("days", "sign"), [(59, "!"), (61, "✓")])
+def test_a_root_that_ends_soon(call: Call, agent: dict[str, object], days: int, sign: str) -> None:
+    def root(name: str, days: int) -> dict[str, object]:
+        ends = {"expires_in_seconds": days * 86400, "not_after": "2026-03-01T00:00:00Z"}
+        return {"name": name, "type": "Root", **ends}
+
+    agent["/status"] = {"components": []}
+    leaf = {**root("spiffe://x", 0), "type": "Leaf"}
+    agent["/certs"] = {"certificates": [leaf, root("CN=late", 3000), root("CN=soon", days)]}
+    status, out, _ = call("check", "--proxy", "-o", "wide")
+    assert status == 0, "it still works"
+    assert out.startswith(f"{sign} roots          CN=soon ends 2026-03-01T00:00:00Z\n")
+    assert "docs/checks.md#roots" in out
 
 
 def test_without_an_agent(call: Call, agent: dict[str, object]) -> None:

@@ -27,9 +27,12 @@ _ANSWERS: dict[str, dict[str, Any]] = {
                 "netns": "/run/netns/web",
                 "captured": "yes",
                 "reason": "",
+                "mode": "kernel",
                 "identity": "spiffe://cluster.local/ns/shop/sa/web",
                 "device": "veth3 (7)",
                 "hits": 812,
+                "direct": 7,
+                "dropped": 3,
             },
             {
                 "namespace": "old",
@@ -38,9 +41,12 @@ _ANSWERS: dict[str, dict[str, Any]] = {
                 "netns": "",
                 "captured": "no",
                 "reason": "NOT_IN_MESH",
+                "mode": "",
                 "identity": "",
                 "device": "",
                 "hits": 0,
+                "direct": 0,
+                "dropped": 0,
             },
         ]
     },
@@ -133,6 +139,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
                 "policy": "shop/db-allow",
                 "sent_bytes": 1023,
                 "received_bytes": 12_650_000,
+                "round_trip_us": 240,
             }
         ]
     },
@@ -140,9 +147,11 @@ _ANSWERS: dict[str, dict[str, Any]] = {
 
 _TABLES = {
     "pods": """\
-NAMESPACE  POD   IP                NETNS           CAPTURED  REASON       IDENTITY                     DEVICE     HITS
-shop       web   10.1.0.5,fd00::5  /run/netns/web  yes       -            cluster.local/ns/shop/sa/web  veth3 (7)  812
-old        cron  -                 -               no        NOT_IN_MESH  -                            -          0
+NAMESPACE  POD   IP                NETNS           CAPTURED  REASON       MODE  IDENTITY                     \
+DEVICE     HITS  DIRECT
+shop       web   10.1.0.5,fd00::5  /run/netns/web  yes       -            kernel  cluster.local/ns/shop/sa/web  \
+veth3 (7)  812  7
+old        cron  -                 -               no        NOT_IN_MESH  -  -  -          0  0
 """,
     "workloads": """\
 NAMESPACE  POD NAME  ADDRESS           NODE    WAYPOINT  PROTOCOL  HEALTHY
@@ -165,9 +174,9 @@ MISSING POLICY  NAMED BY
 shop/late       1 workloads
 """,
     "connections": """\
-ID  AGE  DIR  SRC  DST  SERVICE  PROTO  PATH  TLS-PEER  POLICY  TX  RX
+ID  AGE  DIR  SRC  DST  SERVICE  PROTO  PATH  TLS-PEER  POLICY  TX  RX  RTT
 0-42  1h2m  outbound  shop/web:40000  [fd00::9]:5432  db.shop.svc.cluster.local  HBONE  tunnel  \
-cluster.local/ns/shop/sa/db  shop/db-allow  1023 B  12.1 MiB
+cluster.local/ns/shop/sa/db  shop/db-allow  1023 B  12.1 MiB  0.2ms
 """,
 }
 
@@ -202,7 +211,8 @@ def test_a_pipe_gets_whole_names(agent: dict[str, Any], call: Call) -> None:
 def test_nothing_to_list(agent: dict[str, Any], call: Call) -> None:
     agent["/pods"] = {"pods": []}
     assert call("pods")[1].split() == [
-        "NAMESPACE", "POD", "IP", "NETNS", "CAPTURED", "REASON", "IDENTITY", "DEVICE", "HITS"
+        "NAMESPACE", "POD", "IP", "NETNS", "CAPTURED", "REASON", "MODE", "IDENTITY", "DEVICE", "HITS",
+        "DIRECT",
     ]  # fmt: skip
     assert call("pods", "--no-headers")[1] == ""
 

@@ -3,6 +3,7 @@
 
 import base64
 import gzip
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from nodeagent.cli import report
+from nodeagent.cli.main import run
 from tests.unit.cli.test_forms import validate
 from tests.unit.cli.test_redact import DER, KEY, PKCS8, SEC1, TOKEN
 
@@ -81,6 +83,22 @@ def test_no_private_key_and_no_token_is_in_it(
     rows = {row["name"]: row for row in json.loads(found["manifest.json"])["files"]}
     assert rows["nodeagent/dump.json"]["redactions"] >= 4
     assert rows["logs/0-agent.log"]["redactions"] >= 5
+
+
+def test_an_archive_goes_where_the_output_goes(
+    agent: dict[str, Any], directory: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    del agent
+    assert run(["report", "--to", "-", "--dry-run"]) == 0
+    assert capfdbinary.readouterr().out.startswith(b"FILE ")
+    assert run(["report", "--to", "-", "--redact", "secrets"]) == 0
+    said = capfdbinary.readouterr()
+    assert said.err == b""
+    with tarfile.open(fileobj=io.BytesIO(said.out)) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert "nodeagent/status.txt" in names
+    assert names[-1] == "manifest.json"
+    assert list(directory.iterdir()) == []
 
 
 def test_the_manifest_says_what_is_in_it(agent: dict[str, Any], call: Call, directory: Path) -> None:

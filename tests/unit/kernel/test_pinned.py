@@ -54,7 +54,8 @@ def test_what_is_no_map(pins: Pins, name: str, words: str) -> None:
 def test_another_version_differs_by_name(pins: Pins, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs of another source, a map of another size, a device that runs a former program."""
     found = [
-        PinnedProgram(name, number, "t", 0, is_current=name != "to_pod", pin="") for number, name in enumerate(PROGRAMS)
+        PinnedProgram(name, "sched_cls", number, "t", 0, is_current=name != "to_pod", pin="")
+        for number, name in enumerate(PROGRAMS)
     ]
     monkeypatch.setattr(pinned, "programs", lambda _pins: found)
     monkeypatch.setattr(

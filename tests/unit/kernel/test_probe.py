@@ -7,6 +7,7 @@ import pytest
 
 from nodeagent.kernel import probe
 from nodeagent.kernel.probe import CAPABILITIES, bpf_filesystem, capabilities, kernel_release, workers_capabilities
+from nodeagent.model.check import Check
 
 ALL = sum(1 << bit for bit in CAPABILITIES.values())
 EVERY = 0xFFFFFFFFFF
@@ -63,6 +64,6 @@ def test_what_is_refused_for_want_of_a_capability_is_not_blamed_on_the_kernel(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(probe, "_effective_capabilities", lambda: granted)
-    found = probe.try_out("clsact", attempt, "", "The kernel needs CONFIG_X.")
+    found = probe.try_out(Check.CLSACT, attempt, "", "The kernel needs CONFIG_X.")
     assert not found.ok
     assert advice in found.advice

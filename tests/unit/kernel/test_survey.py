@@ -6,13 +6,14 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel import survey
 from nodeagent.kernel.probe import Probe
+from nodeagent.model.check import Check
 
 
 def test_what_cannot_be_looked_at_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object) -> list[Probe]:
         raise KernelError("listing the devices: Operation not permitted")
 
-    needed = Probe("kernel", ok=True, evidence="Linux 6.1")
+    needed = Probe(Check.KERNEL, ok=True, evidence="Linux 6.1")
     monkeypatch.setattr(survey, "probe_conflicts", refuse)
     monkeypatch.setattr(survey, "probe_strangers", refuse)
     monkeypatch.setattr(survey, "probe_neighbours", lambda _ports: [])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import ConfigError
-from nodeagent.lab.enter import Place, become, choose_run, find_place
+from nodeagent.lab.enter import Place, become, choose_run, find_node, find_place
 from nodeagent.lab.journal import Entry, Kind, Run
 
 
@@ -50,6 +50,20 @@ def test_which_run(numbers: list[int], wanted: int | None, chosen: int | None) -
             choose_run(runs, wanted)
     else:
         assert choose_run(runs, wanted).number == chosen
+
+
+def test_a_node_is_found_in_whichever_lab_has_it(run: Run) -> None:
+    other = Run(3, 42, (Entry(Kind.PINNED, "/run/netns/na-node-b.3"), Entry(Kind.LINK, "/run/nodeagent-lab/3/node-b")))
+    found = find_node([run, other], "node-b", None)
+    assert found is not None
+    assert found.netns == Path("/run/netns/na-node-b.3")
+    assert find_node([run, other], "web", None) is None, "a pod is no node"
+    assert find_node([run, other], "node-b", 2) is None
+    assert find_node([], "node-a", None) is None
+    twin = Run(4, 42, other.entries)
+    with pytest.raises(ConfigError, match="2 labs are running: 3, 4") as error:
+        find_node([other, twin], "node-b", None)
+    assert "NODEAGENT_LAB_RUN" in error.value.check
 
 
 def test_no_such_program() -> None:

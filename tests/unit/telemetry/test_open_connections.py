@@ -4,15 +4,16 @@
 import re
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
 from nodeagent.model.address import Ip
 from nodeagent.model.reason import Reason
-from nodeagent.model.record import PID_SHIFT, ConnectionId, ConnectionRecord
+from nodeagent.model.record import PID_SHIFT, ConnectionId, ConnectionRecord, Party
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.labels import labels_of
-from nodeagent.telemetry.open_connections import KERNEL, Dialled, OpenConnections
+from nodeagent.telemetry.open_connections import KERNEL, MOST_PODS, Dialled, OpenConnections
 from nodeagent.telemetry.traffic import TrafficMetrics
 
 RecordOf = Callable[..., ConnectionRecord]
@@ -55,6 +56,23 @@ def test_opened_and_closed(seen: Seen, record_of: RecordOf, total: Callable[[str
     assert seen.reasons == ["closed"]
     assert (total("connections_opened"), total("connections_closed")) == (1, 1)
     assert (total("received_bytes"), total("sent_bytes")) == (3, 4)
+
+
+def test_what_the_kernel_carries_is_counted_for_both_ends(seen: Seen, record_of: RecordOf) -> None:
+    one = record_of(id=5, source=Party("web", "shop"), destination=Party("api", "shop"))
+    seen.table.opened(KERNEL, one)
+    seen.table.observed(KERNEL, [one], now=0.0)
+    seen.table.closed(KERNEL, msgspec.structs.replace(one, reason="closed"))
+    late = msgspec.structs.replace(one, id=6, reason="closed")
+    seen.table.closed(KERNEL, late)  # whose opening was not heard
+    seen.table.opened(7, msgspec.structs.replace(one, id=7))
+    assert [seen.table.direct("shop", pod) for pod in ("web", "api", "db")] == [2, 2, 0]
+    for number in range(MOST_PODS):
+        seen.table.opened(
+            KERNEL, record_of(id=10 + number, source=Party(f"p{number}", "x"), destination=Party("api", "shop"))
+        )
+    assert seen.table.direct("shop", "web") == 0, "forgotten"
+    assert seen.table.direct("shop", "api") == 2 + MOST_PODS
 
 
 def test_who_has_a_connection(seen: Seen, record_of: RecordOf) -> None:
