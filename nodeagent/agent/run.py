@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -32,12 +31,13 @@ from nodeagent.agent.instance import only_instance
 from nodeagent.agent.kill import Killer
 from nodeagent.agent.kubernetes_pods import KubernetesPods
 from nodeagent.agent.log_levels import AgentLogLevels
-from nodeagent.agent.own_process import forbid_dumps, give_back_memory, hoard_no_memory, take_all_descriptors
+from nodeagent.agent.own_process import forbid_dumps, hoard_no_memory, take_all_descriptors
 from nodeagent.agent.peer_probe import PeerProbe
 from nodeagent.agent.picture import Picture
 from nodeagent.agent.revocations import RevocationFile
 from nodeagent.agent.service_connect import ServiceConnect
 from nodeagent.agent.service_names import ServiceNames
+from nodeagent.agent.spare_memory import SpareMemory
 from nodeagent.agent.state import NodeState
 from nodeagent.agent.tracer import Tracer
 from nodeagent.agent.verdicts import NodeVerdicts
@@ -55,7 +55,6 @@ from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.steering import Steering
 from nodeagent.kernel.watch import watch_network
 from nodeagent.logs.levels import LogLevels
-from nodeagent.model import sharing
 from nodeagent.model.identity import Identity
 from nodeagent.model.mesh import Changes
 from nodeagent.model.workload import TunnelProtocol
@@ -74,11 +73,6 @@ log = logging.getLogger(__name__)
 
 OBSERVE_SECONDS = 15.0
 """Between looks at open connections, which bring the bytes of long ones into the metrics: a usual scrape interval."""
-LARGE_CHANGE = 256
-"""Values: reading, telling and saving them leaves as much memory behind as they take themselves."""
-GIVE_BACK_SECONDS = 10.0
-"""After a change, of large ones the last; by then kernel, workers and disk have it. Small ones, too, leave a page here
-and there in what was free."""
 
 
 def run_agent(config: Config, *, takeover: bool) -> None:
@@ -177,7 +171,7 @@ class Agent:
             lines=lines,
             bugs=lambda: self._bugs + sum(server.bugs for server in self._servers),
         )
-        self._gives_back_at, self._has_new_mesh = math.inf, False
+        self._spare_memory = SpareMemory(lambda: self._capture.is_settled)
         self._bugs = 0
         self._servers: list[AdminServer | HttpServer] = []
         self._exposition = Exposition(traffic, self._picture.readings)
@@ -217,6 +211,7 @@ class Agent:
             parts.create_task(self._flows.run(), name="connections in the kernel")
             parts.create_task(watch_network(self._network_changed), name="netlink")
             parts.create_task(self._observe(), name="observe")
+            parts.create_task(self._spare_memory.run(), name="spare memory")
             log.info("agent of node %s started", self._config.node)
 
     def _make_servers(self) -> Iterator[AdminServer | HttpServer]:
@@ -267,11 +262,7 @@ class Agent:
         self._state.apply(changes)
         self._names.look_again()
         self._capture.look_again()
-        due = time.monotonic() + GIVE_BACK_SECONDS
-        if changes.values >= LARGE_CHANGE:
-            self._gives_back_at, self._has_new_mesh = due, True
-        else:
-            self._gives_back_at = min(self._gives_back_at, due)
+        self._spare_memory.changed(changes.values)
 
     def _names_now(self) -> Names:
         return Names(self._state.mesh, self._config.network)
@@ -285,16 +276,6 @@ class Agent:
     def _names_changed(self, changes: Changes) -> None:
         self._state.apply(changes)
         self._capture.look_again()
-
-    async def _give_back(self) -> None:
-        """Some time after changes, and not before the kernel has the first: on a busy machine that takes long."""
-        if not self._capture.is_settled or time.monotonic() < self._gives_back_at:
-            return
-        self._gives_back_at = math.inf
-        if self._has_new_mesh:
-            self._has_new_mesh = False
-            sharing.forget()
-        await asyncio.to_thread(give_back_memory)
 
     def _network_changed(self) -> None:
         self._capture.look_at_kernel()
@@ -318,7 +299,6 @@ class Agent:
             await self._fleet.observe()
             with contextlib.suppress(KernelError):  # `status` says it: the counters are the kernel's too
                 self._passages.looked(self._steering.counters())
-            await self._give_back()
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that no task carries: nobody else would count it. The loop goes on."""

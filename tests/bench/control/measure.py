@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from nodeagent.agent.spare_memory import AFTER_SMALL_SECONDS
 from nodeagent.lab.demo import mesh
 from nodeagent.lab.demo.claims import demand, eventually
 from nodeagent.lab.demo.client import Echo, is_served
@@ -26,6 +27,8 @@ _WEB = "cluster.local/ns/shop/sa/web"
 _PATIENCE_SECONDS = 60.0
 _REST_SECONDS = 0.3
 """After a change: what it still costs when everybody has been told (findings, state on disk)."""
+_GIVEN_BACK_SECONDS = AFTER_SMALL_SECONDS + 2
+"""What the last changes needed for a moment is not what a workload takes."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def measure(stage: Stage, workloads: int, changes: int, progress: Callable[[str]
             (after - former) / changes for former, after in zip(before, _spent(pid, agent, worker), strict=True)
         )
         progress(f"{changes} pods changed")
+        time.sleep(_GIVEN_BACK_SECONDS)
         agent_memory, worker_memory = proxies.resident_bytes(agent), proxies.resident_bytes(worker)
     return Figures(
         files=count,
