@@ -6,9 +6,11 @@ import sys
 
 _UNWANTED = {"argparse", "asyncio", "dataclasses", "grpc", "inspect", "pathlib", "typing_extensions", "urllib.parse"}
 _PROGRAM = f"""
+import logging
 import sys
+theirs = set(sys.modules)  # since Python 3.14 logging has dataclasses and inspect with it
 import nodeagent.proxy.worker
-print(*sorted({_UNWANTED} & set(sys.modules)))
+print(*sorted({_UNWANTED} & set(sys.modules) - theirs))
 import typing_extensions
 """
 
