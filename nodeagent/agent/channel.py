@@ -21,20 +21,13 @@ MAX_DESCRIPTORS = 16
 class Channel:
     """Owns the socket. What arrives goes to the listener; nothing is read before there is one."""
 
-    def __init__(self, sock: socket.socket, pause_seconds: float = 0.0) -> None:
-        """`pause_seconds`: between two reads, for many small messages of which none is urgent.
-
-        Until they are read the kernel has them, so that nothing is lost with whoever sent them.
-        """
+    def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._queue: collections.deque[tuple[memoryview, tuple[int, ...]]] = collections.deque()
         self._on_bytes: Callable[[bytes, list[int]], None] = lambda _payload, descriptors: _close_all(descriptors)
         self._on_closed: Callable[[], None] = lambda: None
-        self._pause_seconds = pause_seconds
-        self._resumes: asyncio.TimerHandle | None = None
-        """While it pauses."""
         self._moved = 0.0
         """When the other end last took something, or the queue began."""
 
@@ -44,8 +37,8 @@ class Channel:
         May be called again: a visitor becomes a worker.
         """
         self._on_bytes, self._on_closed = on_bytes, on_closed
-        if self._resumes is None:
-            self._attend()
+        if self.is_open:
+            self._loop.add_reader(self._sock, self._readable)
 
     @property
     def is_open(self) -> bool:
@@ -73,8 +66,6 @@ class Channel:
     def close(self) -> None:
         if not self.is_open:
             return
-        if self._resumes is not None:
-            self._resumes.cancel()
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         for _, descriptors in self._queue:
@@ -106,15 +97,7 @@ class Channel:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         return self._sock.sendmsg([data], rights)
 
-    def _attend(self) -> None:
-        self._resumes = None
-        if self.is_open:
-            self._loop.add_reader(self._sock.fileno(), self._readable)
-
     def _readable(self) -> None:
-        if self._pause_seconds:
-            self._loop.remove_reader(self._sock.fileno())
-            self._resumes = self._loop.call_later(self._pause_seconds, self._attend)
         self._read()
 
     def _read(self) -> bool:

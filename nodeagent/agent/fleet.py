@@ -85,10 +85,6 @@ PING_SECONDS = 1.0
 SILENT_SECONDS = 5.0
 """A worker that owes an answer for so long does not serve either; shorter ones are work, such as a thousand
 handshakes."""
-REPORTS_PAUSE_SECONDS = 0.02
-"""Between two looks at what a worker reports, which it does once a turn, of two or three connections: to be woken for
-each of them takes the agent twice the CPU, of processors that the workers need. Some 100 KiB of a busy worker come
-together meanwhile, half of what the socket holds."""
 KINDS = (ListenerKind.OUTBOUND, ListenerKind.HBONE, ListenerKind.PLAINTEXT)
 """Order of the descriptors in Start and Hello."""
 
@@ -392,8 +388,7 @@ class WorkerFleet:
             log.error("worker %d cannot be started: %s; tried again", slot, error)
             return None
         worker = Worker(slot, launched.child.pid, launched.pidfd, listeners, launched.child)
-        report = Channel(launched.report, REPORTS_PAUSE_SECONDS)
-        worker.listen(Channel(launched.control), report, self._told, self._reported)
+        worker.listen(Channel(launched.control), Channel(launched.report), self._told, self._reported)
         worker.send(
             Start(self._settings, VERSION, self._kernel_tls), tuple(listener.fileno() for listener in listeners)
         )
@@ -521,7 +516,7 @@ class WorkerFleet:
         worker.has_kernel_tls, worker.kernel_tls_found = guest.hello.kernel_tls, guest.hello.kernel_tls_found
         worker.is_compiled = guest.hello.is_compiled
         worker.orders = frozenset(guest.hello.orders)
-        worker.listen(guest.channel, Channel(guest.report, REPORTS_PAUSE_SECONDS), self._told, self._reported)
+        worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
         self._tell_levels(worker)
         pid, arrival = self._arrivals.get(slot, (0, None))
         if arrival is not None and pid == guest.pid and not arrival.done():
@@ -541,7 +536,7 @@ class WorkerFleet:
         log.warning("worker %d (pid %d) had lost its agent and is back", worker.slot, worker.pid)
         os.close(guest.pidfd)
         _close_all(guest.listeners)
-        worker.listen(guest.channel, Channel(guest.report, REPORTS_PAUSE_SECONDS), self._told, self._reported)
+        worker.listen(guest.channel, Channel(guest.report), self._told, self._reported)
         self._resync(worker)
 
     def _resync(self, worker: Worker) -> None:

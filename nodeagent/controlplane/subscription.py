@@ -104,7 +104,7 @@ class Subscription:
         """Names of resources that must be sent whatever the client has, and names that no resource has as its own.
 
         Of an address that something has this is the second half of the answer: a ztunnel waits for the very name that
-        it asked for, and does not look at aliases (DECISIONS.md, 78).
+        it asked for, and does not look at aliases (DECISIONS.md, 77).
         """
         known = snapshot.of_type(self.type_url)
         asked: set[str] = set()
