@@ -14,6 +14,7 @@ from nodeagent.controlplane.analyze_policies import analyze_policies
 from nodeagent.controlplane.analyze_registry import analyze_registry
 from nodeagent.controlplane.analyze_routing import analyze_routing
 from nodeagent.controlplane.analyze_sidecars import analyze_sidecars
+from nodeagent.controlplane.analyze_unlabelled import analyze_unlabelled
 from nodeagent.controlplane.finding import Finding
 from nodeagent.controlplane.objects import Key, PeerAuthentication, Pod
 from nodeagent.controlplane.parse import Parsed
@@ -93,6 +94,7 @@ _PARTS: tuple[Callable[[View], Iterable[Finding]], ...] = (
     _levels,
     _second_mesh_configs,
     analyze_policies,
+    analyze_unlabelled,
     analyze_kubernetes,
     _traffic,
 )

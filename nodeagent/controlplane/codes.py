@@ -153,6 +153,22 @@ PAGES: dict[str, Page] = {
         "Is that meant? Else judge it at a waypoint.",
         "spec:\n  action: DENY\n  rules:\n  - to:\n    - operation: {methods: [POST], ports: ['80']}",
     ),
+    "MN0219": Page(
+        "For a workload that has no label at all istiod lists every policy with a selector of its namespace and of the "
+        "root namespace, and so does this control plane. Where an ALLOW for the whole namespace, or mesh, closes that "
+        "workload, one that was written for others opens it to their clients. It is told of captured pods, and of "
+        "WorkloadEntries and endpoints of ServiceEntries with `ambient.istio.io/redirection: enabled`: elsewhere "
+        "nobody enforces policies. By a DENY that was written for others such a workload is closed, too; so it is by "
+        "an ALLOW where none is for all, but for the clients of others. That is not told.",
+        "Give the workload a label, whatever it says: in metadata.labels of the Pod or the WorkloadEntry (there "
+        "spec.labels will do), and for an endpoint in those of its ServiceEntry. An endpoint's own do not count.",
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n"
+        "metadata: {name: vm, annotations: {ambient.istio.io/redirection: enabled}} # no labels\n"
+        "spec: {address: 192.0.2.1}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+        "metadata: {name: nothing}\nspec: {}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+        "metadata: {name: db} # the vm is open to web, too\nspec:\n  selector: {matchLabels: {app: db}}\n"
+        "  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/web]}}]}]",
+    ),
     "MN0301": Page(
         "Agents route connections, not requests: routes of HTTP, settings of layer 7, hosts by pattern and "
         "what only a sidecar has are left out, and the rest of the object is in force. docs/traffic.md lists what is "

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from nodeagent.controlplane.entry_spec import EntrySpec, Resolution
 from nodeagent.controlplane.hints import WorkloadHints
 from nodeagent.controlplane.mesh_services import MeshService
-from nodeagent.controlplane.objects import Meta, ServiceEntry, WorkloadEntry
+from nodeagent.controlplane.objects import Key, Meta, ServiceEntry, WorkloadEntry
 from nodeagent.controlplane.surroundings import Surroundings
 from nodeagent.controlplane.waypoints import Waypoint
 from nodeagent.controlplane.workloads import canonical, speaks_hbone
@@ -44,13 +44,24 @@ class _Entry:
     """else the one that stands before it."""
 
 
+def entry_uid(key: Key, cluster: str, address: str = "") -> str:
+    """Of a WorkloadEntry, or of the endpoint of a ServiceEntry with this address (or host) as written."""
+    uid = f"{cluster}/networking.istio.io/{key.kind}/{key.namespace}/{key.name}"
+    return f"{uid}/{address}" if address else uid
+
+
+def is_tunnelled(meta: Meta, labels: Mapping[str, str]) -> bool:
+    """Whether an agent stands before it, or it is one itself."""
+    return speaks_hbone(labels) or is_redirected(meta.annotations)
+
+
 def translate_workload_entry(entry: WorkloadEntry, around: Surroundings) -> Translated:
     meta, labels = entry.meta, entry.labels
     instance = around.waypoints.having(meta, labels)
     common = _Entry(
         spec=entry.spec,
         meta=meta,
-        uid=f"{around.mesh.cluster}/networking.istio.io/WorkloadEntry/{meta.namespace}/{meta.name}",
+        uid=entry_uid(meta.key, around.mesh.cluster),
         labels=labels,
         workload_name=meta.annotations.get(_GROUP, labels.get(_WORKLOAD_NAME, meta.name)),
         network=entry.spec.network or around.mesh.network,
@@ -76,7 +87,7 @@ def translate_endpoints(
         common = _Entry(
             spec=spec,
             meta=meta,
-            uid=f"{around.mesh.cluster}/networking.istio.io/ServiceEntry/{meta.namespace}/{meta.name}/{spec.address}",
+            uid=entry_uid(meta.key, around.mesh.cluster, spec.address),
             labels=meta.labels,
             workload_name=meta.name,
             network=network,
@@ -98,7 +109,7 @@ def _endpoints(entry: ServiceEntry, services: list[MeshService]) -> Iterator[tup
 
 def _translate(entry: _Entry, around: Surroundings) -> Translated:
     spec, meta, instance = entry.spec, entry.meta, entry.instance
-    ip, is_native = spec.ip, speaks_hbone(entry.labels)
+    ip = spec.ip
     name, revision = canonical(entry.labels, entry.workload_name)
     region, zone, subzone = spec.locality
     workload = Workload(
@@ -108,7 +119,7 @@ def _translate(entry: _Entry, around: Surroundings) -> Translated:
         addresses=(ip,) if ip is not None else (),
         hostname=spec.address if ip is None else "",
         network=entry.network,
-        protocol=TunnelProtocol.HBONE if is_native or is_redirected(meta.annotations) else TunnelProtocol.TCP,
+        protocol=TunnelProtocol.HBONE if is_tunnelled(meta, entry.labels) else TunnelProtocol.TCP,
         trust_domain=around.mesh.trust_domain,
         service_account=spec.service_account,
         cluster=around.mesh.cluster,
@@ -117,7 +128,7 @@ def _translate(entry: _Entry, around: Surroundings) -> Translated:
         workload_name=entry.workload_name,
         waypoint=entry.waypoint,
         network_gateway=around.gateway_to(entry.network),
-        native_tunnel=is_native,
+        native_tunnel=speaks_hbone(entry.labels),
         application_tunnel_port=instance.tunnel_port if instance is not None else 0,
         services={service.service.key: tuple(_ports(service, spec)) for service in entry.services},
         policies=around.policies_of(meta.namespace, entry.labels),

@@ -56,6 +56,7 @@ CODES = {
     "MN0216": "a policy that is not for this agent",
     "MN0217": "two objects where only the oldest counts",
     "MN0218": "a rule of a DENY policy denies more than written, because it needs layer 7",
+    "MN0219": "an ALLOW policy opens workloads without labels, for which it was not written",
     "MN0301": "a routing object, or a part of it, that is not applied at layer 4",
     "MN0302": "a route for a Service of another namespace",
     "MN0303": "a route to what does not exist",

@@ -5,27 +5,33 @@ An analysis runs at every edit, so that selecting pods costs what is selected an
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
+from nodeagent.controlplane.entry_workloads import entry_uid, is_tunnelled
 from nodeagent.controlplane.finding import Finding, Severity
 from nodeagent.controlplane.objects import (
     AuthorizationPolicy,
     DestinationRule,
+    Key,
     MeshConfig,
     MeshObject,
     Meta,
     Namespace,
+    Node,
     PeerAuthentication,
     Pod,
     PodPhase,
     Service,
+    ServiceEntry,
     Sidecar,
     VirtualService,
     WorkloadEntry,
 )
 from nodeagent.controlplane.translate import Translation, mesh_config, select
+from nodeagent.controlplane.workloads import labels_of
 from nodeagent.model.identity import Identity
+from nodeagent.model.policy import Policy
 from nodeagent.model.workload import TunnelProtocol, Workload
 
 _ENDED = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
@@ -46,11 +52,15 @@ class View:
         }
         self.services = select(by_kind[Service], Service)
         self.entries = select(by_kind[WorkloadEntry], WorkloadEntry)
+        self._service_entries = select(by_kind[ServiceEntry], ServiceEntry)
+        self._nodes: Mapping[str, Node] = {value.meta.name: value for value in select(by_kind[Node], Node)}
         self.policies = select(by_kind[AuthorizationPolicy], AuthorizationPolicy)
         self.peers = select(by_kind[PeerAuthentication], PeerAuthentication)
         self.routing = [one for kind in (VirtualService, DestinationRule, Sidecar) for one in by_kind[kind]]
         self.service_keys = translation.services.keys()
         """`namespace/hostname`, those of ServiceEntries too."""
+        self.told: Mapping[str, Policy] = translation.policies
+        """By `namespace/name`: policies as agents are told them."""
         self._workloads = translation.workloads
         self._reached: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[Pod]] = {}
         self._by_namespace: dict[str, list[Pod]] = defaultdict(list)
@@ -92,8 +102,7 @@ class View:
         return self._reached[scope]
 
     def is_captured(self, pod: Pod) -> bool:
-        workload = self._workload(pod)
-        return workload is not None and workload.protocol is TunnelProtocol.HBONE and not workload.is_host_network
+        return self._captured(pod) is not None
 
     def is_outside(self, pod: Pod) -> bool:
         """It is known that it is not captured; of a pod without address nothing is known yet."""
@@ -101,6 +110,36 @@ class View:
 
     def _workload(self, pod: Pod) -> Workload | None:
         return self._workloads.get(f"{self.mesh.cluster}//Pod/{pod.meta.namespace}/{pod.meta.name}")
+
+    def _captured(self, pod: Pod) -> Workload | None:
+        found = self._workload(pod)
+        is_judged = found is not None and found.protocol is TunnelProtocol.HBONE and not found.is_host_network
+        return found if is_judged else None
+
+    def unlabelled(self) -> Iterator[tuple[Key, Workload]]:
+        """Workloads without any label to select them by, where policies are enforced; with the objects that lack it."""
+        for pod in self.pods:
+            if (
+                not pod.meta.labels
+                and not labels_of(pod, self._nodes)
+                and (captured := self._captured(pod)) is not None
+            ):
+                yield pod.meta.key, captured
+        for key, address in self._unlabelled_entries():
+            workload = self._workloads.get(entry_uid(key, self.mesh.cluster, address))
+            if workload is not None:
+                yield key, workload
+
+    def _unlabelled_entries(self) -> Iterator[tuple[Key, str]]:
+        """Those behind which policies are enforced, ServiceEntries with each of their endpoints' addresses."""
+        for entry in self.entries:
+            if not entry.labels and is_tunnelled(entry.meta, {}):
+                yield entry.meta.key, ""
+        for service in self._service_entries:
+            # An endpoint's own labels are not those that it is selected by.
+            if not service.meta.labels and is_tunnelled(service.meta, {}):
+                for address in {spec.address for spec in service.endpoints} or service.hosts:
+                    yield service.meta.key, address
 
     @cached_property
     def outside(self) -> frozenset[Identity]:

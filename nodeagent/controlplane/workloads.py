@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from nodeagent.controlplane.hints import WorkloadHints
 from nodeagent.controlplane.mesh_services import MeshService
-from nodeagent.controlplane.objects import Endpoint, EndpointSlice, Enrolment, MeshConfig, Pod, PodPhase
+from nodeagent.controlplane.objects import Endpoint, EndpointSlice, Enrolment, MeshConfig, Node, Pod, PodPhase
 from nodeagent.controlplane.surroundings import Surroundings
 from nodeagent.model.opt_in import Standing, is_redirected, standing
 from nodeagent.model.workload import ServicePort, TunnelProtocol, Workload
@@ -50,15 +50,26 @@ def _first(labels: Mapping[str, str], names: tuple[str, ...], default: str) -> s
     return next((labels[name] for name in names if name in labels), default)
 
 
+def labels_of(pod: Pod, nodes: Mapping[str, Node]) -> dict[str, str]:
+    """By which it is selected.
+
+    An API server writes the node's place into the pod's labels (Kubernetes 1.35, PodTopologyLabelsAdmission).
+    """
+    place = _node_labels(pod, nodes)
+    return pod.meta.labels | {key: place[key] for key in (_REGION, _ZONE) if key in place}
+
+
+def _node_labels(pod: Pod, nodes: Mapping[str, Node]) -> Mapping[str, str]:
+    node = nodes.get(pod.node)
+    return node.meta.labels if node is not None else {}
+
+
 def translate_pod(pod: Pod, around: Surroundings) -> tuple[Workload, WorkloadHints] | None:
     if pod.phase in _TERMINAL or not pod.ips:
         return None
     meta, mesh = pod.meta, around.mesh
     is_native = speaks_hbone(meta.labels)
-    node = around.nodes.get(pod.node)
-    locality = node.meta.labels if node is not None else {}
-    # An API server writes the node's place into the pod's labels (Kubernetes 1.35, PodTopologyLabelsAdmission).
-    labels = meta.labels | {key: locality[key] for key in (_REGION, _ZONE) if key in locality}
+    locality, labels = _node_labels(pod, around.nodes), labels_of(pod, around.nodes)
     waypoint = around.waypoints.having(meta, meta.labels)
     name, revision = canonical(meta.labels, pod.workload_name)
     workload = Workload(
