@@ -17,6 +17,9 @@ from nodeagent.certs.bundle import CertificateBundle
 from nodeagent.certs.csr import SigningRequest
 from nodeagent.errors import ControlPlaneError
 
+NOT_YET = "is valid from"
+"""Of a refusal that tells of clocks: `nodeagent check --proxy` looks for it in the last error of each."""
+
 
 class BadCertificate(ControlPlaneError):
     """The CA's answer cannot be used."""
@@ -65,7 +68,7 @@ def _refusal(request: SigningRequest, leaf: x509.Certificate, now: datetime) -> 
     if leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != request.public_key:
         return "is for another key"
     if now < leaf.not_valid_before_utc:
-        return f"is valid from {leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} only"
+        return f"{NOT_YET} {leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} only"
     if now >= leaf.not_valid_after_utc:
         return f"has expired at {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     return ""

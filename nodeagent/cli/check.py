@@ -2,6 +2,7 @@
 """`nodeagent check`: whether this machine can run the agent, and is well with it, with evidence for each answer."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ def _bits(text: str) -> int:
     return int(text, 0)
 
 
-def _address(setting: str) -> Callable[[_Decorated], _Decorated]:
+def _setting(setting: str, metavar: str) -> Callable[[_Decorated], _Decorated]:
     """The agent's setting of this name as an option; its default is the agent's."""
     field = next(field for field in dataclasses.fields(Config) if field.name == setting)
     return click.option(
@@ -59,7 +60,7 @@ def _address(setting: str) -> Callable[[_Decorated], _Decorated]:
         envvar=field.metadata["env"],
         default=field.default,
         show_default=True,
-        metavar="ADDRESS",
+        metavar=metavar,
     )
 
 
@@ -102,9 +103,19 @@ def _address(setting: str) -> Callable[[_Decorated], _Decorated]:
     show_default=True,
     metavar="BITS",
 )
-@_address("stats_address")
-@_address("ready_address")
-@_address("admin_address")
+@_setting("token", "FILE")
+@click.option(
+    "--kubernetes",
+    envvar="NODEAGENT_KUBERNETES",
+    type=click.Choice(["off", "on"]),
+    default=Config.kubernetes,
+    show_default=True,
+    help="On: an agent has its pods from the API, so --netns-dir and --token have to be there.",
+)
+@_setting("netns_dir", "PATH")
+@_setting("stats_address", "ADDRESS")
+@_setting("ready_address", "ADDRESS")
+@_setting("admin_address", "ADDRESS")
 @shows
 @orders_agent
 def check(
@@ -139,17 +150,26 @@ def check(
     if is_pre or is_setup:
         # Here, because they load pyroute2.
         from nodeagent.agent.tls_probe import kernel_tls
+        from nodeagent.agent.token_probe import token
         from nodeagent.kernel.survey import probe_all, probe_before, probe_node
 
         if is_pre:
             every = probe_all if is_setup else probe_before
-            probes = [*every(settings["bpffs"], marks, cgroup=settings["cgroup"], ports=ports), kernel_tls()]
+            is_kubernetes = settings["kubernetes"] == "on"
+            netns_dir = settings["netns_dir"] if is_kubernetes else ""
+            is_expected = is_kubernetes or settings["token"] != Config.token
+            probes = [
+                *every(settings["bpffs"], marks, cgroup=settings["cgroup"], netns_dir=netns_dir, ports=ports),
+                kernel_tls(),
+                token(settings["token"], is_expected=is_expected, now=time.time()),
+            ]
         else:
             probes = probe_node(settings["bpffs"], marks)
         checks += [_row(check_id(probe.name), dataclasses.asdict(probe)) for probe in probes]
     if is_proxy:
         checks += _of_agent(agent.fetch("/status"))
-        checks.append(_of_roots(agent.fetch("/certs")))
+        certificates = agent.fetch("/certs")
+        checks += [_of_roots(certificates), _of_clock(certificates)]
     is_able = _is_able(checks)
     if output.is_table:
         tell(checks, is_about_machine=is_pre, is_wide=output.form == "wide")
@@ -196,6 +216,30 @@ def _of_roots(certificates: Mapping[str, Any]) -> dict[str, Any]:
             "is_needed": False,
         },
     )
+
+
+def _of_clock(certificates: Mapping[str, Any]) -> dict[str, Any]:
+    """What begins later than now was made by a clock that is ahead of this node's: in use, or refused for that."""
+    from nodeagent.certs.chain import NOT_YET  # loads cryptography
+
+    rows = certificates["certificates"]
+    early = [row for row in rows if NOT_YET in row["last_error"] or _begins_later(row)]
+    told = [row["last_error"] or f"{row['name']} begins at {row['not_before']}" for row in early]
+    return _row(
+        check_id(Check.CLOCK),
+        {
+            "name": Check.CLOCK,
+            "ok": not early,
+            "evidence": told[0] if told else "no certificate begins later than now",
+            "advice": "This node's clock, or the CA's, is wrong: do both follow a time server?",
+            "is_needed": any(not row["valid"] for row in early),
+        },
+    )
+
+
+def _begins_later(row: Row) -> bool:
+    """By the agent's clock, which has judged it."""
+    return not row["valid"] and row["expires_in_seconds"] > 0
 
 
 def _row(number: str, found: Mapping[str, Any]) -> dict[str, Any]:

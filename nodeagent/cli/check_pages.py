@@ -75,6 +75,26 @@ MACHINE: dict[Check, Words] = {
         "Name it with --cgroup: the directory of cgroup2 below which all pods are, such as "
         "/sys/fs/cgroup/kubepods.slice. Where cgroup v1 is mounted, too, cgroup2 is often at /sys/fs/cgroup/unified.",
     ),
+    Check.MEMORY_LOCK: Words(
+        "maps and programs may be as large as they are",
+        "Before Linux 5.11 their memory is counted as locked, and ours take some tens of megabytes. An agent raises "
+        "the limit as far as it may.",
+        "LimitMEMLOCK=infinity in its systemd unit, the capability SYS_RESOURCE, or Linux 5.11.",
+    ),
+    Check.UNPRIVILEGED: Words(
+        "only who is privileged may load BPF programs",
+        "Ours need no other setting, and what they have pinned nobody else can open. Where everybody may load "
+        "programs, any process of this node can use the verifier's and the CPU's weaknesses against keys in memory.",
+        "`sysctl kernel.unprivileged_bpf_disabled=2`; 1 is the same, and stays so until the next boot.",
+    ),
+    Check.NETNS_FOLDER: Words(
+        "the folder with the pods' network namespaces is seen, and stays so",
+        "With --kubernetes an agent finds a pod by it. The runtime mounts a file there for each pod; where only the "
+        "folder is mounted into the agent's container, without propagation, pods that start later are empty files, and "
+        "such pods stay NO_NETNS. Of a folder that is part of a larger mount propagation is not told.",
+        "Mount the node's folder with mountPropagation: HostToContainer, as daemonset/base does. Name another with "
+        "--netns-dir: of dockerd it is /var/run/docker/netns.",
+    ),
     Check.PORTS: Words(
         "nobody else has the agent's ports",
         "Statistics, readiness and ztunnel's admin interface are at ports of the node, since the agent has the "
@@ -145,6 +165,15 @@ MACHINE: dict[Check, Words] = {
         "already, since a trial would load it.",
         "Nothing by default. Else CONFIG_TLS and `modprobe tls`.",
     ),
+    Check.TOKEN: Words(
+        "the token for the control plane is for it, and has not ended",
+        "It is read as a JWT, not verified: whether it is trusted only the control plane says. An expired one is "
+        "refused by everybody; for another audience than istio-ca an istiod refuses it, unless it is told otherwise. "
+        "One that was made later than now shows that this node's clock is behind. A file that is not there is no "
+        "finding, unless --token names it or --kubernetes is on.",
+        "daemonset/base projects one for istio-ca, which the kubelet renews: `kubectl describe pod` says if it cannot. "
+        "On hosts without Kubernetes make another with `nodeagent token`. See to the clock.",
+    ),
     Check.PROGRAMS: Words(
         "no program of somebody else runs before ours",
         "What such a program accepts or redirects, ours never see: a pod could be reached, or send, past the mesh. "
@@ -161,6 +190,12 @@ MACHINE: dict[Check, Words] = {
         "By it our programs know what they have seen already, and the node's stack what is the proxy's. A routing rule "
         "or a component that looks at the same bits takes these packets for its own.",
         "Choose other bits: --mark and --mark-mask of the agent, and of this command.",
+    ),
+    Check.FORWARDING: Words(
+        "this node forwards what its pods send to others",
+        "What goes to another node, tunnelled in a pod's name or not, passes through this node's stack. The "
+        "reverse-path filter is not looked at: steering works with each of its values.",
+        "`sysctl net.ipv4.ip_forward=1`, and find out who has turned it off: CNI and kubelet turn it on.",
     ),
     Check.PINS: Words(
         "only what this version has pinned is there",
@@ -191,6 +226,14 @@ MACHINE: dict[Check, Words] = {
         "as long as the longest certificate that the former has signed. Asked with --proxy.",
         "At a control plane of ours `nodeagent ca add-root`, `use-root`, `drop-root`; docs/control-plane.md has the "
         "steps. Of an istiod its own documents do. `nodeagent certs` lists leaves and roots with their ends.",
+    ),
+    Check.CLOCK: Words(
+        "no certificate of this node begins later than now",
+        "A CA backdates what it signs, by seconds to minutes: one that begins later all the same was made by a clock "
+        "that is ahead of this node's. It is refused, and peers whose clocks are right may refuse ours. A clock that "
+        "is ahead of the CA's cannot be told so. Asked with --proxy.",
+        "Have this node and the CA's follow a time server: `timedatectl`, `chronyc tracking`. Then "
+        "`nodeagent certs --renew`.",
     ),
 }
 AGENT: dict[str, Words] = {

@@ -23,6 +23,9 @@ from nodeagent.kernel.proxy_namespace import NODE_DEVICE
 from nodeagent.model.check import Check
 from nodeagent.model.mark import ON_SOME_NODES, Marks, overlaps
 
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+"""Of the reader's network namespace."""
+
 
 def probe_conflicts(bpffs: str, marks: Marks) -> list[Probe]:
     """Of the calling thread's network namespace. Raises KernelError when that cannot be read."""
@@ -33,7 +36,12 @@ def probe_strangers(marks: Marks) -> list[Probe]:
     """What others have set up here. Raises KernelError."""
     with IPRoute() as link:
         devices = read_devices(link)
-        return [programs_before_ours(link, devices.values()), netkit(devices.values()), mark_bits(link, marks)]
+        return [
+            programs_before_ours(link, devices.values()),
+            netkit(devices.values()),
+            mark_bits(link, marks),
+            forwarding(_pods_devices(link, devices.values())),
+        ]
 
 
 def probe_traces(bpffs: str, marks: Marks) -> list[Probe]:
@@ -92,6 +100,32 @@ def mark_bits(link: IPRoute, marks: Marks) -> Probe:
         f"{marks.base:#x}/{marks.mask:#x} meets nobody known, and no routing rule",
         "Choose other bits: --mark and --mark-mask of the agent.",
     )
+
+
+def _pods_devices(link: IPRoute, devices: Iterable[Device]) -> list[Device]:
+    """Of a pod or container here, as far as devices tell; by which this namespace itself reaches the world, is none."""
+    with explained("listing the default routes"):
+        uplinks = {route.get_attr("RTA_OIF") for route in link.get_default_routes(family=socket.AF_INET)}
+    return [
+        device
+        for device in devices
+        if device.kind == "veth"
+        and device.peer_namespace != NO_NAMESPACE
+        and device.name != NODE_DEVICE
+        and device.index not in uplinks
+    ]
+
+
+def forwarding(pods: Sequence[Device], setting: Path = IP_FORWARD) -> Probe:
+    """What a pod, or the proxy in its name, sends to another node is forwarded by this one's stack."""
+    advice = "sysctl net.ipv4.ip_forward=1; the CNI or the kubelet sets it."
+    try:
+        is_on = setting.read_text(encoding="ascii").strip() != "0"
+    except OSError as error:
+        return _finding(Check.FORWARDING, [f"{setting}: {error.strerror}"], "", advice)
+    off = [] if is_on or not pods else [f"net.ipv4.ip_forward is 0, beside {len(pods)} devices of pods"]
+    well = "net.ipv4.ip_forward is 1" if is_on else "net.ipv4.ip_forward is 0, and no device of a pod is here"
+    return _finding(Check.FORWARDING, off, well, advice)
 
 
 def pinned(pins: Pins) -> Probe:

@@ -47,8 +47,8 @@ class Probe:
 def probe_needs(bpffs: str, cgroup: str) -> list[Probe]:
     return [
         kernel_release(os.uname().release),
-        capabilities(_effective_capabilities()),
-        workers_capabilities(_effective_capabilities()),
+        capabilities(effective_capabilities()),
+        workers_capabilities(effective_capabilities()),
         bpf_filesystem(bpffs),
         clsact(),
         socket_assignment(),
@@ -59,7 +59,7 @@ def probe_needs(bpffs: str, cgroup: str) -> list[Probe]:
 
 def require(bpffs: str) -> None:
     """The cheap ones, at each start. Raises MissingPrivilege or KernelError for the first that is not ok."""
-    granted = capabilities(_effective_capabilities())
+    granted = capabilities(effective_capabilities())
     if not granted.ok:
         raise MissingPrivilege(f"{granted.name}: {granted.evidence}", check=granted.advice)
     release = kernel_release(os.uname().release)
@@ -76,8 +76,13 @@ def require_bpffs(path: str) -> None:
 
 
 def kernel_release(release: str) -> Probe:
-    numbers = tuple(int(part) for part in release.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
-    return Probe(Check.KERNEL, numbers >= OLDEST_KERNEL, f"Linux {release}", "Linux 5.10 or newer is needed.")
+    is_new = release_numbers(release) >= OLDEST_KERNEL
+    return Probe(Check.KERNEL, is_new, f"Linux {release}", "Linux 5.10 or newer is needed.")
+
+
+def release_numbers(release: str) -> tuple[int, ...]:
+    """Major and minor; what is no number is left out."""
+    return tuple(int(part) for part in release.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit())
 
 
 def capabilities(effective: int) -> Probe:
@@ -159,7 +164,7 @@ def try_out(name: Check, attempt: Callable[[], None], evidence: str, advice: str
         try:
             thread.submit(attempt).result()
         except PermissionError as error:
-            granted = capabilities(_effective_capabilities())
+            granted = capabilities(effective_capabilities())
             return Probe(
                 name,
                 ok=False,
@@ -172,7 +177,7 @@ def try_out(name: Check, attempt: Callable[[], None], evidence: str, advice: str
     return Probe(name, ok=True, evidence=evidence, advice=advice, is_needed=is_needed)
 
 
-def _effective_capabilities() -> int:
+def effective_capabilities() -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)

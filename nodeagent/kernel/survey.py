@@ -8,6 +8,8 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.conflicts import probe_conflicts, probe_strangers
 from nodeagent.kernel.features import probe_features
 from nodeagent.kernel.neighbours import probe_neighbours
+from nodeagent.kernel.netns_folder import netns_folder
+from nodeagent.kernel.node_settings import probe_settings
 from nodeagent.kernel.probe import Probe, probe_needs
 from nodeagent.model.check import Check
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
@@ -16,17 +18,30 @@ NO_PORTS: Mapping[str, str] = MappingProxyType({})
 
 
 def probe_all(
-    bpffs: str, marks: Marks = DEFAULT_MARKS, *, cgroup: str = "", ports: Mapping[str, str] = NO_PORTS
+    bpffs: str,
+    marks: Marks = DEFAULT_MARKS,
+    *,
+    cgroup: str = "",
+    netns_dir: str = "",
+    ports: Mapping[str, str] = NO_PORTS,
 ) -> list[Probe]:
     """Takes about half a second. What cannot be looked at is a finding too."""
-    return [*_probe_machine(bpffs, cgroup, ports), *probe_node(bpffs, marks)]
+    return [*_probe_machine(bpffs, cgroup, netns_dir, ports), *probe_node(bpffs, marks)]
 
 
 def probe_before(
-    bpffs: str, marks: Marks = DEFAULT_MARKS, *, cgroup: str = "", ports: Mapping[str, str] = NO_PORTS
+    bpffs: str,
+    marks: Marks = DEFAULT_MARKS,
+    *,
+    cgroup: str = "",
+    netns_dir: str = "",
+    ports: Mapping[str, str] = NO_PORTS,
 ) -> list[Probe]:
-    """As `probe_all`, without what only an agent leaves here. `ports`: see neighbours.py."""
-    return [*_probe_machine(bpffs, cgroup, ports), *_looked_at(lambda: probe_strangers(marks))]
+    """As `probe_all`, without what only an agent leaves here.
+
+    For `ports` see neighbours.py, for `netns_dir` netns_folder.py.
+    """
+    return [*_probe_machine(bpffs, cgroup, netns_dir, ports), *_looked_at(lambda: probe_strangers(marks))]
 
 
 def probe_node(bpffs: str, marks: Marks = DEFAULT_MARKS) -> list[Probe]:
@@ -34,8 +49,14 @@ def probe_node(bpffs: str, marks: Marks = DEFAULT_MARKS) -> list[Probe]:
     return _looked_at(lambda: probe_conflicts(bpffs, marks))
 
 
-def _probe_machine(bpffs: str, cgroup: str, ports: Mapping[str, str]) -> list[Probe]:
-    return [*probe_needs(bpffs, cgroup), *probe_neighbours(ports), *probe_features()]
+def _probe_machine(bpffs: str, cgroup: str, netns_dir: str, ports: Mapping[str, str]) -> list[Probe]:
+    return [
+        *probe_needs(bpffs, cgroup),
+        *probe_settings(),
+        netns_folder(netns_dir),
+        *probe_neighbours(ports),
+        *probe_features(),
+    ]
 
 
 def _looked_at(probes: Callable[[], list[Probe]]) -> list[Probe]:

@@ -18,6 +18,9 @@ class Check(enum.StrEnum):
     SOCKET_ASSIGNMENT = "bpf_sk_assign"
     BCC = "bcc"
     PODS_CGROUP = "pods' cgroup"
+    MEMORY_LOCK = "memlock"
+    UNPRIVILEGED = "unprivileged"
+    NETNS_FOLDER = "pods' netns"
     PORTS = "ports"
     OTHER_MESHES = "other meshes"
     CNI = "cni"
@@ -30,14 +33,17 @@ class Check(enum.StrEnum):
     CONNECT = "connect"
     RUN_STATISTICS = "run statistics"
     KERNEL_TLS = "ktls"
+    TOKEN = "token"  # noqa: S105 - a name
     PROGRAMS = "programs"
     NETKIT = "netkit"
     MARKS = "marks"
+    FORWARDING = "forwarding"
     PINS = "pins"
     CROSSING = "crossing"
     GUARDS = "guards"
     CONFLICTS = "conflicts"
     ROOTS = "roots"
+    CLOCK = "clock"
 
 
 def check_id(name: str) -> str:

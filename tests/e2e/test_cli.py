@@ -231,3 +231,14 @@ def test_what_is_attached_is_shown_and_compared(stage: Stage) -> None:
     other = stage.lab.nodes[NODE].run(command("bpf", "verify", "--mark", "0x2000", "--mark-mask", "0x200f"))
     assert other.returncode == 1, "programs with another mark are other programs"
     assert "not pinned" in other.stdout
+
+
+def test_a_node_of_a_lab_is_well(stage: Stage) -> None:
+    """Its own settings, and what its agent has been given; the cgroup and kTLS are this machine's."""
+    parts = ("--pre", "--setup", "--proxy")
+    answer = ran(stage, "check", *parts, "--kubernetes", "on", "--token", str(RUN_DIR / "token"), "-o", "json")
+    validate(answer, "Checks")
+    found = {row["id"]: row for row in answer["checks"]}
+    names = ("memlock", "pods-netns", "forwarding", "marks", "programs", "token", "clock", "roots")
+    assert {name: found[name]["evidence"] for name in names if not found[name]["ok"]} == {}
+    assert found["token"]["evidence"].startswith("for istio-ca, ends at ")

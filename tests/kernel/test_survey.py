@@ -11,14 +11,18 @@ import pytest
 from nodeagent.kernel import probe as probing
 from nodeagent.kernel import syscall, tcx
 from nodeagent.kernel.maps import Maps
+from nodeagent.kernel.netns import MS_BIND, OWN_NETNS, enter_netns, mount
+from nodeagent.kernel.netns_folder import netns_folder
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.probe import Probe
-from nodeagent.kernel.survey import probe_all
+from nodeagent.kernel.survey import probe_all, probe_node
 from nodeagent.model.mark import Marks
 from tests.kernel.conftest import UNSPEC, Node, load_verdict
 from tests.kernel.namespaces import own_namespaces, run
 
 pytestmark = pytest.mark.kernel
+
+_MS_SHARED = 1 << 20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +53,7 @@ def _probe(node: Node, name: str, marks: Marks | None = None) -> Probe:
 
 
 def test_a_node_with_an_agent_has_no_conflict(own: Node) -> None:
-    names = ("programs", "netkit", "marks", "pins", "crossing", "guards")
+    names = ("programs", "netkit", "marks", "forwarding", "pins", "crossing", "guards")
     probes = [probe for probe in probe_all(str(own.bpffs)) if probe.name in names]
     assert len(probes) == len(names)
     assert [probe for probe in probes if not probe.ok] == []
@@ -88,6 +92,35 @@ def test_a_routing_rule_that_looks_at_our_bits(own: Node) -> None:
     assert "ip rule 4321 (0x1000)" in probe.evidence
     assert _probe(own, "marks", Marks(0x8, 0xF)).ok
     assert "Calico" in _probe(own, "marks", Marks(0x80000, 0xF0000)).evidence
+
+
+def test_a_node_that_forwards_nothing(own: Node) -> None:
+    assert _probe(own, "forwarding").evidence == "net.ipv4.ip_forward is 1"
+    run("sysctl -qw net.ipv4.ip_forward=0")
+    probe = _probe(own, "forwarding")
+    assert not probe.ok
+    assert "beside" in probe.evidence
+
+
+def test_a_container_is_no_node(own: Node) -> None:
+    """Its own device is a veth pair with an end elsewhere, too, but that is where it has its network from."""
+    run("sysctl -qw net.ipv4.ip_forward=0", own.a.netns)
+    with enter_netns(own.a.netns):
+        (found,) = [probe for probe in probe_node(str(own.bpffs)) if probe.name == "forwarding"]
+    assert (found.ok, found.evidence) == (True, "net.ipv4.ip_forward is 0, and no device of a pod is here")
+
+
+@pytest.mark.any_kernel
+def test_a_folder_that_gets_no_mounts(tmp_path: Path) -> None:
+    with own_namespaces():
+        mount(str(tmp_path), tmp_path, flags=MS_BIND)
+        (tmp_path / "cni-1").touch()
+        mount(OWN_NETNS, tmp_path / "cni-1", flags=MS_BIND)
+        probe = netns_folder(str(tmp_path))
+        assert (probe.ok, probe.is_needed) == (False, True)
+        assert "without propagation" in probe.evidence
+        mount("none", tmp_path, flags=_MS_SHARED)
+        assert netns_folder(str(tmp_path)).evidence == f"1 network namespaces in {tmp_path}"
 
 
 def test_pins_of_another_layout(own: Node) -> None:

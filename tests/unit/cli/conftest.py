@@ -11,13 +11,14 @@ from nodeagent.cli.main import run
 from nodeagent.errors import AgentUnreachable
 
 Answers = dict[str, Any]
+AGENTS = ("AUTH_TOKEN", "NODEAGENT_KUBERNETES", "NODEAGENT_NETNS_DIR")
 LAB = ("NODEAGENT_LAB_RUN", "NODEAGENT_NAMESPACE")
 
 
 @pytest.fixture(autouse=True)
 def plain(own_logging: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the tester's environment nor their terminal's width has a say."""
-    for name in ("NODEAGENT_SOCKET", "NODEAGENT_RUN_DIR", "NODEAGENT_BPFFS", "NO_COLOR", "NODE_NAME", *LAB):
+    for name in ("NODEAGENT_SOCKET", "NODEAGENT_RUN_DIR", "NODEAGENT_BPFFS", "NO_COLOR", "NODE_NAME", *LAB, *AGENTS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
 

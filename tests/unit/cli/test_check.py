@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from nodeagent.certs.chain import NOT_YET
 from nodeagent.model.mark import DEFAULT_MARKS, Marks
 from tests.unit.cli.test_forms import validate
 
@@ -29,6 +30,8 @@ _MISSING = Probe("bpffs", ok=False, evidence="no bpffs is mounted at /x", advice
 _TLS = Probe("ktls", ok=True, evidence="with new keys", is_needed=False)
 _USEFUL = Probe("cgroup2", ok=False, evidence="not mounted", advice="mount it", is_needed=False)
 
+_BEARER = "✓ token          /var/run/secrets/tokens/istio-token False"
+
 
 Asked = list[tuple[str, Marks, str]]
 
@@ -39,15 +42,22 @@ def asked() -> Asked:
 
 
 @pytest.fixture
-def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
+def folders() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked, folders: list[str]) -> list[Probe]:
     found: list[Probe] = []
 
-    def probe_all(bpffs: str, marks: Marks, *, cgroup: str, ports: dict[str, str]) -> list[Probe]:
+    def probe_all(bpffs: str, marks: Marks, *, cgroup: str, netns_dir: str, ports: dict[str, str]) -> list[Probe]:
+        folders.append(netns_dir)
         assert list(ports) == ["stats-address", "ready-address", "admin-address"]
         asked.append((bpffs, marks, cgroup))
         return [*found]
 
-    def probe_before(bpffs: str, marks: Marks, *, cgroup: str, ports: dict[str, str]) -> list[Probe]:
+    def probe_before(bpffs: str, marks: Marks, *, cgroup: str, netns_dir: str, ports: dict[str, str]) -> list[Probe]:
+        folders.append(netns_dir)
         return [Probe("before", ok=True, evidence=f"{bpffs} {marks.base:#x} {cgroup} {ports['stats-address']}")]
 
     def probe_node(bpffs: str, marks: Marks) -> list[Probe]:
@@ -57,6 +67,12 @@ def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
     monkeypatch.setitem(sys.modules, "nodeagent.kernel.survey", module)
     tls = types.SimpleNamespace(kernel_tls=lambda: _TLS)
     monkeypatch.setitem(sys.modules, "nodeagent.agent.tls_probe", tls)
+
+    def token(path: str, *, is_expected: bool, now: float) -> Probe:
+        assert now > 0
+        return Probe("token", ok=True, evidence=f"{path} {is_expected}")
+
+    monkeypatch.setitem(sys.modules, "nodeagent.agent.token_probe", types.SimpleNamespace(token=token))
     return found
 
 
@@ -70,6 +86,7 @@ def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
             "! cgroup2        not mounted\n"
             "                 mount it\n"
             "✓ ktls           with new keys\n"
+            f"{_BEARER}\n"
             "this machine can run the agent\n",
             id="able",
         ),
@@ -80,6 +97,7 @@ def probes(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> list[Probe]:
             "✗ bpffs          no bpffs is mounted at /x\n"
             "                 mount -t bpf bpf /x\n"
             "✓ ktls           with new keys\n"
+            f"{_BEARER}\n"
             "this machine cannot run the agent as it is\n",
             id="not able",
         ),
@@ -131,6 +149,15 @@ def test_json(call: Call, probes: list[Probe]) -> None:
                 "is_needed": False,
                 "docs": "docs/checks.md#ktls",
             },
+            {
+                "id": "token",
+                "name": "token",
+                "ok": True,
+                "evidence": "/var/run/secrets/tokens/istio-token False",
+                "advice": "",
+                "is_needed": True,
+                "docs": "docs/checks.md#token",
+            },
         ],
     }
 
@@ -143,6 +170,8 @@ def test_wide_has_the_place_of_each(call: Call, probes: list[Probe]) -> None:
         "                 docs/checks.md#bpffs",
         "✓ ktls           with new keys",
         "                 docs/checks.md#ktls",
+        _BEARER,
+        "                 docs/checks.md#token",
         "this machine cannot run the agent as it is",
     ]
 
@@ -166,13 +195,16 @@ def test_one_is_explained_without_checking_anything(call: Call) -> None:
             [
                 "✓ before         /x 0x1000  [::]:99",
                 "✓ ktls           with new keys",
+                _BEARER,
                 "this machine can run the agent",
             ],
             id="before there is an agent",
         ),
         pytest.param(["--setup"], ["✓ node           /x 0x1000", "nothing that is needed is missing"], id="setup"),
         pytest.param(
-            ["--pre", "--setup"], ["✓ ktls           with new keys", "this machine can run the agent"], id="both"
+            ["--pre", "--setup"],
+            ["✓ ktls           with new keys", _BEARER, "this machine can run the agent"],
+            id="both",
         ),
     ],
 )
@@ -190,7 +222,7 @@ def test_the_agent_itself(call: Call, agent: dict[str, object], state: str, stat
     assert found == status
     assert out.startswith(f"{sign} redirect       2/3 pods captured\n")
     assert ("nodeagent pods" in out) is (state != "ok")
-    row, _ = json.loads(call("check", "--proxy", "-o", "json")[1])["checks"]
+    row, *_ = json.loads(call("check", "--proxy", "-o", "json")[1])["checks"]
     validate({"schema": "nodeagent/v1", "ok": state != "failed", "checks": [row]}, "Checks")
     assert (row["id"], row["docs"]) == ("agent-redirect", "docs/checks.md#agent-redirect")
 
@@ -198,8 +230,8 @@ def test_the_agent_itself(call: Call, agent: dict[str, object], state: str, stat
 @pytest.mark.parametrize(("days", "sign"), [(59, "!"), (61, "✓")])
 def test_a_root_that_ends_soon(call: Call, agent: dict[str, object], days: int, sign: str) -> None:
     def root(name: str, days: int) -> dict[str, object]:
-        ends = {"expires_in_seconds": days * 86400, "not_after": "2026-03-01T00:00:00Z"}
-        return {"name": name, "type": "Root", **ends}
+        ends = {"expires_in_seconds": days * 86400, "not_after": "2026-03-01T00:00:00Z", "valid": days > 0}
+        return {"name": name, "type": "Root", "last_error": "", **ends}
 
     agent["/status"] = {"components": []}
     leaf = {**root("spiffe://x", 0), "type": "Leaf"}
@@ -208,6 +240,52 @@ def test_a_root_that_ends_soon(call: Call, agent: dict[str, object], days: int, 
     assert status == 0, "it still works"
     assert out.startswith(f"{sign} roots          CN=soon ends 2026-03-01T00:00:00Z\n")
     assert "docs/checks.md#roots" in out
+
+
+_FINE = {"name": "spiffe://x", "type": "Leaf", "valid": True, "expires_in_seconds": 9, "last_error": ""}
+_LATER = {"not_before": "2026-03-01T00:00:00Z", "valid": False}
+_REFUSED = {"last_error": f"spiffe://x: the CA's certificate {NOT_YET} 2026-03-01T00:00:00Z only"}
+
+
+@pytest.mark.parametrize(
+    ("row", "sign", "evidence"),
+    [
+        pytest.param({}, "✓", "no certificate begins later than now", id="well"),
+        pytest.param({"last_error": "no answer"}, "✓", "no certificate begins later than now", id="another trouble"),
+        pytest.param({"valid": False, "expires_in_seconds": 0}, "✓", "no certificate begins later", id="there is none"),
+        pytest.param(_LATER, "✗", "spiffe://x begins at 2026-03-01T00:00:00Z", id="the clock was set back"),
+        pytest.param(_REFUSED, "!", _REFUSED["last_error"], id="refused, another is in use"),
+        pytest.param({**_REFUSED, "valid": False, "expires_in_seconds": 0}, "✗", _REFUSED["last_error"], id="refused"),
+    ],
+)
+def test_a_clock_that_is_behind(
+    call: Call, agent: dict[str, object], row: dict[str, object], sign: str, evidence: str
+) -> None:
+    agent["/status"] = {"components": []}
+    agent["/certs"] = {"certificates": [{**_FINE, **row}]}
+    status, out, _ = call("check", "--proxy")
+    assert status == (1 if sign == "✗" else 0)
+    assert f"\n{sign} clock          {evidence}" in out
+
+
+@pytest.mark.usefixtures("probes")
+@pytest.mark.parametrize(
+    ("flags", "folder", "told"),
+    [
+        pytest.param(["--netns-dir", "/y"], "", "/var/run/secrets/tokens/istio-token False", id="without the API"),
+        pytest.param(
+            ["--kubernetes", "on", "--pre"], "/run/netns", "/var/run/secrets/tokens/istio-token True", id="with it"
+        ),
+        pytest.param(["--kubernetes", "on", "--netns-dir", "/y", "--token", "t"], "/y", "t True", id="at other places"),
+        pytest.param(["--token", "t"], "", "t True", id="a token is named"),
+    ],
+)
+def test_what_an_agent_is_known_to_use(
+    call: Call, folders: list[str], flags: list[str], folder: str, told: str
+) -> None:
+    status, out, _ = call("check", *flags)
+    assert (status, folders) == (0, [folder])
+    assert f"✓ token          {told}\n" in out
 
 
 def test_without_an_agent(call: Call, agent: dict[str, object]) -> None:

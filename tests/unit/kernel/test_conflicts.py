@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What counts as being in our way; how it is found on real devices is shown in tests/kernel/test_survey.py."""
 
+from pathlib import Path
+
 import pytest
 
 from nodeagent.kernel.attach import Kind
-from nodeagent.kernel.conflicts import before_ours, netkit
+from nodeagent.kernel.conflicts import before_ours, forwarding, netkit
 from nodeagent.kernel.listing import Attached
 from nodeagent.kernel.netlink import NO_NAMESPACE, Device
 
@@ -40,3 +42,23 @@ def test_many_findings_are_counted() -> None:
     assert not probe.ok
     assert not probe.is_needed
     assert probe.evidence == "nk1; nk2; nk3; nk4; nk5, and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("value", "pods", "ok", "evidence"),
+    [
+        ("1", 2, True, "net.ipv4.ip_forward is 1"),
+        ("0", 0, True, "net.ipv4.ip_forward is 0, and no device of a pod is here"),
+        ("0", 2, False, "net.ipv4.ip_forward is 0, beside 2 devices of pods"),
+    ],
+)
+def test_forwarding(tmp_path: Path, value: str, pods: int, evidence: str, *, ok: bool) -> None:
+    setting = tmp_path / "ip_forward"
+    setting.write_text(f"{value}\n")
+    probe = forwarding([_netkit(index) for index in range(pods)], setting)
+    assert (probe.ok, probe.is_needed, probe.evidence) == (ok, False, evidence)
+
+
+def test_forwarding_that_cannot_be_read(tmp_path: Path) -> None:
+    probe = forwarding([], tmp_path / "ip_forward")
+    assert (probe.ok, probe.evidence) == (False, f"{tmp_path}/ip_forward: No such file or directory")

@@ -63,7 +63,7 @@ def test_what_is_refused_for_want_of_a_capability_is_not_blamed_on_the_kernel(
     def attempt() -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(probe, "_effective_capabilities", lambda: granted)
+    monkeypatch.setattr(probe, "effective_capabilities", lambda: granted)
     found = probe.try_out(Check.CLSACT, attempt, "", "The kernel needs CONFIG_X.")
     assert not found.ok
     assert advice in found.advice
