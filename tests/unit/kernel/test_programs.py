@@ -13,6 +13,7 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import programs as module
+from nodeagent.kernel.loader import Cancellation
 from nodeagent.kernel.pins import Pins
 from nodeagent.kernel.programs import Programs
 from nodeagent.kernel.sources import FILTERS, PROGRAMS
@@ -25,8 +26,11 @@ class Kernel:
         self.pinned: dict[str, int] = {}
         self.loaded = 0
 
-    def load_programs(self, pins: Pins, log: Path, *, is_trace: bool = False) -> dict[str, int]:
+    def load_programs(
+        self, pins: Pins, log: Path, *, is_trace: bool = False, cancellation: Cancellation | None
+    ) -> dict[str, int]:
         assert log == Path("loader.log")
+        assert is_trace or cancellation is not None, "who ends an agent ends its compiler"
         folder, names = (pins.trace_programs, FILTERS) if is_trace else (pins.programs, PROGRAMS)
         self.loaded += 1
         self.pinned |= {str(folder / name): 100 * self.loaded + row for row, name in enumerate(names)}
