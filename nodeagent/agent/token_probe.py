@@ -19,6 +19,7 @@ SKEW_SECONDS = 60
 """A clock that is as much behind has no other consequence."""
 _RENEWED = "The kubelet renews a projected token; one of `nodeagent token` has to be made again. Is the clock right?"
 _PARTS = 3
+_LONGEST_PATH = 4096
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -35,10 +36,10 @@ def token(path: str, *, is_expected: bool, now: float) -> Probe:
     try:
         text = Path(path).read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        evidence = f"no file {path}"
+        evidence = f"no file {_place(path)}"
         return Probe(Check.TOKEN, not is_expected, evidence, "Name it with --token, as of the agent.", is_needed=False)
     except OSError as error:
-        evidence = f"{path}: {error.strerror}"
+        evidence = f"{_place(path)}: {error.strerror}"
         return Probe(Check.TOKEN, ok=False, evidence=evidence, advice="May the agent read it?", is_needed=False)
     except UnicodeDecodeError:
         text = ""
@@ -49,6 +50,13 @@ def token(path: str, *, is_expected: bool, now: float) -> Probe:
     return judge(claims, now)
 
 
+def _place(path: str) -> str:
+    """A token itself may stand where its file should be named: only what lies in a folder that exists is printed."""
+    folder = Path(path).parent
+    is_path = "/" in path.strip("/") and len(path) < _LONGEST_PATH and folder.is_dir()
+    return path if is_path else "as --token or AUTH_TOKEN names it"
+
+
 def read_claims(text: str) -> Claims | None:
     """None when it is no JWT with claims as RFC 7519 has them."""
     parts = text.split(".")
@@ -56,18 +64,18 @@ def read_claims(text: str) -> Claims | None:
         return None
     try:
         return msgspec.json.decode(urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=Claims)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+    except (binascii.Error, ValueError, RecursionError, msgspec.MsgspecError):
         return None
 
 
 def judge(claims: Claims, now: float) -> Probe:
     """Expired it is refused by everybody. Other audiences than Istio's a control plane may have been told to take."""
     if claims.exp is not None and claims.exp <= now:
-        evidence = f"ended at {_moment(claims.exp)}, {int(now - claims.exp)} s ago"
+        evidence = f"ended at {_moment(claims.exp)}, {now - claims.exp:.9g} s ago"
         return Probe(Check.TOKEN, ok=False, evidence=evidence, advice=_RENEWED)
     made = max(claims.iat or 0.0, claims.nbf or 0.0)
     if made > now + SKEW_SECONDS:
-        evidence = f"made {int(made - now)} s from now, at {_moment(made)}: this node's clock is behind"
+        evidence = f"made {made - now:.9g} s from now, at {_moment(made)}: this node's clock is behind"
         return Probe(Check.TOKEN, ok=False, evidence=evidence, advice="Does it follow a time server?", is_needed=False)
     audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
     ends = f"ends at {_moment(claims.exp)}" if claims.exp is not None else "does not end"
@@ -84,4 +92,4 @@ def _moment(seconds: float) -> str:
     try:
         return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (OverflowError, ValueError, OSError):  # any number is a valid claim
-        return f"{seconds:.0f} s"
+        return f"{seconds:g} s"

@@ -211,18 +211,22 @@ def _of_roots(certificates: Mapping[str, Any]) -> dict[str, Any]:
         {
             "name": Check.ROOTS,
             "ok": first is None or first["expires_in_seconds"] >= ROOT_SECONDS,
-            "evidence": f"{first['name']} ends {first['not_after']}" if first else "no identity has one yet",
-            "advice": "Exchange it while both are trusted: docs/control-plane.md.",
+            "evidence": _end_of_root(first) if first else "no identity has one yet",
+            "advice": "Exchange it while both are trusted, and then drop it: docs/control-plane.md.",
             "is_needed": False,
         },
     )
+
+
+def _end_of_root(root: Row) -> str:
+    return f"{root['name']} {'ends' if root['expires_in_seconds'] > 0 else 'has ended'} {root['not_after']}"
 
 
 def _of_clock(certificates: Mapping[str, Any]) -> dict[str, Any]:
     """What begins later than now was made by a clock that is ahead of this node's: in use, or refused for that."""
     from nodeagent.certs.chain import NOT_YET  # loads cryptography
 
-    rows = certificates["certificates"]
+    rows = [row for row in certificates["certificates"] if row["type"] == "Leaf"]  # a root may be staged ahead
     early = [row for row in rows if NOT_YET in row["last_error"] or _begins_later(row)]
     told = [row["last_error"] or f"{row['name']} begins at {row['not_before']}" for row in early]
     return _row(

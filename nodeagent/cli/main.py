@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `nodeagent`: finds the subcommand, and turns whatever ends it into a message and an exit status."""
 
+import errno
 import importlib
 import logging
 import os
@@ -16,6 +17,9 @@ from nodeagent.errors import Exit, NodeagentError
 BUG, INTERRUPTED = Exit.BUG.value, Exit.INTERRUPTED.value
 PIPE_CLOSED = Exit.PROBLEM.value
 """What click itself ends with when nobody reads on."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Of standard output, which may be a file."""
 
 COMMANDS = {
     "demo": ("demo", "Builds a mesh of two nodes on this machine, and proves what it promises."),
@@ -125,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:  # `nodeagent workloads | head`: the reader has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return PIPE_CLOSED
     except BaseExceptionGroup as group:
         failures = list(_leaves(group))
@@ -153,6 +157,10 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(error, NodeagentError):
         _say(str(error), error.check)
         return error.exit_code
+    if isinstance(error, OSError) and error.errno in _FULL:
+        _write_no_more()
+        _say(f"what is said cannot be written: {error.strerror}", "Is there room where standard output goes?")
+        return Exit.NOT_POSSIBLE
     if logging.getLogger().handlers:  # of a daemon: its log has to tell what ended it
         logging.getLogger("nodeagent").error("this is a bug", exc_info=error)
     words = traceback.format_exception_only(error)[-1].strip()
@@ -161,6 +169,11 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
         "Please report it." if is_debugging else "Please report it with what `nodeagent --debug ...` prints.",
     )
     return BUG
+
+
+def _write_no_more() -> None:
+    """What is left of standard output goes nowhere, so that the interpreter's end does not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str, check: str) -> None:

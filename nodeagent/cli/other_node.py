@@ -23,6 +23,8 @@ NAMESPACE, SELECTOR, CONTAINER = "nodeagent-system", "app.kubernetes.io/name=nod
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 """RFC 1123, as Kubernetes has it for nodes; anything else could be another selector."""
 _REQUEST_SECONDS = 15
+_OF_ANOTHER_NODE = ("NODEAGENT_SOCKET", "NODEAGENT_RUN_DIR", "NODEAGENT_BPFFS")
+"""Settings of the operator's own shell that name an agent: a lab's node has its own."""
 
 
 def run_there(node: str, words: Sequence[str]) -> NoReturn:
@@ -93,6 +95,8 @@ def _enter_lab(node: str, words: Sequence[str]) -> None:
         raise ConfigError(f"NODEAGENT_LAB_RUN: {wanted!r} is no number", check="`nodeagent lab list` has them.")
     place = find_node(living_runs(), node, int(wanted) if wanted else None)
     if place is not None:
+        for name in _OF_ANOTHER_NODE:
+            os.environ.pop(name, None)
         become(place, words)
 
 

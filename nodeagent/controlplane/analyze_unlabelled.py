@@ -60,7 +60,7 @@ def _finding(policy: AuthorizationPolicy, closing: AuthorizationPolicy, which: s
     return warn(
         policy.meta,
         "MN0219",
-        f"it counts for {which}, and allows there what {closing.meta.key} does not",
+        f"it counts for {which}, with rules that {closing.meta.key} has not",
         "Give each a label, whatever it says: in the metadata of the Pod or WorkloadEntry, or of an endpoint's "
         "ServiceEntry.",
         "spec.selector",

@@ -159,7 +159,8 @@ PAGES: dict[str, Page] = {
         "workload, one that was written for others opens it to their clients. It is told of captured pods, and of "
         "WorkloadEntries and endpoints of ServiceEntries with `ambient.istio.io/redirection: enabled`: elsewhere "
         "nobody enforces policies. By a DENY that was written for others such a workload is closed, too; so it is by "
-        "an ALLOW where none is for all, but for the clients of others. That is not told.",
+        "an ALLOW where none is for all, but for the clients of others. That is not told. Rules "
+        "are compared as a whole: one that another contains, written otherwise, is told.",
         "Give the workload a label, whatever it says: in metadata.labels of the Pod or the WorkloadEntry (there "
         "spec.labels will do), and for an endpoint in those of its ServiceEntry. An endpoint's own do not count.",
         "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n"

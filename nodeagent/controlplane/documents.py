@@ -20,7 +20,7 @@ _Loader: type[yaml.CSafeLoader] | type[yaml.SafeLoader] = getattr(yaml, "CSafeLo
 
 MAX_DEPTH = 64
 """Kubernetes objects nest about fifteen deep."""
-_MOST_QUOTED = 16
+_MOST_QUOTED = 256
 """Scalars of one file, which is read again for each."""
 _CORE_TAG = "tag:yaml.org,2002:"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})

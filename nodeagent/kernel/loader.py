@@ -181,9 +181,17 @@ def _prepare(pins: Pins) -> Any:
     bcc = import_bcc()
     if not is_bpffs(pins.bpffs):
         raise KernelError(f"no bpffs is mounted at {pins.bpffs}", check=f"mount -t bpf bpf {pins.bpffs}")
-    with contextlib.suppress(OSError, ValueError):  # bcc raises it too, if it has to
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    _raise_memory_lock()
     return bcc
+
+
+def _raise_memory_lock() -> None:
+    """As far as it may be: before Linux 5.11 maps and programs count by it (nodeagent/kernel/node_settings.py)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    for most in (resource.RLIM_INFINITY, hard):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+            return
 
 
 def _flags(pins: Pins) -> list[str]:

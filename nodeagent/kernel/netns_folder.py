@@ -28,6 +28,9 @@ def netns_folder(directory: str, mounts: Path = MOUNTS) -> Probe:
         return Probe(Check.NETNS_FOLDER, ok=True, evidence="only looked into with --kubernetes on")
     try:
         entries, mount = list(Path(directory).iterdir()), mount_id(directory)
+    except FileNotFoundError:  # a runtime may make it with its first pod
+        evidence = f"{directory} is not there yet"
+        return Probe(Check.NETNS_FOLDER, ok=False, evidence=evidence, advice=_NAMED, is_needed=False)
     except OSError as error:
         return Probe(Check.NETNS_FOLDER, ok=False, evidence=f"{directory}: {error.strerror}", advice=_NAMED)
     if is_cut_off(os.path.realpath(directory), mount, mounts.read_text(encoding="utf-8", errors="surrogateescape")):

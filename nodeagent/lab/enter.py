@@ -37,7 +37,8 @@ def choose_run(runs: Sequence[Run], number: int | None) -> Run:
         raise ConfigError(words, check="`nodeagent demo` starts one; `nodeagent lab list` lists those that run.")
     listed = ", ".join(str(run.number) for run in found)
     raise ConfigError(
-        f"{len(found)} labs are running: {listed}", check="Which one? --run NUMBER, or NODEAGENT_LAB_RUN."
+        f"{len(found)} labs are running: {listed}",
+        check="Which one? NODEAGENT_LAB_RUN=NUMBER, or --run NUMBER of `nodeagent lab exec`.",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nodeagent.agent.token_probe import SKEW_SECONDS, read_claims, token
+from nodeagent.agent.token_probe import SKEW_SECONDS, Claims, judge, read_claims, token
 from nodeagent.controlplane.token import make_key, make_token
 
 NOW = 1_800_000_000
@@ -92,3 +92,21 @@ def test_a_file_that_is_not_there(tmp_path: Path, *, is_expected: bool) -> None:
     path = tmp_path / "token"
     probe = token(str(path), is_expected=is_expected, now=NOW)
     assert (probe.ok, probe.is_needed, probe.evidence) == (not is_expected, False, f"no file {path}")
+
+
+@pytest.mark.parametrize(
+    "secret", ["s3cr3t-opaque", "c2Vj/cmV0+b3BhcXVl", "/c2VjcmV0", "s" * 5000, f"/tmp/{'s' * 5000}"]
+)
+def test_a_token_in_the_place_of_its_file_is_not_told(secret: str) -> None:
+    probe = token(secret, is_expected=True, now=NOW)
+    assert (probe.ok, secret in probe.evidence) == (False, False)
+    assert "AUTH_TOKEN" in probe.evidence
+
+
+def test_claims_that_are_too_deep_are_none() -> None:
+    deep = base64.urlsafe_b64encode(b'{"x":' + b"[" * 100_000).decode()
+    assert read_claims(f"a.{deep}.c") is None
+
+
+def test_any_number_is_an_end() -> None:
+    assert judge(Claims(exp=-1e308), NOW).evidence.startswith("ended at -1e+308 s, 1e+308 s ago")

@@ -244,6 +244,7 @@ def test_a_root_that_ends_soon(call: Call, agent: dict[str, object], days: int, 
 
 _FINE = {"name": "spiffe://x", "type": "Leaf", "valid": True, "expires_in_seconds": 9, "last_error": ""}
 _LATER = {"not_before": "2026-03-01T00:00:00Z", "valid": False}
+_ROOT = {"type": "Root", "not_after": "2036-03-01T00:00:00Z", "expires_in_seconds": 1 << 30}
 _REFUSED = {"last_error": f"spiffe://x: the CA's certificate {NOT_YET} 2026-03-01T00:00:00Z only"}
 
 
@@ -254,6 +255,7 @@ _REFUSED = {"last_error": f"spiffe://x: the CA's certificate {NOT_YET} 2026-03-0
         pytest.param({"last_error": "no answer"}, "✓", "no certificate begins later than now", id="another trouble"),
         pytest.param({"valid": False, "expires_in_seconds": 0}, "✓", "no certificate begins later", id="there is none"),
         pytest.param(_LATER, "✗", "spiffe://x begins at 2026-03-01T00:00:00Z", id="the clock was set back"),
+        pytest.param({**_LATER, **_ROOT}, "✓", "no certificate begins later", id="a root is made ahead"),
         pytest.param(_REFUSED, "!", _REFUSED["last_error"], id="refused, another is in use"),
         pytest.param({**_REFUSED, "valid": False, "expires_in_seconds": 0}, "✗", _REFUSED["last_error"], id="refused"),
     ],

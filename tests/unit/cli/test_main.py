@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -212,3 +213,15 @@ def test_completion_offers_the_commands() -> None:
         check=False,
     )
     assert done.stdout.split() == ["plain,status"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["completion", "bash"]])
+def test_a_full_disk_behind_standard_output_is_no_bug(words: list[str]) -> None:
+    text = "from nodeagent.cli.main import main; main()"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", text, *words], check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: what is said cannot be written: No space left on device\ncheck: ")
+    assert done.stderr.count("\n") == 2

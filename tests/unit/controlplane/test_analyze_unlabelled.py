@@ -57,14 +57,14 @@ def found(read: Read, text: str) -> list[Finding]:
         pytest.param(ENTRY + NOTHING, "such as WorkloadEntry shop/vm", id="entry"),
         pytest.param(ENDPOINTS + NOTHING, "2 workloads without any label in namespace shop", id="endpoints"),
         pytest.param(HOSTS + NOTHING, "such as ServiceEntry shop/out", id="a host that is its own endpoint"),
-        pytest.param(BARE + NOTHING + policy("{}", "more"), "shop/nothing does not", id="one of two is named"),
+        pytest.param(BARE + NOTHING + policy("{}", "more"), "shop/nothing has not", id="one of two is named"),
         pytest.param(
             BARE + policy("{rules: [{from: [{source: {namespaces: [shop]}}]}]}"),
-            "shop/nothing does not",
+            "shop/nothing has not",
             id="other words",
         ),
         pytest.param(
-            BARE + NOTHING + policy("{action: DENY, rules: [{}]}", "d", metadata=DRY), "does not", id="denied on trial"
+            BARE + NOTHING + policy("{action: DENY, rules: [{}]}", "d", metadata=DRY), "has not", id="denied on trial"
         ),
     ],
 )

@@ -40,9 +40,16 @@ def test_nobody_looks_there() -> None:
 
 def test_there_is_none(tmp_path: Path) -> None:
     probe = netns_folder(str(tmp_path / "none"))
-    assert (probe.ok, probe.is_needed) == (False, True)
-    assert probe.evidence == f"{tmp_path}/none: No such file or directory"
+    assert (probe.ok, probe.is_needed) == (False, False), "a runtime makes it with its first pod"
+    assert probe.evidence == f"{tmp_path}/none is not there yet"
     assert "--netns-dir" in probe.advice
+
+
+def test_it_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    probe = netns_folder(str(tmp_path / "file"))
+    assert (probe.ok, probe.is_needed) == (False, True)
+    assert probe.evidence == f"{tmp_path}/file: Not a directory"
 
 
 def test_namespaces_are_counted(folder: Path) -> None:

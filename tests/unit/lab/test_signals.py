@@ -3,10 +3,19 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from nodeagent.lab.signals import deferred, raised_as_exit
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Who runs the tests may ignore it, as a shell does for what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_in_a_step_is_raised_after_it() -> None:
