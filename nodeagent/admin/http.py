@@ -211,7 +211,7 @@ async def _readable(listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def _noticed(client: socket.socket, presence: asyncio.Timeout) -> Iterator[None]:
-    """`presence` is over as soon as the client hangs up.
+    """`presence` is over as soon as the client hangs up, if there is a descriptor left to notice it by.
 
     Who has only finished sending still waits for its answer, and to be readable means no more than that: so the kernel
     is asked for EPOLLHUP alone, which it tells unasked. Of TCP it tells that of a reset and not of a FIN.
@@ -222,13 +222,15 @@ def _noticed(client: socket.socket, presence: asyncio.Timeout) -> Iterator[None]
         loop.remove_reader(watch.fileno())
         presence.reschedule(loop.time())
 
-    with select.epoll() as watch:
-        watch.register(client, 0)
-        loop.add_reader(watch.fileno(), hung_up)
+    with contextlib.ExitStack() as opened:
         try:
-            yield
-        finally:
-            loop.remove_reader(watch.fileno())
+            watch = opened.enter_context(select.epoll())
+            watch.register(client, 0)
+            loop.add_reader(watch.fileno(), hung_up)
+            opened.callback(loop.remove_reader, watch.fileno())
+        except OSError as error:  # who is short of descriptors answers all the more
+            _log.debug("a client that hangs up is not noticed: %s", error)
+        yield
 
 
 async def _read_head(client: socket.socket) -> bytes:

@@ -197,7 +197,11 @@ class Agent:
         async with asyncio.TaskGroup() as parts:
             for server in self._servers:
                 parts.create_task(server.run(), name=type(server).__name__)
-            await asyncio.to_thread(self._steering.start)  # may compile for seconds; who asks is answered meanwhile
+            try:
+                await asyncio.to_thread(self._steering.start)  # may compile for seconds; who asks is answered meanwhile
+            except asyncio.CancelledError:  # another part has failed: its thread is waited for at the very end
+                self._steering.give_up_loading()
+                raise
             parts.create_task(self._fleet.run(), name="workers")
             parts.create_task(self._xds.run(), name="xds")
             parts.create_task(self._keeper.run(), name="certificates")

@@ -33,7 +33,7 @@ class SpareMemory:
         self._changed = asyncio.Event()
 
     def changed(self, values: int) -> None:
-        """So many values of the mesh have come, changed or gone."""
+        """So many values of the mesh have come or changed; what only goes needs little for it."""
         now = time.monotonic()
         if values >= LARGE_CHANGE:
             self._due, self._has_large = now + AFTER_LARGE_SECONDS, True

@@ -128,13 +128,13 @@ class Tracer:
 
     def _put_back(self) -> "asyncio.Future[None]":
         """The usual programs, once for each trace. To be awaited through a shield."""
+        self._is_ending = True
         if self._ending is None:
             self._ending = asyncio.get_running_loop().run_in_executor(None, self._stop)
         return self._ending
 
     async def _end(self, trace: Trace) -> None:
         """Waits for what happens also when the wait is cancelled."""
-        self._is_ending = True
         self._put_back().add_done_callback(lambda _: self._ended(trace))
         await self._is_free.wait()
 

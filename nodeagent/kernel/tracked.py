@@ -55,7 +55,8 @@ def join(tables: Mapping[str, Rows], now: float) -> list[TrackedConnection]:
     """In order of their ends. `tables`: rows by table as decoded.py shows them; `now` of CLOCK_MONOTONIC. Pure."""
     found: dict[frozenset[str], TrackedConnection] = {}
     for name in TABLES:
-        for one in _told(name, tables[name], now):
+        rows = sorted(tables[name], key=_age) if name == "flow_reports" else tables[name]
+        for one in _told(name, rows, now):
             ends = frozenset({one.source, one.destination})
             found[ends] = _merged(found.get(ends), one)
     return sorted(found.values(), key=lambda one: (one.source, one.destination))
@@ -76,6 +77,12 @@ def _told(name: str, rows: Rows, now: float) -> Iterator[TrackedConnection]:
                 yield _report(name, value, now)
             case _:
                 raise AssertionError(f"{name} has a row of another shape")
+
+
+def _age(row: tuple[object, Any]) -> tuple[bool, int]:
+    """The latest one that is open comes last: a port may be used again before the report of its last use is gone."""
+    report = row[1]
+    return not report["ended"], report["started"]
 
 
 def _flow(name: str, key: Mapping[str, Any], value: Mapping[str, Any]) -> TrackedConnection:

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 import functools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -241,6 +242,17 @@ def test_for_a_client_that_hangs_up_nothing_more_is_done(tmp_path: Path) -> None
         writer.close()
 
     assert _wait_with(tmp_path / "s", play).bugs == 0
+
+
+def test_out_of_descriptors_it_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def ask(_server: HttpServer) -> None:
+        monkeypatch.setattr("select.epoll", refuse)  # now that the loop has its own
+        assert (await _ask(tmp_path / "s")).endswith(b"hello")
+
+    assert _serve(tmp_path / "s", ask).bugs == 0
 
 
 def test_one_that_has_only_finished_sending_is_answered(tmp_path: Path) -> None:

@@ -83,3 +83,11 @@ def test_what_comes_in_for_the_proxy_has_a_row_for_each_direction_and_is_one() -
 def test_in_order_of_their_ends() -> None:
     keys = [key("b", 1, "c", 2), key("a", 9, "c", 2), key("a", 1, "c", 2)]
     assert [one.source for one in joined(flows=[(one, flow("proxy")) for one in keys])] == ["a:1", "a:9", "b:1"]
+
+
+def test_of_two_reports_for_one_pair_of_ends_the_open_one_counts() -> None:
+    """Its port is used again, and nobody has read the end of the former connection."""
+    former = {**REPORT, "cookie": 7, "started": 10 * 10**9, "ended": 20 * 10**9, "state": "closed"}
+    for rows in ([(77, REPORT), (7, former)], [(7, former), (77, REPORT)]):
+        (one,) = joined(flow_reports=rows)
+        assert (one.cookie, one.state) == (77, "open")
