@@ -4,8 +4,8 @@
 Each abuse has an `alone` of its own in each round, so that both halves of a ratio are a second apart.
 
 Both bare workers share two cores with the load; the hostile peer runs on that of the near end, so a part of what it
-costs the others is the core's. A worker cannot end what is no tunnel yet by any rule but time, so a peer that does
-nothing but shake hands is among the abuses.
+costs the others is the core's: the row of a process that only computes says how large. A worker cannot end what is no
+tunnel yet by any rule but time, so a peer that does nothing but shake hands is among the abuses.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from nodeagent.errors import NotPossible
 from nodeagent.lab.ready import readable
 from tests.bench import load, worker_pair
 from tests.bench.ground import Ground
-from tests.bench.hostile import ABUSES
+from tests.bench.hostile import ABUSES, COMPUTES
 from tests.bench.report import Comparison, Round, Row, at_most, summarize
 from tests.bench.rounds import Harness, Settings, Subject
 from tests.bench.worker_pair import WorkerPair
@@ -54,7 +54,8 @@ def rows(abuse: str, rounds: Sequence[Round]) -> list[Row]:
 
 def _comparisons(abuse: str) -> Iterator[Comparison]:
     for measure in WORK.measures:
-        yield Comparison(f"{TITLE} {measure}, beside {abuse} to {ALONE}", measure, "us", abuse, ALONE, GOAL)
+        goal = None if abuse == COMPUTES else GOAL
+        yield Comparison(f"{TITLE} {measure}, beside {abuse} to {ALONE}", measure, "us", abuse, ALONE, goal)
 
 
 def _subject(pair: WorkerPair, name: str, core: int | None = None) -> Subject:

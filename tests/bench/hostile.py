@@ -18,6 +18,8 @@ _FRAMES = 20_000
 _PATIENCE_SECONDS = 0.2
 """For a worker that takes no more, since nobody reads what it says."""
 _SLOW = 300
+COMPUTES = "a process that only computes"
+"""And says nothing to anybody: what of an abuse is the core's, which its peer shares."""
 Address = tuple[str, int]
 
 
@@ -55,11 +57,20 @@ def _dawdle(_context: ssl.SSLContext, address: Address, _frames: bytes) -> None:
             waiting[-1].recv(1)
 
 
+def _compute(_context: ssl.SSLContext, _address: Address, _frames: bytes) -> None:
+    sum(range(100_000))
+
+
 def _many(frame: Callable[[int], bytes]) -> bytes:
     return b"".join(map(frame, range(_FRAMES)))
 
 
-OTHERS = {"handshakes": _shake_hands, "connections that come and go": _come_and_go, "slow handshakes": _dawdle}
+OTHERS = {
+    "handshakes": _shake_hands,
+    "connections that come and go": _come_and_go,
+    "slow handshakes": _dawdle,
+    COMPUTES: _compute,
+}
 ABUSES: Mapping[str, Callable[[], bytes]] = {
     **{name: functools.partial(_many, flood) for name, flood in {**FLOODS, **TRICKLES}.items()},
     **{name: functools.partial(bytes, stroke) for name, stroke in STROKES.items()},

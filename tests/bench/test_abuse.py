@@ -4,7 +4,7 @@
 import pytest
 
 from tests.bench import abuse
-from tests.bench.hostile import ABUSES, OTHERS
+from tests.bench.hostile import ABUSES, COMPUTES, OTHERS
 
 
 def test_an_abuse_is_compared_with_the_same_round_without_it() -> None:
@@ -26,3 +26,8 @@ def test_an_abuse_is_compared_with_the_same_round_without_it() -> None:
 @pytest.mark.parametrize("name", ABUSES)
 def test_what_is_said(name: str) -> None:
     assert bool(ABUSES[name]()) != (name in OTHERS)
+
+
+def test_a_process_that_only_computes_has_no_goal() -> None:
+    values = {(name, measure): 100.0 for name in (abuse.ALONE, COMPUTES) for measure in abuse.WORK.measures}
+    assert [row.goal for row in abuse.rows(COMPUTES, [values])] == [None, None]
