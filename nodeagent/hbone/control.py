@@ -59,8 +59,14 @@ class ControlFrames:
             return  # our settings only widen what the peer may do, so nothing waits for this
         if state.peer.keeps_keys is None:
             state.peer.keeps_keys = False
+        windows = []
         for identifier, value in unpack_settings(payload):
-            self._setting_received(identifier, value)
+            if identifier == Setting.INITIAL_WINDOW_SIZE:
+                windows.append(value)
+            else:
+                self._setting_received(identifier, value)
+        if windows:
+            self._resize_windows(windows)
         self._answer(pack_frame(SETTINGS, ACK, 0))
 
     def _setting_received(self, identifier: int, value: int) -> None:
@@ -73,8 +79,6 @@ class ControlFrames:
                     raise protocol_error("an impossible ENABLE_PUSH")
             case Setting.MAX_CONCURRENT_STREAMS:
                 state.peer.max_streams = value
-            case Setting.INITIAL_WINDOW_SIZE:
-                self._resize_windows(value)
             case Setting.MAX_FRAME_SIZE:
                 if not DEFAULT_FRAME <= value <= LARGEST_FRAME:
                     raise protocol_error("an impossible MAX_FRAME_SIZE")
@@ -84,14 +88,22 @@ class ControlFrames:
             case _:
                 pass  # MAX_HEADER_LIST_SIZE is advice, and our requests are small; others are unknown (§6.5.2)
 
-    def _resize_windows(self, size: int) -> None:
+    def _resize_windows(self, sizes: list[int]) -> None:
+        """To one after the other, as one frame has them (RFC 9113 §6.5.3), with one look at each stream for all."""
         state = self._state
-        if size == state.peer.stream_window:
-            return
-        state.patience.idle_frame()  # as dear as a frame, since it looks at every stream, and one frame has 64 of them
-        change, state.peer.stream_window = size - state.peer.stream_window, size
-        if size > MAX_WINDOW or not all(stream.outbound.widen(change) for stream in state.streams.values()):
-            raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS widen a window beyond 2**31-1")
+        before = size = state.peer.stream_window
+        for following in sizes:
+            if following > MAX_WINDOW:
+                raise _windows_too_wide()
+            if following != size:
+                state.patience.idle_frame()  # an honest peer has one in a frame, and a frame has room for thousands
+            size = following
+        room, change = MAX_WINDOW - (max(sizes) - before), size - before
+        for stream in state.streams.values():
+            if stream.outbound.left > room:
+                raise _windows_too_wide()
+            stream.outbound.left += change
+        state.peer.stream_window = size
         state.windows_moved = True
 
     def ping_received(self, flags: int, payload: bytes, events: Received) -> None:
@@ -144,3 +156,7 @@ class ControlFrames:
             self._state.break_stream(stream, ErrorCode.FLOW_CONTROL_ERROR, events)
         else:
             state.windows_moved = True
+
+
+def _windows_too_wide() -> H2Error:
+    return H2Error(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS widen a window beyond 2**31-1")

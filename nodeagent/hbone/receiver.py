@@ -43,8 +43,9 @@ _WORK = {frames.HEADERS: 100, frames.CONTINUATION: 100, frames.RST_STREAM: 50}
 """What a frame costs in units of half a microsecond, with what the worker does for it: a stream is judged and dialled,
 or cut and recorded. Whole DATA is one unit."""
 _LITTLE_WORK = 5
-_SETTINGS_PER_WORK = 6
-"""Of as many streams, whose windows they may change."""
+_SETTING_BYTES_PER_WORK = 12
+_STREAMS_PER_WORK = 6
+"""Whose windows a SETTINGS frame may change."""
 
 
 class Receiver:
@@ -232,7 +233,8 @@ class Receiver:
                 self._control.reset_received(stream_id, unpack_word(head), events)
             case frames.SETTINGS:
                 self._settings_seen = True
-                self._work_left -= length * len(self._state.streams) // (6 * _SETTINGS_PER_WORK)
+                self._work_left -= length // _SETTING_BYTES_PER_WORK
+                self._work_left -= len(self._state.streams) // _STREAMS_PER_WORK
                 self._control.settings_received(flags, head)
             case frames.PING:
                 self._control.ping_received(flags, head, events)

@@ -75,7 +75,7 @@ class TunnelOwner(Protocol):
         """Streams ended, or the peer drains: look at `can_open` and `is_idle`."""
 
     def ended(self, tunnel: "Tunnel", reason: Reason, error: str) -> None:
-        """Once, at the end, after its streams were told. CLOSED when nothing went wrong."""
+        """Once, at the end, before its streams are told. CLOSED when nothing went wrong."""
 
 
 def reset_reason(code: int) -> tuple[Reason, str]:

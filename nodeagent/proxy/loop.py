@@ -11,6 +11,7 @@ watcher whose callback raised is told to break down; every other connection goes
 import heapq
 import itertools
 import logging
+import math
 import os
 import select
 import time
@@ -42,8 +43,9 @@ _SLICE_SECONDS = 500e-6
 """Less than whoever computes takes of a core (1.5 ms and more), and more than a peer needs for an answer."""
 _REST_SECONDS = 1.0
 """Without spinning, when others want the core."""
-_SLOW_STEPS = 1
-"""Of handshakes in one turn: each takes most of a millisecond, and sixty that come at once would hold up everybody."""
+_SLOW_STEP_REST = 3
+"""A step of a handshake takes most of a millisecond: for so many times as long as one took, the next waits while others
+have something to do. So whoever shakes hands without end has a quarter of a worker and not half of each turn."""
 _COMPACT_ABOVE = 1024
 """Cancelled timers are swept when they are more than this and more than half of the heap."""
 
@@ -96,7 +98,11 @@ class Loop:
         self._soon: list[tuple[Breakable, Callable[[], None]]] = []
         self._postponed: list[tuple[Breakable, Callable[[], None]]] = []
         self._sharing = self._sharing_left = _LEAST_SHARING
-        self._slow_left = _SLOW_STEPS
+        self._slow_steps: list[tuple[Breakable, Callable[[], None]]] = []
+        """That are wanted in this turn."""
+        self._slow_since: dict[Breakable, float] = {}
+        """Who waits for one, and since when."""
+        self._slow_steps_after = -math.inf
         self._stopped = False
         self.spin_seconds = 0.0
         """How long it looks for events before it sleeps, at most; 0: it does not."""
@@ -169,13 +175,12 @@ class Loop:
         self._postponed.append((owner, action))
         self.turns_shared += 1
 
-    def takes_slow_step(self) -> bool:
-        """Whether something that takes a millisecond may be done in this turn; else leave its event for the next."""
-        self._slow_left -= 1
-        if self._slow_left >= 0:
-            return True
-        self.slow_steps_deferred += 1
-        return False
+    def slow_step(self, owner: Breakable, action: Callable[[], None]) -> None:
+        """For what takes a millisecond: runs `action` behind the events of this turn, if it is its turn.
+
+        Else `owner` is to ask again, as the event of its descriptor does by itself.
+        """
+        self._slow_steps.append((owner, action))
 
     def share(self) -> None:
         """Of a callback that does the work of many: that of one is done, and what is due `soon` may be due now."""
@@ -199,7 +204,6 @@ class Loop:
         events = self._wait(at_most_seconds)
         self.now = self._clock()
         self._added.clear()
-        self._slow_left = _SLOW_STEPS
         postponed, self._postponed = self._postponed, []
         self._sharing = self._sharing_left = max(_LEAST_SHARING, len(events) // _PARTS)
         added, watchers = self._added, self._watchers
@@ -214,6 +218,8 @@ class Loop:
             self._sharing_left -= 1
             if self._sharing_left <= 0:
                 self._run_soon()
+        if self._slow_steps:
+            self._run_slow_step(is_alone=len(self._slow_steps) == len(events))
         for owner, action in postponed:
             self.guarded(owner, action)
         if self._timers and self._timers[0][0] <= self.now:
@@ -267,6 +273,21 @@ class Loop:
             return 0
         wait += 0.001  # epoll's unit; rounding down would spin through the last millisecond
         return wait if at_most is None else min(wait, at_most)
+
+    def _run_slow_step(self, *, is_alone: bool) -> None:
+        """Of whoever has waited longest, one in a turn."""
+        wanted, self._slow_steps = self._slow_steps, []
+        since = self._slow_since = {owner: self._slow_since.get(owner, self.now) for owner, _ in wanted}
+        if self.now <= self._slow_steps_after and not is_alone:
+            self.slow_steps_deferred += len(wanted)
+            return
+        self.slow_steps_deferred += len(wanted) - 1
+        owner, action = min(wanted, key=lambda one: since[one[0]])
+        del since[owner]
+        began = self._clock()
+        self.guarded(owner, action)
+        ended = self._clock()
+        self._slow_steps_after = ended + _SLOW_STEP_REST * (ended - began)
 
     def _run_timers(self) -> None:
         due: list[Timer] = []

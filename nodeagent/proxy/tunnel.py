@@ -11,6 +11,8 @@ buffers, and all that is pending is sent at once. No object, log call or excepti
 blocks.
 """
 
+import functools
+import itertools
 import socket
 from typing import Self
 
@@ -35,6 +37,9 @@ _UNANSWERED_PINGS = 2
 """So a silent peer is given up after 20 to 30 seconds, as ztunnel does (10 s interval, 20 s timeout)."""
 _PING = b"nodeping"
 _LAST_PING = b"draining"
+_TOLD_PER_TURN = 20
+"""Streams, of the end of their tunnel. Each closes a socket and leaves a record: 200 of them, which a peer may open and
+hang up over and over, would hold up everybody for ten milliseconds."""
 
 
 class Tunnel(ReceivingTunnel):
@@ -219,10 +224,17 @@ class Tunnel(ReceivingTunnel):
             self._timer.cancel()
 
     def _tell_all(self, reason: Reason, error: str) -> None:
-        streams, self.streams = self.streams, {}
-        for stream in streams.values():
-            self._loop.guarded(stream, stream.gone, reason, error)
         self._owner.ended(self, reason, error)
+        self.is_blocked = True  # until they know, streams do not read for a tunnel that is gone
+        self._tell_streams(reason, error)
+
+    def _tell_streams(self, reason: Reason, error: str) -> None:
+        for stream_id in tuple(itertools.islice(self.streams, _TOLD_PER_TURN)):
+            stream = self.streams.pop(stream_id, None)
+            if stream is not None:
+                self._loop.guarded(stream, stream.gone, reason, error)
+        if self.streams:
+            self._loop.next_turn(self, functools.partial(self._tell_streams, reason, error))
 
     # ---- going on in another process -------------------------------------------------------------------------------
 

@@ -73,12 +73,11 @@ class ReceivingTunnel(SendingTunnel):
     def ready(self, events: int) -> None:
         if events & WRITE:
             self._unblock()
-        if events & ~select.EPOLLOUT and self._may_receive():
-            self._receive()
-
-    def _may_receive(self) -> bool:
-        """Else the loop tells it again in the next turn."""
-        return not self._is_behind and (self._handshake is None or self._loop.takes_slow_step())
+        if events & ~select.EPOLLOUT and not self._is_behind:  # else the loop tells it again in the next turn
+            if self._handshake is None:
+                self._receive()
+            else:
+                self._loop.slow_step(self, self._receive)
 
     def _receive(self) -> None:
         if self._socket is None:

@@ -211,11 +211,64 @@ def test_what_is_due_soon_is_done_within_the_turn_and_among_its_ends() -> None:
     assert len(order) == 25
 
 
-def test_a_turn_takes_few_slow_steps() -> None:
-    loop = Loop()
-    for _ in range(2):
+class BusyPeer:
+    """Always has something to say, and hearing it takes `seconds`."""
+
+    def __init__(self, loop: Loop, clock: Clock, seconds: float) -> None:
+        self._loop, self._clock, self._seconds = loop, clock, seconds
+        self.heard = 0
+        self._near, self._far = socket.socketpair()
+        self._far.send(b"x")
+        loop.watch(self._near.fileno(), READ, self)
+
+    def ready(self, events: int) -> None:
+        del events
+        self._hear()
+
+    def _hear(self) -> None:
+        self.heard += 1
+        self._clock.seconds += self._seconds
+
+    def crashed(self) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        self._near.close()
+        self._far.close()
+
+
+class SlowPeer(BusyPeer):
+    def ready(self, events: int) -> None:
+        del events
+        self._loop.slow_step(self, self._hear)
+
+
+def test_slow_steps_have_a_quarter_of_the_time_while_others_have_something_to_do() -> None:
+    clock = Clock()
+    loop = Loop(clock)
+    slow, busy = [SlowPeer(loop, clock, 0.001) for _ in range(5)], BusyPeer(loop, clock, 0.0001)
+    began, in_a_turn = clock.seconds, []
+    for _ in range(1000):
+        before = sum(peer.heard for peer in slow)
         loop.turn(0)
-        assert [loop.takes_slow_step() for _ in range(4)] == [True, False, False, False]
+        in_a_turn.append(sum(peer.heard for peer in slow) - before)
+    assert max(in_a_turn) == 1
+    assert sum(in_a_turn) * 0.001 == pytest.approx((clock.seconds - began) / 4, rel=0.05)
+    assert max(peer.heard for peer in slow) <= min(peer.heard for peer in slow) + 1
+    assert busy.heard == 1000
+    for peer in (*slow, busy):
+        peer.close()
+
+
+def test_slow_steps_have_all_of_the_time_where_nobody_else_wants_it() -> None:
+    clock = Clock()
+    loop = Loop(clock)
+    slow = [SlowPeer(loop, clock, 0.001) for _ in range(5)]
+    for _ in range(1000):
+        loop.turn(0)
+    assert sum(peer.heard for peer in slow) == 1000
+    for peer in slow:
+        peer.close()
 
 
 def test_what_is_postponed_comes_behind_the_events_of_the_next_turn() -> None:
