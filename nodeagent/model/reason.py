@@ -104,6 +104,11 @@ class Reason(enum.Enum):
         "RL",
         "This source has as many connections as a ConnectionLimit lets it.",
     )
+    SOURCE_WASTEFUL = (
+        "source_wasteful",
+        "RL",
+        "Tunnels of this source come to nothing, one after the other: its former records say why. Told once a second.",
+    )
     OPERATOR_KILLED = ("operator_killed", "-", "An operator has ended it: `nodeagent connections --kill`.")
     IDLE_TIMEOUT = ("idle_timeout", "-", "Not a byte for as long as a DestinationRule's idleTimeout.")
     OUT_OF_PORTS = ("out_of_ports", "CONNECT", "No free source port for this address.")

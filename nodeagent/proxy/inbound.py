@@ -4,6 +4,7 @@
 Each accepted connection has a guard of its own until its first stream, whose records tell the rest.
 """
 
+import logging
 import socket
 
 from nodeagent.errors import PeerError
@@ -20,10 +21,17 @@ from nodeagent.proxy.handover import AcceptedState, TunnelState
 from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.inbound_stream import InboundStream
 from nodeagent.proxy.kernel_records import KernelRecords
+from nodeagent.proxy.loop import HALF_CLOSED, Timer
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import local_address, prepare_tunnel
+from nodeagent.proxy.sources import HANDSHAKE_SECONDS, STREAM_SECONDS, TURN_SECONDS
 from nodeagent.proxy.tls import Handshake, is_of_domain, is_revoked, require_not_revoked, require_trust_domain
 from nodeagent.proxy.tunnel import Tunnel
+
+log = logging.getLogger(__name__)
+
+_FAULTS = frozenset({Reason.H2_FAILED.flag, Reason.TLS_FAILED.flag, Reason.CERTIFICATE_REVOKED.flag})
+"""What a peer does wrong."""
 
 
 class Inbound:
@@ -34,6 +42,13 @@ class Inbound:
         self.tunnels: set[InboundTunnel] = set()
 
     def accepted(self, sock: socket.socket, peer: tuple[Ip, int]) -> None:
+        sources, now = self.shared.sources, self.shared.loop.now
+        is_wasteful = sources.refuses(peer[0], now)
+        if is_wasteful:
+            self.shared.counters["tunnels_refused"] += 1
+            if not sources.records(peer[0], now):
+                sock.close()
+                return
         is_full = self.shared.is_full
         try:
             local = local_address(sock)
@@ -41,7 +56,9 @@ class Inbound:
             local = (Ip(""), 0)
         guard = self.shared.connections.begin(Direction.INBOUND, peer, local)
         tunnel = InboundTunnel(self, sock, guard)
-        if is_full:
+        if is_wasteful:
+            tunnel.fail(Reason.SOURCE_WASTEFUL, "")
+        elif is_full:
             tunnel.fail(Reason.CONNECTION_LIMIT, "")
         else:
             self.shared.loop.guarded(tunnel, tunnel.begin)
@@ -86,10 +103,15 @@ class InboundTunnel:
         self._tunnel: Tunnel | None = None
         self._hold: Hold | None = None
         self._is_over_limit = False
+        self._waits: Timer | None = None
+        """For its turn among those of a source that has wasted others."""
+        self._is_paid = False
+        self._streams = 0
+        """So far; not those of another process, but for one."""
         guard.ender = self.fail
         inbound.tunnels.add(self)
         if sock is not None:
-            self._shared.loop.watch(sock.fileno(), 0, self)
+            self._shared.loop.watch(sock.fileno(), HALF_CLOSED, self)
 
     # ---- going on in another process -------------------------------------------------------------------------------
 
@@ -116,14 +138,31 @@ class InboundTunnel:
         self.identity, self._trust, self._is_over_limit = owner.identity, owner.trust, owner.is_over_limit
         self._tunnel = Tunnel.resume(self._shared.loop, sock, state, self)
         if not owner.is_guarded:
+            self._streams = 1
             self._guard.discard()
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
+        sources, now = self._shared.sources, self._shared.loop.now
+        seconds = sources.wait(self.peer_ip, now)
+        if seconds and self._waits is None:
+            sources.queue(self.peer_ip)
+            self._shared.counters["tunnels_delayed"] += 1
+        if seconds:
+            self._waits = self._shared.loop.after(seconds, self, self.begin)
+            return
+        self._wait_no_more()
+        self._is_paid = sources.begin(self.peer_ip, now)
         self._hold = self._shared.holds.wait(
             self, self._shared.state.config.policy_wait_seconds, self._with_certificate, self._without_certificate
         )
+
+    def _wait_no_more(self) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
+            self._waits = None
+            self._shared.sources.leave(self.peer_ip)
 
     def drain(self) -> None:
         if self._tunnel is not None:
@@ -212,6 +251,10 @@ class InboundTunnel:
     def requested(self, tunnel: Tunnel, request: Request) -> None:
         # From the first stream on the tunnel's own end is told by its streams.
         self._guard.discard()
+        self._streams += 1
+        if self._is_paid:
+            self._is_paid = False
+            self._shared.sources.pay_back(self.peer_ip)
         is_full = self._shared.is_full
         guard = self._begin_stream(tunnel)
         stream = InboundStream(self._shared, self.inbound.authorizer, tunnel, request, guard)
@@ -247,11 +290,21 @@ class InboundTunnel:
         if reason.flag == "H2_HANDSHAKE_FAILURE" and not self._guard.is_open:
             # Its streams may all be over, and were reset by the peer as far as their records say.
             self._begin_stream(tunnel).close(reason, error)
+        if reason.flag in _FAULTS or (reason is Reason.CLOSED and not self._streams):
+            self._wasted(tunnel)
         self._over(reason, error)
+
+    def _wasted(self, tunnel: Tunnel) -> None:
+        seconds = tunnel.turns_used_up * TURN_SECONDS + self._streams * STREAM_SECONDS
+        if not self._is_paid:
+            seconds += HANDSHAKE_SECONDS
+        if self._shared.sources.wasted(self.peer_ip, seconds, self._shared.loop.now):
+            log.warning("tunnels from %s come to nothing, one after the other: its next ones wait", self.peer_ip)
 
     def _over(self, reason: Reason, error: str) -> None:
         self.inbound.tunnels.discard(self)
         self._tunnel = None  # and with it the circle: a flood of connections would wait for the collector
+        self._wait_no_more()
         if self._hold is not None:
             self._hold.release()
             self._hold = None

@@ -56,6 +56,8 @@ class ReceivingTunnel(SendingTunnel):
         """There is such, or records that are not opened yet; `_catch_up` comes in the next turn."""
         self._unanswered = 0
         """PINGs, since anything was received."""
+        self.turns_used_up = 0
+        """Of its own: in which it had more to do than a turn may cost."""
         loop.watch(sock.fileno(), READ, self)
 
     # ---- done by the layer above -----------------------------------------------------------------------------------
@@ -225,6 +227,7 @@ class ReceivingTunnel(SendingTunnel):
 
     def _go_on_later(self) -> None:
         self._is_behind = True
+        self.turns_used_up += 1
         self._loop.next_turn(self, self._catch_up)
 
     def _catch_up(self) -> None:

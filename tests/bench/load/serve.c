@@ -73,6 +73,8 @@ static bool read_order(int fd)
 
 	if (length != 1)
 		return length < 0 && errno == EAGAIN;
+	if (!*order)
+		return false; /* of no client of ours: it would be told again for each byte */
 	if (*order == ORDER_ONE) {
 		send(fd, order, 1, MSG_NOSIGNAL);
 		return false;

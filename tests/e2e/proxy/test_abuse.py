@@ -304,10 +304,60 @@ def test_connections_that_come_and_go_leave_no_memory(mesh: Mesh, neighbour: Nei
         for _ in range(1000):
             mesh.wires.outsider.connect(mesh.wires.server.v4, HBONE).close()
         neighbour.asks(5)
-        mesh.far.eventually(lambda: len(mesh.far.closed) >= number * 1000)
+        mesh.far.eventually(lambda: len(mesh.far.closed) + mesh.far.counters.get("tunnels_refused", 0) >= number * 1000)
         return memory(mesh.far.process.pid)
 
     first = flood(1)
     flood(2)
     assert flood(3) - first < MIB
     assert neighbour.slowest < BLOCKED_SECONDS
+
+
+# ---- who wastes tunnel after tunnel --------------------------------------------------------------------------------
+
+
+def waste(mesh: Mesh, until: str) -> None:
+    """A hundred at once that are no TLS, again and again, until the worker has counted that."""
+    for _ in range(50):
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(mesh.wires.outsider.connect(mesh.wires.server.v4, HBONE)) for _ in range(100)
+            ]
+            for client in clients:
+                with contextlib.suppress(OSError):
+                    client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            for client in clients:
+                with contextlib.suppress(ConnectionError):
+                    client.recv(1)
+        mesh.far.listen(0)
+        if mesh.far.counters.get(until):
+            return
+    raise AssertionError(mesh.far.counters)
+
+
+def is_served(peer: Connect, app: socket.socket) -> bool:
+    try:
+        client = peer()
+        assert client.status(client.open(SERVED)) == 200
+    except OSError:
+        return False
+    app.accept()[0].close()
+    return True
+
+
+def test_a_source_whose_tunnels_come_to_nothing_waits_and_is_served(
+    mesh: Mesh, peer: Connect, app: socket.socket, neighbour: Neighbour
+) -> None:
+    waste(mesh, until="tunnels_delayed")
+    neighbour.asks()
+    mesh.far.eventually(lambda: is_served(peer, app))
+    assert {record.reason for record in mesh.far.closed} <= {Reason.TLS_NOT_TLS.value, Reason.SOURCE_WASTEFUL.value}
+
+
+def test_too_many_of_such_a_source_are_refused_by_name_and_it_is_served_later(
+    mesh: Mesh, peer: Connect, app: socket.socket, neighbour: Neighbour
+) -> None:
+    waste(mesh, until="tunnels_refused")
+    mesh.far.eventually(lambda: any(record.reason == Reason.SOURCE_WASTEFUL.value for record in mesh.far.closed))
+    neighbour.asks()
+    mesh.far.eventually(lambda: is_served(peer, app))

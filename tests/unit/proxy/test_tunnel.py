@@ -119,6 +119,22 @@ def test_streams_end_with_the_tunnel(joined: Joined) -> None:
     assert far.heard == [Reason.PEER_LOST]
 
 
+def test_streams_are_told_of_their_tunnels_end_in_portions(joined: Joined) -> None:
+    """Who is not told yet reads no more for it, and may go by itself."""
+    joined.establish()
+    streams = [joined.stream()[1] for _ in range(50)]
+    joined.server.fail(Reason.PEER_LOST, "")
+    assert joined.server_owner.end == (Reason.PEER_LOST, "")
+    assert joined.server.is_blocked
+    told = [sum(stream.heard == [Reason.PEER_LOST] for stream in streams)]
+    joined.server.reset(streams[-1].id, ErrorCode.CANCEL)
+    for _ in range(2):
+        joined.loop.turn(0)
+        told.append(sum(stream.heard == [Reason.PEER_LOST] for stream in streams))
+    assert told == [20, 40, 49]
+    assert streams[-1].heard == []
+
+
 def test_a_reset_stream_leaves_its_neighbour(joined: Joined) -> None:
     joined.establish()
     near, far = joined.stream()
