@@ -96,7 +96,7 @@ class ControlFrames:
             if following > MAX_WINDOW:
                 raise _windows_too_wide()
             if following != size:
-                state.patience.idle_frame()  # an honest peer has one in a frame, and a frame has room for thousands
+                state.patience.idle_frame()  # an honest peer has one in a frame, which has room for 64
             size = following
         room, change = MAX_WINDOW - (max(sizes) - before), size - before
         for stream in state.streams.values():

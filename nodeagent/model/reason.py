@@ -106,7 +106,7 @@ class Reason(enum.Enum):
     )
     SOURCE_WASTEFUL = (
         "source_wasteful",
-        "RL",
+        "CONNECT",
         "Tunnels of this source come to nothing, one after the other: its former records say why. Told once a second.",
     )
     OPERATOR_KILLED = ("operator_killed", "-", "An operator has ended it: `nodeagent connections --kill`.")

@@ -37,7 +37,7 @@ class Carried(Protocol):
         """The tunnel's socket had blocked, and takes bytes again."""
 
     def gone(self, reason: Reason, error: str) -> None:
-        """The whole tunnel ended under the stream."""
+        """The whole tunnel ended under the stream, perhaps some turns ago: what it called since has done nothing."""
 
     def crashed(self) -> None: ...
 
@@ -73,6 +73,9 @@ class TunnelOwner(Protocol):
 
     def changed(self, tunnel: "Tunnel") -> None:
         """Streams ended, or the peer drains: look at `can_open` and `is_idle`."""
+
+    def wasted_turn(self) -> float:
+        """The peer has used up a turn's share for nothing. Seconds before more of that is looked at."""
 
     def ended(self, tunnel: "Tunnel", reason: Reason, error: str) -> None:
         """Once, at the end, before its streams are told. CLOSED when nothing went wrong."""

@@ -4,7 +4,6 @@
 Each accepted connection has a guard of its own until its first stream, whose records tell the rest.
 """
 
-import logging
 import socket
 
 from nodeagent.errors import PeerError
@@ -15,23 +14,24 @@ from nodeagent.model.identity import Identity
 from nodeagent.model.reason import Reason
 from nodeagent.model.record import Direction, Party, Transport
 from nodeagent.model.set_up import Phase
+from nodeagent.proxy.admission import Admission
 from nodeagent.proxy.authorizer import Authorizer
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import AcceptedState, TunnelState
 from nodeagent.proxy.holds import Hold
 from nodeagent.proxy.inbound_stream import InboundStream
 from nodeagent.proxy.kernel_records import KernelRecords
-from nodeagent.proxy.loop import HALF_CLOSED, Timer
+from nodeagent.proxy.loop import HALF_CLOSED
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import local_address, prepare_tunnel
-from nodeagent.proxy.sources import HANDSHAKE_SECONDS, STREAM_SECONDS, TURN_SECONDS
+from nodeagent.proxy.sources import ATTEMPT_SECONDS, HANDSHAKE_SECONDS, STREAM_SECONDS, TURN_SECONDS
 from nodeagent.proxy.tls import Handshake, is_of_domain, is_revoked, require_not_revoked, require_trust_domain
 from nodeagent.proxy.tunnel import Tunnel
 
-log = logging.getLogger(__name__)
-
-_FAULTS = frozenset({Reason.H2_FAILED.flag, Reason.TLS_FAILED.flag, Reason.CERTIFICATE_REVOKED.flag})
+_FAULTS = frozenset({Reason.H2_FAILED.flag, Reason.TLS_FAILED.flag})
 """What a peer does wrong."""
+_OURS = frozenset({Reason.DRAINED, Reason.POD_REMOVED, Reason.BUG})
+"""Ends for which a peer, whose tunnel had no request yet, can do nothing."""
 
 
 class Inbound:
@@ -40,15 +40,13 @@ class Inbound:
     def __init__(self, shared: Shared, authorizer: Authorizer) -> None:
         self.shared, self.authorizer = shared, authorizer
         self.tunnels: set[InboundTunnel] = set()
+        self.admission = Admission(shared.loop, shared.counters)
 
     def accepted(self, sock: socket.socket, peer: tuple[Ip, int]) -> None:
-        sources, now = self.shared.sources, self.shared.loop.now
-        is_wasteful = sources.refuses(peer[0], now)
-        if is_wasteful:
-            self.shared.counters["tunnels_refused"] += 1
-            if not sources.records(peer[0], now):
-                sock.close()
-                return
+        is_wasteful = self.admission.refuses(peer[0])
+        if is_wasteful and not self.admission.records(peer[0]):
+            sock.close()
+            return
         is_full = self.shared.is_full
         try:
             local = local_address(sock)
@@ -61,7 +59,7 @@ class Inbound:
         elif is_full:
             tunnel.fail(Reason.CONNECTION_LIMIT, "")
         else:
-            self.shared.loop.guarded(tunnel, tunnel.begin)
+            self.admission.enter(peer[0], tunnel)
 
     def state_changed(self) -> None:
         """Tunnels to pods that left end with them: a successor's streams must not come by what promised another.
@@ -103,11 +101,9 @@ class InboundTunnel:
         self._tunnel: Tunnel | None = None
         self._hold: Hold | None = None
         self._is_over_limit = False
-        self._waits: Timer | None = None
-        """For its turn among those of a source that has wasted others."""
-        self._is_paid = False
-        self._streams = 0
-        """So far; not those of another process, but for one."""
+        self._shakes_hands = False
+        self._is_charged = False
+        """For its handshake, until it has a request."""
         guard.ender = self.fail
         inbound.tunnels.add(self)
         if sock is not None:
@@ -138,31 +134,16 @@ class InboundTunnel:
         self.identity, self._trust, self._is_over_limit = owner.identity, owner.trust, owner.is_over_limit
         self._tunnel = Tunnel.resume(self._shared.loop, sock, state, self)
         if not owner.is_guarded:
-            self._streams = 1
             self._guard.discard()
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        sources, now = self._shared.sources, self._shared.loop.now
-        seconds = sources.wait(self.peer_ip, now)
-        if seconds and self._waits is None:
-            sources.queue(self.peer_ip)
-            self._shared.counters["tunnels_delayed"] += 1
-        if seconds:
-            self._waits = self._shared.loop.after(seconds, self, self.begin)
-            return
-        self._wait_no_more()
-        self._is_paid = sources.begin(self.peer_ip, now)
+        """Called by the admission."""
+        self._shakes_hands = True
         self._hold = self._shared.holds.wait(
             self, self._shared.state.config.policy_wait_seconds, self._with_certificate, self._without_certificate
         )
-
-    def _wait_no_more(self) -> None:
-        if self._waits is not None:
-            self._waits.cancel()
-            self._waits = None
-            self._shared.sources.leave(self.peer_ip)
 
     def drain(self) -> None:
         if self._tunnel is not None:
@@ -202,8 +183,9 @@ class InboundTunnel:
             self._over(reason, error)
 
     def ready(self, events: int) -> None:
-        """The peer left while we waited for our certificate."""
+        """The peer left while it waited for its turn, or for our certificate."""
         del events
+        self.inbound.admission.wasted(self.peer_ip, ATTEMPT_SECONDS)
         self.fail(Reason.TLS_FAILED, "the peer left before the handshake")
 
     def crashed(self) -> None:
@@ -239,6 +221,9 @@ class InboundTunnel:
         return self._shared.kernel_records
 
     def established(self, tunnel: Tunnel, peer: Identity) -> None:
+        self.inbound.admission.wasted(self.peer_ip, HANDSHAKE_SECONDS)
+        self._is_charged = True
+        self._shaken()
         security = self._shared.state.mesh.security
         require_not_revoked(tunnel.peer_certificates, security.revoked)
         workload = self._shared.state.local_workload(self.local_ip)
@@ -251,10 +236,8 @@ class InboundTunnel:
     def requested(self, tunnel: Tunnel, request: Request) -> None:
         # From the first stream on the tunnel's own end is told by its streams.
         self._guard.discard()
-        self._streams += 1
-        if self._is_paid:
-            self._is_paid = False
-            self._shared.sources.pay_back(self.peer_ip)
+        if not request.problem:
+            self._came_to_something()
         is_full = self._shared.is_full
         guard = self._begin_stream(tunnel)
         stream = InboundStream(self._shared, self.inbound.authorizer, tunnel, request, guard)
@@ -290,21 +273,37 @@ class InboundTunnel:
         if reason.flag == "H2_HANDSHAKE_FAILURE" and not self._guard.is_open:
             # Its streams may all be over, and were reset by the peer as far as their records say.
             self._begin_stream(tunnel).close(reason, error)
-        if reason.flag in _FAULTS or (reason is Reason.CLOSED and not self._streams):
-            self._wasted(tunnel)
+        if reason.flag in _FAULTS:
+            self.inbound.admission.wasted(self.peer_ip, self._wasted_by_fault(tunnel, reason))
+        elif reason in _OURS:
+            self._came_to_something()
         self._over(reason, error)
 
-    def _wasted(self, tunnel: Tunnel) -> None:
-        seconds = tunnel.turns_used_up * TURN_SECONDS + self._streams * STREAM_SECONDS
-        if not self._is_paid:
-            seconds += HANDSHAKE_SECONDS
-        if self._shared.sources.wasted(self.peer_ip, seconds, self._shared.loop.now):
-            log.warning("tunnels from %s come to nothing, one after the other: its next ones wait", self.peer_ip)
+    def _wasted_by_fault(self, tunnel: Tunnel, reason: Reason) -> float:
+        if tunnel.peer is not None:
+            return len(tunnel.streams) * STREAM_SECONDS
+        # Whoever was too late may have waited for us, and there is a bound for the number of those.
+        return 0 if reason is Reason.TLS_TIMEOUT else ATTEMPT_SECONDS
+
+    def wasted_turn(self) -> float:
+        self.inbound.admission.wasted(self.peer_ip, TURN_SECONDS)
+        return self.inbound.admission.rest(self.peer_ip)
+
+    def _came_to_something(self) -> None:
+        if self._is_charged:
+            self._is_charged = False
+            self.inbound.admission.came_to_something(self.peer_ip, HANDSHAKE_SECONDS)
+
+    def _shaken(self) -> None:
+        if self._shakes_hands:
+            self._shakes_hands = False
+            self.inbound.admission.shaken(self.peer_ip)
 
     def _over(self, reason: Reason, error: str) -> None:
         self.inbound.tunnels.discard(self)
         self._tunnel = None  # and with it the circle: a flood of connections would wait for the collector
-        self._wait_no_more()
+        self.inbound.admission.leave(self.peer_ip, self)
+        self._shaken()
         if self._hold is not None:
             self._hold.release()
             self._hold = None

@@ -124,7 +124,7 @@ class InboundStream:
     # ---- Dialler ---------------------------------------------------------------------------------------------------
 
     def connected(self, sock: socket.socket, keeps_port: bool) -> None:  # noqa: FBT001 - Dialler's signature
-        if self._is_over:
+        if self._is_over or not self._tunnel.is_open:  # `gone` tells of the latter
             sock.close()
             return
         self._is_over = True

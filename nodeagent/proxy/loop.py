@@ -12,6 +12,7 @@ import heapq
 import itertools
 import logging
 import math
+import operator
 import os
 import select
 import time
@@ -22,7 +23,7 @@ from typing import Protocol
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 HALF_CLOSED = select.EPOLLRDHUP
-"""Nothing comes behind what can be read. Asked for together with READ only, since it is told again and again."""
+"""Nothing comes behind what can be read. It is told again and again: asked for with READ, or by who ends with it."""
 FAILED = select.EPOLLERR
 HUNG_UP = select.EPOLLHUP
 
@@ -44,8 +45,10 @@ _SLICE_SECONDS = 500e-6
 _REST_SECONDS = 1.0
 """Without spinning, when others want the core."""
 _SLOW_STEP_REST = 3
-"""A step of a handshake takes most of a millisecond: for so many times as long as one took, the next waits while others
-have something to do. So whoever shakes hands without end has a quarter of a worker and not half of each turn."""
+"""A step of a handshake takes most of a millisecond: for so many times as long as one took, the next waits while other
+descriptors have events. So whoever shakes hands without end has a quarter of a worker and not half of each turn."""
+_LONGEST_SLOW_STEP_SECONDS = 2e-3
+"""What took longer was interrupted, and whoever comes next shall not wait for that."""
 _COMPACT_ABOVE = 1024
 """Cancelled timers are swept when they are more than this and more than half of the heap."""
 
@@ -98,10 +101,8 @@ class Loop:
         self._soon: list[tuple[Breakable, Callable[[], None]]] = []
         self._postponed: list[tuple[Breakable, Callable[[], None]]] = []
         self._sharing = self._sharing_left = _LEAST_SHARING
-        self._slow_steps: list[tuple[Breakable, Callable[[], None]]] = []
-        """That are wanted in this turn."""
-        self._slow_since: dict[Breakable, float] = {}
-        """Who waits for one, and since when."""
+        self._slow_steps: list[tuple[float, Breakable, Callable[[], None]]] = []
+        """That are wanted in this turn, and since when."""
         self._slow_steps_after = -math.inf
         self._stopped = False
         self.spin_seconds = 0.0
@@ -175,12 +176,13 @@ class Loop:
         self._postponed.append((owner, action))
         self.turns_shared += 1
 
-    def slow_step(self, owner: Breakable, action: Callable[[], None]) -> None:
+    def slow_step(self, since: float, owner: Breakable, action: Callable[[], None]) -> None:
         """For what takes a millisecond: runs `action` behind the events of this turn, if it is its turn.
 
-        Else `owner` is to ask again, as the event of its descriptor does by itself.
+        Else `owner` is to ask again, as the event of its descriptor does by itself; `since` is when it first did, since
+        whoever has waited longest is next.
         """
-        self._slow_steps.append((owner, action))
+        self._slow_steps.append((since, owner, action))
 
     def share(self) -> None:
         """Of a callback that does the work of many: that of one is done, and what is due `soon` may be due now."""
@@ -277,17 +279,15 @@ class Loop:
     def _run_slow_step(self, *, is_alone: bool) -> None:
         """Of whoever has waited longest, one in a turn."""
         wanted, self._slow_steps = self._slow_steps, []
-        since = self._slow_since = {owner: self._slow_since.get(owner, self.now) for owner, _ in wanted}
         if self.now <= self._slow_steps_after and not is_alone:
             self.slow_steps_deferred += len(wanted)
             return
         self.slow_steps_deferred += len(wanted) - 1
-        owner, action = min(wanted, key=lambda one: since[one[0]])
-        del since[owner]
+        _, owner, action = min(wanted, key=operator.itemgetter(0))
         began = self._clock()
         self.guarded(owner, action)
         ended = self._clock()
-        self._slow_steps_after = ended + _SLOW_STEP_REST * (ended - began)
+        self._slow_steps_after = ended + _SLOW_STEP_REST * min(ended - began, _LONGEST_SLOW_STEP_SECONDS)
 
     def _run_timers(self) -> None:
         due: list[Timer] = []

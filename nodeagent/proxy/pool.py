@@ -337,6 +337,10 @@ class PooledTunnel:
         if not tunnel.streams and self._idle is None:
             self._idle = self._shared.loop.after(self._shared.state.config.pool_idle_seconds, self, self._idle_long)
 
+    def wasted_turn(self) -> float:
+        """We have chosen this peer, and need it."""
+        return 0.0
+
     def ended(self, tunnel: Tunnel, reason: Reason, error: str) -> None:
         if tunnel.peer is None or reason.flag == "TLS_FAILURE":
             self._shared.counters["handshakes_failed"] += 1

@@ -177,9 +177,7 @@ class _Running:
         counters: Counter[str] = Counter()
         records = KernelRecords(start.kernel_tls, counters)
         ports = functools.partial(pick_port, slot, read_port_range())
-        self.shared = Shared(
-            loop, self.state, connections, Holds(loop), SecretsPipe(), records, counters, pick_tunnel_port=ports
-        )
+        self.shared = Shared(loop, self.state, connections, Holds(loop), SecretsPipe(), records, counters, ports)
         self._authorizer = authorizer = Authorizer(loop, self.state, connections)
         self._outbound = Outbound(self.shared, authorizer)
         self._inbound = Inbound(self.shared, authorizer)

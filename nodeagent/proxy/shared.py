@@ -13,7 +13,6 @@ from nodeagent.proxy.holds import Holds
 from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import Loop
 from nodeagent.proxy.secrets_pipe import SecretsPipe
-from nodeagent.proxy.sources import Sources
 from nodeagent.proxy.state import State
 
 _OWN_DESCRIPTORS = 8
@@ -32,8 +31,6 @@ class Shared(msgspec.Struct, frozen=True):
     kernel_records: KernelRecords
     counters: Counter[str]
     """Totals for the agent's metrics; what can be derived from records is not counted again."""
-    sources: Sources = msgspec.field(default_factory=Sources)
-    """Of tunnels that are accepted."""
     pick_tunnel_port: Callable[[], int] = int
     """From which a tunnel is dialled; 0: any."""
 

@@ -2,30 +2,34 @@
 """Where tunnels come from, and how much of this worker's time was wasted from there. Pure: times are the caller's.
 
 Whoever floods a tunnel is cut off by name, and makes the next: a handshake for us, and again all that one tunnel is
-put up with. So an address that has wasted time waits for its next tunnel, twenty times as long. Who wastes less than
-a twentieth of a worker never waits: an expired certificate that is tried again and again, a probe that says nothing.
+put up with. So what an address wastes is its debt, and its next tunnels wait until that is over, twenty times as long
+as it took. Who wastes less than a twentieth of a worker never waits: an expired certificate that is tried again and
+again, a probe that says nothing.
 """
 
 import math
 
 from nodeagent.model.address import Ip
 
+ATTEMPT_SECONDS = 0.5e-3
+"""Of CPU, of a connection that never became a tunnel."""
 HANDSHAKE_SECONDS = 1e-3
-"""Of CPU, of a tunnel that came to nothing."""
+"""Of a tunnel, until it has a request: whoever makes many and holds them is known by that."""
 TURN_SECONDS = 0.25e-3
-"""Of a turn's share that was used up (tunnel_receiving.py)."""
+"""Of a turn's share that was used up for nothing (tunnel_receiving.py)."""
 STREAM_SECONDS = 0.15e-3
-"""Of a stream with its application dialled, closed and recorded."""
+"""Of a stream that is cut because its tunnel's peer broke a rule."""
 
 _PRICE = 20
 _CREDIT_SECONDS = 2.0
-"""Of waiting, for who has wasted nothing of late: a tenth of a second of CPU, or a hundred handshakes."""
+"""Of waiting, for who has wasted nothing of late: a tenth of a second of CPU. So a hundred of its tunnels may shake
+hands at once; those of a gateway that was just started wait for each other's."""
 _LONGEST_SECONDS = 5.0
 """A peer that was mended is served again before its clients lose patience, which for a handshake are ten seconds."""
 _LOOK_SECONDS = 0.25
-"""A tunnel of the same source that did come to something may shorten the wait."""
+"""After which it is looked again: a tunnel of the same source that did come to something shortens the wait."""
 _MOST_WAITING = 64
-"""Tunnels of one source, and"""
+"""Tunnels of a source in debt, and"""
 _LONGEST_WAIT_SECONDS = 4.0
 """of one that has to wait longer, none: what comes is refused, since a flood of it would fill the worker."""
 _MOST_SOURCES = 4096
@@ -34,16 +38,20 @@ _RECORDED_SECONDS = 1.0
 
 
 class _Source:
-    __slots__ = ("recorded", "told", "until", "waiting")
+    __slots__ = ("recorded", "shaking", "told", "until")
 
     def __init__(self) -> None:
+        self.until = -math.inf
+        """Of its debt; what is within the credit makes nobody wait."""
+        self.shaking = 0
+        """Tunnels that shake hands at this moment: they may yet come to nothing."""
         self.recorded = -math.inf
         """When one that was refused was last recorded."""
         self.told = -math.inf
-        """When it was last told to the operator that it waits."""
-        self.until = 0.0
-        """It waits until then; with its credit, it may waste until then without waiting."""
-        self.waiting = 0
+        """When the operator was last told."""
+
+    def is_forgotten(self, now: float) -> bool:
+        return not self.shaking and self.until <= now - _CREDIT_SECONDS
 
 
 class Sources:
@@ -51,12 +59,13 @@ class Sources:
 
     def __init__(self) -> None:
         self._known: dict[Ip, _Source] = {}
-        """Only who has wasted something of late."""
 
-    def refuses(self, ip: Ip, now: float) -> bool:
-        """A tunnel that comes from there is too many to wait."""
+    def refuses(self, ip: Ip, waiting: int, now: float) -> bool:
+        """One more tunnel is too many, where so many wait. Never of a source that is not in debt."""
         source = self._known.get(ip)
-        return source is not None and (source.waiting >= _MOST_WAITING or source.until > now + _LONGEST_WAIT_SECONDS)
+        if source is None or source.until <= now:
+            return False
+        return waiting >= _MOST_WAITING or source.until > now + _LONGEST_WAIT_SECONDS
 
     def records(self, ip: Ip, now: float) -> bool:
         """Whether a refused one leaves a record: one a second, since a record costs more than to refuse."""
@@ -69,50 +78,51 @@ class Sources:
     def wait(self, ip: Ip, now: float) -> float:
         """Before its next tunnel begins: 0, or for how long not to ask again."""
         source = self._known.get(ip)
+        if source is None:
+            return 0.0
+        debt = max(source.until, now - _CREDIT_SECONDS) + _PRICE * HANDSHAKE_SECONDS * source.shaking - now
+        return min(max(debt, 0.0), _LOOK_SECONDS)
+
+    def rest(self, ip: Ip, now: float) -> float:
+        """Before more is looked at of a tunnel that has wasted a turn."""
+        source = self._known.get(ip)
         return min(max(source.until - now, 0.0), _LOOK_SECONDS) if source is not None else 0.0
 
-    def begin(self, ip: Ip, now: float) -> bool:
-        """A tunnel begins. Whether its handshake is paid for in advance, so that those that wait begin one by one."""
-        source = self._known.get(ip)
-        if source is None:
-            return False
-        if not source.waiting and source.until <= now - _CREDIT_SECONDS:
-            del self._known[ip]
-            return False
-        self._charge(source, HANDSHAKE_SECONDS, now)
-        return True
+    def begin(self, ip: Ip, now: float) -> None:
+        """A tunnel shakes hands, until `shaken`."""
+        self._source(ip, now).shaking += 1
 
-    def wasted(self, ip: Ip, seconds: float, now: float) -> bool:
-        """A tunnel has come to nothing and had so much CPU. Whether to tell the operator that the next ones wait."""
+    def shaken(self, ip: Ip) -> None:
         source = self._known.get(ip)
-        if source is None:
-            if len(self._known) >= _MOST_SOURCES:
-                self._known.pop(next(iter(self._known)))
-            source = self._known[ip] = _Source()
-        self._charge(source, seconds, now)
+        if source is not None and source.shaking:
+            source.shaking -= 1
+
+    def charge(self, ip: Ip, seconds: float, now: float) -> bool:
+        """For so much CPU. Whether to tell the operator that its next tunnels wait."""
+        source = self._source(ip, now)
+        until = max(source.until, now - _CREDIT_SECONDS) + _PRICE * seconds
+        source.until = min(until, now + _LONGEST_SECONDS)
         if source.until <= now or now - source.told < _TOLD_SECONDS:
             return False
         source.told = now
         return True
 
-    def pay_back(self, ip: Ip) -> None:
-        """What was paid in advance for a tunnel that has come to something."""
+    def pay_back(self, ip: Ip, seconds: float) -> None:
+        """What was charged for something that has come to something."""
         source = self._known.get(ip)
         if source is not None:
-            source.until -= _PRICE * HANDSHAKE_SECONDS
+            source.until -= _PRICE * seconds
 
-    def queue(self, ip: Ip) -> None:
-        """One more waits."""
+    def _source(self, ip: Ip, now: float) -> _Source:
         source = self._known.get(ip)
-        if source is not None:
-            source.waiting += 1
+        if source is None:
+            if len(self._known) >= _MOST_SOURCES:
+                self._make_room(now)
+            source = self._known[ip] = _Source()
+        return source
 
-    def leave(self, ip: Ip) -> None:
-        """It waits no more."""
-        source = self._known.get(ip)
-        if source is not None and source.waiting:
-            source.waiting -= 1
-
-    def _charge(self, source: _Source, seconds: float, now: float) -> None:
-        until = max(source.until, now - _CREDIT_SECONDS) + _PRICE * seconds
-        source.until = min(until, now + _LONGEST_SECONDS)
+    def _make_room(self, now: float) -> None:
+        """Of half, so that it is not looked for each time: whoever owes nothing first, then whoever was known first."""
+        forgotten = [ip for ip, source in self._known.items() if source.is_forgotten(now)]
+        for ip in forgotten or list(self._known)[: _MOST_SOURCES // 2]:
+            del self._known[ip]

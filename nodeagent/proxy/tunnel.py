@@ -27,7 +27,7 @@ from nodeagent.proxy.carried import Carried, CarriedSocket, TunnelOwner
 from nodeagent.proxy.guard import ConnectionGuard
 from nodeagent.proxy.handover import AcceptedState, DialledState, TunnelState
 from nodeagent.proxy.kernel_channel import KernelChannel, Wear
-from nodeagent.proxy.loop import READ, WRITE, Loop, Timer
+from nodeagent.proxy.loop import Loop, Timer
 from nodeagent.proxy.tls import Handshake
 from nodeagent.proxy.tunnel_receiving import ReceivingTunnel
 from nodeagent.tls.channel import RecordChannel
@@ -38,8 +38,8 @@ _UNANSWERED_PINGS = 2
 _PING = b"nodeping"
 _LAST_PING = b"draining"
 _TOLD_PER_TURN = 20
-"""Streams, of the end of their tunnel. Each closes a socket and leaves a record: 200 of them, which a peer may open and
-hang up over and over, would hold up everybody for ten milliseconds."""
+"""Streams, of their tunnel's end by its peer. Each closes a socket and leaves a record: 200 of them, which a peer may
+open and hang up over and over, would hold up everybody for ten milliseconds."""
 
 
 class Tunnel(ReceivingTunnel):
@@ -159,6 +159,9 @@ class Tunnel(ReceivingTunnel):
         self._timer = self._loop.after(_PING_SECONDS, self, self._ping)
         self._owner.established(self, peer)
 
+    def _owner_lets_rest(self) -> float:
+        return self._owner.wasted_turn()
+
     def _ping(self) -> None:
         if self._unanswered >= _UNANSWERED_PINGS:
             self.fail(Reason.PING_TIMEOUT, "tunnel: the peer is silent")
@@ -223,15 +226,16 @@ class Tunnel(ReceivingTunnel):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _tell_all(self, reason: Reason, error: str) -> None:
+    def _tell_all(self, reason: Reason, error: str, *, at_once: bool = False) -> None:
         self._owner.ended(self, reason, error)
         self.is_blocked = True  # until they know, streams do not read for a tunnel that is gone
-        self._tell_streams(reason, error)
+        self._tell_streams(reason, error, len(self.streams) if at_once else _TOLD_PER_TURN)
 
-    def _tell_streams(self, reason: Reason, error: str) -> None:
-        for stream_id in tuple(itertools.islice(self.streams, _TOLD_PER_TURN)):
+    def _tell_streams(self, reason: Reason, error: str, at_most: int = _TOLD_PER_TURN) -> None:
+        for stream_id in tuple(itertools.islice(self.streams, at_most)):
             stream = self.streams.pop(stream_id, None)
             if stream is not None:
+                self._stalled.pop(stream, None)
                 self._loop.guarded(stream, stream.gone, reason, error)
         if self.streams:
             self._loop.next_turn(self, functools.partial(self._tell_streams, reason, error))
@@ -257,10 +261,8 @@ class Tunnel(ReceivingTunnel):
 
     def hold(self, *, is_held: bool) -> None:
         """Reads nothing for a moment, so that no new stream keeps it from moving."""
-        interest = 0 if is_held else READ
-        if self._socket is not None and interest != self._interest:
-            self._interest = interest
-            self._loop.change(self._socket.fileno(), interest | (WRITE if self.is_blocked else 0))
+        self._is_held = is_held
+        self._look_at_interest()
 
     def surrender(self, owner: AcceptedState | DialledState) -> tuple[TunnelState, list[socket.socket]]:
         """Everything that another process needs to go on, and the sockets: its own and those of its streams.

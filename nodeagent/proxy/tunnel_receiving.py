@@ -20,7 +20,7 @@ from nodeagent.proxy.backlog import FAIR_BYTES, HELD
 from nodeagent.proxy.carried import Carried
 from nodeagent.proxy.kernel_channel import KernelChannel
 from nodeagent.proxy.kernel_records import KernelRecords
-from nodeagent.proxy.loop import READ, WRITE, Loop
+from nodeagent.proxy.loop import FAILED, HUNG_UP, READ, WRITE, Loop
 from nodeagent.proxy.tls import RECORD_BYTES, Channel, Handshake
 from nodeagent.proxy.tunnel_sending import SendingTunnel
 from nodeagent.tls.channel import RecordChannel
@@ -50,14 +50,19 @@ class ReceivingTunnel(SendingTunnel):
         self.peer_certificates: tuple[bytes, ...] = ()
         """Names of the chain by which it was believed."""
         self._handshake: Handshake | None = begin if isinstance(begin, Handshake) else None
+        self._step_since = 0.0
+        """When it first asked for the next step of its handshake."""
         self._unread = _NOTHING
         """Of its own: plaintext that there was no time for."""
         self._is_behind = False
         """There is such, or records that are not opened yet; `_catch_up` comes in the next turn."""
         self._unanswered = 0
         """PINGs, since anything was received."""
-        self.turns_used_up = 0
-        """Of its own: in which it had more to do than a turn may cost."""
+        self._is_held = False
+        """It moves to another process, and reads no more here."""
+        self._rests = False
+        """Until `_catch_up`: it is behind with what its peer sends for nothing."""
+        self._rest_seconds = 0.0
         loop.watch(sock.fileno(), READ, self)
 
     # ---- done by the layer above -----------------------------------------------------------------------------------
@@ -65,6 +70,10 @@ class ReceivingTunnel(SendingTunnel):
     @abstractmethod
     def _owner_accepts(self, peer: Identity) -> None:
         """The handshake is over. Raises PeerError when this peer is not to be talked to."""
+
+    @abstractmethod
+    def _owner_lets_rest(self) -> float:
+        """Of a turn that was used up for nothing: for how many seconds nothing more of it is looked at."""
 
     @abstractmethod
     def _dispatch(self, received: Received) -> None:
@@ -75,11 +84,19 @@ class ReceivingTunnel(SendingTunnel):
     def ready(self, events: int) -> None:
         if events & WRITE:
             self._unblock()
-        if events & ~select.EPOLLOUT and not self._is_behind:  # else the loop tells it again in the next turn
+        if self._is_behind:  # the loop tells it again in the next turn, but for one that rests
+            if self._rests and events & (FAILED | HUNG_UP):
+                self._lost("tunnel: the peer closed it")
+        elif events & ~select.EPOLLOUT:
             if self._handshake is None:
                 self._receive()
             else:
-                self._loop.slow_step(self, self._receive)
+                self._step_since = self._step_since or self._loop.now
+                self._loop.slow_step(self._step_since, self, self._take_step)
+
+    def _take_step(self) -> None:
+        self._step_since = 0.0
+        self._receive()
 
     def _receive(self) -> None:
         if self._socket is None:
@@ -220,6 +237,10 @@ class ReceivingTunnel(SendingTunnel):
                 self._unread = memoryview(bytes(received.unread))
             self._dispatch(received)
             self._look_at_held()
+            # With a part of a share compiled code has handed on what served streams.
+            is_waste = work == TURN_WORK and received.unread and received.is_waste
+            if is_waste and self._socket is not None:
+                self._rest_seconds = self._owner_lets_rest()
 
     def _look_at_held(self) -> None:
         if HELD.size > HELD.most and self.connection.held_bytes > FAIR_BYTES:
@@ -227,14 +248,26 @@ class ReceivingTunnel(SendingTunnel):
 
     def _go_on_later(self) -> None:
         self._is_behind = True
-        self.turns_used_up += 1
-        self._loop.next_turn(self, self._catch_up)
+        seconds, self._rest_seconds = self._rest_seconds, 0.0
+        if seconds:
+            self._rests = True
+            self._look_at_interest()
+            self._loop.after(seconds, self, self._catch_up)
+        else:
+            self._loop.next_turn(self, self._catch_up)
+
+    def _look_at_interest(self) -> None:
+        interest = 0 if self._is_held or self._rests else READ
+        if self._socket is not None and interest != self._interest:
+            self._interest = interest
+            self._loop.change(self._socket.fileno(), interest | (WRITE if self.is_blocked else 0))
 
     def _catch_up(self) -> None:
         """With what there was no time for."""
-        self._is_behind = False
+        self._is_behind = self._rests = False
         if self._socket is None:
             return
+        self._look_at_interest()
         unread, self._unread = self._unread, _NOTHING
         try:
             self._opened(unread)

@@ -63,8 +63,8 @@ class SendingTunnel(ABC):
         """Nothing can be sent any more: reads what the peer may have said before, and ends with `error` otherwise."""
 
     @abstractmethod
-    def _tell_all(self, reason: Reason, error: str) -> None:
-        """The streams and the owner, that it has ended."""
+    def _tell_all(self, reason: Reason, error: str, *, at_once: bool = False) -> None:
+        """The owner and the streams, that it has ended; the latter in portions, unless `at_once`."""
 
     # ---- sending ---------------------------------------------------------------------------------------------------
 
@@ -194,12 +194,15 @@ class SendingTunnel(ABC):
 
     def fail(self, reason: Reason, error: str) -> None:
         """Ends it at once, with a reset; its streams end with the same reason."""
+        self._cut(reason, error, at_once=True)
+
+    def _cut(self, reason: Reason, error: str, *, at_once: bool) -> None:
         if self._socket is None:
             return
         sock = self._socket
         self._forget_socket()
         sock.close()
-        self._tell_all(reason, error)
+        self._tell_all(reason, error, at_once=at_once)
 
     def crashed(self) -> None:
         self.fail(Reason.BUG, "")
@@ -210,7 +213,7 @@ class SendingTunnel(ABC):
             self.was_cut = True
             self.fail(Reason.TLS_FAILED, f"during the handshake: {error}")
         elif self.streams:
-            self.fail(Reason.PEER_LOST, error)
+            self._cut(Reason.PEER_LOST, error, at_once=False)
         else:
             self.fail(Reason.CLOSED, "")
 

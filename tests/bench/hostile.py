@@ -43,7 +43,8 @@ def _shake_hands(context: ssl.SSLContext, address: Address, _frames: bytes) -> N
 
 
 def _come_and_go(_context: ssl.SSLContext, address: Address, _frames: bytes) -> None:
-    socket.create_connection(address).close()
+    with contextlib.suppress(OSError):
+        socket.create_connection(address).close()
 
 
 def _dawdle(_context: ssl.SSLContext, address: Address, _frames: bytes) -> None:

@@ -165,6 +165,10 @@ class Serving:
     def changed(self, tunnel: Tunnel) -> None:
         tunnel.close_if_drained()
 
+    def wasted_turn(self) -> float:
+        """What rests is timed, and nothing here is."""
+        return 0.0
+
     def ended(self, _tunnel: Tunnel, reason: Reason, _error: str) -> None:
         assert self.end_reason is None
         assert reason is not Reason.BUG

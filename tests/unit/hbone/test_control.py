@@ -4,6 +4,8 @@
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nodeagent.hbone import frames
 from nodeagent.hbone.error import H2Error
@@ -61,6 +63,12 @@ def client(make_end: "type[End]", greeting: Greeting) -> "End":
 PROTOCOL, FLOW, CALM = ErrorCode.PROTOCOL_ERROR, ErrorCode.FLOW_CONTROL_ERROR, ErrorCode.ENHANCE_YOUR_CALM
 
 
+def windows(*sizes: int) -> bytes:
+    """A SETTINGS frame with all of them."""
+    settings = b"".join(Setting.INITIAL_WINDOW_SIZE.to_bytes(2, "big") + size.to_bytes(4, "big") for size in sizes)
+    return pack_frame(frames.SETTINGS, 0, 0, settings)
+
+
 @pytest.mark.parametrize(
     ("role", "hostile", "code"),
     [
@@ -76,6 +84,12 @@ PROTOCOL, FLOW, CALM = ErrorCode.PROTOCOL_ERROR, ErrorCode.FLOW_CONTROL_ERROR, E
             pack_window_update(1, MAX_WINDOW - 65535) + pack_settings({Setting.INITIAL_WINDOW_SIZE: 65536}),
             FLOW,
             id="a stream's window too wide by SETTINGS",
+        ),
+        pytest.param(
+            Role.SERVER,
+            pack_window_update(1, MAX_WINDOW - 65535) + windows(65536, 65535),
+            FLOW,
+            id="a stream's window too wide for a moment",
         ),
         pytest.param(Role.SERVER, pack_settings({Setting.MAX_FRAME_SIZE: 16383}), PROTOCOL, id="small frames"),
         pytest.param(Role.SERVER, pack_settings({Setting.MAX_FRAME_SIZE: 1 << 24}), PROTOCOL, id="huge frames"),
@@ -113,6 +127,28 @@ def test_what_ends_the_connection(server: "End", client: "End", role: Role, host
         end.feed(hostile)
     assert (caught.value.code, caught.value.reason) == (code, Reason.H2_FAILED)
     assert end.take().endswith(code.to_bytes(4, "big") + str(caught.value).encode())
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 65535, 65536, 1 << 20, MAX_WINDOW - 1, MAX_WINDOW, 1 << 31]), max_size=8),
+    st.sampled_from([1, MAX_WINDOW - 65536, MAX_WINDOW - 65535]),
+)
+def test_windows_in_one_frame_mean_what_they_mean_one_by_one(
+    make_end: "type[End]", greeting: Greeting, sizes: list[int], wider: int
+) -> None:
+    """RFC 9113 §6.5.3: in the order in which they stand."""
+    seen: list[object] = []
+    for said in ([windows(*sizes)], [windows(size) for size in sizes]):
+        end = make_end(Role.SERVER)
+        end.feed(greeting[Role.SERVER] + request(1) + pack_window_update(1, wider))
+        try:
+            end.feed(b"".join(said))
+        except H2Error as error:
+            seen.append(error.code)
+        else:
+            state = end.connection._state
+            seen.append((state.peer.stream_window, state.streams[1].outbound.left))
+    assert seen[0] == seen[1]
 
 
 def test_answers_that_nobody_reads_are_bounded(make_end: "type[End]", greeting: Greeting) -> None:

@@ -81,6 +81,7 @@ class Owner:
         self.streams: list[Stream] = []
         self.end: tuple[Reason, str] | None = None
         self.refused_streams = 0
+        self.wasted_turns, self.rest_seconds = 0, 0.0
 
     def established(self, _tunnel: Tunnel, peer: Identity) -> None:
         if self.refusal is not None:
@@ -99,6 +100,10 @@ class Owner:
 
     def changed(self, tunnel: Tunnel) -> None:
         tunnel.close_if_drained()
+
+    def wasted_turn(self) -> float:
+        self.wasted_turns += 1
+        return self.rest_seconds
 
     def ended(self, _tunnel: Tunnel, reason: Reason, error: str) -> None:
         assert self.end is None

@@ -68,6 +68,9 @@ class End:
 
     kernel_records = KernelRecords(None, Counter())
 
+    def wasted_turn(self) -> float:
+        return 0.0
+
     def join(self, stream_id: int) -> None:
         guard = self.connections.begin(Direction.OUTBOUND, (Ip("10.0.0.1"), 1), (Ip("10.0.0.2"), 2))
         ours, self.outside[stream_id] = _pair()

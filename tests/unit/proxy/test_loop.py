@@ -216,7 +216,7 @@ class BusyPeer:
 
     def __init__(self, loop: Loop, clock: Clock, seconds: float) -> None:
         self._loop, self._clock, self._seconds = loop, clock, seconds
-        self.heard = 0
+        self.heard, self._since = 0, 0.0
         self._near, self._far = socket.socketpair()
         self._far.send(b"x")
         loop.watch(self._near.fileno(), READ, self)
@@ -240,7 +240,12 @@ class BusyPeer:
 class SlowPeer(BusyPeer):
     def ready(self, events: int) -> None:
         del events
-        self._loop.slow_step(self, self._hear)
+        self._since = self._since or self._loop.now
+        self._loop.slow_step(self._since, self, self._step)
+
+    def _step(self) -> None:
+        self._since = 0.0
+        self._hear()
 
 
 def test_slow_steps_have_a_quarter_of_the_time_while_others_have_something_to_do() -> None:
@@ -256,6 +261,17 @@ def test_slow_steps_have_a_quarter_of_the_time_while_others_have_something_to_do
     assert sum(in_a_turn) * 0.001 == pytest.approx((clock.seconds - began) / 4, rel=0.05)
     assert max(peer.heard for peer in slow) <= min(peer.heard for peer in slow) + 1
     assert busy.heard == 1000
+    for peer in (*slow, busy):
+        peer.close()
+
+
+def test_a_slow_step_that_was_interrupted_makes_nobody_wait_for_long() -> None:
+    clock = Clock()
+    loop = Loop(clock)
+    slow, busy = [SlowPeer(loop, clock, 2.0) for _ in range(2)], BusyPeer(loop, clock, 0.001)
+    for _ in range(20):
+        loop.turn(0)
+    assert sum(peer.heard for peer in slow) >= 3
     for peer in (*slow, busy):
         peer.close()
 

@@ -4,7 +4,7 @@
 import pytest
 
 from nodeagent.model.address import Ip
-from nodeagent.proxy.sources import HANDSHAKE_SECONDS, Sources
+from nodeagent.proxy.sources import ATTEMPT_SECONDS, HANDSHAKE_SECONDS, Sources
 
 WASTEFUL, OTHER = Ip("10.0.0.1"), Ip("10.0.0.2")
 
@@ -19,14 +19,14 @@ def waste(sources: Sources, tunnels: int, now: float) -> float:
     for _ in range(tunnels):
         while seconds := sources.wait(WASTEFUL, now):
             now += seconds
-        is_paid = sources.begin(WASTEFUL, now)
-        sources.wasted(WASTEFUL, 0 if is_paid else HANDSHAKE_SECONDS, now)
+        sources.begin(WASTEFUL, now)
+        sources.charge(WASTEFUL, HANDSHAKE_SECONDS, now)
+        sources.shaken(WASTEFUL)
     return now
 
 
 def test_a_hundred_wasted_at_once_are_put_up_with(sources: Sources) -> None:
     assert waste(sources, 100, now=1000) == 1000
-    assert sources.wait(WASTEFUL, 1000) == 0
     assert sources.wait(OTHER, 1000) == 0
 
 
@@ -44,51 +44,69 @@ def test_who_wastes_less_than_a_twentieth_never_waits(sources: Sources) -> None:
         assert waste(sources, 1, now) == now
 
 
-def test_tunnels_that_wait_begin_one_by_one(sources: Sources) -> None:
-    now = waste(sources, 101, now=1000) + 0.5
-    while not sources.wait(WASTEFUL, now):
-        assert sources.begin(WASTEFUL, now)
-        now += 1e-6
-    assert sources.wait(WASTEFUL, now + 0.03) == 0
+def test_a_hundred_shake_hands_at_once(sources: Sources) -> None:
+    """Whoever makes thousands and holds them is charged before the next hundred begin."""
+    begun = 0
+    while not sources.wait(WASTEFUL, 1000):
+        sources.begin(WASTEFUL, 1000)
+        begun += 1
+    assert begun == pytest.approx(100, abs=1)
+    sources.shaken(WASTEFUL)
+    sources.charge(WASTEFUL, HANDSHAKE_SECONDS, 1000)
+    assert sources.wait(WASTEFUL, 1000)
 
 
-def test_a_tunnel_that_has_a_stream_is_paid_back(sources: Sources) -> None:
-    waste(sources, 101, now=1000)
+def test_tunnels_that_have_a_request_are_paid_back_and_make_nobody_wait(sources: Sources) -> None:
+    """A gateway that was just started."""
     for _ in range(1000):
-        assert sources.begin(WASTEFUL, 1001)
-        sources.pay_back(WASTEFUL)
-        assert sources.wait(WASTEFUL, 1001) == 0
+        assert not sources.wait(WASTEFUL, 1000)
+        sources.begin(WASTEFUL, 1000)
+        sources.shaken(WASTEFUL)
+        sources.charge(WASTEFUL, HANDSHAKE_SECONDS, 1000)
+        sources.pay_back(WASTEFUL, HANDSHAKE_SECONDS)
+
+
+def test_one_fault_of_a_tunnel_with_all_the_streams_it_may_have_makes_nobody_wait(sources: Sources) -> None:
+    sources.charge(WASTEFUL, 200 * 0.15e-3, 1000)
+    assert not sources.wait(WASTEFUL, 1000)
 
 
 def test_what_is_wasted_is_forgotten(sources: Sources) -> None:
-    sources.wasted(WASTEFUL, 60, now=1000)
-    assert sources.wait(WASTEFUL, 1000) == 0.25
-    assert sources.refuses(WASTEFUL, 1000)
-    assert not sources.refuses(WASTEFUL, 1001.1)
+    sources.charge(WASTEFUL, 60, now=1000)
+    assert sources.wait(WASTEFUL, 1000) == sources.rest(WASTEFUL, 1000) == 0.25
+    assert sources.refuses(WASTEFUL, 0, 1000)
+    assert not sources.refuses(WASTEFUL, 0, 1001.1)
     assert sources.wait(WASTEFUL, 1004.9) == pytest.approx(0.1)
-    assert sources.wait(WASTEFUL, 1005) == 0
-    assert sources.begin(WASTEFUL, 1007.1) is False  # its credit is back
+    assert sources.wait(WASTEFUL, 1005) == sources.rest(WASTEFUL, 1005) == 0
     assert waste(sources, 100, now=1007.1) == 1007.1
 
 
-def test_few_wait_and_the_rest_is_refused_with_a_record_a_second(sources: Sources) -> None:
-    sources.wasted(WASTEFUL, 0.2, now=1000)
-    for _ in range(64):
-        assert not sources.refuses(WASTEFUL, 1000)
-        sources.queue(WASTEFUL)
-    assert sources.refuses(WASTEFUL, 1000)
-    assert not sources.refuses(OTHER, 1000)
+def test_of_a_source_in_debt_few_wait(sources: Sources) -> None:
+    sources.charge(WASTEFUL, 0.2, now=1000)
+    assert not sources.refuses(WASTEFUL, 63, 1000)
+    assert sources.refuses(WASTEFUL, 64, 1000)
+    assert not sources.refuses(OTHER, 64, 1000)
+    assert not sources.refuses(WASTEFUL, 64, 1003), "it owes nothing more"
     assert [sources.records(WASTEFUL, now) for now in (1000, 1000.5, 1001, 1001.9)] == [True, False, True, False]
-    sources.leave(WASTEFUL)
-    assert not sources.refuses(WASTEFUL, 1000)
+
+
+def test_connections_that_come_and_go_are_refused_in_the_end(sources: Sources) -> None:
+    now, attempts = 1000.0, 0
+    while not sources.refuses(WASTEFUL, 0, now):
+        now += 0.001
+        attempts += 1
+        sources.charge(WASTEFUL, ATTEMPT_SECONDS, now)
+    assert 500 < attempts < 1000
 
 
 def test_the_operator_is_told_once_a_minute(sources: Sources) -> None:
-    told = [sources.wasted(WASTEFUL, 0.2, 1000 + n) for n in range(130)]
+    told = [sources.charge(WASTEFUL, 0.2, 1000 + n) for n in range(130)]
     assert [n for n, is_told in enumerate(told) if is_told] == [0, 60, 120]
 
 
-def test_ever_more_sources_are_bounded(sources: Sources) -> None:
+def test_ever_more_sources_are_bounded_and_debtors_are_known_longest(sources: Sources) -> None:
+    sources.charge(WASTEFUL, 0.2, now=1000)
     for n in range(10_000):
-        sources.wasted(Ip(f"10.1.{n >> 8}.{n & 255}"), 1, now=1000)
-    assert len(sources._known) == 4096
+        sources.charge(Ip(f"10.1.{n >> 8}.{n & 255}"), 0.001, now=990 + n / 1000)
+    assert len(sources._known) <= 4096
+    assert sources.wait(WASTEFUL, 1000)

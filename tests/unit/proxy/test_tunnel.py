@@ -119,20 +119,32 @@ def test_streams_end_with_the_tunnel(joined: Joined) -> None:
     assert far.heard == [Reason.PEER_LOST]
 
 
-def test_streams_are_told_of_their_tunnels_end_in_portions(joined: Joined) -> None:
+def test_streams_are_told_in_portions_that_the_peer_has_ended_their_tunnel(joined: Joined) -> None:
     """Who is not told yet reads no more for it, and may go by itself."""
     joined.establish()
     streams = [joined.stream()[1] for _ in range(50)]
-    joined.server.fail(Reason.PEER_LOST, "")
-    assert joined.server_owner.end == (Reason.PEER_LOST, "")
+    joined.client.fail(Reason.DRAINED, "")
+    joined.until(lambda: joined.server_owner.end is not None)
+    assert joined.server_owner.end is not None
+    assert joined.server_owner.end[0] is Reason.PEER_LOST
     assert joined.server.is_blocked
     told = [sum(stream.heard == [Reason.PEER_LOST] for stream in streams)]
+    joined.server.stall(streams[-2])
     joined.server.reset(streams[-1].id, ErrorCode.CANCEL)
     for _ in range(2):
         joined.loop.turn(0)
         told.append(sum(stream.heard == [Reason.PEER_LOST] for stream in streams))
     assert told == [20, 40, 49]
     assert streams[-1].heard == []
+    assert not joined.server._stalled, "a circle would wait for the collector"
+
+
+def test_streams_are_told_at_once_of_an_end_that_is_ours(joined: Joined) -> None:
+    """Not a byte of a peer that is revoked reaches an application afterwards."""
+    joined.establish()
+    streams = [joined.stream()[1] for _ in range(50)]
+    joined.server.fail(Reason.CERTIFICATE_REVOKED, "")
+    assert all(stream.heard == [Reason.CERTIFICATE_REVOKED] for stream in streams)
 
 
 def test_a_reset_stream_leaves_its_neighbour(joined: Joined) -> None:

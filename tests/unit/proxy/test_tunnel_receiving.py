@@ -68,6 +68,72 @@ def test_what_comes_in_single_bytes_takes_many_turns_and_all_of_it_arrives(joine
     assert joined.loop.turns_shared >= len(said) // TURN_WORK
 
 
+def flood(joined: Joined) -> None:
+    """PINGs for three turns and more."""
+    for _ in range(300):
+        joined.client.connection.ping(b"nodeping")
+    joined.client.flush_later()
+
+
+def test_who_uses_up_turns_for_nothing_rests_as_long_as_its_owner_wants(joined: Joined) -> None:
+    joined.establish()
+    owner = joined.server_owner
+    owner.rest_seconds = 0.25
+    flood(joined)
+    joined.until(lambda: owner.wasted_turns == 1)
+    for _ in range(5):
+        joined.loop.turn(0)
+    assert owner.wasted_turns == 1
+    assert joined.server._interest == 0, "the loop would be told again and again"
+    joined.clock.seconds += 0.26
+    joined.loop.turn(0)
+    assert owner.wasted_turns == 2
+    owner.rest_seconds = 0
+    joined.clock.seconds += 0.26
+    near, far = joined.stream()
+    joined.send(near, b"goes on")
+    joined.until(lambda: bytes(far.received) == b"goes on")
+    assert owner.wasted_turns >= 3
+
+
+def test_one_that_rests_is_still_seen_to_hang_up(joined: Joined) -> None:
+    joined.establish()
+    joined.server_owner.rest_seconds = 0.25
+    flood(joined)
+    joined.until(lambda: joined.server_owner.wasted_turns == 1)
+    joined.client.fail(Reason.DRAINED, "")
+    joined.until(lambda: joined.server_owner.end is not None)
+    assert joined.server_owner.end == (Reason.CLOSED, "")
+    joined.clock.seconds += 0.26
+    joined.loop.turn(0)
+
+
+def test_one_that_moves_reads_no_more_when_it_has_rested(joined: Joined) -> None:
+    joined.establish()
+    joined.server_owner.rest_seconds = 0.25
+    flood(joined)
+    joined.until(lambda: joined.server_owner.wasted_turns == 1)
+    joined.server.hold(is_held=True)
+    joined.server_owner.rest_seconds = 0
+    joined.clock.seconds += 0.26
+    joined.loop.turn(0)
+    assert joined.server._interest == 0
+    joined.server.hold(is_held=False)
+    near, far = joined.stream()
+    joined.send(near, b"goes on")
+    joined.until(lambda: bytes(far.received) == b"goes on")
+
+
+def test_payload_in_small_pieces_is_no_waste(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    for _ in range(3000):
+        joined.send(near, b"x")
+    joined.until(lambda: len(far.received) == 3000)
+    assert joined.loop.turns_shared
+    assert joined.server_owner.wasted_turns == 0
+
+
 def test_a_tunnel_that_ends_leaves_what_there_was_no_time_for(joined: Joined) -> None:
     joined.establish()
     near, far = joined.stream()
