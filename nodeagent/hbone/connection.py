@@ -307,6 +307,10 @@ class Connection:
 
     # -- the connection
 
+    def take_waste(self) -> int:
+        """What the peer has said for nothing since this was asked last, in units of half a microsecond (flood.py)."""
+        return self._patience.take_waste()
+
     def ping(self, opaque: bytes) -> None:
         """Queues PING with 8 bytes that come back in `Received.pongs`.
 

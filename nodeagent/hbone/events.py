@@ -75,9 +75,3 @@ class Received:
         """Opaque bytes of our PINGs that came back."""
         self.unread: memoryview = _NOTHING
         """The end of the batch, for the next call: what came before it was all the work that was wanted."""
-
-    @property
-    def is_waste(self) -> bool:
-        """It served no stream: control frames, and streams that make no sense or were reset as they came."""
-        has_served = self.data or self.ended or self.responded or self.writable
-        return not has_served and sum(not request.problem for request in self.opened) <= len(self.resets)

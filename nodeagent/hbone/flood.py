@@ -14,6 +14,8 @@ PER_SENT_FRAME = 4
 """A peer answers a DATA frame with two WINDOW_UPDATEs at most (stream, connection); twice that is generous."""
 PER_SERVED_STREAM = 10
 """Late updates, a late reset, an interim answer."""
+IDLE_WORK, WASTED_STREAM_WORK = 5, 300
+"""In units of half a microsecond; a stream with its record."""
 MOST_EARNED = 100_000
 """Kept over an interval: enough for every update that can answer a full window of small frames."""
 
@@ -21,7 +23,7 @@ MOST_EARNED = 100_000
 class Patience:
     """Of one connection."""
 
-    __slots__ = ("_limits", "idle_left", "wasted")
+    __slots__ = ("_idle_told", "_limits", "_wasted_told", "idle_left", "wasted")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -29,6 +31,8 @@ class Patience:
         """Idle frames that are still put up with; earned in place where that is hot."""
         self.wasted = 0
         """Streams since the last refill."""
+        self._idle_told, self._wasted_told = self.idle_left, 0
+        """Up to here `take_waste` has told of them."""
 
     def idle_frame(self) -> None:
         """A frame came that serves no stream. Raises H2Error when there were too many."""
@@ -46,6 +50,18 @@ class Patience:
             words = "too many streams" if reason is Reason.H2_TOO_MANY_STREAMS else "too many streams came to nothing"
             raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, words, reason=reason)
 
+    def take_waste(self) -> int:
+        """What there was since it was asked last, in units of half a microsecond; what is earned is none."""
+        idle, streams = max(self._idle_told - self.idle_left, 0), self.wasted - self._wasted_told
+        self._idle_told, self._wasted_told = min(self._idle_told, self.idle_left), self.wasted
+        return idle * IDLE_WORK + streams * WASTED_STREAM_WORK
+
+    def resume(self, idle_left: int, wasted: int) -> None:
+        """From where another process was, which was told."""
+        self.idle_left, self.wasted = idle_left, wasted
+        self._idle_told, self._wasted_told = min(idle_left, self._limits.idle_frames), wasted
+
     def interval_passed(self) -> None:
         self.idle_left = min(max(self.idle_left, self._limits.idle_frames), MOST_EARNED)
-        self.wasted = 0
+        self.wasted = self._wasted_told = 0
+        self._idle_told = self._limits.idle_frames

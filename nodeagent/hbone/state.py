@@ -182,7 +182,7 @@ class ConnectionState:
         self.late_bytes, self.next_id = snapshot.late_bytes, snapshot.next_id
         self.highest_peer_id, self.last_accepted_id = snapshot.highest_peer_id, snapshot.last_accepted_id
         self.goaway_sent, self.goaway_received = snapshot.goaway_sent, snapshot.goaway_received
-        self.patience.idle_left, self.patience.wasted = snapshot.idle_left, snapshot.wasted
+        self.patience.resume(snapshot.idle_left, snapshot.wasted)
         self.writer.resume(snapshot.writer)
         self.outbox.resume(snapshot.buffered, snapshot.queued)
 

@@ -7,6 +7,7 @@ Those wait in the order in which they came, and begin one by one as its debt goe
 import functools
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from nodeagent.model.address import Ip
@@ -20,13 +21,17 @@ class Entrant(Breakable, Protocol):
     def begin(self) -> None:
         """It shakes hands from now on; `shaken` is to be told."""
 
+    def too_late(self) -> None:
+        """It has waited as long as it may."""
+
 
 class Admission:
-    def __init__(self, loop: Loop, counters: Counter[str]) -> None:
-        self._loop, self._counters = loop, counters
+    def __init__(self, loop: Loop, counters: Counter[str], patience: Callable[[], float]) -> None:
+        """`patience`: seconds that a tunnel may wait."""
+        self._loop, self._counters, self._patience = loop, counters, patience
         self._sources = Sources()
-        self._queues: dict[Ip, dict[Entrant, None]] = {}
-        """None is empty. In their order, and left from anywhere."""
+        self._queues: dict[Ip, dict[Entrant, float]] = {}
+        """None is empty. In their order, with since when they wait, and left from anywhere."""
         self._timed: set[Ip] = set()
 
     def refuses(self, ip: Ip) -> bool:
@@ -46,7 +51,7 @@ class Admission:
             self._begin(ip, entrant)
             return
         self._counters["tunnels_delayed"] += 1
-        self._queues.setdefault(ip, {})[entrant] = None
+        self._queues.setdefault(ip, {})[entrant] = self._loop.now
         self._go_on(ip)
 
     def leave(self, ip: Ip, entrant: Entrant) -> bool:
@@ -64,14 +69,17 @@ class Admission:
         self._sources.shaken(ip)
         self._look_soon(ip)
 
-    def wasted(self, ip: Ip, seconds: float) -> None:
-        """So much CPU."""
-        if self._sources.charge(ip, seconds, self._loop.now):
+    def charge(self, ip: Ip, seconds: float) -> float:
+        """For so much CPU that was wasted. The debt, in seconds, for `pay_back`."""
+        now = self._loop.now
+        debt = self._sources.charge(ip, seconds, now)
+        if self._sources.is_news(ip, now):
             log.warning("tunnels from %s come to nothing, one after the other: its next ones wait", ip)
+        return debt
 
-    def came_to_something(self, ip: Ip, seconds: float) -> None:
-        """What was charged before that was known."""
-        self._sources.pay_back(ip, seconds)
+    def pay_back(self, ip: Ip, debt: float, since: float) -> None:
+        """It was no waste after all."""
+        self._sources.pay_back(ip, debt, since, self._loop.now)
         self._look_soon(ip)
 
     def rest(self, ip: Ip) -> float:
@@ -88,11 +96,15 @@ class Admission:
 
     def _go_on(self, ip: Ip) -> None:
         while queue := self._queues.get(ip):
+            entrant, since = next(iter(queue.items()))
+            if self._loop.now - since > self._patience():
+                self.leave(ip, entrant)
+                self._loop.guarded(entrant, entrant.too_late)
+                continue
             seconds = self._sources.wait(ip, self._loop.now)
             if seconds:
                 self._wake(ip, seconds)
                 return
-            entrant = next(iter(queue))
             self.leave(ip, entrant)
             self._begin(ip, entrant)
 

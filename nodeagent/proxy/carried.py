@@ -74,8 +74,11 @@ class TunnelOwner(Protocol):
     def changed(self, tunnel: "Tunnel") -> None:
         """Streams ended, or the peer drains: look at `can_open` and `is_idle`."""
 
-    def wasted_turn(self) -> float:
-        """The peer has used up a turn's share for nothing. Seconds before more of that is looked at."""
+    def charge(self, seconds: float) -> float:
+        """The peer has wasted so much CPU. Seconds before more of it is looked at."""
+
+    def rest(self) -> float:
+        """Seconds that are left of that."""
 
     def ended(self, tunnel: "Tunnel", reason: Reason, error: str) -> None:
         """Once, at the end, before its streams are told. CLOSED when nothing went wrong."""

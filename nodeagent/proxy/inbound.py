@@ -24,12 +24,14 @@ from nodeagent.proxy.kernel_records import KernelRecords
 from nodeagent.proxy.loop import HALF_CLOSED
 from nodeagent.proxy.shared import Shared
 from nodeagent.proxy.sockets import local_address, prepare_tunnel
-from nodeagent.proxy.sources import ATTEMPT_SECONDS, HANDSHAKE_SECONDS, STREAM_SECONDS, TURN_SECONDS
+from nodeagent.proxy.sources import ATTEMPT_SECONDS, HANDSHAKE_SECONDS, STREAM_SECONDS
 from nodeagent.proxy.tls import Handshake, is_of_domain, is_revoked, require_not_revoked, require_trust_domain
 from nodeagent.proxy.tunnel import Tunnel
 
 _FAULTS = frozenset({Reason.H2_FAILED.flag, Reason.TLS_FAILED.flag})
 """What a peer does wrong."""
+_PATIENCE_SECONDS = 1.0
+"""Whoever gives up later than that may have waited for us."""
 _OURS = frozenset({Reason.DRAINED, Reason.POD_REMOVED, Reason.BUG})
 """Ends for which a peer, whose tunnel had no request yet, can do nothing."""
 
@@ -40,7 +42,7 @@ class Inbound:
     def __init__(self, shared: Shared, authorizer: Authorizer) -> None:
         self.shared, self.authorizer = shared, authorizer
         self.tunnels: set[InboundTunnel] = set()
-        self.admission = Admission(shared.loop, shared.counters)
+        self.admission = Admission(shared.loop, shared.counters, lambda: shared.state.config.handshake_seconds)
 
     def accepted(self, sock: socket.socket, peer: tuple[Ip, int]) -> None:
         is_wasteful = self.admission.refuses(peer[0])
@@ -102,8 +104,8 @@ class InboundTunnel:
         self._hold: Hold | None = None
         self._is_over_limit = False
         self._shakes_hands = False
-        self._is_charged = False
-        """For its handshake, until it has a request."""
+        self._charged: tuple[float, float] | None = None
+        """For its handshake, until it has a request: the debt, and when."""
         guard.ender = self.fail
         inbound.tunnels.add(self)
         if sock is not None:
@@ -144,6 +146,13 @@ class InboundTunnel:
         self._hold = self._shared.holds.wait(
             self, self._shared.state.config.policy_wait_seconds, self._with_certificate, self._without_certificate
         )
+        if self._hold is not None:
+            self._shaken()  # it waits for us, and others of its source shall not
+
+    def too_late(self) -> None:
+        """Called by the admission."""
+        self._shared.counters["handshakes_failed"] += 1
+        self.fail(Reason.TLS_TIMEOUT, "others of its source were before it for as long as it may take")
 
     def drain(self) -> None:
         if self._tunnel is not None:
@@ -185,7 +194,7 @@ class InboundTunnel:
     def ready(self, events: int) -> None:
         """The peer left while it waited for its turn, or for our certificate."""
         del events
-        self.inbound.admission.wasted(self.peer_ip, ATTEMPT_SECONDS)
+        self.inbound.admission.charge(self.peer_ip, self._wasted_by_leaving)
         self.fail(Reason.TLS_FAILED, "the peer left before the handshake")
 
     def crashed(self) -> None:
@@ -221,8 +230,7 @@ class InboundTunnel:
         return self._shared.kernel_records
 
     def established(self, tunnel: Tunnel, peer: Identity) -> None:
-        self.inbound.admission.wasted(self.peer_ip, HANDSHAKE_SECONDS)
-        self._is_charged = True
+        self._charged = self.inbound.admission.charge(self.peer_ip, HANDSHAKE_SECONDS), self._shared.loop.now
         self._shaken()
         security = self._shared.state.mesh.security
         require_not_revoked(tunnel.peer_certificates, security.revoked)
@@ -274,25 +282,34 @@ class InboundTunnel:
             # Its streams may all be over, and were reset by the peer as far as their records say.
             self._begin_stream(tunnel).close(reason, error)
         if reason.flag in _FAULTS:
-            self.inbound.admission.wasted(self.peer_ip, self._wasted_by_fault(tunnel, reason))
+            self.inbound.admission.charge(self.peer_ip, self._wasted_by_fault(tunnel, reason))
         elif reason in _OURS:
             self._came_to_something()
         self._over(reason, error)
 
     def _wasted_by_fault(self, tunnel: Tunnel, reason: Reason) -> float:
-        if tunnel.peer is not None:
-            return len(tunnel.streams) * STREAM_SECONDS
-        # Whoever was too late may have waited for us, and there is a bound for the number of those.
-        return 0 if reason is Reason.TLS_TIMEOUT else ATTEMPT_SECONDS
+        if tunnel.peer is None:
+            if reason is Reason.TLS_TIMEOUT:
+                return 0  # it may have waited for us, and there is a bound for the number of those
+            return self._wasted_by_leaving if tunnel.was_cut else ATTEMPT_SECONDS
+        handshake = HANDSHAKE_SECONDS if self._charged is None else 0
+        return handshake + len(tunnel.streams) * STREAM_SECONDS
 
-    def wasted_turn(self) -> float:
-        self.inbound.admission.wasted(self.peer_ip, TURN_SECONDS)
+    @property
+    def _wasted_by_leaving(self) -> float:
+        return ATTEMPT_SECONDS if self._guard.age < _PATIENCE_SECONDS else 0
+
+    def charge(self, seconds: float) -> float:
+        self.inbound.admission.charge(self.peer_ip, seconds)
+        return self.rest()
+
+    def rest(self) -> float:
         return self.inbound.admission.rest(self.peer_ip)
 
     def _came_to_something(self) -> None:
-        if self._is_charged:
-            self._is_charged = False
-            self.inbound.admission.came_to_something(self.peer_ip, HANDSHAKE_SECONDS)
+        if self._charged is not None:
+            self.inbound.admission.pay_back(self.peer_ip, *self._charged)
+            self._charged = None
 
     def _shaken(self) -> None:
         if self._shakes_hands:

@@ -337,8 +337,11 @@ class PooledTunnel:
         if not tunnel.streams and self._idle is None:
             self._idle = self._shared.loop.after(self._shared.state.config.pool_idle_seconds, self, self._idle_long)
 
-    def wasted_turn(self) -> float:
+    def charge(self, _seconds: float) -> float:
         """We have chosen this peer, and need it."""
+        return 0.0
+
+    def rest(self) -> float:
         return 0.0
 
     def ended(self, tunnel: Tunnel, reason: Reason, error: str) -> None:

@@ -15,8 +15,6 @@ ATTEMPT_SECONDS = 0.5e-3
 """Of CPU, of a connection that never became a tunnel."""
 HANDSHAKE_SECONDS = 1e-3
 """Of a tunnel, until it has a request: whoever makes many and holds them is known by that."""
-TURN_SECONDS = 0.25e-3
-"""Of a turn's share that was used up for nothing (tunnel_receiving.py)."""
 STREAM_SECONDS = 0.15e-3
 """Of a stream that is cut because its tunnel's peer broke a rule."""
 
@@ -28,8 +26,10 @@ _LONGEST_SECONDS = 5.0
 """A peer that was mended is served again before its clients lose patience, which for a handshake are ten seconds."""
 _LOOK_SECONDS = 0.25
 """After which it is looked again: a tunnel of the same source that did come to something shortens the wait."""
+_MOST_IN_ORDER = 4096
+"""Tunnels of a source that wait for others of it to have shaken hands,"""
 _MOST_WAITING = 64
-"""Tunnels of a source in debt, and"""
+"""of a source in debt, and"""
 _LONGEST_WAIT_SECONDS = 4.0
 """of one that has to wait longer, none: what comes is refused, since a flood of it would fill the worker."""
 _MOST_SOURCES = 4096
@@ -61,15 +61,15 @@ class Sources:
         self._known: dict[Ip, _Source] = {}
 
     def refuses(self, ip: Ip, waiting: int, now: float) -> bool:
-        """One more tunnel is too many, where so many wait. Never of a source that is not in debt."""
+        """One more tunnel is too many, where so many wait."""
         source = self._known.get(ip)
         if source is None or source.until <= now:
-            return False
+            return waiting >= _MOST_IN_ORDER
         return waiting >= _MOST_WAITING or source.until > now + _LONGEST_WAIT_SECONDS
 
     def records(self, ip: Ip, now: float) -> bool:
         """Whether a refused one leaves a record: one a second, since a record costs more than to refuse."""
-        source = self._known[ip]
+        source = self._source(ip, now)
         if now - source.recorded < _RECORDED_SECONDS:
             return False
         source.recorded = now
@@ -97,21 +97,26 @@ class Sources:
         if source is not None and source.shaking:
             source.shaking -= 1
 
-    def charge(self, ip: Ip, seconds: float, now: float) -> bool:
-        """For so much CPU. Whether to tell the operator that its next tunnels wait."""
+    def charge(self, ip: Ip, seconds: float, now: float) -> float:
+        """For so much CPU. The debt that it adds, in seconds of waiting."""
         source = self._source(ip, now)
-        until = max(source.until, now - _CREDIT_SECONDS) + _PRICE * seconds
-        source.until = min(until, now + _LONGEST_SECONDS)
-        if source.until <= now or now - source.told < _TOLD_SECONDS:
+        before = max(source.until, now - _CREDIT_SECONDS)
+        source.until = min(before + _PRICE * seconds, max(before, now + _LONGEST_SECONDS))
+        return source.until - before
+
+    def pay_back(self, ip: Ip, debt: float, since: float, now: float) -> None:
+        """What is left of a debt, which was charged for something that has come to something."""
+        source = self._known.get(ip)
+        if source is not None:
+            source.until -= max(debt - (now - since), 0.0)
+
+    def is_news(self, ip: Ip, now: float) -> bool:
+        """Whether to tell the operator that its next tunnels wait: once a minute."""
+        source = self._known.get(ip)
+        if source is None or source.until <= now or now - source.told < _TOLD_SECONDS:
             return False
         source.told = now
         return True
-
-    def pay_back(self, ip: Ip, seconds: float) -> None:
-        """What was charged for something that has come to something."""
-        source = self._known.get(ip)
-        if source is not None:
-            source.until -= _PRICE * seconds
 
     def _source(self, ip: Ip, now: float) -> _Source:
         source = self._known.get(ip)

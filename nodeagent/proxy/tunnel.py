@@ -159,11 +159,14 @@ class Tunnel(ReceivingTunnel):
         self._timer = self._loop.after(_PING_SECONDS, self, self._ping)
         self._owner.established(self, peer)
 
+    def _owner_charges(self, seconds: float) -> float:
+        return self._owner.charge(seconds)
+
     def _owner_lets_rest(self) -> float:
-        return self._owner.wasted_turn()
+        return self._owner.rest()
 
     def _ping(self) -> None:
-        if self._unanswered >= _UNANSWERED_PINGS:
+        if self._unanswered >= _UNANSWERED_PINGS and not self._rests:
             self.fail(Reason.PING_TIMEOUT, "tunnel: the peer is silent")
             return
         self._unanswered += 1

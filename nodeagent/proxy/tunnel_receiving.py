@@ -36,6 +36,8 @@ TURN_WORK = 500
 """What a tunnel's frames may cost in one turn, in units of half a microsecond (nodeagent/hbone/receiver.py). Whatever
 came beyond that waits, and its socket is not read: five new streams, or eighty of a flood's PINGs."""
 
+WORK_SECONDS = 0.5e-6
+
 
 class ReceivingTunnel(SendingTunnel):
     def __init__(
@@ -72,8 +74,12 @@ class ReceivingTunnel(SendingTunnel):
         """The handshake is over. Raises PeerError when this peer is not to be talked to."""
 
     @abstractmethod
+    def _owner_charges(self, seconds: float) -> float:
+        """The peer has wasted so much CPU: for how long nothing more of it is looked at."""
+
+    @abstractmethod
     def _owner_lets_rest(self) -> float:
-        """Of a turn that was used up for nothing: for how many seconds nothing more of it is looked at."""
+        """For how much longer."""
 
     @abstractmethod
     def _dispatch(self, received: Received) -> None:
@@ -147,7 +153,7 @@ class ReceivingTunnel(SendingTunnel):
             self._opened(_PLAINTEXT[:size])
         except PeerError as error:
             self._say_goodbye(error.reason, str(error))
-        if self._unread:
+        if self._must_wait:
             self._go_on_later()
         self.flush_later()
 
@@ -182,7 +188,7 @@ class ReceivingTunnel(SendingTunnel):
         """`is_first`: nothing was opened in this turn; else its share of work may be done, and the next one goes on."""
         if ciphertext:
             channel.received(ciphertext)
-        if self._unread or (ciphertext and not is_first):
+        if self._must_wait or (ciphertext and not is_first):
             channel.keep()
             self._go_on_later()
         elif ciphertext:
@@ -217,7 +223,7 @@ class ReceivingTunnel(SendingTunnel):
         if self._socket is None:
             return
         self._opened(_PLAINTEXT[: channel.open_into(_PLAINTEXT)])
-        if self._unread or channel.has_more:
+        if self._must_wait or channel.has_more:
             channel.keep()
             self._go_on_later()
         elif channel.is_closed:
@@ -237,10 +243,14 @@ class ReceivingTunnel(SendingTunnel):
                 self._unread = memoryview(bytes(received.unread))
             self._dispatch(received)
             self._look_at_held()
-            # With a part of a share compiled code has handed on what served streams.
-            is_waste = work == TURN_WORK and received.unread and received.is_waste
-            if is_waste and self._socket is not None:
-                self._rest_seconds = self._owner_lets_rest()
+            waste = self.connection.take_waste()
+            if waste and self._socket is not None:
+                self._rest_seconds = self._owner_charges(waste * WORK_SECONDS)
+
+    @property
+    def _must_wait(self) -> bool:
+        """What is left, or what comes next, is for a later turn."""
+        return bool(self._unread) or self._rest_seconds > 0
 
     def _look_at_held(self) -> None:
         if HELD.size > HELD.most and self.connection.held_bytes > FAIR_BYTES:
@@ -250,11 +260,22 @@ class ReceivingTunnel(SendingTunnel):
         self._is_behind = True
         seconds, self._rest_seconds = self._rest_seconds, 0.0
         if seconds:
-            self._rests = True
-            self._look_at_interest()
-            self._loop.after(seconds, self, self._catch_up)
+            self._rest(seconds)
         else:
             self._loop.next_turn(self, self._catch_up)
+
+    def _rest(self, seconds: float) -> None:
+        self._rests = True
+        self._look_at_interest()
+        self._loop.after(seconds, self, self._rested)
+
+    def _rested(self) -> None:
+        """Others of the same source may have wasted more meanwhile."""
+        seconds = self._owner_lets_rest() if self._socket is not None else 0
+        if seconds:
+            self._rest(seconds)
+        else:
+            self._catch_up()
 
     def _look_at_interest(self) -> None:
         interest = 0 if self._is_held or self._rests else READ
@@ -273,11 +294,11 @@ class ReceivingTunnel(SendingTunnel):
             self._opened(unread)
         except PeerError as error:
             self._say_goodbye(error.reason, str(error))
-        if self._unread:
+        if self._must_wait:
             self._go_on_later()
-            self.flush_later()
         else:
             self._look_at_records()
+        self.flush_later()
 
     # ---- ends ------------------------------------------------------------------------------------------------------
 

@@ -165,8 +165,11 @@ class Serving:
     def changed(self, tunnel: Tunnel) -> None:
         tunnel.close_if_drained()
 
-    def wasted_turn(self) -> float:
+    def charge(self, _seconds: float) -> float:
         """What rests is timed, and nothing here is."""
+        return 0.0
+
+    def rest(self) -> float:
         return 0.0
 
     def ended(self, _tunnel: Tunnel, reason: Reason, _error: str) -> None:

@@ -45,13 +45,17 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 """Frame by frame; each ends the tunnel within some thousands."""
 
 
+SINK = b"U"
+"""What an application of the benchmark takes without an answer (tests/bench/load): such streams stay open."""
+
+
 def _of_one_stream(frame: bytes) -> Callable[[int], bytes]:
     return lambda n: frame if n else request(1, SERVED) + frame
 
 
 TRICKLES: dict[str, Callable[[int], bytes]] = {
-    "single bytes": _of_one_stream(pack_frame(frames.DATA, 0, 1, b"O")),
-    "padded single bytes": _of_one_stream(pack_frame(frames.DATA, frames.PADDED, 1, b"\0O")),
+    "single bytes": _of_one_stream(pack_frame(frames.DATA, 0, 1, SINK)),
+    "padded single bytes": _of_one_stream(pack_frame(frames.DATA, frames.PADDED, 1, b"\0" + SINK)),
 }
 """Frames that no rule forbids, and that cost many times what they carry."""
 
@@ -63,7 +67,7 @@ STROKES: dict[str, bytes] = {
     ),
     "HPACK table changes": pack_frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20" * 60_000),
     "window overflow": pack_window_update(0, (1 << 31) - 1),
-    "a peer that ignores windows": request(1, SERVED) + pack_frame(frames.DATA, 0, 1, bytes(1 << 20)) * 40,
+    "a peer that ignores windows": request(1, SERVED) + pack_frame(frames.DATA, 0, 1, SINK * (1 << 20)) * 40,
     "and those of a stream that is over": malformed(1) + pack_frame(frames.DATA, 0, 1, bytes(1 << 20)) * 40,
 }
 """Each ends the tunnel at once."""

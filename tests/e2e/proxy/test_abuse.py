@@ -18,7 +18,7 @@ from nodeagent.hbone.frames import ErrorCode, pack_reset
 from nodeagent.hbone.headers import ConnectRequest
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.messages import WorkerConfig
-from tests.e2e.proxy.abuses import FLOODS, SERVED, STROKES, TRICKLES, request
+from tests.e2e.proxy.abuses import FLOODS, SERVED, SINK, STROKES, TRICKLES, request
 from tests.e2e.proxy.mesh import Mesh
 from tests.e2e.proxy.peer import HbonePeer
 from tests.e2e.proxy.wires import HBONE, PATIENCE_SECONDS, PORT
@@ -149,7 +149,7 @@ def test_a_trickle_passes_and_costs_no_memory(
     client.tls.sendall(TRICKLES[trickle](0))
     with app.accept()[0] as served:
         served.settimeout(PATIENCE_SECONDS)
-        assert served.recv(1) == b"O"
+        assert served.recv(1) == SINK
         frame, left = TRICKLES[trickle](1), count
         while left:
             client.tls.sendall(frame * 1000)

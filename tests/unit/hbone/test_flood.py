@@ -4,7 +4,7 @@
 import pytest
 
 from nodeagent.hbone.error import H2Error
-from nodeagent.hbone.flood import MOST_EARNED, PER_SERVED_STREAM, Patience
+from nodeagent.hbone.flood import IDLE_WORK, MOST_EARNED, PER_SERVED_STREAM, WASTED_STREAM_WORK, Patience
 from nodeagent.hbone.frames import ErrorCode
 from nodeagent.hbone.limits import Limits
 from nodeagent.model.reason import Reason
@@ -58,3 +58,24 @@ def test_wasted_streams_are_bounded_per_interval(reason: Reason) -> None:
     with pytest.raises(H2Error) as caught:
         patience.stream_wasted(reason)
     assert (caught.value.code, caught.value.reason) == (ErrorCode.ENHANCE_YOUR_CALM, reason)
+
+
+def test_waste_is_told_once_and_without_what_was_earned() -> None:
+    patience = Patience(Limits(idle_frames=10, wasted_streams=3))
+    assert patience.take_waste() == 0
+    for _ in range(3):
+        patience.idle_frame()
+    patience.stream_wasted()
+    assert patience.take_waste() == 3 * IDLE_WORK + WASTED_STREAM_WORK
+    assert patience.take_waste() == 0
+    patience.idle_left += 4  # a DATA frame of ours
+    for _ in range(4):
+        patience.idle_frame()
+    assert patience.take_waste() == 0
+    patience.idle_frame()
+    assert patience.take_waste() == IDLE_WORK
+    patience.interval_passed()
+    assert patience.take_waste() == 0
+    patience.idle_frame()
+    patience.stream_wasted()
+    assert patience.take_waste() == IDLE_WORK + WASTED_STREAM_WORK

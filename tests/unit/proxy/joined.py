@@ -81,7 +81,8 @@ class Owner:
         self.streams: list[Stream] = []
         self.end: tuple[Reason, str] | None = None
         self.refused_streams = 0
-        self.wasted_turns, self.rest_seconds = 0, 0.0
+        self.charges: list[float] = []
+        self.rest_seconds = 0.0
 
     def established(self, _tunnel: Tunnel, peer: Identity) -> None:
         if self.refusal is not None:
@@ -101,8 +102,11 @@ class Owner:
     def changed(self, tunnel: Tunnel) -> None:
         tunnel.close_if_drained()
 
-    def wasted_turn(self) -> float:
-        self.wasted_turns += 1
+    def charge(self, seconds: float) -> float:
+        self.charges.append(seconds)
+        return self.rest_seconds
+
+    def rest(self) -> float:
         return self.rest_seconds
 
     def ended(self, _tunnel: Tunnel, reason: Reason, error: str) -> None:

@@ -16,7 +16,10 @@ WASTEFUL, OTHER = Ip("10.0.0.1"), Ip("10.0.0.2")
 class Entrant:
     def __init__(self, begun: "list[Entrant]") -> None:
         self._begun = begun
-        self.is_crashed = False
+        self.is_crashed = self.is_too_late = False
+
+    def too_late(self) -> None:
+        self.is_too_late = True
 
     def begin(self) -> None:
         self._begun.append(self)
@@ -37,15 +40,14 @@ def loop(clock: Clock) -> Loop:
 
 @pytest.fixture
 def admission(loop: Loop) -> Admission:
-    return Admission(loop, Counter())
+    return Admission(loop, Counter(), lambda: 10.0)
 
 
-def test_whoever_wastes_nothing_begins_at_once(admission: Admission) -> None:
+def test_whoever_wastes_nothing_begins_at_once(admission: Admission, loop: Loop) -> None:
     begun: list[Entrant] = []
     for _ in range(1000):
         admission.enter(OTHER, Entrant(begun))
-        admission.wasted(OTHER, 0.001)
-        admission.came_to_something(OTHER, 0.001)
+        admission.pay_back(OTHER, admission.charge(OTHER, 0.001), loop.now)
         admission.shaken(OTHER)
     assert len(begun) == 1000
     assert admission._counters == {}
@@ -53,7 +55,7 @@ def test_whoever_wastes_nothing_begins_at_once(admission: Admission) -> None:
 
 def test_who_is_in_debt_waits_in_its_order_and_nobody_else_does(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.wasted(WASTEFUL, 0.15)
+    admission.charge(WASTEFUL, 0.15)
     first, second, third = (Entrant(begun) for _ in range(3))
     for entrant in (first, second, third):
         admission.enter(WASTEFUL, entrant)
@@ -73,7 +75,7 @@ def test_who_is_in_debt_waits_in_its_order_and_nobody_else_does(admission: Admis
 
 def test_what_comes_meanwhile_does_not_pass_who_waits(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.wasted(WASTEFUL, 0.105)
+    admission.charge(WASTEFUL, 0.105)
     first, second = (Entrant(begun) for _ in range(2))
     admission.enter(WASTEFUL, first)
     clock.seconds += 1
@@ -97,7 +99,7 @@ def test_handshakes_that_end_let_the_next_begin(admission: Admission, loop: Loop
 
 def test_a_crowd_of_a_wasteful_source_is_refused(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.wasted(WASTEFUL, 0.2)
+    admission.charge(WASTEFUL, 0.2)
     for _ in range(64):
         assert not admission.refuses(WASTEFUL)
         admission.enter(WASTEFUL, Entrant(begun))
@@ -113,7 +115,7 @@ def test_a_crowd_of_a_wasteful_source_is_refused(admission: Admission, loop: Loo
 
 def test_one_that_breaks_down_keeps_nobody(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.wasted(WASTEFUL, 0.15)
+    admission.charge(WASTEFUL, 0.15)
     broken, next_one = Broken(begun), Entrant(begun)
     admission.enter(WASTEFUL, broken)
     admission.enter(WASTEFUL, next_one)
@@ -122,3 +124,25 @@ def test_one_that_breaks_down_keeps_nobody(admission: Admission, loop: Loop, clo
         loop.turn(0)
     assert broken.is_crashed
     assert begun == [next_one]
+
+
+def test_nobody_waits_for_ever(admission: Admission, loop: Loop, clock: Clock) -> None:
+    """Behind a hundred that say nothing."""
+    begun: list[Entrant] = []
+    silent = [Entrant(begun) for _ in range(110)]
+    for entrant in silent:
+        admission.enter(OTHER, entrant)
+    clock.seconds += 6
+    loop.turn(0)
+    last = Entrant(begun)
+    admission.enter(OTHER, last)
+    clock.seconds += 6
+    loop.turn(0)
+    waited = [entrant for entrant in silent if entrant not in begun]
+    assert len(waited) == pytest.approx(10, abs=1)
+    assert all(entrant.is_too_late for entrant in waited)
+    assert list(admission._queues[OTHER]) == [last]
+    clock.seconds += 6
+    loop.turn(0)
+    assert last.is_too_late
+    assert admission._queues == {}

@@ -31,6 +31,16 @@ def test_a_tunnel_with_a_request_is_no_waste(chain: Chain) -> None:
     assert debt(chain.far) == pytest.approx(0, abs=1e-4)
 
 
+def test_one_that_gave_up_after_a_second_may_have_waited_for_us(chain: Chain) -> None:
+    ours, theirs = joined_by_tcp()
+    chain.far.inbound.accepted(ours, (HERE, 1))
+    [accepted] = chain.far.inbound.tunnels
+    accepted._guard._opened -= 1.1
+    theirs.close()
+    chain.until(lambda: not chain.far.inbound.tunnels)
+    assert debt(chain.far) == 0
+
+
 def test_a_tunnel_without_a_request_is_one(chain: Chain) -> None:
     client, theirs = chain.ask()
     client.tunnel_ready = lambda tunnel: None  # type: ignore[method-assign]  # noqa: ARG005
@@ -68,7 +78,7 @@ def test_what_never_becomes_a_tunnel_is_half_of_one(chain: Chain, said: bytes, r
 
 
 def test_whoever_leaves_while_it_waits_is_gone_and_charged(chain: Chain) -> None:
-    chain.far.inbound.admission.wasted(HERE, 0.15)
+    chain.far.inbound.admission.charge(HERE, 0.15)
     ours, theirs = joined_by_tcp()
     chain.far.inbound.accepted(ours, (HERE, 1))
     before = debt(chain.far)
@@ -80,13 +90,13 @@ def test_whoever_leaves_while_it_waits_is_gone_and_charged(chain: Chain) -> None
 
 
 def test_whoever_waits_is_served_as_others_are(chain: Chain) -> None:
-    chain.far.inbound.admission.wasted(HERE, 0.102)
+    chain.far.inbound.admission.charge(HERE, 0.102)
     chain.talk()
     assert chain.far.shared.counters["tunnels_delayed"] == 1
 
 
 def test_a_worker_that_stops_sends_those_that_wait_away(chain: Chain) -> None:
-    chain.far.inbound.admission.wasted(HERE, 0.15)
+    chain.far.inbound.admission.charge(HERE, 0.15)
     ours, theirs = joined_by_tcp()
     chain.far.inbound.accepted(ours, (HERE, 1))
     chain.far.inbound.drain()
@@ -96,7 +106,7 @@ def test_a_worker_that_stops_sends_those_that_wait_away(chain: Chain) -> None:
 
 
 def test_one_too_many_to_wait_is_refused_with_a_record_a_second(chain: Chain) -> None:
-    chain.far.inbound.admission.wasted(HERE, 1)
+    chain.far.inbound.admission.charge(HERE, 1)
     for _ in range(3):
         ours, theirs = joined_by_tcp()
         chain.far.inbound.accepted(ours, (HERE, 1))

@@ -62,8 +62,18 @@ def test_tunnels_that_have_a_request_are_paid_back_and_make_nobody_wait(sources:
         assert not sources.wait(WASTEFUL, 1000)
         sources.begin(WASTEFUL, 1000)
         sources.shaken(WASTEFUL)
-        sources.charge(WASTEFUL, HANDSHAKE_SECONDS, 1000)
-        sources.pay_back(WASTEFUL, HANDSHAKE_SECONDS)
+        debt = sources.charge(WASTEFUL, HANDSHAKE_SECONDS, 1000)
+        sources.pay_back(WASTEFUL, debt, 1000, 1000)
+
+
+def test_no_more_is_paid_back_than_is_left(sources: Sources) -> None:
+    sources.charge(WASTEFUL, 60, 1000)
+    capped = sources.charge(WASTEFUL, HANDSHAKE_SECONDS, 1000)
+    sources.pay_back(WASTEFUL, capped, 1000, 1000)
+    assert sources.rest(WASTEFUL, 1004.9) == pytest.approx(0.1)
+    old = sources.charge(WASTEFUL, HANDSHAKE_SECONDS, 1004.9)
+    sources.pay_back(WASTEFUL, old, 1004.9, 1005)
+    assert sources.rest(WASTEFUL, 1005) == pytest.approx(HANDSHAKE_SECONDS * 20)
 
 
 def test_one_fault_of_a_tunnel_with_all_the_streams_it_may_have_makes_nobody_wait(sources: Sources) -> None:
@@ -87,6 +97,7 @@ def test_of_a_source_in_debt_few_wait(sources: Sources) -> None:
     assert sources.refuses(WASTEFUL, 64, 1000)
     assert not sources.refuses(OTHER, 64, 1000)
     assert not sources.refuses(WASTEFUL, 64, 1003), "it owes nothing more"
+    assert sources.refuses(OTHER, 4096, 1000), "they would fill the worker"
     assert [sources.records(WASTEFUL, now) for now in (1000, 1000.5, 1001, 1001.9)] == [True, False, True, False]
 
 
@@ -100,8 +111,12 @@ def test_connections_that_come_and_go_are_refused_in_the_end(sources: Sources) -
 
 
 def test_the_operator_is_told_once_a_minute(sources: Sources) -> None:
-    told = [sources.charge(WASTEFUL, 0.2, 1000 + n) for n in range(130)]
-    assert [n for n, is_told in enumerate(told) if is_told] == [0, 60, 120]
+    told = []
+    for n in range(130):
+        sources.charge(WASTEFUL, 0.2, 1000 + n)
+        if sources.is_news(WASTEFUL, 1000 + n):
+            told.append(n)
+    assert told == [0, 60, 120]
 
 
 def test_ever_more_sources_are_bounded_and_debtors_are_known_longest(sources: Sources) -> None:

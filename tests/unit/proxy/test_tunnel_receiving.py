@@ -75,44 +75,43 @@ def flood(joined: Joined) -> None:
     joined.client.flush_later()
 
 
-def test_who_uses_up_turns_for_nothing_rests_as_long_as_its_owner_wants(joined: Joined) -> None:
+def begin_to_rest(joined: Joined) -> None:
     joined.establish()
-    owner = joined.server_owner
-    owner.rest_seconds = 0.25
+    joined.stream()
+    joined.server_owner.charges.clear()
+    joined.server_owner.rest_seconds = 0.25
     flood(joined)
-    joined.until(lambda: owner.wasted_turns == 1)
-    for _ in range(5):
-        joined.loop.turn(0)
-    assert owner.wasted_turns == 1
-    assert joined.server._interest == 0, "the loop would be told again and again"
-    joined.clock.seconds += 0.26
-    joined.loop.turn(0)
-    assert owner.wasted_turns == 2
+    joined.until(lambda: bool(joined.server_owner.charges))
+
+
+def test_who_wastes_our_time_rests_as_long_as_its_owner_wants(joined: Joined) -> None:
+    begin_to_rest(joined)
+    owner = joined.server_owner
+    for _ in range(3):
+        for _ in range(5):
+            joined.loop.turn(0)
+        assert len(owner.charges) == 1
+        assert joined.server._interest == 0, "the loop would be told again and again"
+        joined.clock.seconds += 0.26
     owner.rest_seconds = 0
-    joined.clock.seconds += 0.26
     near, far = joined.stream()
     joined.send(near, b"goes on")
     joined.until(lambda: bytes(far.received) == b"goes on")
-    assert owner.wasted_turns >= 3
+    assert sum(owner.charges) == pytest.approx(300 * 5 * 0.5e-6, rel=0.1)
 
 
 def test_one_that_rests_is_still_seen_to_hang_up(joined: Joined) -> None:
-    joined.establish()
-    joined.server_owner.rest_seconds = 0.25
-    flood(joined)
-    joined.until(lambda: joined.server_owner.wasted_turns == 1)
+    begin_to_rest(joined)
     joined.client.fail(Reason.DRAINED, "")
     joined.until(lambda: joined.server_owner.end is not None)
-    assert joined.server_owner.end == (Reason.CLOSED, "")
+    assert joined.server_owner.end is not None
+    assert joined.server_owner.end[0] is Reason.PEER_LOST
     joined.clock.seconds += 0.26
     joined.loop.turn(0)
 
 
 def test_one_that_moves_reads_no_more_when_it_has_rested(joined: Joined) -> None:
-    joined.establish()
-    joined.server_owner.rest_seconds = 0.25
-    flood(joined)
-    joined.until(lambda: joined.server_owner.wasted_turns == 1)
+    begin_to_rest(joined)
     joined.server.hold(is_held=True)
     joined.server_owner.rest_seconds = 0
     joined.clock.seconds += 0.26
@@ -124,14 +123,26 @@ def test_one_that_moves_reads_no_more_when_it_has_rested(joined: Joined) -> None
     joined.until(lambda: bytes(far.received) == b"goes on")
 
 
-def test_payload_in_small_pieces_is_no_waste(joined: Joined) -> None:
+def test_one_that_rests_is_not_silent(joined: Joined) -> None:
+    begin_to_rest(joined)
+    for _ in range(10):
+        joined.clock.seconds += 10.1
+        joined.loop.turn(0)
+    assert joined.server_owner.end is None
+    joined.server_owner.rest_seconds = 0
+
+
+@pytest.mark.parametrize("size", [1, 3000])
+def test_payload_and_what_answers_ours_is_no_waste(joined: Joined, size: int) -> None:
     joined.establish()
     near, far = joined.stream()
+    joined.server_owner.charges.clear()
     for _ in range(3000):
-        joined.send(near, b"x")
-    joined.until(lambda: len(far.received) == 3000)
-    assert joined.loop.turns_shared
-    assert joined.server_owner.wasted_turns == 0
+        joined.send(near, b"x" * size)
+        joined.send(far, b"y")
+        joined.loop.turn(0)
+    joined.until(lambda: len(far.received) == 3000 * size and len(near.received) == 3000)
+    assert sum(joined.server_owner.charges) < 1e-4
 
 
 def test_a_tunnel_that_ends_leaves_what_there_was_no_time_for(joined: Joined) -> None:
