@@ -16,6 +16,7 @@ PER_SERVED_STREAM = 10
 """Late updates, a late reset, an interim answer."""
 IDLE_WORK, WASTED_STREAM_WORK = 5, 300
 """In units of half a microsecond; a stream with its record."""
+LATE_BYTES_PER_WORK = 512
 MOST_EARNED = 100_000
 """Kept over an interval: enough for every update that can answer a full window of small frames."""
 
@@ -23,7 +24,7 @@ MOST_EARNED = 100_000
 class Patience:
     """Of one connection."""
 
-    __slots__ = ("_idle_told", "_limits", "_wasted_told", "idle_left", "wasted")
+    __slots__ = ("_idle_told", "_late_bytes", "_limits", "_wasted_told", "idle_left", "wasted")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -33,6 +34,8 @@ class Patience:
         """Streams since the last refill."""
         self._idle_told, self._wasted_told = self.idle_left, 0
         """Up to here `take_waste` has told of them."""
+        self._late_bytes = 0
+        """Of which it has not told."""
 
     def idle_frame(self) -> None:
         """A frame came that serves no stream. Raises H2Error when there were too many."""
@@ -50,11 +53,16 @@ class Patience:
             words = "too many streams" if reason is Reason.H2_TOO_MANY_STREAMS else "too many streams came to nothing"
             raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, words, reason=reason)
 
+    def data_dropped(self, size: int) -> None:
+        """Payload of a stream that is gone was opened for nothing."""
+        self._late_bytes += size
+
     def take_waste(self) -> int:
         """What there was since it was asked last, in units of half a microsecond; what is earned is none."""
         idle, streams = max(self._idle_told - self.idle_left, 0), self.wasted - self._wasted_told
         self._idle_told, self._wasted_told = min(self._idle_told, self.idle_left), self.wasted
-        return idle * IDLE_WORK + streams * WASTED_STREAM_WORK
+        late, self._late_bytes = divmod(self._late_bytes, LATE_BYTES_PER_WORK)
+        return idle * IDLE_WORK + streams * WASTED_STREAM_WORK + late
 
     def resume(self, idle_left: int, wasted: int) -> None:
         """From where another process was, which was told."""

@@ -285,7 +285,9 @@ class Receiver:
         if state.late_bytes < 0:
             raise H2Error(ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
         state.credit(length)
-        if not length:
+        if length:
+            state.patience.data_dropped(length)
+        else:
             state.patience.idle_frame()
 
     def _take_payload(self, plain: memoryview, position: int, events: Received) -> int:

@@ -74,6 +74,10 @@ def test_waste_is_told_once_and_without_what_was_earned() -> None:
     assert patience.take_waste() == 0
     patience.idle_frame()
     assert patience.take_waste() == IDLE_WORK
+    patience.data_dropped(700)
+    assert patience.take_waste() == 1
+    patience.data_dropped(324)
+    assert patience.take_waste() == 1
     patience.interval_passed()
     assert patience.take_waste() == 0
     patience.idle_frame()
