@@ -263,7 +263,6 @@ _EXCUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "a connection's whole life, between real workers and pods",
         "tests/e2e/proxy",
         (
-            "proxy/inbound.py",
             "proxy/inbound_stream.py",
             "proxy/outbound.py",
             "proxy/plaintext.py",
