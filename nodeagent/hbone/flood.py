@@ -17,6 +17,9 @@ PER_SERVED_STREAM = 10
 IDLE_WORK, WASTED_STREAM_WORK = 5, 300
 """In units of half a microsecond; a stream with its record."""
 LATE_BYTES_PER_WORK = 512
+USUAL_FRAMES = 10
+"""That are no waste in an interval: SETTINGS, their acknowledgement and a wider window at the start, the answers to our
+PINGs."""
 MOST_EARNED = 100_000
 """Kept over an interval: enough for every update that can answer a full window of small frames."""
 
@@ -32,7 +35,7 @@ class Patience:
         """Idle frames that are still put up with; earned in place where that is hot."""
         self.wasted = 0
         """Streams since the last refill."""
-        self._idle_told, self._wasted_told = self.idle_left, 0
+        self._idle_told, self._wasted_told = limits.idle_frames - USUAL_FRAMES, 0
         """Up to here `take_waste` has told of them."""
         self._late_bytes = 0
         """Of which it has not told."""
@@ -67,9 +70,9 @@ class Patience:
     def resume(self, idle_left: int, wasted: int) -> None:
         """From where another process was, which was told."""
         self.idle_left, self.wasted = idle_left, wasted
-        self._idle_told, self._wasted_told = min(idle_left, self._limits.idle_frames), wasted
+        self._idle_told, self._wasted_told = min(idle_left, self._limits.idle_frames - USUAL_FRAMES), wasted
 
     def interval_passed(self) -> None:
         self.idle_left = min(max(self.idle_left, self._limits.idle_frames), MOST_EARNED)
         self.wasted = self._wasted_told = 0
-        self._idle_told = self._limits.idle_frames
+        self._idle_told = self._limits.idle_frames - USUAL_FRAMES

@@ -14,6 +14,9 @@ from nodeagent.model.address import Ip
 from nodeagent.proxy.loop import Breakable, Loop
 from nodeagent.proxy.sources import Sources
 
+_PER_TURN = 16
+"""Of one source begin, or are sent away."""
+
 log = logging.getLogger(__name__)
 
 
@@ -95,7 +98,10 @@ class Admission:
             self._loop.at_end_of_turn(self, functools.partial(self._go_on, ip))
 
     def _go_on(self, ip: Ip) -> None:
-        while queue := self._queues.get(ip):
+        for _ in range(_PER_TURN):
+            queue = self._queues.get(ip)
+            if not queue:
+                return
             entrant, since = next(iter(queue.items()))
             if self._loop.now - since > self._patience():
                 self.leave(ip, entrant)
@@ -107,6 +113,7 @@ class Admission:
                 return
             self.leave(ip, entrant)
             self._begin(ip, entrant)
+        self._loop.next_turn(self, functools.partial(self._go_on, ip))
 
     def _begin(self, ip: Ip, entrant: Entrant) -> None:
         self._sources.begin(ip, self._loop.now)

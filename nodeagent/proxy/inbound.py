@@ -104,6 +104,7 @@ class InboundTunnel:
         self._hold: Hold | None = None
         self._is_over_limit = False
         self._shakes_hands = False
+        self._begun = 0.0
         self._charged: tuple[float, float] | None = None
         """For its handshake, until it has a request: the debt, and when."""
         guard.ender = self.fail
@@ -142,7 +143,7 @@ class InboundTunnel:
 
     def begin(self) -> None:
         """Called by the admission."""
-        self._shakes_hands = True
+        self._shakes_hands, self._begun = True, self._shared.loop.now
         self._hold = self._shared.holds.wait(
             self, self._shared.state.config.policy_wait_seconds, self._with_certificate, self._without_certificate
         )
@@ -194,7 +195,7 @@ class InboundTunnel:
     def ready(self, events: int) -> None:
         """The peer left while it waited for its turn, or for our certificate."""
         del events
-        self.inbound.admission.charge(self.peer_ip, self._wasted_by_leaving)
+        self.inbound.admission.charge(self.peer_ip, self._wasted_by_leaving(self._guard.age))
         self.fail(Reason.TLS_FAILED, "the peer left before the handshake")
 
     def crashed(self) -> None:
@@ -291,13 +292,14 @@ class InboundTunnel:
         if tunnel.peer is None:
             if reason is Reason.TLS_TIMEOUT:
                 return 0  # it may have waited for us, and there is a bound for the number of those
-            return self._wasted_by_leaving if tunnel.was_cut else ATTEMPT_SECONDS
+            is_cut, seconds = tunnel.was_cut, self._shared.loop.now - self._begun
+            return self._wasted_by_leaving(seconds) if is_cut else ATTEMPT_SECONDS
         handshake = HANDSHAKE_SECONDS if self._charged is None else 0
         return handshake + len(tunnel.streams) * STREAM_SECONDS
 
-    @property
-    def _wasted_by_leaving(self) -> float:
-        return ATTEMPT_SECONDS if self._guard.age < _PATIENCE_SECONDS else 0
+    def _wasted_by_leaving(self, seconds: float) -> float:
+        """After so many in which it was our turn to say something."""
+        return ATTEMPT_SECONDS if seconds < _PATIENCE_SECONDS else 0
 
     def charge(self, seconds: float) -> float:
         self.inbound.admission.charge(self.peer_ip, seconds)

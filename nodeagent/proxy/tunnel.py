@@ -166,7 +166,7 @@ class Tunnel(ReceivingTunnel):
         return self._owner.rest()
 
     def _ping(self) -> None:
-        if self._unanswered >= _UNANSWERED_PINGS and not self._rests:
+        if self._unanswered >= _UNANSWERED_PINGS and not self._is_behind:
             self.fail(Reason.PING_TIMEOUT, "tunnel: the peer is silent")
             return
         self._unanswered += 1

@@ -37,6 +37,9 @@ TURN_WORK = 500
 came beyond that waits, and its socket is not read: five new streams, or eighty of a flood's PINGs."""
 
 WORK_SECONDS = 0.5e-6
+_READ_WORK = 40
+"""Of a read, with what the loop does around it, in which something is a waste."""
+_REST_AGAIN_SECONDS = 0.25
 
 
 class ReceivingTunnel(SendingTunnel):
@@ -245,7 +248,7 @@ class ReceivingTunnel(SendingTunnel):
             self._look_at_held()
             waste = self.connection.take_waste()
             if waste and self._socket is not None:
-                self._rest_seconds = self._owner_charges(waste * WORK_SECONDS)
+                self._rest_seconds = self._owner_charges((waste + _READ_WORK) * WORK_SECONDS)
 
     @property
     def _must_wait(self) -> bool:
@@ -271,9 +274,9 @@ class ReceivingTunnel(SendingTunnel):
 
     def _rested(self) -> None:
         """Others of the same source may have wasted more meanwhile."""
-        seconds = self._owner_lets_rest() if self._socket is not None else 0
-        if seconds:
-            self._rest(seconds)
+        self._unanswered = 0  # it may have answered, and was not read
+        if self._socket is not None and self._owner_lets_rest():
+            self._rest(_REST_AGAIN_SECONDS)  # not all of them at the moment that the first will have passed
         else:
             self._catch_up()
 

@@ -35,7 +35,7 @@ def test_one_that_gave_up_after_a_second_may_have_waited_for_us(chain: Chain) ->
     ours, theirs = joined_by_tcp()
     chain.far.inbound.accepted(ours, (HERE, 1))
     [accepted] = chain.far.inbound.tunnels
-    accepted._guard._opened -= 1.1
+    accepted._begun -= 1.1
     theirs.close()
     chain.until(lambda: not chain.far.inbound.tunnels)
     assert debt(chain.far) == 0
