@@ -79,7 +79,12 @@ def synced(istiod: Istiod) -> set[str]:
 @pytest.mark.parametrize(("source", "target"), EVERYBODY)
 def test_pods_reach_each_other(under: Under, source: str, target: str) -> None:
     becomes(under.stage, source, target, served=True)
-    assert verdict(under.stage, source, target).startswith("ALLOWED")
+    # Who is not captured yet is served as well.
+    eventually(
+        lambda: verdict(under.stage, source, target).startswith("ALLOWED"),
+        WITHIN_SECONDS,
+        f"{source} reaches {target} by the mesh",
+    )
 
 
 def test_a_service_is_reached(under: Under) -> None:
