@@ -74,6 +74,7 @@ class Serving:
         self.heard: list[bytearray] = []
         """What each application has read."""
         self.end_reason: Reason | None = None
+        self.end_error = ""
         begin = channel or _InPlainText()
         self.tunnel = Tunnel(loop, self._ours, begin, Role.SERVER, self, 60)  # type: ignore[arg-type]
         if channel is not None:
@@ -172,10 +173,10 @@ class Serving:
     def rest(self) -> float:
         return 0.0
 
-    def ended(self, _tunnel: Tunnel, reason: Reason, _error: str) -> None:
+    def ended(self, _tunnel: Tunnel, reason: Reason, error: str) -> None:
         assert self.end_reason is None
         assert reason is not Reason.BUG
-        self.end_reason = reason
+        self.end_reason, self.end_error = reason, error
 
 
 class _InPlainText:
