@@ -80,8 +80,8 @@ class HotPath:
 def _was_over_first(compiled: Serving, reference: Serving) -> bool:
     """DATA came behind the END_STREAM of a stream, in the batch with the last bytes for its application.
 
-    Compiled code writes frame by frame: what was written, or had nobody left to be written to, ends the stream, and more
-    DATA of it is late (RFC 9113 §5.1). The Python reads the batch first, and the tunnel ends by the rule that was broken.
+    Compiled code writes frame by frame: what was written, or had nobody left to be written to, ends the stream, and
+    more DATA of it is late (RFC 9113 §5.1). The Python reads the batch first, and the tunnel ends by the broken rule.
     """
     pairs = zip(_streams(compiled), _streams(reference), strict=False)
     over = {Reason.CLOSED.value, Reason.RESET.value}
