@@ -220,6 +220,7 @@ class Connection:
             self._state.patience.stream_served()
             return
         stream.local_ended = True
+        self._state.blocked.pop(stream_id, None)
         if stream.remote_ended:
             self._state.settle(stream)
         else:

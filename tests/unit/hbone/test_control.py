@@ -335,3 +335,13 @@ def test_the_preface_is_needed_once(make_end: "type[End]") -> None:
     end.feed(PREFACE + pack_settings({}))
     with pytest.raises(H2Error):
         end.feed(PREFACE)
+
+
+def test_a_stream_that_had_no_room_and_is_refused_waits_for_none(make_end: "type[End]", greeting: Greeting) -> None:
+    end = make_end(Role.SERVER)
+    end.feed(greeting[Role.SERVER] + pack_settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    end.feed(pack_frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, REQUEST))
+    assert end.connection.room(1) == 0
+    end.connection.respond(1, 503, end=True)
+    assert end.connection._state.blocked == {}
+    end.feed(pack_settings({Setting.INITIAL_WINDOW_SIZE: 1000}))
