@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.hbone.limits import Role
+from nodeagent.proxy.stream import StreamRelay
 from tests.fuzz.campaign import attempt, run, subjects
 from tests.fuzz.codec import Codec
+from tests.fuzz.hot_path import HotPath
 from tests.fuzz.sessions import SESSIONS
 from tests.fuzz.subject import Input, Subject
 
@@ -97,3 +99,11 @@ def test_a_leak_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target
     with monkeypatch.context() as patch:
         patch.setattr(target, lambda *_: None)
         assert run([Codec(Role.SERVER)], 1, 2000, _quietly, tmp_path) is not None, is_leak
+
+
+def test_a_difference_between_compiled_code_and_python_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code calls `payload` where a socket is full or there is none, the Python always."""
+    monkeypatch.setattr(StreamRelay, "payload", lambda *_: None)
+    assert run([HotPath()], 1, 100, _quietly, tmp_path) is not None

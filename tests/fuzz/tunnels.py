@@ -73,6 +73,7 @@ class Serving:
         self._applications: list[socket.socket] = []
         self.heard: list[bytearray] = []
         """What each application has read."""
+        self.peer_heard = bytearray()
         self.end_reason: Reason | None = None
         self.end_error = ""
         begin = channel or _InPlainText()
@@ -94,7 +95,7 @@ class Serving:
 
     def call(self, code: int) -> None:
         if code & 1:
-            _read(self._peer, 1 << 16)
+            self.peer_heard += _read(self._peer, 1 << 16)
         if not self._applications:
             return
         number = code >> 4 & 7 if code >> 4 & 7 < len(self._applications) else len(self._applications) - 1
@@ -121,6 +122,7 @@ class Serving:
 
     def end(self) -> None:
         """The peer goes first, or the tunnel is given up; then the applications."""
+        self.peer_heard += _read(self._peer, 1 << 16)
         self._peer.close()
         for _ in range(_TURNS):
             self.turn()
