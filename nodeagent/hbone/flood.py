@@ -17,6 +17,8 @@ PER_SERVED_STREAM = 10
 IDLE_WORK, WASTED_STREAM_WORK = 5, 300
 """In units of half a microsecond; a stream with its record."""
 LATE_BYTES_PER_WORK = 512
+LITTLE_PAYLOAD = 512
+"""In bytes, of a padded frame, whose look costs as much as an idle one's."""
 USUAL_FRAMES = 10
 """That are no waste in an interval: SETTINGS, their acknowledgement and a wider window at the start, the answers to our
 PINGs."""
@@ -27,7 +29,7 @@ MOST_EARNED = 100_000
 class Patience:
     """Of one connection."""
 
-    __slots__ = ("_idle_told", "_late_bytes", "_limits", "_wasted_told", "idle_left", "wasted")
+    __slots__ = ("_idle_told", "_late_bytes", "_limits", "_padded", "_wasted_told", "idle_left", "wasted")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -37,7 +39,7 @@ class Patience:
         """Streams since the last refill."""
         self._idle_told, self._wasted_told = limits.idle_frames - USUAL_FRAMES, 0
         """Up to here `take_waste` has told of them."""
-        self._late_bytes = 0
+        self._late_bytes = self._padded = 0
         """Of which it has not told."""
 
     def idle_frame(self) -> None:
@@ -60,12 +62,22 @@ class Patience:
         """Payload of a stream that is gone was opened for nothing."""
         self._late_bytes += size
 
+    def padded_frame(self, payload: int) -> None:
+        """DATA with padding came, and `payload` bytes in it; without any it is an idle frame.
+
+        No rule forbids it (RFC 9113 §10.7). But neither Envoy (nghttp2 without a callback for it) nor ztunnel (h2) does
+        it, and such a frame is looked at by itself, which little payload is not worth.
+        """
+        if 0 < payload < LITTLE_PAYLOAD:
+            self._padded += 1
+
     def take_waste(self) -> int:
         """What there was since it was asked last, in units of half a microsecond; what is earned is none."""
         idle, streams = max(self._idle_told - self.idle_left, 0), self.wasted - self._wasted_told
         self._idle_told, self._wasted_told = min(self._idle_told, self.idle_left), self.wasted
         late, self._late_bytes = divmod(self._late_bytes, LATE_BYTES_PER_WORK)
-        return idle * IDLE_WORK + streams * WASTED_STREAM_WORK + late
+        padded, self._padded = self._padded, 0
+        return (idle + padded) * IDLE_WORK + streams * WASTED_STREAM_WORK + late
 
     def resume(self, idle_left: int, wasted: int) -> None:
         """From where another process was, which was told."""

@@ -268,8 +268,9 @@ class Receiver:
         if not stream.may_receive:
             self._state.break_stream(stream, ErrorCode.PROTOCOL_ERROR, events)
             return
-        if padding or head:
+        if head:
             state.delivered(stream, padding + len(head))
+            state.patience.padded_frame(self._left - padding)
         self._padding, self._stream, self._ends = padding, stream, bool(flags & END_STREAM)
         if self._left == padding and not self._ends:
             state.patience.idle_frame()  # no payload in it

@@ -107,7 +107,7 @@ class Reason(enum.Enum):
     SOURCE_WASTEFUL = (
         "source_wasteful",
         "CONNECT",
-        "Tunnels of this source come to nothing, one after the other: its former records say why. Told once a second.",
+        "Tunnels of this source, or what they say, come to nothing: its former records say why. Told once a second.",
     )
     OPERATOR_KILLED = ("operator_killed", "-", "An operator has ended it: `nodeagent connections --kill`.")
     IDLE_TIMEOUT = ("idle_timeout", "-", "Not a byte for as long as a DestinationRule's idleTimeout.")

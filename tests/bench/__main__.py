@@ -54,7 +54,12 @@ PARTS: Mapping[str, Part] = {
 def main() -> int:
     arguments = _arguments()
     settings = Settings(
-        arguments.rounds or 7, arguments.seconds, arguments.even_busy, arguments.rounds or 5, tuple(arguments.only)
+        rounds=arguments.rounds or 7,
+        seconds=arguments.seconds,
+        is_busy_good_enough=arguments.even_busy,
+        tunnel_rounds=arguments.rounds or 5,
+        only=tuple(arguments.only),
+        has_light_peers=arguments.light_peer,
     )
     cpus = len(os.sched_getaffinity(0))
     congestion = _CONGESTION.read_text(encoding="ascii").strip()  # what paces costs more
@@ -111,9 +116,16 @@ def _arguments() -> argparse.Namespace:
         metavar="TEXT",
         help="of the parts `tunnels` and `abuse`, what has this in its name",
     )
+    parser.add_argument(
+        "--light-peer",
+        action="store_true",
+        help="of the part `abuse`: the peer gives way to the others of its core",
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if arguments.light_peer and "abuse" not in (arguments.parts or PARTS):
+        parser.error("--light-peer is of the part abuse")
     if arguments.rounds is not None and arguments.rounds < 5:
         parser.error("fewer than five rounds are no median")
     return arguments

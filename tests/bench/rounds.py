@@ -53,6 +53,8 @@ class Settings(NamedTuple):
     """Of the part `tunnels`, which takes longer than all others together."""
     only: tuple[str, ...] = ()
     """Of the same part: texts, one of which must be in the name of what is measured; without, everything."""
+    has_light_peers: bool = False
+    """Of the part `abuse`, see there."""
 
     def takes(self, name: str) -> bool:
         return not self.only or any(text in name for text in self.only)

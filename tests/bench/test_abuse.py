@@ -28,6 +28,13 @@ def test_what_is_said(name: str) -> None:
     assert bool(ABUSES[name]()) != (name in OTHERS)
 
 
+def test_a_light_peers_rows_have_names_of_their_own() -> None:
+    values = {(name, measure): 100.0 for name in (abuse.ALONE, "PING") for measure in abuse.WORK.measures}
+    heavy, light = (abuse.rows("PING", [values], is_light=is_light) for is_light in (False, True))
+    assert not {row.name for row in heavy} & {row.name for row in light}
+    assert [row.goal for row in light] == [row.goal for row in heavy]
+
+
 def test_a_process_that_only_computes_has_no_goal() -> None:
     values = {(name, measure): 100.0 for name in (abuse.ALONE, COMPUTES) for measure in abuse.WORK.measures}
     assert [row.goal for row in abuse.rows(COMPUTES, [values])] == [None, None]

@@ -12,10 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.hbone.limits import Role
+from nodeagent.proxy.lane import Lane
 from nodeagent.proxy.stream import StreamRelay
+from nodeagent.proxy.tunnel_receiving import TURN_WORK
+from nodeagent.proxy.tunnel_sending import SendingTunnel
 from tests.fuzz.campaign import attempt, run, subjects
 from tests.fuzz.codec import Codec
 from tests.fuzz.hot_path import HotPath
+from tests.fuzz.portions import Noting
 from tests.fuzz.sessions import SESSIONS
 from tests.fuzz.subject import Input, Subject
 
@@ -101,9 +105,43 @@ def test_a_leak_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target
         assert run([Codec(Role.SERVER)], 1, 2000, _quietly, tmp_path) is not None, is_leak
 
 
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        pytest.param(StreamRelay, "payload", id="what applications read"),
+        pytest.param(StreamRelay, "_credit", id="what a record counts"),
+        pytest.param(SendingTunnel, "_seal_and_send", id="what the peer reads"),
+    ],
+)
 def test_a_difference_between_compiled_code_and_python_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
-    """Compiled code calls `payload` where a socket is full or there is none, the Python always."""
-    monkeypatch.setattr(StreamRelay, "payload", lambda *_: None)
-    assert run([HotPath()], 1, 100, _quietly, tmp_path) is not None
+    """Compiled code calls these where something is not plain, the Python always."""
+    monkeypatch.setattr(owner, method, lambda *_: None)
+    failure = run([HotPath()], 1, 500, _quietly, tmp_path)
+    assert failure is not None
+    assert "== compiled" in failure.words
+
+
+def test_what_compiled_code_and_python_are_compared_by_has_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way in which compiled code leaves a read to the Python is among a share of the inputs."""
+    noted: list[Noting] = []
+
+    def note(compiled: Lane) -> Noting:
+        noted.append(Noting(compiled))
+        return noted[-1]
+
+    monkeypatch.setattr("tests.fuzz.hot_path.Noting", note)
+    assert run([HotPath()], 1, 1000, _quietly) is None
+    reads = [left for noting in noted for left in noting.reads if left is not None]
+    ways = {
+        "whole": [left for left in reads if not left.goes_on],
+        "frames behind plain ones": [left for left in reads if left.plain_bytes and left.work < TURN_WORK],
+        "as many as a turn takes": [left for left in reads if left.goes_on and not left.work],
+        "records behind plain ones": [left for left in reads if left.record_bytes and not left.is_first],
+        "records alone": [left for left in reads if left.is_first],
+        "a record that is not whole": [left for left in reads if left.kept_bytes],
+        "errors": [noting for noting in noted if noting.errors],
+        "no part of any read": [noting for noting in noted if any(noting.reads) and not noting.has_parted],
+    }
+    assert {way for way, found in ways.items() if not found} == set()

@@ -4,7 +4,15 @@
 import pytest
 
 from nodeagent.hbone.error import H2Error
-from nodeagent.hbone.flood import IDLE_WORK, MOST_EARNED, PER_SERVED_STREAM, USUAL_FRAMES, WASTED_STREAM_WORK, Patience
+from nodeagent.hbone.flood import (
+    IDLE_WORK,
+    LITTLE_PAYLOAD,
+    MOST_EARNED,
+    PER_SERVED_STREAM,
+    USUAL_FRAMES,
+    WASTED_STREAM_WORK,
+    Patience,
+)
 from nodeagent.hbone.frames import ErrorCode
 from nodeagent.hbone.limits import Limits
 from nodeagent.model.reason import Reason
@@ -80,6 +88,10 @@ def test_waste_is_told_once_and_without_what_was_earned() -> None:
     assert patience.take_waste() == 1
     patience.data_dropped(324)
     assert patience.take_waste() == 1
+    for payload in (0, 1, LITTLE_PAYLOAD):
+        patience.padded_frame(payload)
+    assert patience.take_waste() == IDLE_WORK
+    assert patience.take_waste() == 0
     patience.interval_passed()
     for _ in range(USUAL_FRAMES + 1):
         patience.idle_frame()

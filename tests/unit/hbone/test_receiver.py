@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nodeagent.hbone import frames
 from nodeagent.hbone.error import H2Error
+from nodeagent.hbone.flood import IDLE_WORK, USUAL_FRAMES
 from nodeagent.hbone.frames import PREFACE, ErrorCode, pack_frame, pack_settings
 from nodeagent.hbone.headers import ConnectRequest, HeaderWriter
 from nodeagent.hbone.limits import Limits, Role
@@ -145,6 +146,31 @@ def test_a_flood_is_no_more_work_at_once_than_is_wanted(make_end: "type[End]", f
     flood = frame * (at_once * 2 + 1)
     first, *_ = end.feed_by_work(flood, 1000)
     assert math.ceil((len(flood) - first) / len(frame)) == at_once
+
+
+@pytest.mark.parametrize(
+    ("frame", "waste"),
+    [
+        pytest.param(data(1, b"x"), 0, id="not padded"),
+        pytest.param(padded(1, b"x", 0), IDLE_WORK, id="a byte"),
+        pytest.param(padded(1, b"x" * 511, 255), IDLE_WORK, id="little"),
+        pytest.param(padded(1, b"x" * 512, 255), 0, id="not so little"),
+        pytest.param(padded(1, b"", 3), IDLE_WORK, id="none, which is an idle frame"),
+        pytest.param(padded(1, b"", 3, end=True), 0, id="none, and the end"),
+        pytest.param(padded(3, b"x" * 512, 0), 1, id="of a stream that is gone, which is late"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_padding_with_little_behind_it_is_waste_once(make_end: "type[End]", frame: bytes, waste: int, at: int) -> None:
+    end = make_end(Role.SERVER)
+    end.feed(PREFACE + pack_settings({}) + OPEN_1 + pack_frame(frames.HEADERS, frames.END_HEADERS, 3, b"\x82"))
+    for _ in range(USUAL_FRAMES):
+        end.feed(pack_settings({}))
+    end.connection.reset(3, ErrorCode.CANCEL)
+    end.connection.take_waste()
+    end.feed(frame[:at])
+    end.feed(frame[at:])
+    assert end.connection.take_waste() == waste
 
 
 def test_new_streams_are_dear(make_end: "type[End]") -> None:

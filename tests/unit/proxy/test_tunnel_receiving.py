@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodeagent.hbone.frames import ErrorCode
+from nodeagent.hbone.frames import DATA, PADDED, ErrorCode, pack_frame
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.backlog import HELD
 from nodeagent.proxy.kernel_tls import send_record
@@ -66,6 +66,19 @@ def test_what_comes_in_single_bytes_takes_many_turns_and_all_of_it_arrives(joine
     assert bytes(far.received) == said
     assert max(grown) <= TURN_WORK
     assert joined.loop.turns_shared >= len(said) // TURN_WORK
+
+
+def test_padded_single_bytes_are_charged_and_all_of_them_arrive(joined: Joined) -> None:
+    joined.establish()
+    near, far = joined.stream()
+    joined.until(lambda: not joined.client.connection.has_pending)
+    owner = joined.server_owner
+    owner.charges.clear()
+    frame = pack_frame(DATA, PADDED, near.id, b"\0x")
+    joined.client.connection._outbox.append(frame * 1000)
+    joined.client.flush_later()
+    joined.until(lambda: len(far.received) == 1000)
+    assert sum(owner.charges) == pytest.approx((1000 * 5 + len(owner.charges) * 40) * 0.5e-6)
 
 
 def flood(joined: Joined) -> None:
