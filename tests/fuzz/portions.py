@@ -54,7 +54,8 @@ class Noting:
 
     def receive(self, tunnel: Any) -> int:
         assert "_go_on_slowly" not in vars(tunnel), "it reads while it hands on"
-        opener, left = getattr(tunnel._channel, "_opener", None), Left(0)
+        opener: Any = getattr(tunnel._channel, "_opener", None)
+        left = Left(0)
         go_on: Callable[..., None] = tunnel._go_on_slowly
 
         def note(plain: memoryview, work: int, records: memoryview, is_first: bool) -> None:  # noqa: FBT001
