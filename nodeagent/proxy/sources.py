@@ -2,8 +2,8 @@
 """Where tunnels come from, and how much of this worker's time was wasted from there. Pure: times are the caller's.
 
 Whoever floods a tunnel is cut off by name, and makes the next: a handshake for us, and again all that one tunnel is
-put up with. So what an address wastes is its debt, and its next tunnels wait until that is over, twenty times as long
-as it took. Who wastes less than a twentieth of a worker never waits: an expired certificate that is tried again and
+put up with. So what an address wastes is its debt, and its next tunnels wait until that is over, fifty times as long
+as it took. Who wastes less than a fiftieth of a worker never waits: an expired certificate that is tried again and
 again, a probe that says nothing.
 """
 
@@ -18,8 +18,9 @@ HANDSHAKE_SECONDS = 1e-3
 STREAM_SECONDS = 0.15e-3
 """Of a stream that is cut because its tunnel's peer broke a rule."""
 
-_PRICE = 20
-_CREDIT_SECONDS = 2.0
+PRICE = 50
+"""A fiftieth of the time is little beyond the slowest hundredth of others' answers (DECISIONS.md, 83)."""
+CREDIT_SECONDS = 5.0
 """Of waiting, for who has wasted nothing of late: a tenth of a second of CPU. So a hundred of its tunnels may shake
 hands at once; those of a gateway that was just started wait for each other's."""
 _LONGEST_SECONDS = 5.0
@@ -51,7 +52,7 @@ class _Source:
         """When the operator was last told."""
 
     def is_forgotten(self, now: float) -> bool:
-        return not self.shaking and self.until <= now - _CREDIT_SECONDS
+        return not self.shaking and self.until <= now - CREDIT_SECONDS
 
 
 class Sources:
@@ -80,7 +81,7 @@ class Sources:
         source = self._known.get(ip)
         if source is None:
             return 0.0
-        debt = max(source.until, now - _CREDIT_SECONDS) + _PRICE * HANDSHAKE_SECONDS * source.shaking - now
+        debt = max(source.until, now - CREDIT_SECONDS) + PRICE * HANDSHAKE_SECONDS * source.shaking - now
         return min(max(debt, 0.0), _LOOK_SECONDS)
 
     def rest(self, ip: Ip, now: float) -> float:
@@ -100,8 +101,8 @@ class Sources:
     def charge(self, ip: Ip, seconds: float, now: float) -> float:
         """For so much CPU. The debt that it adds, in seconds of waiting."""
         source = self._source(ip, now)
-        before = max(source.until, now - _CREDIT_SECONDS)
-        source.until = min(before + _PRICE * seconds, max(before, now + _LONGEST_SECONDS))
+        before = max(source.until, now - CREDIT_SECONDS)
+        source.until = min(before + PRICE * seconds, max(before, now + _LONGEST_SECONDS))
         return source.until - before
 
     def pay_back(self, ip: Ip, debt: float, since: float, now: float) -> None:

@@ -8,6 +8,7 @@ import pytest
 from nodeagent.model.address import Ip
 from nodeagent.proxy.admission import Admission
 from nodeagent.proxy.loop import Loop
+from nodeagent.proxy.sources import CREDIT_SECONDS, PRICE
 from tests.unit.proxy.conftest import Clock
 
 WASTEFUL, OTHER = Ip("10.0.0.1"), Ip("10.0.0.2")
@@ -43,6 +44,11 @@ def admission(loop: Loop) -> Admission:
     return Admission(loop, Counter(), lambda: 10.0)
 
 
+def owe(admission: Admission, seconds: float) -> None:
+    """Of waiting, which is what WASTEFUL has beyond its credit."""
+    admission.charge(WASTEFUL, (CREDIT_SECONDS + seconds) / PRICE)
+
+
 def test_whoever_wastes_nothing_begins_at_once(admission: Admission, loop: Loop) -> None:
     begun: list[Entrant] = []
     for _ in range(1000):
@@ -55,7 +61,7 @@ def test_whoever_wastes_nothing_begins_at_once(admission: Admission, loop: Loop)
 
 def test_who_is_in_debt_waits_in_its_order_and_nobody_else_does(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.charge(WASTEFUL, 0.15)
+    owe(admission, 1)
     first, second, third = (Entrant(begun) for _ in range(3))
     for entrant in (first, second, third):
         admission.enter(WASTEFUL, entrant)
@@ -75,7 +81,7 @@ def test_who_is_in_debt_waits_in_its_order_and_nobody_else_does(admission: Admis
 
 def test_what_comes_meanwhile_does_not_pass_who_waits(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.charge(WASTEFUL, 0.105)
+    owe(admission, 0.1)
     first, second = (Entrant(begun) for _ in range(2))
     admission.enter(WASTEFUL, first)
     clock.seconds += 1
@@ -99,7 +105,7 @@ def test_handshakes_that_end_let_the_next_begin(admission: Admission, loop: Loop
 
 def test_a_crowd_of_a_wasteful_source_is_refused(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.charge(WASTEFUL, 0.2)
+    owe(admission, 2)
     for _ in range(64):
         assert not admission.refuses(WASTEFUL)
         admission.enter(WASTEFUL, Entrant(begun))
@@ -116,7 +122,7 @@ def test_a_crowd_of_a_wasteful_source_is_refused(admission: Admission, loop: Loo
 
 def test_one_that_breaks_down_keeps_nobody(admission: Admission, loop: Loop, clock: Clock) -> None:
     begun: list[Entrant] = []
-    admission.charge(WASTEFUL, 0.15)
+    owe(admission, 1)
     broken, next_one = Broken(begun), Entrant(begun)
     admission.enter(WASTEFUL, broken)
     admission.enter(WASTEFUL, next_one)

@@ -7,7 +7,7 @@ import pytest
 
 from nodeagent.model.reason import Reason
 from nodeagent.proxy.messages import WorkerConfig
-from nodeagent.proxy.sources import ATTEMPT_SECONDS, HANDSHAKE_SECONDS
+from nodeagent.proxy.sources import ATTEMPT_SECONDS, CREDIT_SECONDS, HANDSHAKE_SECONDS, PRICE
 from tests.unit.proxy.workers import HERE, Chain, Issue, Worker, joined_by_tcp
 
 
@@ -23,7 +23,12 @@ def debt(worker: Worker) -> float:
     source = worker.inbound.admission._sources._known.get(HERE)
     assert source is None or source.shaking == 0
     until = source.until if source is not None else 0
-    return max(until - (worker.loop.now - 2), 0) / 20
+    return max(until - (worker.loop.now - CREDIT_SECONDS), 0) / PRICE
+
+
+def owe(chain: Chain, seconds: float) -> None:
+    """Of waiting, which is what HERE has beyond its credit."""
+    chain.far.inbound.admission.charge(HERE, (CREDIT_SECONDS + seconds) / PRICE)
 
 
 def test_a_tunnel_with_a_request_is_no_waste(chain: Chain) -> None:
@@ -78,7 +83,7 @@ def test_what_never_becomes_a_tunnel_is_half_of_one(chain: Chain, said: bytes, r
 
 
 def test_whoever_leaves_while_it_waits_is_gone_and_charged(chain: Chain) -> None:
-    chain.far.inbound.admission.charge(HERE, 0.15)
+    owe(chain, 1)
     ours, theirs = joined_by_tcp()
     chain.far.inbound.accepted(ours, (HERE, 1))
     before = debt(chain.far)
@@ -90,13 +95,13 @@ def test_whoever_leaves_while_it_waits_is_gone_and_charged(chain: Chain) -> None
 
 
 def test_whoever_waits_is_served_as_others_are(chain: Chain) -> None:
-    chain.far.inbound.admission.charge(HERE, 0.102)
+    owe(chain, 0.04)
     chain.talk()
     assert chain.far.shared.counters["tunnels_delayed"] == 1
 
 
 def test_a_worker_that_stops_sends_those_that_wait_away(chain: Chain) -> None:
-    chain.far.inbound.admission.charge(HERE, 0.15)
+    owe(chain, 1)
     ours, theirs = joined_by_tcp()
     chain.far.inbound.accepted(ours, (HERE, 1))
     chain.far.inbound.drain()
@@ -106,7 +111,7 @@ def test_a_worker_that_stops_sends_those_that_wait_away(chain: Chain) -> None:
 
 
 def test_one_too_many_to_wait_is_refused_with_a_record_a_second(chain: Chain) -> None:
-    chain.far.inbound.admission.charge(HERE, 1)
+    owe(chain, 5)
     for _ in range(3):
         ours, theirs = joined_by_tcp()
         chain.far.inbound.accepted(ours, (HERE, 1))
