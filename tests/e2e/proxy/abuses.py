@@ -68,6 +68,6 @@ STROKES: dict[str, bytes] = {
     "HPACK table changes": pack_frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20" * 60_000),
     "window overflow": pack_window_update(0, (1 << 31) - 1),
     "a peer that ignores windows": request(1, SERVED) + pack_frame(frames.DATA, 0, 1, SINK * (1 << 20)) * 40,
-    "and those of a stream that is over": malformed(1) + pack_frame(frames.DATA, 0, 1, bytes(1 << 20)) * 40,
+    "data for a stream that is over": malformed(1) + pack_frame(frames.DATA, 0, 1, bytes(1 << 20)) * 40,
 }
 """Each ends the tunnel at once."""
