@@ -27,8 +27,8 @@ def measure(
     made = []
     with_proxies = [subject for subject in subjects.values() if subject.proxies()]
     for subject in with_proxies:
-        subject.prepare()
         resident = [proxies.resident_bytes(pid) for pid in subject.proxies()]
+        subject.prepare()  # which may make a first tunnel: 2.6 MB, most of them pages of OpenSSL's code
         made.append(_row(f"{title} {subject.name}, memory at start", resident, 1e6, "MB", _goal(subject, "at start")))
     for subject in unpooled.values():
         few, many = _held(generator, harness, subject, FEW_TUNNELS, MANY_TUNNELS)
