@@ -77,7 +77,7 @@ class Admission:
         now = self._loop.now
         debt = self._sources.charge(ip, seconds, now)
         if self._sources.is_news(ip, now):
-            log.warning("%s wastes this worker's time with what comes to nothing: its next tunnels wait", ip)
+            log.warning("%s wastes this worker's time with what comes to nothing: its tunnels wait", ip)
         return debt
 
     def pay_back(self, ip: Ip, debt: float, since: float) -> None:

@@ -303,7 +303,10 @@ class InboundTunnel:
 
     def charge(self, seconds: float) -> float:
         self.inbound.admission.charge(self.peer_ip, seconds)
-        return self.rest()
+        rest_seconds = self.rest()
+        if rest_seconds:
+            self._shared.counters["tunnels_rested"] += 1
+        return rest_seconds
 
     def rest(self) -> float:
         return self.inbound.admission.rest(self.peer_ip)

@@ -94,6 +94,18 @@ def test_whoever_leaves_while_it_waits_is_gone_and_charged(chain: Chain) -> None
     assert debt(chain.far) > before
 
 
+def test_a_tunnel_that_says_more_for_nothing_rests_and_is_counted(chain: Chain) -> None:
+    ours, theirs = joined_by_tcp()
+    chain.far.inbound.accepted(ours, (HERE, 1))
+    [accepted] = chain.far.inbound.tunnels
+    assert accepted.charge(1e-6) == 0
+    assert "tunnels_rested" not in chain.far.shared.counters
+    owe(chain, 1)
+    assert accepted.charge(1e-6) > 0
+    assert chain.far.shared.counters["tunnels_rested"] == 1
+    theirs.close()
+
+
 def test_whoever_waits_is_served_as_others_are(chain: Chain) -> None:
     owe(chain, 0.04)
     chain.talk()
